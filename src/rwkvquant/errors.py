@@ -1,0 +1,30 @@
+"""Every error a user can cause. The command line prints the message as one sentence and exits with 2.
+
+A message gives the rule, what came instead, the tensor or file it came from, and what to try:
+
+    [gemv_uniform] group_size must be a multiple of the tile width; got 48 and 32 (blocks.3.att.key.weight). Try group_size=64.
+"""
+
+
+class RwkvQuantError(Exception):
+    """Base of all errors that are the user's to mend."""
+
+
+class CheckpointError(RwkvQuantError):
+    """A checkpoint that cannot be read: truncated, altered, hostile, of an unsupported architecture, or not a checkpoint."""
+
+
+class FormatError(RwkvQuantError):
+    """A packed file that breaks a rule of docs/format.md."""
+
+
+class ConfigError(RwkvQuantError):
+    """An option that is misspelt, out of range, or cannot be met (for example bits below the smallest reachable)."""
+
+
+class TokenizerError(RwkvQuantError):
+    """A vocabulary that is none, or a token outside of it."""
+
+
+class CalibrationError(RwkvQuantError):
+    """Calibration or evaluation text that is missing, empty or too short."""
