@@ -1,0 +1,213 @@
+"""Read a packed file (docs/format.md). The file is mapped, never loaded; everything that arrives from it is checked first.
+
+`open_packed` checks header, table, sizes and the tokenizer, and costs milliseconds. `PackedFile.verify` reads every byte.
+"""
+
+from __future__ import annotations
+
+import mmap
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rwkvquant.errors import FormatError
+from rwkvquant.formats import strict_json
+from rwkvquant.formats.header import Header, decode_header
+from rwkvquant.formats.layout import check_arrays, parse_layout, unpack
+from rwkvquant.formats.ledger import Ledger, make_item
+from rwkvquant.formats.model import check_dims, decode_model
+from rwkvquant.formats.qtensor import QTensor
+from rwkvquant.formats.strict_json import shown
+from rwkvquant.formats.table import TensorEntry, decode_table, parse_checksums
+from rwkvquant.formats.tokenizer_data import TokenizerData
+
+FORMAT = "rwkvquant"
+FORMAT_VERSION = "0"
+TOKENIZER_PREFIX = "tokenizer."
+_CHUNK = 1 << 22  # bytes looked at together by verify
+
+
+def open_packed(path: Path | str) -> PackedFile:
+    """Map a packed file. Raises FormatError, which names the file, for one that breaks a rule of docs/format.md."""
+    path = Path(path)
+    if path.exists() and not path.is_file():
+        raise FormatError(f"{path}: is not a file")
+    try:
+        with path.open("rb") as file:
+            data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    except OSError as error:
+        raise FormatError(f"{path}: cannot be read: {error.strerror}") from None
+    except ValueError:
+        raise FormatError(f"{path}: is empty") from None
+    try:
+        return PackedFile(path, data)
+    except FormatError as error:
+        raise FormatError(f"{path}: {error}") from None
+
+
+class PackedFile:
+    """An open packed file; made by `open_packed`. Arrays are read-only views of the mapping, which lives as long as they do."""
+
+    def __init__(self, path: Path, data: memoryview) -> None:
+        self.path = path
+        self.file_bytes = len(data)
+        header = decode_header(data)
+        metadata = header.metadata
+        self._header, self._data = header, data[header.data_start :]
+        _check_version(metadata)
+        self.arch, self.dims = decode_model(_text(metadata, "model"))
+        self.quantization_config = strict_json.parse_object(_text(metadata, "quantization_config"), "quantization_config")
+        if self.quantization_config.get("quant_method") != FORMAT:
+            raise FormatError(f"quant_method must be {FORMAT}; got {shown(self.quantization_config.get('quant_method'))}")
+        self.provenance = strict_json.parse_object(_text(metadata, "provenance"), "provenance")
+        self.tensors: dict[str, TensorEntry] = decode_table(_text(metadata, "tensors"))
+        self._tokenizer_checksums: dict[str, int] = {}
+        self.tokenizer = self._read_tokenizer(_text(metadata, "tokenizer"))
+        _check_claims(header, self.tensors, list(self._tokenizer_checksums))
+        check_dims(self.dims, self.tensors)
+
+    def entry(self, name: str) -> TensorEntry:
+        """Raises FormatError if the file has no such tensor."""
+        if name not in self.tensors:
+            raise FormatError(f"{self.path}: has no tensor {name}")
+        return self.tensors[name]
+
+    def arrays(self, name: str) -> dict[str, NDArray[Any]]:
+        """suffix -> flat array as it lies in the file, padding included."""
+        return {suffix: self._view(f"{name}.{suffix}") for suffix in self.entry(name).checksums}
+
+    def qtensor(self, name: str) -> QTensor:
+        """The logical tensor."""
+        entry = self.entry(name)
+        return unpack(entry.layout, entry.params, self.arrays(name))
+
+    def stored_bytes(self, name: str) -> int:
+        """Bytes of a tensor's arrays, padding included."""
+        return sum(array.nbytes for array in self.arrays(name).values())
+
+    def ledger(self) -> Ledger:
+        """Adds up to the file's size."""
+        items = tuple(
+            make_item(entry.name, entry.role, entry.shape, self.stored_bytes(entry.name), entry.method, entry.layout, entry.extra)
+            for entry in self.tensors.values()
+        )
+        tokenizer = sum(self._view(TOKENIZER_PREFIX + suffix).nbytes for suffix in self._tokenizer_checksums)
+        ledger = Ledger(items, tokenizer, self._header.data_start)
+        assert ledger.file_bytes == self.file_bytes
+        return ledger
+
+    def summary(self) -> dict[str, Any]:
+        """What `inspect` shows, as plain JSON."""
+        return {
+            "file": str(self.path),
+            "format_version": FORMAT_VERSION,
+            "arch": self.arch,
+            "dims": vars(self.dims),
+            "tokenizer": self.tokenizer.kind,
+            "quantization_config": self.quantization_config,
+            "provenance": self.provenance,
+            **self.ledger().to_json(),
+        }
+
+    def verify(self) -> None:
+        """Read everything: checksums, scales and values that are numbers, centroids and zeros in range, and the safetensors library.
+
+        Raises FormatError, which names the file and the tensor.
+        """
+        try:
+            for suffix, checksum in self._tokenizer_checksums.items():
+                _check_crc(self._view(TOKENIZER_PREFIX + suffix), checksum, f"tokenizer {suffix}")
+            for name, entry in self.tensors.items():
+                for suffix, array in self.arrays(name).items():
+                    _check_crc(array, entry.checksums[suffix], f"{name} {suffix}")
+                    _check_values(array, suffix, entry)
+            self._check_with_safetensors()
+        except FormatError as error:
+            raise FormatError(f"{self.path}: {error}") from None
+
+    def _view(self, array_name: str) -> NDArray[Any]:
+        stored = self._header.arrays[array_name]
+        return np.frombuffer(self._data[stored.begin : stored.end], stored.dtype)
+
+    def _read_tokenizer(self, text: str) -> TokenizerData:
+        """{"kind", "meta", "arrays": {suffix: {"bytes", "crc32"}}}; small, so its checksums are tested at once."""
+        what = "the tokenizer"
+        tokenizer = strict_json.parse_object(text, what)
+        entries = {suffix: strict_json.typed(v, dict, what) for suffix, v in strict_json.field(tokenizer, "arrays", dict, what).items()}
+        self._tokenizer_checksums = parse_checksums({suffix: v.get("crc32") for suffix, v in entries.items()}, what)
+        arrays = {}
+        for suffix, entry in entries.items():
+            name, length = TOKENIZER_PREFIX + suffix, strict_json.field(entry, "bytes", int, what)
+            stored = self._header.arrays.get(name)
+            if stored is None or stored.dtype != np.uint8 or not 0 <= stored.count - length < 64:
+                raise FormatError(f"the tokenizer's {suffix} must be an array of {length} bytes and padding; the file has {stored}")
+            _check_crc(self._view(name), self._tokenizer_checksums[suffix], f"tokenizer {suffix}")
+            arrays[suffix] = self._view(name)[:length]
+        return TokenizerData(strict_json.field(tokenizer, "kind", str, what), strict_json.field(tokenizer, "meta", dict, what), arrays)
+
+    def _check_with_safetensors(self) -> None:
+        """A judge that shares no code with us: the ecosystem's own reader must accept the file and see the same arrays."""
+        import safetensors
+
+        try:
+            with safetensors.safe_open(self.path, framework="np") as file:
+                found = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118 (not a mapping)
+        except (safetensors.SafetensorError, OSError) as error:
+            raise FormatError(f"the safetensors library refuses the file: {error}") from None
+        if found != {name: [array.count] for name, array in self._header.arrays.items()}:
+            raise FormatError("the safetensors library sees other arrays in the file than its table names")
+
+
+def _check_version(metadata: dict[str, str]) -> None:
+    if metadata.get("format") != FORMAT:
+        raise FormatError(f"format must be {FORMAT}; got {shown(metadata.get('format'))}")
+    version = metadata.get("format_version")
+    if version != FORMAT_VERSION:
+        raise FormatError(f"this version of rwkvquant reads format version {FORMAT_VERSION}; the file has {shown(version)}")
+
+
+def _check_claims(header: Header, tensors: dict[str, TensorEntry], tokenizer: list[str]) -> None:
+    """Every array belongs to one tensor or to the tokenizer, and has the type and size its layout and shape demand."""
+    claimed = {TOKENIZER_PREFIX + suffix for suffix in tokenizer}
+    for entry in tensors.values():
+        found = {}
+        for suffix in entry.checksums:
+            stored = header.arrays.get(f"{entry.name}.{suffix}")
+            if stored is None or f"{entry.name}.{suffix}" in claimed:
+                raise FormatError(f"{entry.name} must have an array {suffix} of its own; the file has none")
+            claimed.add(f"{entry.name}.{suffix}")
+            found[suffix] = (stored.dtype, stored.count)
+        try:
+            check_arrays(entry.layout, entry.params, found)
+        except FormatError as error:
+            raise FormatError(f"{error} ({entry.name})") from None
+    for name in header.arrays:
+        if name not in claimed:
+            raise FormatError(f"the array {shown(name)} belongs to no tensor of the table")
+
+
+def _check_crc(array: NDArray[Any], checksum: int, what: str) -> None:
+    raw, crc = array.view(np.uint8), 0
+    for start in range(0, raw.size, _CHUNK):
+        crc = zlib.crc32(raw[start : start + _CHUNK].data, crc)
+    if crc != checksum:
+        raise FormatError(f"the checksum of {what} does not match; the file was altered or damaged")
+
+
+def _check_values(array: NDArray[Any], suffix: str, entry: TensorEntry) -> None:
+    layout = parse_layout(entry.layout)
+    for start in range(0, array.size, _CHUNK):
+        part = array[start : start + _CHUNK]
+        if part.dtype.kind == "f" and not np.isfinite(part).all():
+            raise FormatError(f"{suffix} of {entry.name} must be finite numbers; some are not")
+        if suffix == "codebooks" and part.max(initial=0) > 127:
+            raise FormatError(f"centroids of {entry.name} must lie in 0 to 127; some do not")
+        if suffix == "zeros" and layout.shape == "rows" and int(part.max(initial=0)) >> layout.bits:
+            raise FormatError(f"zeros of {entry.name} must fit in {layout.bits} bits; some do not")
+
+
+def _text(metadata: dict[str, str], key: str) -> str:
+    return strict_json.field(metadata, key, str, "the metadata")

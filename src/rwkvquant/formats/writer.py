@@ -1,0 +1,212 @@
+"""Write a packed file so that it appears whole or not at all.
+
+Arrays are spooled to a file without a name in the output's directory; `finish` writes header and data to `.<name>.partial`,
+syncs it, reads it back and verifies it, and only then renames it. A failure at any moment leaves nothing behind.
+The directory needs room for the data twice while `finish` runs: the header comes first, and holds every array's checksum.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import tempfile
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from importlib import metadata as installed
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rwkvquant.errors import ConfigError, FormatError, RwkvQuantError
+from rwkvquant.formats.header import encode_header
+from rwkvquant.formats.layout import describe, pack
+from rwkvquant.formats.model import decode_dims, encode_model
+from rwkvquant.formats.qtensor import QTensor
+from rwkvquant.formats.reader import FORMAT, FORMAT_VERSION, TOKENIZER_PREFIX, open_packed
+from rwkvquant.formats.table import TensorEntry, encode_table
+from rwkvquant.formats.tokenizer_data import TokenizerData
+from rwkvquant.kernels.state import Dims
+from rwkvquant.kernels.tiles import padded
+
+DISTRIBUTION = "rwkv-hybridquant"
+_COPY_BYTES = 1 << 20
+
+
+def check_output(path: Path | str) -> None:
+    """Raises ConfigError if no file can be written there. Ask before hours of work, not after."""
+    path = Path(path)
+    if path.is_dir():
+        raise ConfigError(f"the output must be a file; {path} is a directory. Try {path / 'model.safetensors'}")
+    if path.exists() and not path.is_file():
+        raise ConfigError(f"the output must be a file; {path} is a device or a pipe")
+    if not path.parent.is_dir():
+        raise ConfigError(f"the output's directory must exist; {path.parent} does not. Try: mkdir -p {path.parent}")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise ConfigError(f"the output's directory must be writable; {path.parent} is not")
+
+
+class ContainerWriter:
+    """Add tensors one by one, then finish. Use it as a context manager, or call `close` if `finish` is never reached."""
+
+    def __init__(self, path: Path | str) -> None:
+        check_output(path)
+        self.path = Path(path)
+        self._arrays: dict[str, tuple[np.dtype[Any], int]] = {}
+        self._entries: dict[str, TensorEntry] = {}
+        with _one_sentence(self.path):
+            self._spool: BinaryIO = tempfile.TemporaryFile(dir=self.path.parent)  # noqa: SIM115 (closed by close)
+
+    def __enter__(self) -> ContainerWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of what was spooled. Harmless after `finish`."""
+        with suppress(OSError):  # a full disk may refuse the last buffered bytes once more; they are of no use now
+            self._spool.close()
+
+    def add(
+        self,
+        name: str,
+        qtensor: QTensor,
+        *,
+        role: str,
+        method: str,
+        source_shape: tuple[int, ...] | None = None,
+        transposed: bool = False,
+        layout: str | None = None,
+        **extra: Any,
+    ) -> TensorEntry:
+        """Pack a tensor and spool it. `source_shape` is the checkpoint's (of the slice, if it is one); by default the tensor's own.
+
+        Raises FormatError for a name, role or layout that cannot be stored, RwkvQuantError for a full disk.
+        """
+        layout_id, arrays = pack(qtensor, layout)
+        params = describe(qtensor)
+        checksums = {suffix: zlib.crc32(_raw(array)) for suffix, array in arrays.items()}
+        source = tuple(int(n) for n in (source_shape or params.shape))
+        entry = TensorEntry(name, str(role), method, layout_id, params, source, transposed, checksums, extra=extra)
+        entry.check()
+        _json(extra)  # a value that is no JSON should fail here, not after the last tensor
+        if name in self._entries:
+            raise FormatError(f"a packed file holds each tensor once; {name} came twice")
+        for suffix, array in arrays.items():
+            self._put(f"{name}.{suffix}", array)
+        self._entries[name] = entry
+        return entry
+
+    def finish(
+        self, *, model: Mapping[str, Any], quantization_config: Mapping[str, Any], tokenizer: TokenizerData, provenance: Mapping[str, Any]
+    ) -> None:
+        """Write, sync, verify and rename. `model` is {"arch": ..., "dims": Dims or its fields as a mapping}.
+
+        Raises FormatError if the file would break docs/format.md, RwkvQuantError for a full disk. Either leaves no file.
+        """
+        partial = self.path.with_name(f".{self.path.name}.partial")
+        try:
+            metadata = self._metadata(model, quantization_config, tokenizer, provenance)
+            header = encode_header(metadata, self._arrays)
+            with _one_sentence(self.path):
+                self._write(partial, header)
+            open_packed(partial).verify()
+            with _one_sentence(self.path):
+                os.replace(partial, self.path)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+        finally:
+            self.close()
+        _sync_directory(self.path.parent)
+
+    def _metadata(
+        self, model: Mapping[str, Any], quantization_config: Mapping[str, Any], tokenizer: TokenizerData, provenance: Mapping[str, Any]
+    ) -> dict[str, str]:
+        dims = model["dims"]
+        config = {"quant_method": FORMAT, "version": FORMAT_VERSION} | dict(quantization_config)
+        package = {"package": DISTRIBUTION, "package_version": _package_version()}
+        return {
+            "format": FORMAT,
+            "format_version": FORMAT_VERSION,
+            "model": encode_model(model["arch"], dims if isinstance(dims, Dims) else decode_dims(dict(dims))),
+            "quantization_config": _json(config),
+            "provenance": _json(package | dict(provenance)),
+            "tokenizer": self._put_tokenizer(tokenizer),
+            "tensors": encode_table(list(self._entries.values())),
+        }
+
+    def _put(self, array_name: str, array: NDArray[Any]) -> None:
+        with _one_sentence(self.path):
+            _write_all(self._spool, _raw(array))
+        self._arrays[array_name] = (array.dtype, array.size)
+
+    def _put_tokenizer(self, tokenizer: TokenizerData) -> str:
+        arrays = {}
+        for suffix, array in tokenizer.arrays.items():
+            full = np.zeros(padded(array.size, 64), np.uint8)
+            full[: array.size] = array
+            arrays[suffix] = {"bytes": array.size, "crc32": f"{zlib.crc32(_raw(full)):08x}"}
+            self._put(TOKENIZER_PREFIX + suffix, full)
+        return _json({"kind": tokenizer.kind, "meta": tokenizer.meta, "arrays": arrays})
+
+    def _write(self, partial: Path, header: bytes) -> None:
+        self._spool.flush()
+        self._spool.seek(0)
+        with partial.open("wb") as out:
+            _write_all(out, header)
+            while chunk := self._spool.read(_COPY_BYTES):
+                _write_all(out, chunk)
+            out.flush()
+            os.fsync(out.fileno())
+
+
+def _write_all(file: BinaryIO, data: bytes | memoryview) -> None:
+    """The one place that writes, so that a test can make any write fail."""
+    file.write(data)
+
+
+@contextmanager
+def _one_sentence(path: Path) -> Iterator[None]:
+    """The operating system's refusals as one sentence for the user."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            free = shutil.disk_usage(path.parent).free
+            message = (
+                f"{path} could not be written: the disk is full ({free / 1e6:.0f} MB left in {path.parent}; the file needs its size twice)"
+            )
+            raise RwkvQuantError(message) from None
+        raise RwkvQuantError(f"{path} could not be written: {error.strerror or error}") from None
+
+
+def _sync_directory(directory: Path) -> None:
+    """Make the new name survive a power cut. Some systems cannot sync a directory; the file itself is safe by then."""
+    with suppress(OSError):
+        handle = os.open(directory, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _raw(array: NDArray[Any]) -> memoryview:
+    return array.view(np.uint8).data
+
+
+def _json(value: dict[str, Any]) -> str:
+    return json.dumps(value, separators=(",", ":"), allow_nan=False)
+
+
+def _package_version() -> str:
+    try:
+        return installed.version(DISTRIBUTION)
+    except installed.PackageNotFoundError:
+        return "unknown"

@@ -1,0 +1,240 @@
+"""The tile: where each bit of a packed matrix stands. The definition that native kernels and docs/format.md follow.
+
+A code of b bits is cut into planes of 1, 2 and 4 bits, low bits first: PLANES[3] = (2, 1) keeps bits 0-1 in a plane of
+width 2 and bit 2 in a plane of width 1. A matrix (rows, cols) is padded with code 0 to a multiple of 16 rows and of
+`tile_cols` (64 or 32) columns and stored as row-blocks of 16 rows; in each the tiles from left to right; in each tile
+the planes one after another.
+
+    step j   columns 4j .. 4j+3 of the tile, 16 rows x 4 columns = 64 codes; row r and column 4j + c stand at byte 4r + c
+    plane    width p: 8//p steps share 64 bytes; step j at bytes (j // (8//p)) * 64 + byte, shifted left by p * (j % (8//p))
+
+So one 64-byte load serves 8//p steps, and after a shift and a mask it meets four activations broadcast to 16 rows:
+one dot-product instruction for 16 rows x 4 columns.
+
+The rows layout serves tables read one row at a time (the embedding, element-wise vectors): rows are not blocked, each
+is padded to a multiple of 64 columns, and column c of a plane stands at byte c // (8//p), shifted by p * (c % (8//p)).
+
+Everything is little-endian. `codes` are uint8 (rows, cols) below 2**bits; packed arrays are flat and not yet padded to
+64 bytes (formats/layout.py does that); unpacking reads the leading bytes it needs and ignores what follows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+PLANES: dict[int, tuple[int, ...]] = {
+    1: (1,),
+    2: (2,),
+    3: (2, 1),
+    4: (4,),
+    5: (4, 1),
+    6: (4, 2),
+    7: (4, 2, 1),
+    8: (4, 4),
+}
+TILE_ROWS = 16
+TILE_COLS = (64, 32)
+STEP_COLS = 4
+STEP_BYTES = TILE_ROWS * STEP_COLS
+ROW_MULTIPLE = 64  # columns of the rows layout
+
+CODEBOOK_BITS = 3
+CODEBOOK_ROWS = 2  # one table of 8 centroids serves 2 rows x 32 columns
+CODEBOOK_COLS = 32
+_BLOCK_PAIRS = TILE_ROWS // CODEBOOK_ROWS
+
+_CHUNK_CODES = 1 << 20  # codes turned at once: bounds the memory of packing a 65536 x 2048 matrix
+
+Bytes = NDArray[np.uint8]
+T = TypeVar("T", np.uint8, np.float16)
+
+
+def padded(count: int, multiple: int) -> int:
+    """The smallest multiple that is at least `count`."""
+    return -(-count // multiple) * multiple
+
+
+def packed_bytes(rows: int, cols: int, bits: int, tile_cols: int) -> int:
+    """Bytes of the codes of a tiled matrix; 2 * bits bytes for each column of a row-block."""
+    return padded(rows, TILE_ROWS) * padded(cols, tile_cols) * bits // 8
+
+
+def codebook_bytes(rows: int, cols: int) -> int:
+    """Bytes of the tables of a codebook3 matrix; 64 for each tile of 16 x 32."""
+    return (padded(rows, TILE_ROWS) // TILE_ROWS) * (padded(cols, CODEBOOK_COLS) // CODEBOOK_COLS) * _BLOCK_PAIRS * 2**CODEBOOK_BITS
+
+
+def row_bytes(cols: int, bits: int) -> int:
+    """Bytes of one row of codes in the rows layout."""
+    return padded(cols, ROW_MULTIPLE) * bits // 8
+
+
+def pack_tiles(codes: Bytes, bits: int, tile_cols: int) -> Bytes:
+    """(rows, cols) codes -> (packed_bytes,) uint8."""
+    rows, cols = codes.shape
+    steps = padded(cols, tile_cols) // STEP_COLS
+    tiles, tile_steps = steps * STEP_COLS // tile_cols, tile_cols // STEP_COLS
+    out = np.empty((padded(rows, TILE_ROWS) // TILE_ROWS, tiles, tile_steps * bits // 8, STEP_BYTES), np.uint8)
+    for start, stop in _block_ranges(rows, steps * STEP_COLS):
+        block = np.zeros(((stop - start) * TILE_ROWS, steps * STEP_COLS), np.uint8)
+        part = codes[start * TILE_ROWS : stop * TILE_ROWS]
+        _check_codes(part, bits)
+        block[: len(part), :cols] = part
+        block = block.reshape(stop - start, TILE_ROWS, tiles, tile_steps, STEP_COLS).transpose(0, 2, 3, 1, 4)
+        stepwise = block.reshape(stop - start, tiles, tile_steps, STEP_BYTES)  # byte 4r + c of step j
+        _fill_planes(stepwise, bits, out[start:stop])
+    return out.reshape(-1)
+
+
+def unpack_tiles(packed: Bytes, rows: int, cols: int, bits: int, tile_cols: int) -> Bytes:
+    """(>= packed_bytes,) uint8 -> (rows, cols) codes."""
+    blocks, tiles, tile_steps = padded(rows, TILE_ROWS) // TILE_ROWS, padded(cols, tile_cols) // tile_cols, tile_cols // STEP_COLS
+    stored = packed[: packed_bytes(rows, cols, bits, tile_cols)].reshape(blocks, tiles, tile_steps * bits // 8, STEP_BYTES)
+    codes = np.empty((rows, cols), np.uint8)
+    for start, stop in _block_ranges(rows, tiles * tile_cols):
+        stepwise = np.zeros((stop - start, tiles, tile_steps, STEP_BYTES), np.uint8)
+        _read_planes(stored[start:stop], bits, stepwise)
+        block = stepwise.reshape(stop - start, tiles, tile_steps, TILE_ROWS, STEP_COLS).transpose(0, 3, 1, 2, 4)
+        block = block.reshape((stop - start) * TILE_ROWS, tiles * tile_cols)
+        codes[start * TILE_ROWS : stop * TILE_ROWS] = block[: rows - start * TILE_ROWS, :cols]
+    return codes
+
+
+def pack_rows(codes: Bytes, bits: int) -> Bytes:
+    """(rows, cols) codes -> (rows * row_bytes,) uint8, row by row."""
+    rows, cols = codes.shape
+    width = padded(cols, ROW_MULTIPLE)
+    out = np.empty((rows, row_bytes(cols, bits), 1), np.uint8)
+    for start, stop in _ranges(rows, max(1, _CHUNK_CODES // width)):
+        _check_codes(codes[start:stop], bits)
+        part = np.zeros((stop - start, width, 1), np.uint8)
+        part[:, :cols, 0] = codes[start:stop]
+        _fill_planes(part, bits, out[start:stop])
+    return out.reshape(-1)
+
+
+def unpack_rows(packed: Bytes, rows: int, cols: int, bits: int) -> Bytes:
+    """(>= rows * row_bytes,) uint8 -> (rows, cols) codes. For single rows, index packed.reshape(rows, row_bytes) first."""
+    stored = packed[: rows * row_bytes(cols, bits)].reshape(rows, -1, 1)
+    width = padded(cols, ROW_MULTIPLE)
+    codes = np.empty((rows, cols), np.uint8)
+    for start, stop in _ranges(rows, max(1, _CHUNK_CODES // width)):
+        part = np.zeros((stop - start, width, 1), np.uint8)
+        _read_planes(stored[start:stop], bits, part)
+        codes[start:stop] = part[:, :cols, 0]
+    return codes
+
+
+def pack_scales(scales: NDArray[T]) -> NDArray[T]:
+    """(rows, groups) uint8 or float16 -> flat in the order (row_block, group, 16); padded rows are 0."""
+    rows, groups = scales.shape
+    full = np.zeros((padded(rows, TILE_ROWS), groups), scales.dtype)
+    full[:rows] = scales
+    return full.reshape(-1, TILE_ROWS, groups).transpose(0, 2, 1).reshape(-1)
+
+
+def unpack_scales(packed: NDArray[T], rows: int, groups: int) -> NDArray[T]:
+    """The inverse of pack_scales: -> (rows, groups)."""
+    blocks = padded(rows, TILE_ROWS) // TILE_ROWS
+    stored = packed[: blocks * groups * TILE_ROWS].reshape(blocks, groups, TILE_ROWS)
+    return np.ascontiguousarray(stored.transpose(0, 2, 1).reshape(-1, groups)[:rows])
+
+
+def pack_row_scale(row_scale: NDArray[np.float16]) -> NDArray[np.float16]:
+    """(rows,) -> (padded rows,); padded rows are 0."""
+    full = np.zeros(padded(len(row_scale), TILE_ROWS), np.float16)
+    full[: len(row_scale)] = row_scale
+    return full
+
+
+def pack_zeros(zeros: Bytes, bits: int) -> Bytes:
+    """(rows, groups) zeros below 2**bits -> 2*bits bytes for each (row_block, group).
+
+    The planes in PLANES order, each one little-endian integer of 16*p bits with row r in bits [p*r, p*r + p).
+    """
+    _check_codes(zeros, bits)
+    rows, groups = zeros.shape
+    full = pack_scales(zeros).reshape(padded(rows, TILE_ROWS) // TILE_ROWS, groups, TILE_ROWS, 1)
+    out = np.empty((*full.shape[:2], 2 * bits, 1), np.uint8)
+    _fill_planes(full, bits, out)
+    return out.reshape(-1)
+
+
+def unpack_zeros(packed: Bytes, rows: int, groups: int, bits: int) -> Bytes:
+    """The inverse of pack_zeros: -> (rows, groups) uint8."""
+    blocks = padded(rows, TILE_ROWS) // TILE_ROWS
+    stored = packed[: blocks * groups * 2 * bits].reshape(blocks, groups, 2 * bits, 1)
+    full = np.zeros((blocks, groups, TILE_ROWS, 1), np.uint8)
+    _read_planes(stored, bits, full)
+    return unpack_scales(full.reshape(-1), rows, groups)
+
+
+def pack_codebooks(codebooks: Bytes) -> Bytes:
+    """(ceil(rows/2), ceil(cols/32), 8) centroids 0..127 -> flat in the order (row_block, column tile, 8 row pairs, 8).
+
+    A tile's 64 bytes are four shuffle tables of 16: one for each 128-bit lane, which holds 4 rows, two pairs.
+    """
+    assert codebooks.max(initial=0) < 128, "a centroid does not fit in 7 bits"
+    pairs, tiles, entries = codebooks.shape
+    full = np.zeros((padded(pairs, _BLOCK_PAIRS), tiles, entries), np.uint8)
+    full[:pairs] = codebooks
+    return full.reshape(-1, _BLOCK_PAIRS, tiles, entries).transpose(0, 2, 1, 3).reshape(-1)
+
+
+def unpack_codebooks(packed: Bytes, rows: int, cols: int) -> Bytes:
+    """The inverse of pack_codebooks for a matrix of (rows, cols)."""
+    blocks, tiles, entries = padded(rows, TILE_ROWS) // TILE_ROWS, padded(cols, CODEBOOK_COLS) // CODEBOOK_COLS, 2**CODEBOOK_BITS
+    stored = packed[: blocks * tiles * _BLOCK_PAIRS * entries].reshape(blocks, tiles, _BLOCK_PAIRS, entries)
+    pairs = padded(rows, CODEBOOK_ROWS) // CODEBOOK_ROWS
+    return np.ascontiguousarray(stored.transpose(0, 2, 1, 3).reshape(-1, tiles, entries)[:pairs])
+
+
+def _fill_planes(codes: Bytes, bits: int, out: Bytes) -> None:
+    """codes (..., n, lanes) -> out (..., n * bits // 8, lanes): 8//p codes of one lane share a byte of a plane of width p."""
+    at = 0
+    for width, low_bit in _plane_bits(bits):
+        per = 8 // width
+        stop = at + codes.shape[-2] // per
+        shared = codes.reshape(*codes.shape[:-2], stop - at, per, codes.shape[-1])
+        plane = out[..., at:stop, :]
+        plane[...] = 0
+        for k in range(per):
+            plane |= ((shared[..., k, :] >> low_bit) & (2**width - 1)) << (width * k)
+        at = stop
+
+
+def _read_planes(packed: Bytes, bits: int, codes: Bytes) -> None:
+    """The inverse of _fill_planes; `codes` comes zeroed and is filled in place."""
+    at = 0
+    for width, low_bit in _plane_bits(bits):
+        per = 8 // width
+        stop = at + codes.shape[-2] // per
+        shared = codes.reshape(*codes.shape[:-2], stop - at, per, codes.shape[-1])
+        plane = packed[..., at:stop, :]
+        for k in range(per):
+            shared[..., k, :] |= ((plane >> (width * k)) & (2**width - 1)) << low_bit
+        at = stop
+
+
+def _plane_bits(bits: int) -> list[tuple[int, int]]:
+    """(width, lowest bit of the code) for each plane."""
+    widths = PLANES[bits]
+    return [(width, sum(widths[:i])) for i, width in enumerate(widths)]
+
+
+def _block_ranges(rows: int, width: int) -> Iterator[tuple[int, int]]:
+    return _ranges(padded(rows, TILE_ROWS) // TILE_ROWS, max(1, _CHUNK_CODES // (TILE_ROWS * width)))
+
+
+def _ranges(count: int, chunk: int) -> Iterator[tuple[int, int]]:
+    for start in range(0, count, chunk):
+        yield start, min(start + chunk, count)
+
+
+def _check_codes(codes: Bytes, bits: int) -> None:
+    largest = int(codes.max(initial=0))
+    assert largest >> bits == 0, f"[tiles] code {largest} does not fit in {bits} bits"

@@ -1,0 +1,76 @@
+"""Small random tensors of every kind, and a whole model packed from them. NumPy only."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from rwkvquant.config import GridConfig
+from rwkvquant.formats.container import ContainerWriter
+from rwkvquant.formats.qtensor import CodebookTensor, DenseTensor, UniformTensor
+from rwkvquant.formats.tokenizer_data import TokenizerData
+from rwkvquant.kernels.state import Dims
+
+DIMS = Dims(layers=2, width=32, hidden=64, vocab=48, heads=2, head_size=16, ranks={"Rw": 8})
+TOKENIZER = TokenizerData(
+    "bpe",
+    {"special_tokens": {}},
+    {"table": np.arange(100, dtype=np.uint8), "merges": np.arange(64, dtype=np.uint8), "none": np.zeros(0, np.uint8)},
+)
+
+
+def uniform(rng: np.random.Generator, shape: tuple[int, int], grid: GridConfig) -> UniformTensor:
+    rows, cols = shape
+    groups = -(-cols // grid.group_size)
+    codes = rng.integers(0, 2**grid.bits, shape, dtype=np.uint8)
+    zeros = None if grid.symmetric else rng.integers(0, 2**grid.bits, (rows, groups), dtype=np.uint8)
+    if grid.scale_bits == 16:
+        return UniformTensor(codes, grid.bits, grid.group_size, zeros, scales=rng.random((rows, groups)).astype(np.float16))
+    scale_codes, row_scale = rng.integers(0, 256, (rows, groups), dtype=np.uint8), rng.random(rows).astype(np.float16)
+    return UniformTensor(codes, grid.bits, grid.group_size, zeros, scale_codes=scale_codes, row_scale=row_scale)
+
+
+def codebook(rng: np.random.Generator, shape: tuple[int, int]) -> CodebookTensor:
+    rows, cols = shape
+    books = rng.integers(0, 128, (-(-rows // 2), -(-cols // 32), 8), dtype=np.uint8)
+    return CodebookTensor(rng.integers(0, 8, shape, dtype=np.uint8), 3, books, rng.random(rows).astype(np.float16))
+
+
+def dense(rng: np.random.Generator, shape: tuple[int, ...], dtype: type = np.float16) -> DenseTensor:
+    return DenseTensor(rng.standard_normal(shape).astype(dtype))
+
+
+def add_model(writer: ContainerWriter, seed: int = 0) -> None:
+    """Every layout, role and option once, in the names of RWKV-7; not a complete model, but all that fixes its sizes."""
+    rng, C, F, V = np.random.default_rng(seed), DIMS.width, DIMS.hidden, DIMS.vocab
+    writer.add("emb.weight", uniform(rng, (V, C), GridConfig(8, 64)), role="embedding", method="rtn", layout="uniform8.rows")
+    for layer in range(DIMS.layers):
+        block = f"blocks.{layer}."
+        writer.add(block + "att.receptance.weight", uniform(rng, (C, C), GridConfig(3, 64)), role="projection", method="gptq", error=0.25)
+        writer.add(block + "att.key.weight", codebook(rng, (C, C)), role="projection", method="kmeans")
+        writer.add(block + "ffn.key.weight", uniform(rng, (F, C), GridConfig(5, 32, True)), role="projection", method="rtn")
+        writer.add(block + "ffn.value.weight", uniform(rng, (C, F), GridConfig(2, 128, scale_bits=16)), role="projection", method="rtn")
+        lora = uniform(rng, (8, C), GridConfig(4, 32))
+        writer.add(block + "att.w1", lora, role="lora", method="rtn", source_shape=(C, 8), transposed=True)
+        vector = uniform(rng, (1, C), GridConfig(8, 64))
+        writer.add(block + "att.x_r", vector, role="elementwise", method="rtn", layout="uniform8.rows", source_shape=(1, 1, C))
+        writer.add(block + "ln1.weight", dense(rng, (C,), np.float32), role="norm", method="dense")
+        writer.add(block + "att.w0", dense(rng, (1, 1, C)), role="bias", method="dense")
+    writer.add("head.weight", uniform(rng, (V, C), GridConfig(6, 64)), role="head", method="rtn")
+
+
+def finish(writer: ContainerWriter, dims: Dims = DIMS, tokenizer: TokenizerData = TOKENIZER) -> None:
+    writer.finish(
+        model={"arch": "rwkv7", "dims": dims},
+        quantization_config={"bits": 3, "group_size": 64, "modules_to_not_convert": ["ln"]},
+        tokenizer=tokenizer,
+        provenance={"source_sha256": "00" * 32, "calibration_sha256": None},
+    )
+
+
+def write_model(path: Path, seed: int = 0) -> Path:
+    with ContainerWriter(path) as writer:
+        add_model(writer, seed)
+        finish(writer)
+    return path

@@ -1,0 +1,133 @@
+"""docs/format.md is true: its examples are run, its tables are computed, and a reader written from it alone reads our file."""
+
+from __future__ import annotations
+
+import json
+import re
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rwkvquant.config import GridConfig
+from rwkvquant.formats import header, layout
+from rwkvquant.formats.container import open_packed
+from rwkvquant.formats.table import TRANSFORMS
+from rwkvquant.kernels import tiles
+from tests.formats.examples import TOKENIZER, write_model
+
+DOC = (Path(__file__).parents[2] / "docs" / "format.md").read_text()
+EXAMPLE = re.compile(r"row +(\d+) column +(\d+) code (\d)")
+BYTE = re.compile(r"byte +(\d+) = 0b([01]{8})")
+
+
+@pytest.mark.parametrize(("kind", "shape"), [("tile", (16, 32)), ("rows", (2, 64))])
+def test_the_worked_examples_are_what_packing_gives(kind: str, shape: tuple[int, int]) -> None:
+    lines = re.search(rf"<!-- example: {kind} \S+ -->\n((?:    row.*\n)+)", DOC)[1].splitlines()
+    codes, expected = np.zeros(shape, np.uint8), np.zeros(shape[0] * shape[1] * 3 // 8, np.uint8)
+    for line in lines:
+        row, col, code = map(int, EXAMPLE.search(line).groups())
+        codes[row, col] = code
+        for at, value in BYTE.findall(line):
+            expected[int(at)] |= int(value, 2)
+    packed = tiles.pack_tiles(codes, 3, 32) if kind == "tile" else tiles.pack_rows(codes, 3)
+    assert len(lines) == 3
+    assert packed.tolist() == expected.tolist()
+
+
+def test_the_planes_are_those_of_the_page() -> None:
+    line = re.search(r"    planes +(.*)\n", DOC)[1].split()
+    assert [tuple(map(int, planes.split(","))) for planes in line] == [tiles.PLANES[bits] for bits in range(1, 9)]
+
+
+def test_the_table_of_bits_is_computed_from_stored_bytes() -> None:
+    rows = re.findall(r"\| (uniform\d|codebook3) \| (.*?) \| (.*?) \| (.*?) \| ([\d.]+) \|", DOC)
+    assert len(rows) == 8
+    for name, group, scale_bits, symmetric, bits in rows:
+        if name == "codebook3":
+            size = layout.stored_bytes_codebook((2048, 2048))
+        else:
+            size = layout.stored_bytes(GridConfig(int(name[-1]), int(group), symmetric == "yes", int(scale_bits)), (2048, 2048))
+        assert f"{8 * size / 2048**2:.4f}" == bits, name
+
+
+def test_prefix_dtypes_transforms_and_bounds_are_those_of_the_page() -> None:
+    assert f"`{header.PREFIX.decode()}`" in DOC
+    assert " | ".join(f'"{dtype}"' for dtype in header.DTYPES) in DOC
+    assert "16 MiB" in DOC and header.MAX_HEADER_BYTES == 16 << 20
+    assert TRANSFORMS == ("none",) and "| `none`; reserved:" in DOC
+
+
+def test_a_reader_written_from_the_page_alone_decodes_every_matrix(tmp_path: Path) -> None:
+    """Plain loops over the page's formulas; only NumPy's float32 is borrowed."""
+    path = write_model(tmp_path / "m.safetensors")
+    raw = path.read_bytes()
+    (n,) = struct.unpack("<Q", raw[:8])
+    text, data = raw[8 : 8 + n], raw[8 + n :]
+    entries = json.loads(text)
+    metadata = entries.pop("__metadata__")
+    assert zlib.crc32(text[:33] + b"00000000" + text[41:]) == int(metadata["header_crc32"], 16)
+    types = {"U8": np.uint8, "F16": np.dtype("<f2"), "F32": np.dtype("<f4")}
+
+    def array(name: str) -> np.ndarray:
+        begin, end = entries[name]["data_offsets"]
+        return np.frombuffer(data[begin:end], types[entries[name]["dtype"]])
+
+    packed = open_packed(path)
+    for entry in json.loads(metadata["tensors"])["tensors"]:
+        arrays = {suffix: array(f"{entry['name']}.{suffix}") for suffix in entry["arrays"]}
+        for suffix, crc in entry["arrays"].items():
+            assert zlib.crc32(arrays[suffix].tobytes()) == int(crc, 16)
+        weights = decode_by_the_page(entry, arrays)
+        assert np.array_equal(weights, packed.qtensor(entry["name"]).decode()), entry["name"]
+    for suffix, described in json.loads(metadata["tokenizer"])["arrays"].items():
+        assert np.array_equal(array(f"tokenizer.{suffix}")[: described["bytes"]], TOKENIZER.arrays[suffix])
+
+
+def decode_by_the_page(entry: dict, arrays: dict[str, np.ndarray]) -> np.ndarray:
+    codec, kind = entry["layout"].split(".")
+    if codec == "dense":
+        return arrays["values"][: int(np.prod(entry["shape"]))].reshape(entry["shape"]).astype(np.float32)
+    rows, cols = entry["shape"]
+    bits, f32 = int(codec[-1]), np.float32
+    planes = {1: (1,), 2: (2,), 3: (2, 1), 4: (4,), 5: (4, 1), 6: (4, 2), 7: (4, 2, 1), 8: (4, 4)}[bits]
+    groups = -(-cols // entry["group_size"]) if "group_size" in entry else 1
+    tile_cols = int(kind[4:]) if kind != "rows" else 0
+    weights = np.zeros((rows, cols), f32)
+    for r in range(rows):
+        for col in range(cols):
+            block, row, code, low = r // 16, r % 16, 0, 0
+            if kind == "rows":
+                start = r * (-(-cols // 64) * 8 * bits)
+            else:
+                tile = block * -(-cols // tile_cols) + col // tile_cols
+                start = tile * 2 * tile_cols * bits
+            for p in planes:
+                if kind == "rows":
+                    byte, turn, plane_bytes = col // (8 // p), col % (8 // p), -(-cols // 64) * 8 * p
+                else:
+                    j, c = col % tile_cols // 4, col % 4
+                    byte, turn, plane_bytes = j // (8 // p) * 64 + 4 * row + c, j % (8 // p), 2 * tile_cols * p
+                code |= (int(arrays["codes"][start + byte]) >> p * turn) % 2**p << low
+                start, low = start + plane_bytes, low + p
+            if codec == "codebook3":
+                centroid = int(arrays["codebooks"][tile * 64 + row // 2 * 8 + code])
+                weights[r, col] = f32(arrays["row_scale"][r]) * f32(centroid - 64)
+                continue
+            g = col // entry["group_size"]
+            scale = f32(arrays["scales"][r * groups + g if kind == "rows" else (block * groups + g) * 16 + row])
+            if entry["scale_bits"] == 8:
+                scale = f32(arrays["row_scale"][r]) * scale
+            zero = 2 ** (bits - 1)
+            if not entry["symmetric"] and kind == "rows":
+                zero = int(arrays["zeros"][r * groups + g])
+            elif not entry["symmetric"]:
+                zero, low, start = 0, 0, (block * groups + g) * 2 * bits
+                for p in planes:
+                    whole = int.from_bytes(arrays["zeros"][start : start + 2 * p].tobytes(), "little")
+                    zero |= (whole >> p * row) % 2**p << low
+                    start, low = start + 2 * p, low + p
+            weights[r, col] = scale * f32(code - zero)
+    return weights

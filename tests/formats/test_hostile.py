@@ -1,0 +1,262 @@
+"""Files made to harm: with a valid checksum over a header that lies, a reader refuses or works, and never more."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import random
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rwkvquant.errors import FormatError
+from rwkvquant.formats.container import open_packed
+from rwkvquant.formats.header import LENGTH_BYTES, PREFIX, with_checksum
+from tests.formats.examples import write_model
+
+ROUNDS = 400
+NESTED = ("model", "quantization_config", "provenance", "tokenizer", "tensors")  # metadata strings that are JSON themselves
+VALUES: list[Any] = [
+    *(None, True, False, 0, 1, -1, 2, 63, 64, 65, 1 << 20, 1 << 31, 1 << 53, 1 << 62, 10**30, 0.5, 1e300),
+    *(
+        "",
+        "none",
+        "scale",
+        "0" * 8,
+        "blocks.0.x",
+        "uniform3.t16x32",
+        "uniform8.rows",
+        "codebook3.t16x32",
+        "dense.f32",
+        "U8",
+        "F64",
+        "\ud800",
+    ),
+    *([], [0], [1 << 31, 1 << 31], [32, 32], [[[]]], {}, {"a": 1}),
+]
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    return write_model(tmp_path_factory.mktemp("packed") / "m.safetensors").read_bytes()
+
+
+def take_apart(file: bytes) -> tuple[dict[str, Any], bytes]:
+    """-> (header with the JSON inside its metadata decoded too, data)."""
+    stop = LENGTH_BYTES + int.from_bytes(file[:LENGTH_BYTES], "little")
+    header = json.loads(file[LENGTH_BYTES:stop])
+    for key in NESTED:
+        header["__metadata__"][key] = json.loads(header["__metadata__"][key])
+    return header, file[stop:]
+
+
+def put_together(header: dict[str, Any], data: bytes) -> bytes:
+    """A file with the right length, padding and checksum, whatever the header says."""
+    header = copy.deepcopy(header)
+    metadata = header.get("__metadata__")
+    if isinstance(metadata, dict):
+        for key in NESTED:
+            if key in metadata:
+                metadata[key] = json.dumps(metadata[key])
+    return with_header(json.dumps(header, separators=(",", ":")).encode(), data)
+
+
+def with_header(text: bytes, data: bytes) -> bytes:
+    text += b" " * (-(LENGTH_BYTES + len(text)) % 64)
+    if text.startswith(PREFIX):
+        text = with_checksum(text)
+    return len(text).to_bytes(LENGTH_BYTES, "little") + text + data
+
+
+def use_everything(path: Path) -> None:
+    packed = open_packed(path)
+    packed.summary()
+    assert packed.ledger().file_bytes == path.stat().st_size
+    for name, entry in packed.tensors.items():
+        assert packed.qtensor(name).decode().shape == entry.shape
+    packed.verify()
+
+
+def mutate(header: dict[str, Any], rng: random.Random) -> None:
+    """Change one node of the tree somewhere."""
+    owners: list[Any] = []
+    stack: list[Any] = [header]
+    while stack:
+        node = stack.pop()
+        if node:
+            owners.append(node)
+        stack += [child for child in (node.values() if isinstance(node, dict) else node) if isinstance(child, dict | list)]
+    owner = rng.choice(owners)
+    key = rng.choice(list(owner)) if isinstance(owner, dict) else rng.randrange(len(owner))
+    choice = rng.randrange(5)
+    if choice == 0:
+        del owner[key]
+    elif choice == 1 and type(owner[key]) is int:
+        owner[key] += rng.choice([-64, -1, 1, 64, owner[key]])
+    elif choice == 2:
+        other = rng.choice(owners)
+        owner[key] = copy.deepcopy(rng.choice(list(other.values())) if isinstance(other, dict) else rng.choice(other))
+    elif choice == 3 and isinstance(owner, dict):
+        owner[rng.choice(["name", "tokenizer.table", "a" * 300, "blocks.7.x.codes", ""])] = owner.pop(key)
+    else:
+        owner[key] = copy.deepcopy(rng.choice(VALUES))
+
+
+def test_taking_apart_and_putting_together_changes_nothing_that_matters(original: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "m.safetensors"
+    path.write_bytes(put_together(*take_apart(original)))
+    use_everything(path)
+
+
+def test_a_lying_header_is_refused_or_harmless(original: bytes, tmp_path: Path) -> None:
+    header, data = take_apart(original)
+    path, rng, refused = tmp_path / "m.safetensors", random.Random(2), 0
+    tracemalloc.start()
+    for _ in range(ROUNDS):
+        changed = copy.deepcopy(header)
+        for _ in range(rng.choice([1, 1, 1, 2, 3])):
+            mutate(changed, rng)
+        path.write_bytes(put_together(changed, data))
+        tracemalloc.reset_peak()
+        before = tracemalloc.get_traced_memory()[0]
+        try:
+            use_everything(path)
+        except FormatError as error:
+            refused += 1
+            assert "m.safetensors: " in str(error) and len(str(error)) < 600
+        assert tracemalloc.get_traced_memory()[1] - before < 64 * len(original)
+    tracemalloc.stop()
+    assert ROUNDS // 3 < refused < ROUNDS  # both ends are reached
+
+
+def test_header_text_that_is_damaged_is_refused_or_harmless(original: bytes, tmp_path: Path) -> None:
+    stop = LENGTH_BYTES + int.from_bytes(original[:LENGTH_BYTES], "little")
+    text, data = original[LENGTH_BYTES:stop].rstrip(b" "), original[stop:]
+    path, rng = tmp_path / "m.safetensors", random.Random(3)
+    for _ in range(ROUNDS):
+        damaged = bytearray(text)
+        for _ in range(rng.choice([1, 2, 8])):
+            at = rng.randrange(len(PREFIX) + 8, len(damaged))
+            damaged[at : at + rng.choice([0, 1, 1, 5])] = bytes(
+                rng.choice(b'0123456789{}[]",:\\ntfu-e.\xff\x00') for _ in range(rng.choice([0, 1, 1, 3]))
+            )
+        path.write_bytes(with_header(bytes(damaged), data))
+        try:
+            use_everything(path)
+        except FormatError as error:
+            assert "m.safetensors: " in str(error)
+
+
+Change = Callable[[dict[str, Any]], Any]
+
+
+def tensor(header: dict[str, Any], name: str) -> dict[str, Any]:
+    return next(entry for entry in header["__metadata__"]["tensors"]["tensors"] if entry["name"] == name)
+
+
+def tokenizer(header: dict[str, Any]) -> dict[str, Any]:
+    return header["__metadata__"]["tokenizer"]["arrays"]
+
+
+KEY = "blocks.0.att.receptance.weight"
+LIES: dict[str, tuple[Change, str]] = {
+    "huge shape": (lambda h: tensor(h, KEY).update(shape=[1 << 30, 1 << 22], source_shape=[1 << 52]), r"codes of .* must be"),
+    "shape of large numbers": (lambda h: tensor(h, KEY).update(shape=[1 << 60, 1]), "integer is too large"),
+    "other shape": (lambda h: tensor(h, KEY).update(shape=[16, 64], source_shape=[1024]), r"must be .*|must have the shape"),
+    "empty shape": (lambda h: tensor(h, KEY).update(shape=[0, 32]), "sizes of at least 1"),
+    "unknown layout": (lambda h: tensor(h, KEY).update(layout="trellis3.t16x32"), "not a layout this version reads"),
+    "unknown transform": (lambda h: tensor(h, KEY).update(input_transform="hadamard+sign"), "knows no transform 'hadamard[+]sign'"),
+    "group of zero": (lambda h: tensor(h, KEY).update(group_size=0), "multiple of 32"),
+    "array missing in the table": (lambda h: tensor(h, KEY)["arrays"].pop("zeros"), "has the arrays codes"),
+    "array missing in the file": (lambda h: tensor(h, KEY)["arrays"].update(bias="00000000"), "an array bias of its own"),
+    "tensor twice": (lambda h: h["__metadata__"]["tensors"]["tensors"].append(tensor(h, KEY)), "twice"),
+    "tensor not in the table": (lambda h: h["__metadata__"]["tensors"]["tensors"].remove(tensor(h, KEY)), "belongs to no tensor"),
+    "name that breaks out": (lambda h: tensor(h, KEY).update(name="../../etc/passwd"), "a tensor's name is letters"),
+    "bool as int": (lambda h: tensor(h, KEY).update(group_size=True), "must be int"),
+    "other format": (lambda h: h["__metadata__"].update(format="gguf"), "format must be rwkvquant"),
+    "later version": (lambda h: h["__metadata__"].update(format_version="9"), "reads format version 0; the file has '9'"),
+    "unknown architecture": (lambda h: h["__metadata__"]["model"].update(arch="rwkv9"), "runs rwkv6 and rwkv7; the file holds 'rwkv9'"),
+    "many layers": (lambda h: h["__metadata__"]["model"]["dims"].update(layers=1 << 30), "layers"),
+    "other head size": (lambda h: h["__metadata__"]["model"]["dims"].update(heads=1 << 20), "heads x head_size"),
+    "unaligned": (lambda h: h[KEY + ".codes"].update(data_offsets=[1, 385]), "one after another"),
+    "overlap": (lambda h: h[KEY + ".codes"].update(data_offsets=[0, 384]), "one after another"),
+    "beyond the end": (lambda h: h["tokenizer.table"].update(shape=[1 << 40], data_offsets=[0, 1 << 40]), "one after|follow"),
+    "shape against offsets": (lambda h: h[KEY + ".codes"].update(shape=[383]), "must take 383 bytes"),
+    "two axes": (lambda h: h[KEY + ".codes"].update(shape=[1, 384]), "one axis"),
+    "unknown dtype": (lambda h: h[KEY + ".codes"].update(dtype="I8"), "one of the dtypes U8, F16, F32"),
+    "tokenizer length": (lambda h: tokenizer(h)["table"].update(bytes=1 << 40), "tokenizer's table"),
+    "tokenizer array that is not there": (lambda h: tokenizer(h).update(x={"bytes": 1, "crc32": "0" * 8}), "tokenizer's x"),
+    "metadata that is no string": (lambda h: h["__metadata__"].update(a=1), "must be str"),
+    "quantised by another": (lambda h: h["__metadata__"]["quantization_config"].update(quant_method="gptq"), "quant_method"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_a_lie_is_refused_in_one_sentence(original: bytes, tmp_path: Path, lie: str) -> None:
+    change, message = LIES[lie]
+    header, data = take_apart(original)
+    change(header)
+    path = tmp_path / "m.safetensors"
+    path.write_bytes(put_together(header, data))
+    with pytest.raises(FormatError, match=message):
+        open_packed(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b'"}' + b',"a":' + b"[" * 200_000, "is not the JSON"),
+        (b'","a":"b","a":"c"}}', "twice"),
+        (b'"},"x":NaN}', "not a number of JSON"),
+        (b'"},"x":1e999}', "too large"),
+        (b'"},"x":' + b"9" * 5000 + b"}", "too large"),
+        (b'"},"x":"\xff"}', "is not the JSON"),
+        (b'"},"x":{"dtype":"U8","shape":[0],"data_offsets":[0,0]}}', "follow the header|format"),
+        (b'"}', "is not the JSON"),
+    ],
+    ids=["deep", "duplicate", "NaN", "infinite", "long integer", "not text", "nothing inside", "not closed"],
+)
+def test_json_that_hurts_is_refused(original: bytes, tmp_path: Path, text: bytes, message: str) -> None:
+    path = tmp_path / "m.safetensors"
+    path.write_bytes(with_header(PREFIX + b"00000000" + text, original[-64:]))
+    with pytest.raises(FormatError, match=message):
+        open_packed(path)
+
+
+def test_a_header_longer_than_the_bound_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "m.safetensors"
+    for length in (1 << 63, (1 << 64) - 1, (16 << 20) + 56, 1 << 20):
+        path.write_bytes(length.to_bytes(8, "little") + PREFIX + bytes(1000))
+        with pytest.raises(FormatError, match="may take"):
+            open_packed(path)
+    length = (16 << 20) + 56  # a file that really is so long
+    path.write_bytes(length.to_bytes(8, "little") + PREFIX)
+    os.truncate(path, LENGTH_BYTES + length)
+    with pytest.raises(FormatError, match="may take 16777216 bytes here"):
+        open_packed(path)
+
+
+def test_data_that_does_not_start_or_end_at_a_multiple_of_64_is_refused(original: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "m.safetensors"
+    stop = LENGTH_BYTES + int.from_bytes(original[:LENGTH_BYTES], "little")
+    text = with_checksum(original[LENGTH_BYTES:stop] + b" ")
+    path.write_bytes(len(text).to_bytes(LENGTH_BYTES, "little") + text + original[stop:])
+    with pytest.raises(FormatError, match="data must start at a multiple of 64"):
+        open_packed(path)
+    short = b'"},"a":{"dtype":"U8","shape":[63],"data_offsets":[0,63]}}'
+    path.write_bytes(with_header(PREFIX + b"00000000" + short, bytes(63)))
+    with pytest.raises(FormatError, match="length of every array must be a multiple of 64; 'a' takes 63"):
+        open_packed(path)
+
+
+def test_duplicate_keys_are_found_in_time_that_grows_with_the_header(tmp_path: Path) -> None:
+    """200,000 keys with the repeated one last: a search of all keys for each would not end."""
+    keys = b",".join(b'"%d":0' % i for i in range(200_000)) + b',"199999":0'
+    path = tmp_path / "m.safetensors"
+    path.write_bytes(with_header(PREFIX + b'00000000"},' + keys + b"}", b""))
+    with pytest.raises(FormatError, match="'199999' is there twice"):
+        open_packed(path)
