@@ -1,0 +1,93 @@
+"""From logits to the next token: penalties, top-p and temperature as in BlinkDL's chat (ChatRWKV, API_DEMO_CHAT.py).
+
+    n_t     how often token t has been chosen, fading: after each choice all n shrink by penalty_decay, then the chosen one gains 1
+    logit_t -= presence_penalty + frequency_penalty * n_t         for every token chosen before
+    top_p   keeps the likeliest tokens (temperature 1) until their probabilities reach top_p, and all as likely as the last of them
+    p_t     ~ exp(logit_t / temperature) among those kept
+
+Note the order: top-p comes before the temperature, as BlinkDL has it and most other programs have not.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rwkvquant.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """temperature 0 takes the likeliest token. The same seed gives the same tokens for the same logits."""
+
+    temperature: float = 1.0
+    top_p: float = 0.7
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    penalty_decay: float = 0.996
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _require_between("temperature", self.temperature, 0, math.inf)
+        _require_between("top_p", self.top_p, 0, 1)
+        _require_between("presence_penalty", self.presence_penalty, -math.inf, math.inf)
+        _require_between("frequency_penalty", self.frequency_penalty, -math.inf, math.inf)
+        _require_between("penalty_decay", self.penalty_decay, 0, 1)
+        if self.seed < 0:
+            raise ConfigError(f"seed must not be negative; got {self.seed}")
+
+
+class Sampler:
+    """Chooses one token after another, and remembers what it chose for the penalties."""
+
+    def __init__(self, config: SamplingConfig) -> None:
+        self.config = config
+        self._random = np.random.Generator(np.random.PCG64(config.seed))
+        self._occurrences: dict[int, float] = {}
+
+    def next(self, logits: NDArray[np.float32]) -> int:
+        """(vocab,) logits -> a token; of equally likely ones, greedy takes the lowest id. Raises ConfigError unless they are finite."""
+        scores = logits.astype(np.float64)
+        for token, count in self._occurrences.items():
+            scores[token] -= self.config.presence_penalty + self.config.frequency_penalty * count
+        top = scores.max()
+        if not math.isfinite(top):
+            raise ConfigError(f"logits must be finite; the largest is {top}. The model's weights or its state are damaged.")
+        if self.config.temperature == 0:
+            token = int(scores.argmax())
+        else:
+            cumulative = np.cumsum(probabilities(scores, self.config.temperature, self.config.top_p))
+            token = int(np.searchsorted(cumulative, self._random.random() * cumulative[-1], side="right"))
+        self._remember(token)
+        return token
+
+    def forget(self) -> None:
+        """Start the penalties afresh; the random numbers go on."""
+        self._occurrences.clear()
+
+    def _remember(self, token: int) -> None:
+        for seen in self._occurrences:
+            self._occurrences[seen] *= self.config.penalty_decay
+        self._occurrences[token] = self._occurrences.get(token, 0.0) + 1.0
+
+
+def probabilities(scores: NDArray[np.float64], temperature: float, top_p: float) -> NDArray[np.float64]:
+    """(vocab,) logits, some finite -> (vocab,) probabilities; 0 for tokens that top-p leaves out."""
+    scores = scores - scores.max()  # so that no exponential overflows
+    weights = np.exp(scores)
+    if top_p < 1:
+        falling = np.sort(weights)[::-1]
+        cumulative = np.cumsum(falling)
+        cutoff = falling[np.searchsorted(cumulative, top_p * cumulative[-1])]
+        scores[weights < cutoff] = -np.inf
+    with np.errstate(over="ignore"):  # over a tiny temperature a score may become -inf, and its probability 0, as it should be
+        weights = np.exp(scores / temperature)
+    return weights / weights.sum()
+
+
+def _require_between(name: str, value: float, low: float, high: float) -> None:
+    if not (math.isfinite(value) and low <= value <= high):
+        raise ConfigError(f"{name} must be a number from {low} to {high}; got {value}")

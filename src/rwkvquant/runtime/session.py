@@ -1,0 +1,204 @@
+"""A model that reads and writes text, from a packed file or an original checkpoint. NumPy only; torch is never imported.
+
+    model = load("model.safetensors")
+    logits, state = model.forward([12, 7, 99])
+    for piece in model.stream("Once upon a time", max_tokens=64): print(piece, end="")
+
+Token 0 is the end of a text. Models are trained with it between documents, so a generation from nothing reads a token 0 before
+the prompt, and stops when the model writes one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rwkvquant.checkpoints import open_checkpoint
+from rwkvquant.errors import ConfigError, TokenizerError
+from rwkvquant.formats.container import open_packed
+from rwkvquant.formats.header import LENGTH_BYTES, PREFIX
+from rwkvquant.formats.tokenizer_data import TokenizerData
+from rwkvquant.kernels import rwkv6, rwkv7
+from rwkvquant.kernels.state import State as Recurrent
+from rwkvquant.runtime.sampling import Sampler, SamplingConfig
+from rwkvquant.runtime.state import State, side_by_side
+from rwkvquant.runtime.tokenizer import Tokenizer, from_data, load_tokenizer
+from rwkvquant.runtime.weights import Weights, checkpoint_weights, packed_weights
+
+END_OF_TEXT = 0
+STEPS = {"rwkv6": rwkv6.step, "rwkv7": rwkv7.step}
+Logits = NDArray[np.float32]
+Which = Literal["last", "all"]
+
+
+def load(path: str | os.PathLike[str], tokenizer: str | None = None) -> Model:
+    """Open a packed file or an original checkpoint, whichever it is by its content, and decode its weights.
+
+    `tokenizer` is "world", "bytes" or a file; by default the one in the packed file, or the usual one for the vocabulary's size.
+    Raises FormatError or CheckpointError for a file that is neither, and TokenizerError for a tokenizer that does not fit.
+    """
+    if is_packed(path):
+        packed = open_packed(Path(path))
+        return Model(packed_weights(packed), tokenizer, packed.tokenizer)
+    return Model(checkpoint_weights(open_checkpoint(path)), tokenizer, None)
+
+
+def is_packed(path: str | os.PathLike[str]) -> bool:
+    """Whether the file begins as our packed files do. False for what is missing or unreadable: open_checkpoint says why."""
+    if not Path(path).is_file():
+        return False
+    try:
+        with open(path, "rb") as file:
+            return file.read(LENGTH_BYTES + len(PREFIX))[LENGTH_BYTES:] == PREFIX
+    except OSError:
+        return False
+
+
+class Model:
+    """`arch` "rwkv7" | "rwkv6"; `dims` all sizes. Calls do not change the model, nor any state they are given."""
+
+    def __init__(self, weights: Weights, tokenizer: str | None = None, packed_tokenizer: TokenizerData | None = None) -> None:
+        self.arch, self.dims = weights.arch, weights.dims
+        self._weights = weights
+        self._step = STEPS[weights.arch]
+        self._tokenizer_name, self._packed_tokenizer = tokenizer, packed_tokenizer
+        if tokenizer is not None:
+            _ = self.tokenizer  # a name that was given is tested now; the default only if somebody wants text
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """Raises TokenizerError if none was given, none lies in the file, and none is usual for this vocabulary."""
+        if self._tokenizer_name is None and self._packed_tokenizer is not None:
+            return from_data(self._packed_tokenizer, self.dims.vocab)
+        return load_tokenizer(self._tokenizer_name, self.dims.vocab)
+
+    def initial_state(self) -> State:
+        """The state of a model that has read nothing: zeros, or the tuned state that came with the weights."""
+        recurrent = Recurrent.zeros(self.dims)
+        if self._weights.time_state is not None:
+            recurrent.wkv[:, 0] = self._weights.time_state
+        return State(self.arch, recurrent)
+
+    def forward(self, tokens: Sequence[int], state: State | None = None, logits: Which = "last") -> tuple[Logits, State]:
+        """Read tokens after `state` (None: from the beginning, no token 0 is added) -> logits, state after the last token.
+
+        Logits are float32, (vocab,) for "last" and (tokens, vocab) for "all". Raises ConfigError without tokens, TokenizerError
+        for a token outside the vocabulary, FormatError for another model's state.
+        """
+        rows, states = self._read([tokens], [state], logits)
+        return (rows[0][-1] if logits == "last" else np.stack(rows[0])), states[0]
+
+    def forward_batch(
+        self, sequences: Sequence[Sequence[int]], states: Sequence[State | None] | None = None, logits: Which = "last"
+    ) -> tuple[Any, list[State]]:
+        """Read sequences of any lengths side by side, each as `forward` would -> logits, the state of each.
+
+        Logits are (sequences, vocab) for "last", and a list of (tokens, vocab) for "all".
+        """
+        if states is not None and len(states) != len(sequences):
+            raise ConfigError(f"forward_batch takes one state a sequence; got {len(states)} states for {len(sequences)} sequences")
+        rows, after = self._read(sequences, states or [None] * len(sequences), logits)
+        return (np.stack([row[-1] for row in rows]) if logits == "last" else [np.stack(row) for row in rows]), after
+
+    def stream(
+        self,
+        prompt: str | Sequence[int],
+        max_tokens: int = 64,
+        sampling: SamplingConfig | None = None,
+        state: State | None = None,
+        end_of_text_first: bool | None = None,
+    ) -> Iterator[str]:
+        """Continue a prompt (text or tokens) and yield the text as it grows, complete characters only, until token 0 or `max_tokens`.
+
+        `end_of_text_first` reads a token 0 before the prompt; None does so if no state is given. Raises as `generate` does.
+        """
+        decoder = self.tokenizer.stream_decoder()
+        logits, state = self._read_prompt(prompt, state, end_of_text_first)
+        for token, _ in self._continue(logits, state, Sampler(sampling or SamplingConfig()), max_tokens):
+            if token != END_OF_TEXT and (piece := decoder.push(token)):
+                yield piece
+        if piece := decoder.finish():
+            yield piece
+
+    def generate(
+        self,
+        prompt: str | Sequence[int],
+        max_tokens: int = 64,
+        sampling: SamplingConfig | None = None,
+        state: State | None = None,
+        end_of_text_first: bool | None = None,
+    ) -> dict[str, Any]:
+        """As `stream`, at once: {"text": the continuation, "tokens": its ids, "logits_hash": of the last logits, see `logits_hash`}.
+
+        Raises ConfigError for an empty prompt after a state, TokenizerError for text the tokenizer cannot take.
+        """
+        tokens: list[int] = []
+        logits, state = self._read_prompt(prompt, state, end_of_text_first)
+        for token, chosen_from in self._continue(logits, state, Sampler(sampling or SamplingConfig()), max_tokens):
+            tokens += [token] if token != END_OF_TEXT else []
+            logits = chosen_from
+        return {"text": self.tokenizer.decode(tokens), "tokens": tokens, "logits_hash": logits_hash(logits)}
+
+    def _read_prompt(self, prompt: str | Sequence[int], state: State | None, end_of_text_first: bool | None) -> tuple[Logits, State]:
+        tokens = self.tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt)
+        if end_of_text_first or (end_of_text_first is None and state is None):
+            tokens = [END_OF_TEXT, *tokens]
+        if not tokens:
+            raise ConfigError("a prompt has at least one token unless a token 0 is read before it; got an empty one")
+        return self.forward(tokens, state)
+
+    def _continue(self, logits: Logits, state: State, sampler: Sampler, max_tokens: int) -> Iterator[tuple[int, Logits]]:
+        """Each token with the logits it was chosen from; the end of text comes last if it comes."""
+        for count in range(1, max_tokens + 1):
+            token = sampler.next(logits)
+            yield token, logits
+            if token == END_OF_TEXT or count == max_tokens:
+                return
+            logits, state = self.forward([token], state)
+
+    def _read(
+        self, sequences: Sequence[Sequence[int]], states: Sequence[State | None], which: Which
+    ) -> tuple[list[list[Logits]], list[State]]:
+        """One step a position for all sequences that are still that long -> rows of logits (only the last one if asked), states."""
+        self._check(sequences, states, which)
+        rows: list[list[Logits]] = [[] for _ in sequences]
+        after = [state or self.initial_state() for state in states]
+        running = list(range(len(sequences)))
+        recurrent = side_by_side(after)
+        for position in range(max(map(len, sequences))):
+            still = [slot for slot, i in enumerate(running) if position < len(sequences[i])]
+            if len(still) < len(running):
+                recurrent, running = recurrent.select(still), [running[slot] for slot in still]
+            embedded = self._weights.embed([int(sequences[i][position]) for i in running])
+            logits, recurrent = self._step(self._weights.tensors, embedded, recurrent)
+            for slot, i in enumerate(running):
+                ends = position == len(sequences[i]) - 1
+                if ends or which == "all":
+                    rows[i].append(logits[slot])
+                if ends:
+                    after[i] = State(self.arch, recurrent.select([slot]))
+        return rows, after
+
+    def _check(self, sequences: Sequence[Sequence[int]], states: Sequence[State | None], which: Which) -> None:
+        if which not in ("last", "all"):
+            raise ConfigError(f'logits must be "last" or "all"; got {which!r}')
+        if not sequences or not all(map(len, sequences)):
+            raise ConfigError("forward reads at least one sequence of at least one token; got an empty one")
+        for token in (token for sequence in sequences for token in sequence):
+            if not 0 <= token < self.dims.vocab:
+                raise TokenizerError(f"token ids of this model run from 0 to {self.dims.vocab - 1}; got {token}")
+        for state in states:
+            if state is not None:
+                state.require(self.arch, self.dims)
+
+
+def logits_hash(logits: Logits) -> str:
+    """16 hexadecimal digits that two runs share if and only if their logits are the same bits: SHA-256 of the float32 bytes, shortened."""
+    return hashlib.sha256(np.ascontiguousarray(logits, "<f4").tobytes()).hexdigest()[:16]

@@ -1,0 +1,85 @@
+"""Which tokenizer a model has: from its name or file, or from what a packed file carries.
+
+world   the RWKV World vocabulary              tokenizer_world.py
+bpe     a tokenizer.json (byte-level BPE)      tokenizer_json.py, tokenizer_bpe.py, tokenizer_words.py
+bytes   ids are the bytes                      tokenizer_bytes.py
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rwkvquant.errors import TokenizerError
+from rwkvquant.formats.tokenizer_data import TokenizerData
+from rwkvquant.runtime.tokenizer_base import StreamDecoder, Tokenizer
+from rwkvquant.runtime.tokenizer_bpe import BpeTokenizer, unpack_merges
+from rwkvquant.runtime.tokenizer_bytes import BytesTokenizer
+from rwkvquant.runtime.tokenizer_json import parse_tokenizer_json
+from rwkvquant.runtime.tokenizer_table import unpack_table
+from rwkvquant.runtime.tokenizer_world import WorldTokenizer, load_world, parse_vocabulary
+
+__all__ = ["StreamDecoder", "Tokenizer", "from_data", "load_tokenizer"]
+
+WORLD_MODEL_VOCABULARY = 65536  # the World vocabulary has 65,530 ids; released models round up
+
+
+def load_tokenizer(spec: str | Path | None, vocab_size: int) -> Tokenizer:
+    """ "world", "bytes", the path of a tokenizer.json or of a vocabulary like rwkv_vocab_v20230424.txt, or None for the model's default.
+
+    Raises TokenizerError for a file that is neither, and for a tokenizer with more ids than the model's `vocab_size`.
+    """
+    if spec is None:
+        if vocab_size != WORLD_MODEL_VOCABULARY and vocab_size > 256:
+            raise TokenizerError(f"no tokenizer is known for a vocabulary of {vocab_size}; name one: --tokenizer FILE (a tokenizer.json)")
+        spec = "world" if vocab_size == WORLD_MODEL_VOCABULARY else "bytes"
+    if spec == "bytes":
+        return BytesTokenizer(vocab_size)
+    tokenizer = WorldTokenizer(load_world(), vocab_size) if spec == "world" else _load_file(Path(spec), vocab_size)
+    return _require_fit(tokenizer, vocab_size, str(spec))
+
+
+def from_data(data: TokenizerData, vocab_size: int | None = None) -> Tokenizer:
+    """The tokenizer that a packed file carries. Raises TokenizerError for damaged or hostile data, or more ids than `vocab_size`."""
+    if data.kind == "bytes":
+        size = data.meta.get("size")
+        if type(size) is not int or size < 1:
+            raise TokenizerError(f"a bytes tokenizer has a size of at least 1; got {size!r}")
+        return BytesTokenizer(size if vocab_size is None else vocab_size)
+    if data.kind not in ("world", "bpe"):
+        raise TokenizerError(f"a packed file's tokenizer is world, bpe or bytes; got {data.kind!r}")
+    needed = ["table"] if data.kind == "world" else ["table", "merges"]
+    if missing := [name for name in needed if name not in data.arrays]:
+        raise TokenizerError(f"a {data.kind} tokenizer has the arrays {', '.join(needed)}; missing: {', '.join(missing)}")
+    tokens = unpack_table(data.arrays["table"])
+    if data.kind == "world":
+        tokenizer: Tokenizer = WorldTokenizer(tokens, vocab_size)
+    else:
+        special = data.meta.get("special_tokens", {})
+        if not isinstance(special, dict):
+            raise TokenizerError(f"special_tokens of a tokenizer is a table {{content: id}}; got {special!r}")
+        merges = unpack_merges(data.arrays["merges"], len(tokens))
+        tokenizer = BpeTokenizer(tokens, merges, special, bool(data.meta.get("add_prefix_space")), vocab_size)
+    return tokenizer if vocab_size is None else _require_fit(tokenizer, vocab_size, "the packed tokenizer")
+
+
+def _load_file(path: Path, vocab_size: int) -> Tokenizer:
+    try:
+        text = path.read_bytes().decode("utf-8")
+    except OSError as error:
+        raise TokenizerError(f"a tokenizer is world, bytes or a file; {path} cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError as error:
+        line = 1 + error.object.count(b"\n", 0, error.start)
+        raise TokenizerError(f"line {line}: a tokenizer file is text in UTF-8; this line is not ({path})") from None
+    try:
+        if text.lstrip().startswith("{"):
+            return parse_tokenizer_json(text, vocab_size)
+        tokens = parse_vocabulary(text)
+    except TokenizerError as error:
+        raise TokenizerError(f"{error} ({path})") from None
+    return WorldTokenizer([tokens.get(i, b"") for i in range(max(tokens) + 1)], vocab_size)
+
+
+def _require_fit(tokenizer: Tokenizer, vocab_size: int, name: str) -> Tokenizer:
+    if tokenizer.size > vocab_size:
+        raise TokenizerError(f"a tokenizer has at most the model's {vocab_size} ids; {name} has {tokenizer.size}")
+    return tokenizer

@@ -1,0 +1,83 @@
+"""Reads a `tokenizer.json` of the `tokenizers` package, if it is byte-level BPE; any other kind is refused by name.
+
+`truncation` and `padding` are left aside: they are about batches, not about how text becomes tokens.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+
+from rwkvquant.errors import TokenizerError
+from rwkvquant.runtime.tokenizer_bpe import BpeTokenizer
+from rwkvquant.runtime.tokenizer_table import MAX_TOKENS
+
+SUPPORTED = "supported is byte-level BPE: model BPE, pre_tokenizer and decoder ByteLevel (use_regex), no normalizer, plain special tokens"
+
+
+def parse_tokenizer_json(text: str, size: int | None = None) -> BpeTokenizer:
+    """Raises TokenizerError if the text is no tokenizer.json, or one of another kind."""
+    try:
+        root = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise TokenizerError(f"a tokenizer.json is JSON; this file is not ({error})") from None
+    try:
+        _require_byte_level_bpe(root)
+        return _build(root, size)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise TokenizerError(f"this tokenizer.json lacks or garbles {error}; {SUPPORTED}") from None
+
+
+def _require_byte_level_bpe(root: dict[str, Any]) -> None:
+    model, pre_tokenizer = root["model"], root["pre_tokenizer"]
+    found = {
+        "model": model.get("type", "BPE"),
+        "normalizer": _kind(root.get("normalizer")),
+        "pre_tokenizer": _kind(pre_tokenizer),
+        "decoder": _kind(root.get("decoder")),
+        "post_processor": _kind(root.get("post_processor")),
+    }
+    allowed = {"model": ("BPE",), "normalizer": (None,), "pre_tokenizer": ("ByteLevel",)}  # the others: nothing, or ByteLevel
+    for part, kind in found.items():
+        if kind not in allowed.get(part, (None, "ByteLevel")):
+            raise TokenizerError(f"this tokenizer.json has the {part} {kind}; {SUPPORTED}")
+    if not pre_tokenizer.get("use_regex", True):
+        raise TokenizerError(f"this tokenizer.json has the pre_tokenizer ByteLevel without use_regex; {SUPPORTED}")
+    for option in ("dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback", "ignore_merges"):
+        if model.get(option):
+            raise TokenizerError(f"this tokenizer.json has the BPE option {option}={model[option]!r}; {SUPPORTED}")
+    for token in root.get("added_tokens") or []:
+        if not token["special"] or token["single_word"] or token["lstrip"] or token["rstrip"]:
+            raise TokenizerError(f"this tokenizer.json has the added token {token['content']!r}, no plain special token; {SUPPORTED}")
+
+
+def _kind(part: dict[str, Any] | None) -> str | None:
+    return None if part is None else part["type"]
+
+
+def _build(root: dict[str, Any], size: int | None) -> BpeTokenizer:
+    vocabulary: dict[str, int] = root["model"]["vocab"]
+    special = {token["content"]: token["id"] for token in root.get("added_tokens") or []}
+    for content, index in (vocabulary | special).items():
+        if type(index) is not int or not 0 <= index < MAX_TOKENS:
+            raise TokenizerError(f"token ids are whole numbers from 0 to {MAX_TOKENS - 1}; this tokenizer.json gives {content!r} {index!r}")
+    byte_of = {character: byte for byte, character in enumerate(byte_characters())}
+    tokens = [b""] * (max([*vocabulary.values(), *special.values()], default=-1) + 1)
+    for content, index in vocabulary.items():
+        if content not in special:
+            if not set(content) <= byte_of.keys():
+                raise TokenizerError(f"this tokenizer.json has the token {content!r}, which is not in byte-level letters; {SUPPORTED}")
+            tokens[index] = bytes(byte_of[character] for character in content)
+    pairs = [tuple(merge.split(" ")) if isinstance(merge, str) else tuple(merge) for merge in root["model"]["merges"]]
+    merges = [(vocabulary[left], vocabulary[right], vocabulary[left + right]) for left, right in pairs]
+    array = np.array(merges, np.uint32).reshape(-1, 3)
+    return BpeTokenizer(tokens, array, special, bool(root["pre_tokenizer"].get("add_prefix_space")), size)
+
+
+def byte_characters() -> str:
+    """The letter for each byte in the vocabulary: printable Latin-1 stands for itself, the others are U+0100, U+0101, ... in order."""
+    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    others = iter(range(0x100, 0x200))
+    return "".join(chr(byte if byte in printable else next(others)) for byte in range(256))

@@ -1,0 +1,117 @@
+"""Sampling: BlinkDL's distribution, known answers for the penalties, the same tokens for the same seed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rwkv.utils import PIPELINE
+
+from rwkvquant.errors import ConfigError
+from rwkvquant.runtime.sampling import Sampler, SamplingConfig, probabilities
+
+LOGITS = np.log(np.array([0.05, 0.5, 0.15, 0.3], np.float32))
+
+
+def test_greedy_takes_the_likeliest_and_of_equal_ones_the_first() -> None:
+    sampler = Sampler(SamplingConfig(temperature=0))
+    assert sampler.next(np.array([0.0, 3.0, -1.0, 3.0], np.float32)) == 1
+
+
+@pytest.mark.parametrize(
+    ("temperature", "top_p", "expected"),
+    [
+        (1.0, 1.0, [0.05, 0.5, 0.15, 0.3]),
+        (1.0, 0.79, [0, 5 / 8, 0, 3 / 8]),
+        (1.0, 0.81, [0, 50 / 95, 15 / 95, 30 / 95]),
+        (0.5, 0.79, [0, 25 / 34, 0, 9 / 34]),  # top-p before the temperature, which squares what is left
+        (2.0, 1.0, np.sqrt([0.05, 0.5, 0.15, 0.3]) / np.sqrt([0.05, 0.5, 0.15, 0.3]).sum()),
+        (1.0, 0.0, [0, 1, 0, 0]),
+        (1e-6, 1.0, [0, 1, 0, 0]),
+    ],
+)
+def test_the_distribution_has_known_answers(temperature: float, top_p: float, expected: list[float]) -> None:
+    np.testing.assert_allclose(probabilities(LOGITS.astype(np.float64), temperature, top_p), expected, atol=1e-7)
+
+
+def test_tokens_as_likely_as_the_last_kept_one_stay() -> None:
+    np.testing.assert_allclose(probabilities(np.zeros(4), 1.0, 0.3), [0.25] * 4)
+
+
+@settings(max_examples=100, deadline=None)
+@given(seed=st.integers(0, 10**6), temperature=st.sampled_from([0.3, 1.0, 1.7]), top_p=st.sampled_from([0.2, 0.5, 0.85]))
+def test_the_distribution_is_blinkdls(seed: int, temperature: float, top_p: float) -> None:
+    logits = 3 * np.random.default_rng(seed).standard_normal(50).astype(np.float32)
+    with pytest.MonkeyPatch.context() as patch:
+        captured: list[Any] = []
+        patch.setattr(np.random, "choice", lambda a, p: captured.append(p) or 0)
+        PIPELINE.sample_logits(None, torch.from_numpy(logits), temperature, top_p)
+    np.testing.assert_allclose(probabilities(logits.astype(np.float64), temperature, top_p), captured[0], atol=2e-6)  # theirs is float32
+
+
+def test_draws_follow_the_distribution() -> None:
+    sampler = Sampler(SamplingConfig(temperature=1, top_p=1, seed=1))
+    counts = np.bincount([sampler.next(LOGITS) for _ in range(8000)], minlength=4)
+    expected = np.exp(LOGITS)
+    deviation = np.sqrt(8000 * expected * (1 - expected))
+    assert (np.abs(counts - 8000 * expected) < 4 * deviation).all()
+
+
+def test_penalties_fade_before_the_chosen_token_is_counted() -> None:
+    """Worked by hand: occurrences after each step are 1 | .5 1 | 1.25 .5 | .625 1.25 | ... (counting first gives 0 1 0 0)."""
+    sampler = Sampler(SamplingConfig(temperature=0, frequency_penalty=1.0, penalty_decay=0.5))
+    logits = np.array([1.0, 0.6, -9.0], np.float32)
+    assert [sampler.next(logits) for _ in range(6)] == [0, 1, 0, 1, 0, 1]
+    assert logits.tolist() == np.array([1.0, 0.6, -9.0], np.float32).tolist()
+
+
+def test_presence_is_taken_off_once_however_often_a_token_occurred() -> None:
+    sampler = Sampler(SamplingConfig(temperature=0, presence_penalty=0.5))
+    assert [sampler.next(np.array([1.0, 0.6], np.float32)) for _ in range(3)] == [0, 1, 0]
+
+
+def test_forgetting_clears_the_penalties_only() -> None:
+    config = SamplingConfig(temperature=1, top_p=1, frequency_penalty=100.0, seed=4)
+    sampler, fresh = Sampler(config), Sampler(config)
+    first = sampler.next(LOGITS)
+    sampler.forget()
+    fresh.next(np.eye(4, dtype=np.float32)[0] * 100)  # uses up one random number as well
+    fresh.forget()
+    assert [sampler.next(LOGITS) for _ in range(4)] == [fresh.next(LOGITS) for _ in range(4)]
+    greedy = Sampler(SamplingConfig(temperature=0, frequency_penalty=100.0))
+    assert [greedy.next(LOGITS), greedy.next(LOGITS)] == [1, 3]
+    greedy.forget()
+    assert greedy.next(LOGITS) == 1
+    assert 0 <= first < 4
+
+
+def test_the_same_seed_gives_the_same_tokens_and_another_seed_others() -> None:
+    def draw(seed: int) -> list[int]:
+        sampler = Sampler(SamplingConfig(temperature=1, top_p=1, seed=seed))
+        return [sampler.next(np.zeros(1000, np.float32)) for _ in range(20)]
+
+    assert draw(7) == draw(7) != draw(8)
+
+
+def test_a_banned_token_is_never_drawn() -> None:
+    sampler = Sampler(SamplingConfig(temperature=5, top_p=1))
+    assert {sampler.next(np.array([0, -np.inf, 0], np.float32)) for _ in range(200)} == {0, 2}
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_logits_that_are_not_finite_are_refused(value: float) -> None:
+    with pytest.raises(ConfigError, match="logits must be finite"):
+        Sampler(SamplingConfig()).next(np.array([0, value], np.float32))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"temperature": -1}, {"temperature": np.nan}, {"top_p": 1.1}, {"penalty_decay": -0.1}, {"presence_penalty": np.inf}, {"seed": -1}],
+)
+def test_an_option_out_of_range_is_named(options: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(options))):
+        SamplingConfig(**options)

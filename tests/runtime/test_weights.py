@@ -1,0 +1,30 @@
+"""Rows of an embedding are decoded on their own, and are the rows of the whole."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from rwkvquant.config import GridConfig
+from rwkvquant.formats.qtensor import QTensor
+from rwkvquant.runtime.weights import row_reader
+from tests.formats.examples import codebook, dense, uniform
+
+RNG = np.random.default_rng(0)
+KINDS: dict[str, QTensor] = {
+    "8-bit scales": uniform(RNG, (20, 96), GridConfig(8, 64)),
+    "16-bit scales": uniform(RNG, (20, 96), GridConfig(5, 32, scale_bits=16)),
+    "symmetric": uniform(RNG, (20, 96), GridConfig(4, 64, symmetric=True)),
+    "codebook": codebook(RNG, (20, 96)),
+    "float16": dense(RNG, (20, 96)),
+    "float32": dense(RNG, (20, 96), np.float32),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_decoded_rows_are_the_rows_of_the_decoded_whole(kind: str) -> None:
+    read = row_reader(KINDS[kind])
+    for ids in ([7], [19, 0, 7, 7], list(range(20))):
+        rows = read(ids)
+        np.testing.assert_array_equal(rows, KINDS[kind].decode()[ids])
+        assert rows.dtype == np.float32
