@@ -1,0 +1,7 @@
+"""Other people's checkpoints, read with NumPy alone."""
+
+from rwkvquant.checkpoints.checkpoint import Checkpoint, LogicalMatrix
+from rwkvquant.checkpoints.open import open_checkpoint
+from rwkvquant.checkpoints.tensor_info import TensorInfo
+
+__all__ = ["Checkpoint", "LogicalMatrix", "TensorInfo", "open_checkpoint"]

@@ -1,0 +1,97 @@
+"""A checkpoint as the rest of the project sees it: architecture, sizes, and tensors by the names of tables.py.
+
+"Logical" matrices are what is quantised, each (out, in): LoRA factors that are stored (in, out) are turned, and a tensor that
+holds several matrices (RWKV-6's time_maa_w2) appears as "<name>.0", "<name>.1", ...
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rwkvquant.checkpoints.detect import all_specs, detect, is_unused
+from rwkvquant.checkpoints.summary import summary
+from rwkvquant.checkpoints.tables import QUANTIZED_ROLES, Role, TensorSpec
+from rwkvquant.checkpoints.tensor_info import TensorFile
+from rwkvquant.errors import CheckpointError
+
+
+@dataclass(frozen=True)
+class LogicalMatrix:
+    """One matrix as it is quantised: `shape` is (out, in), `source` the tensor it lies in, `layer` None for the head."""
+
+    name: str
+    spec: TensorSpec
+    layer: int | None
+    shape: tuple[int, int]
+    source: str
+    index: int | None = None  # of the slice, where the tensor holds several matrices
+
+
+class Checkpoint:
+    """Other people's weights, whole and checked by name and shape; values are checked when they are read.
+
+    `arch` "rwkv7" | "rwkv6"; `dims` all sizes; `tensors` name -> TensorInfo(name, dtype, shape), in the file's order.
+    """
+
+    def __init__(self, path: Path, file: TensorFile) -> None:
+        """Raises CheckpointError unless the file's tensors are those of a supported architecture."""
+        self.path = path
+        self._file = file
+        self.tensors = file.tensors
+        self.arch, self.dims = detect({name: info.shape for name, info in file.tensors.items()})
+
+    def read(self, name: str) -> NDArray[np.float32]:
+        """A tensor in its stored shape. Raises CheckpointError if it was altered, or holds NaN or infinity."""
+        try:
+            return self._file.read(name)
+        except CheckpointError as error:
+            raise CheckpointError(f"{self.path}: {error}") from error
+
+    def specs(self) -> Iterator[tuple[str, TensorSpec, int | None]]:
+        """(full name, spec, layer or None) of every tensor that exists and is used: embedding, blocks, ln_out, head."""
+        for name, spec, layer in all_specs(self.arch, self.dims.layers):
+            if name in self.tensors and not is_unused(spec, layer):
+                yield name, spec, layer
+
+    def logical_matrices(self) -> Iterator[LogicalMatrix]:
+        """Projections, LoRA factors and the head, in the order of `specs`."""
+        return iter(self._matrices.values())
+
+    def read_matrix(self, name: str) -> NDArray[np.float32]:
+        """A logical matrix by its name, (out, in) and contiguous. Raises as `read` does."""
+        matrix = self._matrices[name]
+        values = self.read(matrix.source)
+        if matrix.index is not None:
+            values = values[matrix.index]
+        return np.ascontiguousarray(values.T if matrix.spec.transposed else values)
+
+    @cached_property
+    def _matrices(self) -> dict[str, LogicalMatrix]:
+        found: dict[str, LogicalMatrix] = {}
+        for name, spec, layer in self.specs():
+            if spec.role not in (*QUANTIZED_ROLES, Role.HEAD):
+                continue
+            *count, rows, cols = self.tensors[name].shape
+            shape = (cols, rows) if spec.transposed else (rows, cols)
+            if spec.slices:
+                found |= {f"{name}.{i}": LogicalMatrix(f"{name}.{i}", spec, layer, shape, name, i) for i in range(count[0])}
+            else:
+                found[name] = LogicalMatrix(name, spec, layer, shape, name)
+        return found
+
+    def sha256(self) -> str:
+        """Of the file's bytes, in hexadecimal."""
+        with open(self.path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    def summary(self) -> dict[str, Any]:
+        """What `inspect` shows, as plain JSON; no weight is read."""
+        return summary(self.path, self.arch, self.dims, self.tensors, self.specs())

@@ -1,0 +1,123 @@
+"""BlinkDL's .pth, as torch.save writes it: a zip with an index of tensors (data.pkl) and one member for each storage (data/<key>).
+
+Opening reads the zip directory and the index only; the file is mapped once, and a tensor's bytes are read when it is asked for.
+Everything a tensor claims is checked against its storage before a byte of it is touched.
+"""
+
+from __future__ import annotations
+
+import math
+import mmap
+import zlib
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rwkvquant.checkpoints.archive import Member, find_members
+from rwkvquant.checkpoints.tensor_info import TensorInfo
+from rwkvquant.checkpoints.unpickler import StoredTensor, read_pickle, shown
+from rwkvquant.errors import CheckpointError
+
+DTYPES = {"bfloat16": ("<u2", 2), "float16": ("<f2", 2), "float32": ("<f4", 4)}  # NumPy code, bytes
+MAX_NAME = 256
+
+
+class PthFile:
+    """A mapped .pth. Raises CheckpointError for anything but a zip with a plain dict of bf16, fp16 and fp32 tensors."""
+
+    def __init__(self, path: Path) -> None:
+        with open(path, "rb") as file:
+            self._bytes = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        self._members = find_members(self._bytes)
+        self._root = _root(self._members)
+        self._verified: set[str] = set()
+        self._stored = self._read_index()
+        self.tensors = {name: TensorInfo(name, tensor.dtype, tensor.shape) for name, tensor in self._stored.items()}
+
+    def read(self, name: str) -> NDArray[np.float32]:
+        """The tensor in its stored shape, as a new array. Raises CheckpointError if its bytes were altered or hold NaN or infinity."""
+        tensor = self._stored[name]
+        code, item = DTYPES[tensor.dtype]
+        view: NDArray = np.ndarray(
+            tensor.shape,
+            code,
+            buffer=self._contents(self._data_member(tensor)),
+            offset=tensor.offset * item,
+            strides=tuple(stride * item for stride in tensor.strides),
+        )
+        values = widen_bfloat16(view) if tensor.dtype == "bfloat16" else view.astype(np.float32, order="C")
+        # NaN and infinity survive min and max, which need no array of booleans as large as the embedding.
+        if not (np.isfinite(values.min()) and np.isfinite(values.max())):
+            raise CheckpointError(f"weights must be finite; {name} has {np.count_nonzero(~np.isfinite(values))} NaN or infinite values")
+        return values
+
+    def _read_index(self) -> dict[str, StoredTensor]:
+        order = f"{self._root}/byteorder"  # torch before 2.1 wrote none
+        if order in self._members and self._contents(order) != b"little":
+            raise CheckpointError("a checkpoint must be little-endian and this one is not; save it again on a little-endian machine")
+        index = read_pickle(self._contents(f"{self._root}/data.pkl"))
+        if not isinstance(index, dict) or not index:
+            raise CheckpointError(f"a checkpoint is a dict of tensors; this file holds an empty or other {type(index).__name__}")
+        for name, value in index.items():
+            self._check_within_storage(name, checked_kind(name, value))
+        return index
+
+    def _check_within_storage(self, name: str, tensor: StoredTensor) -> None:
+        """Raises CheckpointError unless every element of the tensor lies in its storage, and the storage in its member."""
+        path = self._data_member(tensor)
+        if path not in self._members:
+            raise CheckpointError(f"the file lacks the data of {name}, the zip member {shown(path)}")
+        numel, size = tensor.storage.numel, self._members[path].size
+        if numel * DTYPES[tensor.dtype][1] != size:
+            raise CheckpointError(f"the data of {name} must fill its zip member of {size} bytes; the index of tensors says otherwise")
+        if not 1 <= len(tensor.shape) == len(tensor.strides):
+            raise CheckpointError(f"{name} must have at least one dimension, and as many strides; got {len(tensor.shape)}")
+        if min(tensor.shape) < 1 or min(*tensor.strides, tensor.offset) < 0:
+            raise CheckpointError(f"{name} must have sizes of at least 1, and an offset and strides of at least 0")
+        # The second rule keeps expanded tensors (stride 0) out: two bytes of file must not become a gigabyte of memory.
+        last = tensor.offset + sum((length - 1) * stride for length, stride in zip(tensor.shape, tensor.strides, strict=True))
+        if last >= numel or math.prod(tensor.shape) > numel:
+            raise CheckpointError(f"{name} reaches outside of its storage of {numel} elements")
+
+    def _data_member(self, tensor: StoredTensor) -> str:
+        return f"{self._root}/data/{tensor.storage.key}"
+
+    def _contents(self, name: str) -> memoryview:
+        """The bytes of a member. Its CRC-32 is compared the first time: tensors may share one."""
+        member = self._members[name]
+        contents = self._bytes[member.offset : member.offset + member.size]
+        if name not in self._verified and zlib.crc32(contents) != member.crc:
+            raise CheckpointError(f"the file was altered or damaged (checksum of {shown(name)}); download or copy it again")
+        self._verified.add(name)
+        return contents
+
+
+def checked_kind(name: str, value: object) -> StoredTensor:
+    """`value`, if it is a tensor of a dtype that we read; otherwise raises CheckpointError."""
+    if not name.isprintable() or len(name) > MAX_NAME:
+        raise CheckpointError(f"a tensor's name is printable and has at most {MAX_NAME} characters; got {shown(name)}")
+    if not isinstance(value, StoredTensor):
+        kind = "dict, perhaps the checkpoint itself" if isinstance(value, dict) else type(value).__name__
+        raise CheckpointError(f"a checkpoint is a plain dict of tensors; here {name!r} is a {kind}; save the tensors alone with torch.save")
+    if value.dtype not in DTYPES:
+        raise CheckpointError(f"tensors must be bfloat16, float16 or float32; {name} is {value.dtype}")
+    return value
+
+
+def _root(members: dict[str, Member]) -> str:
+    """The folder that torch.save puts all members in: "archive", or the file's name."""
+    roots = [name.removesuffix("/data.pkl") for name in members if name.endswith("/data.pkl") and name.count("/") == 1]
+    if len(roots) != 1:
+        raise CheckpointError("the zip holds no data.pkl, so torch.save did not write it; a .pth checkpoint is needed")
+    for name in members:
+        if not name.startswith(roots[0] + "/"):
+            raise CheckpointError(f"all members of a checkpoint's zip lie in one folder, {roots[0]!r}; got {name!r}")
+    return roots[0]
+
+
+def widen_bfloat16(bits: NDArray[np.uint16]) -> NDArray[np.float32]:
+    """bfloat16 is the upper half of a float32."""
+    wide = bits.astype(np.uint32, order="C")
+    wide <<= 16
+    return wide.view(np.float32)

@@ -1,0 +1,56 @@
+"""What `rwkvquant inspect` tells about a checkpoint, from its table alone."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from rwkvquant.checkpoints.tables import QUANTIZED_ROLES, Role, TensorSpec
+from rwkvquant.checkpoints.tensor_info import TensorInfo
+from rwkvquant.kernels.state import Dims
+
+BITS = {"bfloat16": 16, "float16": 16, "float32": 32}
+
+UsedTensor = tuple[str, TensorSpec, int | None]  # of Checkpoint.specs()
+
+
+def summary(path: Path, arch: str, dims: Dims, tensors: dict[str, TensorInfo], used: Iterable[UsedTensor]) -> dict[str, Any]:
+    """Plain JSON; the keys that packed files have too mean the same there.
+
+    `parameters_by_role` counts the tensors that the forward uses; "unused" are layer 0's v0, v1, v2; `parameters` is the sum.
+    """
+    roles = {name: str(spec.role) for name, spec, _ in used}
+    by_role: Counter[str] = Counter()
+    by_dtype: Counter[str] = Counter()
+    bits: Counter[str] = Counter()
+    rows = []
+    for name, info in tensors.items():
+        role = roles.get(name, "unused")
+        by_role[role] += info.parameters
+        by_dtype[info.dtype] += info.parameters
+        bits[role] += BITS[info.dtype] * info.parameters
+        rows.append({"name": name, "role": role, "dtype": info.dtype, "shape": list(info.shape), "bits_per_weight": BITS[info.dtype]})
+    file_bytes = path.stat().st_size
+    return {
+        "file": str(path),
+        "format": "pth",
+        "arch": arch,
+        "dims": dataclasses.asdict(dims),
+        "dtype": ", ".join(dtype for dtype, _ in by_dtype.most_common()),
+        "parameters": by_role.total(),
+        "parameters_by_role": dict(by_role.most_common()),
+        "parameters_by_dtype": dict(by_dtype.most_common()),
+        "time_state": by_role[str(Role.STATE)] > 0,
+        "file_bytes": file_bytes,
+        "bits_per_weight": _mean_bits(bits, by_role, QUANTIZED_ROLES),
+        "bits_per_weight_projections": _mean_bits(bits, by_role, (Role.PROJECTION,)),
+        "bits_per_weight_file": 8 * file_bytes / by_role.total(),
+        "tensors": rows,
+    }
+
+
+def _mean_bits(bits: Counter[str], parameters: Counter[str], roles: tuple[Role, ...]) -> float:
+    return sum(bits[role] for role in roles) / sum(parameters[role] for role in roles)

@@ -1,0 +1,33 @@
+"""What every reader of a checkpoint format gives: tensors by name, and their values as float32."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """A tensor of a checkpoint as it is stored; dtype is "bfloat16", "float16" or "float32"."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def parameters(self) -> int:
+        count = 1
+        for size in self.shape:
+            count *= size
+        return count
+
+
+class TensorFile(Protocol):
+    """`tensors` in the file's order; `read` raises CheckpointError for a tensor whose bytes are damaged or not finite."""
+
+    tensors: dict[str, TensorInfo]
+
+    def read(self, name: str) -> NDArray[np.float32]: ...

@@ -1,0 +1,104 @@
+"""Truncated and altered files: either the same tensors, or a CheckpointError; never something else."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from rwkvquant.checkpoints import open_checkpoint
+from rwkvquant.checkpoints.pth import PthFile
+from rwkvquant.errors import CheckpointError, RwkvQuantError
+from tests.checkpoints.writers import tensor_index, write_zip
+from tests.helpers import random_state_dict, write_pth
+
+MASKS = (0x01, 0x80, 0xFF, 0x24)
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Path:
+    """Two storages and three tensors, as torch writes them."""
+    base = torch.arange(6.0)
+    return write_pth(tmp_path / "small.pth", {"a": base, "turned": base.view(2, 3).t(), "half": torch.ones(3).half()})
+
+
+def contents(path: Path) -> list[tuple] | None:
+    """Every tensor with its name, dtype, shape and values, or None if the file is refused."""
+    try:
+        file = PthFile(path)
+        return [(info.name, info.dtype, info.shape, file.read(name).tobytes()) for name, info in file.tensors.items()]
+    except CheckpointError as error:
+        assert len(str(error)) < 400
+        return None
+
+
+def test_every_altered_byte_is_found_or_harmless(small: Path) -> None:
+    good, original = small.read_bytes(), contents(small)
+    outcomes = []
+    for position in range(len(good)):
+        small.write_bytes(good[:position] + bytes([good[position] ^ MASKS[position % 4]]) + good[position + 1 :])
+        outcomes.append(contents(small))
+    assert all(outcome in (None, original) for outcome in outcomes)
+    assert outcomes.count(None) > 500  # headers, names, the index and the data; the rest is padding, dates and versions
+
+
+def test_several_altered_bytes_are_found_or_harmless(small: Path) -> None:
+    good, original = small.read_bytes(), contents(small)
+    chooser = random.Random(0)
+    directory = good.index(b"PK\x01\x02")
+    for _ in range(1000):
+        altered = bytearray(good)
+        for _ in range(chooser.randint(1, 4)):  # most of them in the directory, which no checksum protects
+            altered[chooser.randrange(directory if chooser.random() < 0.8 else 0, len(good))] = chooser.choice((0, 1, 0x7F, 0x80, 0xFF))
+        small.write_bytes(altered)
+        assert contents(small) in (None, original)
+
+
+def test_altered_indexes_with_a_right_checksum_stay_inside_the_file(tmp_path: Path) -> None:
+    """What the CRC-32 cannot see: somebody wrote a wrong index on purpose. Any tensors are fine, any other error is not."""
+    good = tensor_index(shape=(2, 3), strides=(3, 1))
+    chooser = random.Random(1)
+    outcomes = []
+    for position in range(len(good)):
+        for value in {0, 1, 0xFF, good[position] ^ 1, chooser.randrange(256)}:
+            path = write_zip(tmp_path / "a.pth", good[:position] + bytes([value]) + good[position + 1 :])
+            outcomes.append(contents(path))
+    assert 20 < len(outcomes) - outcomes.count(None) < len(outcomes)  # other names, offsets, shapes: some altered indexes are right ones
+
+
+def test_truncated_files_are_refused(small: Path) -> None:
+    good = small.read_bytes()
+    for length in range(1, len(good), 3):
+        small.write_bytes(good[:length])
+        assert contents(small) is None, length
+
+
+def test_a_truncated_checkpoint_says_so(tmp_path: Path) -> None:
+    path = write_pth(tmp_path / "a.pth", random_state_dict("rwkv7", layers=1, width=32, head_size=8))
+    good = path.read_bytes()
+    for share in (0.01, 0.3, 0.5, 0.9, 0.999):
+        path.write_bytes(good[: int(share * len(good))])
+        with pytest.raises(RwkvQuantError, match=r"a\.pth: .*truncated"):
+            open_checkpoint(path)
+
+
+@pytest.mark.parametrize("extra", [b"\0", b"\0" * 1000, b"PK\x05\x06" + b"\0" * 18])
+def test_bytes_after_the_end_are_refused(small: Path, extra: bytes) -> None:
+    small.write_bytes(small.read_bytes() + extra)
+    assert contents(small) is None
+
+
+def test_a_hole_in_the_weights_is_found(tmp_path: Path) -> None:
+    """A download that left a page of zeros has the right length and a right directory."""
+    path = write_pth(tmp_path / "a.pth", random_state_dict("rwkv7", layers=1, width=64))
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 2 & -4096
+    content[middle : middle + 4096] = bytes(4096)
+    path.write_bytes(content)
+    checkpoint = open_checkpoint(path)
+    with pytest.raises(CheckpointError, match=r"a\.pth: the file was altered or damaged \(checksum of a/data/\d+\); download"):
+        for name in checkpoint.tensors:
+            assert np.isfinite(checkpoint.read(name)).all()
