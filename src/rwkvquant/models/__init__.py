@@ -1,0 +1,20 @@
+"""The forward in torch: sequences and batches, dense and quantised weights alike."""
+
+from rwkvquant.models.layers import BlockState, Tap, Weights
+from rwkvquant.models.model import ModelState, TorchModel, architecture
+from rwkvquant.models.quantized import QuantizedMatrix, linear
+from rwkvquant.models.source import CheckpointSource, PackedSource, WeightSource
+
+__all__ = [
+    "BlockState",
+    "CheckpointSource",
+    "ModelState",
+    "PackedSource",
+    "QuantizedMatrix",
+    "Tap",
+    "TorchModel",
+    "WeightSource",
+    "Weights",
+    "architecture",
+    "linear",
+]

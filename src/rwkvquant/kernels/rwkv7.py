@@ -1,0 +1,81 @@
+"""One token of RWKV-7 "Goose" (x070, arXiv:2503.14456), top to bottom, for B sequences side by side.
+
+    L  layers    C  width    F  hidden width    V  vocabulary    H  heads    N  head size, C = H N
+
+    S_t = S_{t-1} (diag(w_t) - kappa_t^T (a_t * kappa_t)) + v_t^T k_t        o_t = r_t S_t^T        S (H, N, N), [value, key]
+
+Plain NumPy float32; it judges the native engine and runs where that is missing. Gives up: speed. Every weight is read in full
+precision, and a prompt is read token by token.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+
+from rwkvquant.kernels.functions import Array, Tensors, head_norm, layer_norm, sigmoid, squared_relu, tensors_of, unit_length
+from rwkvquant.kernels.state import State
+
+DECAY_RATE = math.exp(-0.5)
+
+
+def step(weights: Mapping[str, Array], x: Array, state: State) -> tuple[Array, State]:
+    """x (B, C), the tokens' embedding rows before ln0 -> logits (B, V), and the state after the token; `state` stays as it was.
+
+    `weights` by the checkpoint's names ("blocks.3.att.key.weight"): matrices (out, in), LoRA factors too, so "att.w1" is (Rw, C);
+    vectors (C,); att.r_k (H, N).
+    """
+    state = state.copy()
+    x = layer_norm(x, weights["blocks.0.ln0.weight"], weights["blocks.0.ln0.bias"])
+    v_first = None  # the first layer's values, which every later layer mixes into its own
+    for layer in range(len(state.wkv)):
+        W = tensors_of(weights, layer)
+
+        y = layer_norm(x, W("ln1.weight"), W("ln1.bias"))
+        out, state.wkv[layer], v_first = time_mix(W, y, state.att_shift[layer], state.wkv[layer], v_first)
+        state.att_shift[layer] = y
+        x = x + out
+
+        y = layer_norm(x, W("ln2.weight"), W("ln2.bias"))
+        x = x + channel_mix(W, y, state.ffn_shift[layer])
+        state.ffn_shift[layer] = y
+    x = layer_norm(x, weights["ln_out.weight"], weights["ln_out.bias"])
+    return x @ weights["head.weight"].T, state
+
+
+def time_mix(W: Tensors, x: Array, previous: Array, S: Array, v_first: Array | None) -> tuple[Array, Array, Array]:
+    """x, previous (B, C), S (B, H, N, N), v_first (B, C), None in the first layer -> out (B, C), S, v_first."""
+    heads = (len(x), *W("att.r_k").shape)  # (B, H, N)
+    delta = previous - x
+    xr, xw, xk, xv, xa, xg = (x + delta * W(f"att.x_{c}") for c in "rwkvag")
+
+    r = xr @ W("att.receptance.weight").T
+    k = xk @ W("att.key.weight").T
+    v = xv @ W("att.value.weight").T
+    if v_first is None:
+        v_first = v
+    else:
+        v = v + (v_first - v) * sigmoid(W("att.v0") + xv @ W("att.v1").T @ W("att.v2").T)
+    w = np.exp(-DECAY_RATE * sigmoid(W("att.w0") + np.tanh(xw @ W("att.w1").T) @ W("att.w2").T))  # decay, in (0.545, 1)
+    a = sigmoid(W("att.a0") + xa @ W("att.a1").T @ W("att.a2").T)  # in-context learning rate
+    g = sigmoid(xg @ W("att.g1").T) @ W("att.g2").T  # gate
+
+    kappa = unit_length((k * W("att.k_k")).reshape(heads))  # removal key
+    k = k * (1 + (a - 1) * W("att.k_a"))  # replacement key
+
+    r, w, k, v_heads, a = (y.reshape(heads) for y in (r, w, k, v, a))
+    removed = S @ kappa[..., None]  # (B, H, N, 1): what the state holds under the removal key
+    S = S * w[:, :, None, :] - removed * (a * kappa)[:, :, None, :] + v_heads[..., None] * k[:, :, None, :]
+    o = (S @ r[..., None])[..., 0]  # (B, H, N)
+
+    bonus = (r * k * W("att.r_k")).sum(-1, keepdims=True) * v_heads  # the present token, past the norm
+    out = head_norm(o, W("att.ln_x.weight"), W("att.ln_x.bias")) + bonus.reshape(x.shape)
+    return (out * g) @ W("att.output.weight").T, S, v_first
+
+
+def channel_mix(W: Tensors, x: Array, previous: Array) -> Array:
+    """x, previous (B, C) -> (B, C)."""
+    xk = x + (previous - x) * W("ffn.x_k")
+    return squared_relu(xk @ W("ffn.key.weight").T) @ W("ffn.value.weight").T

@@ -1,0 +1,63 @@
+"""A whole model in torch: embedding, every block, head."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rwkvquant.errors import TokenizerError
+from rwkvquant.models import rwkv6, rwkv7
+from rwkvquant.models.layers import BlockState
+from rwkvquant.models.source import WeightSource
+
+ARCHITECTURES: dict[str, ModuleType] = {"rwkv6": rwkv6, "rwkv7": rwkv7}
+ModelState = tuple[BlockState, ...]
+
+
+def architecture(arch: str) -> ModuleType:
+    """The module of an architecture, with `embed`, `block` and `head`."""
+    return ARCHITECTURES[arch]
+
+
+class TorchModel:
+    """Reads every weight once, at the first call that needs it, and keeps it. Calls do not change the state they are given."""
+
+    def __init__(self, source: WeightSource) -> None:
+        self.arch, self.dims = source.arch, source.dims
+        self._source = source
+        self._blocks: dict[int, dict[str, Any]] = {}
+
+    @torch.no_grad()
+    def forward(self, tokens: Tensor, state: Sequence[BlockState] | None = None) -> tuple[Tensor, ModelState]:
+        """tokens (B, T) int64, T at least 1 -> logits (B, T, V) float32, and the state after the last token, a tuple of one a block.
+
+        Raises TokenizerError for a token outside of the vocabulary.
+        """
+        if tokens.numel() and not 0 <= int(tokens.min()) <= int(tokens.max()) < self.dims.vocab:
+            raise TokenizerError(f"tokens must lie in 0 to {self.dims.vocab - 1}; got {int(tokens.min())} to {int(tokens.max())}")
+        module = architecture(self.arch)
+        x, carry = module.embed(self._globals, tokens.to(self._device)), None
+        after = []
+        for layer in range(self.dims.layers):
+            x, block_state, carry = module.block(self._block(layer), x, None if state is None else state[layer], carry)
+            after.append(block_state)
+        return module.head(self._globals, x), tuple(after)
+
+    @cached_property
+    def _globals(self) -> dict[str, Any]:
+        return self._source.globals()
+
+    @property
+    def _device(self) -> torch.device:
+        device: torch.device = self._globals["ln_out.weight"].device
+        return device
+
+    def _block(self, layer: int) -> dict[str, Any]:
+        if layer not in self._blocks:
+            self._blocks[layer] = self._source.block(layer)
+        return self._blocks[layer]

@@ -1,0 +1,132 @@
+"""Where the torch forward gets its weights: a layer at a time, from a checkpoint or from a packed file.
+
+Names are the checkpoint's own: full for what stands outside of the layers, relative to the layer inside ("att.key.weight"). Matrices are
+(out, in), vectors flat (C,), att.r_k and att.time_faaaa (H, N), att.time_state (H, N, N); RWKV-6's time_maa_w2 is five
+matrices, "att.time_maa_w2.0" to ".4". ln0, which normalises the embedding, counts as global. float32, or QuantizedMatrix.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from rwkvquant.checkpoints import Checkpoint
+from rwkvquant.checkpoints.detect import all_specs, is_unused
+from rwkvquant.checkpoints.tables import TensorSpec
+from rwkvquant.errors import FormatError
+from rwkvquant.formats.container import PackedFile
+from rwkvquant.formats.qtensor import DenseTensor
+from rwkvquant.kernels.state import Dims
+from rwkvquant.models.quantized import QuantizedMatrix
+
+HEAD_VECTORS = ("att.r_k", "att.time_faaaa", "att.time_state")  # (H, N) and (H, N, N), which a packed file may keep flat
+
+
+class WeightSource(Protocol):
+    """Weights by name, read anew at each call; whoever wants them twice keeps them."""
+
+    @property
+    def arch(self) -> str: ...
+    @property
+    def dims(self) -> Dims: ...
+    def globals(self) -> dict[str, Any]:
+        """emb.weight, blocks.0.ln0, ln_out and head.weight, by full name."""
+        ...
+
+    def block(self, layer: int) -> dict[str, Any]:
+        """The tensors of one layer by their names inside it."""
+        ...
+
+
+class CheckpointSource:
+    """Dense float32 weights of a checkpoint. Reading raises CheckpointError for a tensor that is damaged or not finite."""
+
+    def __init__(self, checkpoint: Checkpoint, device: torch.device | str = "cpu") -> None:
+        self.arch, self.dims = checkpoint.arch, checkpoint.dims
+        self._checkpoint, self._device = checkpoint, device
+        self._matrices = {matrix.name for matrix in checkpoint.logical_matrices()}
+
+    def globals(self) -> dict[str, Any]:
+        return _collect(self, None, self._read)
+
+    def block(self, layer: int) -> dict[str, Any]:
+        return _collect(self, layer, self._read)
+
+    def _read(self, name: str, shape: tuple[int, ...]) -> Tensor | None:
+        if name in self._matrices:
+            return _tensor(self._checkpoint.read_matrix(name), shape, self._device)
+        if name in self._checkpoint.tensors:
+            return _tensor(self._checkpoint.read(name), shape, self._device)
+        return None
+
+
+class PackedSource:
+    """The weights of a packed file: matrices and embedding stay codes, vectors are decoded.
+
+    Reading raises FormatError for a tensor that is missing, or whose shape is not what the model's sizes ask for.
+    """
+
+    def __init__(self, packed: PackedFile, device: torch.device | str = "cpu") -> None:
+        self.arch, self.dims = packed.arch, packed.dims
+        self._packed, self._device = packed, device
+
+    def globals(self) -> dict[str, Any]:
+        return _collect(self, None, self._read)
+
+    def block(self, layer: int) -> dict[str, Any]:
+        return _collect(self, layer, self._read)
+
+    def _read(self, name: str, shape: tuple[int, ...]) -> Tensor | QuantizedMatrix | None:
+        if name not in self._packed.tensors:
+            return None
+        tensor = self._packed.qtensor(name)
+        is_vector = len(shape) == 1 or name.endswith(HEAD_VECTORS)
+        if math.prod(tensor.shape) != math.prod(shape) or (not is_vector and tensor.shape != shape):
+            raise FormatError(f"{self._packed.path}: {name} must have the shape {shape} by the model's sizes; got {tensor.shape}")
+        if is_vector or isinstance(tensor, DenseTensor):
+            return _tensor(tensor.decode(), shape, self._device)
+        return QuantizedMatrix(tensor, self._device)
+
+
+def _collect(source: WeightSource, layer: int | None, read: Callable[[str, tuple[int, ...]], Any]) -> dict[str, Any]:
+    """All tensors of one layer, or with None the global ones.
+
+    `read` takes a logical name and the shape wanted, and gives None for a tensor that is not there.
+    """
+    found = {}
+    for name, spec, spec_layer in all_specs(source.arch, source.dims.layers):
+        owner = None if spec.layers == "first" else spec_layer  # ln0 stands in the first layer's names, but before it
+        if owner != layer or is_unused(spec, spec_layer):
+            continue
+        shape = logical_shape(spec, source.dims)
+        for suffix in [f".{i}" for i in range(int(spec.shape[0]))] if spec.slices else [""]:
+            weight = read(name + suffix, shape)
+            if weight is not None:
+                found[(name if layer is None else spec.name) + suffix] = weight
+            elif not spec.optional:
+                raise FormatError(
+                    f"every {source.arch} model of {source.dims.layers} layers has the tensor {name + suffix}; this file lacks it"
+                )
+    return found
+
+
+def logical_shape(spec: TensorSpec, dims: Dims) -> tuple[int, ...]:
+    """What the forward takes: vectors flat, matrices (out, in), one slice of what holds several; by heads: (H, N), (H, N, N)."""
+    sizes = {"C": dims.width, "F": dims.hidden, "V": dims.vocab, "H": dims.heads, "N": dims.head_size, **dims.ranks}
+    sizes["5*Rm"] = 5 * dims.ranks.get("Rm", 0)
+    shape = tuple(axis if isinstance(axis, int) else sizes.get(axis, 0) for axis in spec.shape)
+    if spec.shape == (1, 1, "C"):
+        return shape[2:]
+    if spec.slices:
+        shape = shape[1:]
+    return shape[::-1] if spec.transposed else shape
+
+
+def _tensor(values: NDArray[np.float32], shape: tuple[int, ...], device: torch.device | str) -> Tensor:
+    return torch.tensor(values.reshape(shape), device=device)  # a copy: `values` may be a read-only view of the file

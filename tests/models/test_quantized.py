@@ -1,0 +1,40 @@
+import numpy as np
+import pytest
+import torch
+
+from rwkvquant.config import GridConfig
+from rwkvquant.models import QuantizedMatrix, linear
+from rwkvquant.models.quantized import rows
+from tests.formats.examples import codebook, uniform
+
+SHAPES = [(1, 1), (5, 33), (16, 64), (17, 100), (3, 130)]
+GRIDS = [
+    GridConfig(bits, group, symmetric, scale_bits)
+    for bits in (1, 3, 8)
+    for group in (32, 50, 64)
+    for symmetric in (False, True)
+    for scale_bits in (8, 16)
+]
+RNG = np.random.default_rng(0)
+TENSORS = [uniform(RNG, shape, grid) for shape in SHAPES for grid in GRIDS] + [codebook(RNG, shape) for shape in SHAPES]
+
+
+def test_decodes_to_the_last_bit_as_numpy_does():
+    for tensor in TENSORS:
+        assert np.array_equal(QuantizedMatrix(tensor).decode().numpy(), tensor.decode())
+
+
+def test_chosen_rows_are_those_of_the_whole():
+    for tensor in TENSORS:
+        chosen = torch.tensor([tensor.shape[0] - 1, 0, 0])
+        assert np.array_equal(QuantizedMatrix(tensor).decode(chosen).numpy(), tensor.decode()[chosen])
+
+
+@pytest.mark.parametrize("tensor", [TENSORS[-1], TENSORS[-6]], ids=["codebook", "uniform"])
+def test_products_do_not_ask_how_a_weight_is_kept(tensor):
+    dense, quantised = torch.from_numpy(tensor.decode()), QuantizedMatrix(tensor)
+    x = torch.randn(2, 7, tensor.shape[1])
+    assert torch.equal(linear(x, quantised), linear(x, dense))
+    tokens = torch.tensor([[0, 2], [1, 1]])
+    assert torch.equal(rows(quantised, tokens), rows(dense, tokens))
+    assert rows(dense, tokens).shape == (2, 2, tensor.shape[1])
