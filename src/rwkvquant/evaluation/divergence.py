@@ -1,0 +1,143 @@
+"""What quantisation did to a model's predictions: KL divergence from the original, same top token, change of perplexity.
+
+    p_i, q_i   the next-token distributions of the original ("base") and of the quantised model after the same tokens, i = 1..N
+    KL         1/N sum_i sum_v p_i(v) (ln p_i(v) - ln q_i(v))          nats per token, in float64 from float32 logits
+    agreement  1/N #{i : argmax p_i = argmax q_i}
+
+Both models read the same windows, and their logits are dropped batch by batch; the base runs once for any number of candidates.
+Gives up: the candidates of one call are all in memory, and the base's predictions are not kept for a later call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from rwkvquant.errors import TokenizerError
+from rwkvquant.evaluation.bootstrap import RESAMPLES, interval, resampled_means
+from rwkvquant.evaluation.scoring import (
+    LogitModel,
+    Progress,
+    batches,
+    checked,
+    log_probabilities,
+    perplexity_of,
+    predict,
+    spans,
+    token_nll,
+    vocabulary,
+)
+from rwkvquant.evaluation.windows import Windows
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One candidate against the base, token by token, in the order of the text: all arrays are (tokens,)."""
+
+    windows: Windows
+    kl: NDArray[np.float64]
+    same_top1: NDArray[np.bool_]
+    nll_base: NDArray[np.float64]
+    nll_quantized: NDArray[np.float64]
+
+    @cached_property
+    def window_sums(self) -> NDArray[np.float64]:
+        """(4, windows): KL, same top token, nll of the base, nll of the quantised model."""
+        return np.stack([self.windows.sums(v.astype(np.float64)) for v in (self.kl, self.same_top1, self.nll_base, self.nll_quantized)])
+
+    def to_json(self, *, resamples: int = RESAMPLES, seed: int = 0) -> dict[str, Any]:
+        """The numbers, with the conditions they hold under. Intervals (*_ci95) are [low, high], or None for a single window."""
+        kl, top1, nll_base, nll_quantized = resampled_means(self.window_sums, self.windows.tokens_each, resamples=resamples, seed=seed)
+        ppl_base, ppl_quantized = perplexity_of(self.nll_base.mean()), perplexity_of(self.nll_quantized.mean())
+        return {
+            "kl_mean": float(self.kl.mean()),
+            "kl_ci95": _listed(interval(kl, len(self.windows))),
+            "kl_p99": float(np.quantile(self.kl, 0.99)),
+            "kl_max": float(self.kl.max()),
+            "top1_agreement": float(self.same_top1.mean()),
+            "top1_ci95": _listed(interval(top1, len(self.windows))),
+            "ppl_base": ppl_base,
+            "ppl_quantized": ppl_quantized,
+            "delta_ppl": ppl_quantized - ppl_base,
+            "delta_ppl_ci95": _listed(interval(np.exp(nll_quantized) - np.exp(nll_base), len(self.windows))),
+            "tokens": self.windows.tokens,
+            "windows": len(self.windows),
+            "windows_sha256": self.windows.sha256(),
+            "resamples": resamples,
+            "seed": seed,
+        }
+
+
+def compare(base: LogitModel, quantized: LogitModel, windows: Windows, *, batch: int = 8, progress: Progress | None = None) -> Comparison:
+    """One quantised model against its original. Raises as compare_many does."""
+    return compare_many(base, {"the quantised model": quantized}, windows, batch=batch, progress=progress)["the quantised model"]
+
+
+@torch.no_grad()
+def compare_many(
+    base: LogitModel, models: Mapping[str, LogitModel], windows: Windows, *, batch: int = 8, progress: Progress | None = None
+) -> dict[str, Comparison]:
+    """Every model against `base` over the same windows; the base runs once.
+
+    Raises TokenizerError for a token outside a vocabulary or vocabularies that differ, RwkvQuantError if a model predicts NaN.
+    """
+    vocab = vocabulary(base, windows, "the original")
+    for name, model in models.items():
+        if (other := vocabulary(model, windows, name)) != vocab:
+            raise TokenizerError(f"models can be compared only over one vocabulary; the original has {vocab} tokens and {name} has {other}")
+    shape = windows.tokens
+    nll_base = np.zeros(shape)
+    results = {name: Comparison(windows, np.zeros(shape), np.zeros(shape, bool), nll_base, np.zeros(shape)) for name in models}
+    for part in batches(windows, vocab, batch, progress):
+        base_logits = predict(base, part)
+        for name, model in models.items():
+            logits = predict(model, part).to(base_logits.device)
+            for span in spans(part, vocab):
+                rows, at = part.rows[span], part.place[span]
+                targets = part.targets[span].to(logits.device)
+                # ln p is computed again for each candidate: cheap beside a forward, and keeping it would take twice the logits' memory.
+                log_p, log_q = log_probabilities(base_logits[rows]), log_probabilities(logits[rows])
+                nll_base[at] = token_nll(log_p, targets).cpu().numpy()
+                results[name].nll_quantized[at] = token_nll(log_q, targets).cpu().numpy()
+                results[name].kl[at] = kl_divergence(log_p, log_q).cpu().numpy()
+                results[name].same_top1[at] = (base_logits[rows].argmax(-1) == logits[rows].argmax(-1)).cpu().numpy()
+    for name, result in results.items():
+        checked(nll_base, "the original")
+        checked(result.nll_quantized + result.kl, name)
+    return results
+
+
+def kl_divergence(log_p: torch.Tensor, log_q: torch.Tensor) -> torch.Tensor:
+    """(P, V) finite log-probabilities, twice -> (P,) sum_v p (ln p - ln q)."""
+    return torch.linalg.vecdot(log_p.exp(), log_p - log_q)
+
+
+def difference(first: Comparison, second: Comparison, *, resamples: int = RESAMPLES, seed: int = 0) -> dict[str, Any]:
+    """Is `first` nearer to the base than `second`? Negative differences, with an interval below zero, say that it is.
+
+    Paired: both must come from the same windows (ours to keep; asserted).
+    """
+    assert first.windows.sha256() == second.windows.sha256(), "a paired difference needs the same windows"
+    sums = np.concatenate([first.window_sums, second.window_sums])
+    kl_1, _, _, nll_1, kl_2, _, _, nll_2 = resampled_means(sums, first.windows.tokens_each, resamples=resamples, seed=seed)
+    ppl_1, ppl_2 = perplexity_of(first.nll_quantized.mean()), perplexity_of(second.nll_quantized.mean())
+    return {
+        "kl_difference": float(first.kl.mean() - second.kl.mean()),
+        "kl_difference_ci95": _listed(interval(kl_1 - kl_2, len(first.windows))),
+        "ppl_difference": ppl_1 - ppl_2,
+        "ppl_difference_ci95": _listed(interval(np.exp(nll_1) - np.exp(nll_2), len(first.windows))),
+        "tokens": first.windows.tokens,
+        "windows": len(first.windows),
+        "resamples": resamples,
+        "seed": seed,
+    }
+
+
+def _listed(pair: tuple[float, float] | None) -> list[float] | None:
+    return None if pair is None else list(pair)

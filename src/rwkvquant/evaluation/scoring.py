@@ -1,0 +1,147 @@
+"""Run a model over windows, a batch at a time: the log-probability of every predicted token, in float64.
+
+Two sizes are bounded, whatever the vocabulary: a model's float32 logits of one batch (LOGIT_BYTES, unless a single window needs more)
+and the float64 copy in which probabilities are computed (CHUNK_BYTES, a run of positions). Padding stands on the right of a causal
+model and is masked, so it costs time but changes nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from rwkvquant.errors import ConfigError, RwkvQuantError, TokenizerError
+from rwkvquant.evaluation.windows import END_OF_TEXT, Windows
+
+LOGIT_BYTES = 1 << 27  # 16 windows of 512 positions x 4096 tokens, or one of 512 x 65,536
+CHUNK_BYTES = 1 << 24  # smaller runs stay in nearer caches, but every operation on one ends with a barrier between threads
+MAX_NLL = 700.0  # nats a token; e^709 is the last perplexity that a float64 holds, and no model that works comes near it
+
+Progress = Callable[[int, int], None]  # (windows done, windows in all), after each batch
+
+
+class LogitModel(Protocol):
+    """Anything that predicts: models.TorchModel, or a toy whose answer is known."""
+
+    def forward(self, tokens: torch.Tensor, state: Any = None) -> tuple[torch.Tensor, Any]:
+        """tokens (B, T) int64 -> logits (B, T, V) float32, and a state. Causal: position t sees tokens[:, :t+1] only."""
+        ...
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some windows side by side, cut to the longest of them."""
+
+    windows: NDArray[np.int64]  # (B,) which
+    inputs: torch.Tensor  # (B, T)
+    rows: torch.Tensor  # (P,) the counted positions, among the B * T
+    targets: torch.Tensor  # (P,) the tokens that should be predicted there
+    place: NDArray[np.int64]  # (P,) where they stand among all predicted tokens of the text
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What one model makes of each predicted token, in the order of the text.
+
+    nll (tokens,) float64 in nats; top1 (tokens,) bool: it was the likeliest.
+    """
+
+    nll: NDArray[np.float64]
+    top1: NDArray[np.bool_]
+
+
+@torch.no_grad()
+def score(model: LogitModel, windows: Windows, *, batch: int = 8, progress: Progress | None = None, what: str = "the model") -> Scores:
+    """Run the model over all windows. Raises TokenizerError for a token outside its vocabulary, RwkvQuantError if it predicts NaN."""
+    nll, top1 = np.zeros(windows.tokens), np.zeros(windows.tokens, bool)
+    for part in batches(windows, vocabulary(model, windows, what), batch, progress):
+        logits = predict(model, part)
+        for span in spans(part, logits.shape[-1]):
+            rows, targets = logits[part.rows[span]], part.targets[span].to(logits.device)
+            nll[part.place[span]] = token_nll(log_probabilities(rows), targets).cpu().numpy()
+            top1[part.place[span]] = (rows.argmax(-1) == targets).cpu().numpy()
+    return Scores(checked(nll, what), top1)
+
+
+def vocabulary(model: LogitModel, windows: Windows, what: str) -> int:
+    """The number of tokens the model knows. Raises TokenizerError if the windows hold one it does not know."""
+    vocab = model.forward(torch.tensor([[END_OF_TEXT]]))[0].shape[-1]
+    largest = int(max(windows.inputs.max(), windows.targets.max()))
+    if largest >= vocab:
+        raise TokenizerError(
+            f"every token must lie below the vocabulary of {what}, {vocab}; the text gives token {largest}. "
+            "Try the tokenizer the model was trained with."
+        )
+    return vocab
+
+
+def batches(windows: Windows, vocab: int, batch: int, progress: Progress | None = None) -> Iterator[Batch]:
+    """At most `batch` windows of similar length at a time, the longest first (what does not fit in memory fails at once)."""
+    if batch < 1:
+        raise ConfigError(f"batch must be at least 1 window; got {batch}. Try batch=8.")
+    order = np.argsort(-windows.lengths, kind="stable")
+    starts, at = windows.starts, 0
+    while at < len(order):
+        length = int(windows.lengths[order[at]])
+        chosen = order[at : at + max(1, min(batch, LOGIT_BYTES // (4 * length * vocab)))]
+        mask = windows.mask[chosen, :length]
+        place = starts[chosen, None] + np.cumsum(mask, 1) - 1
+        yield Batch(
+            windows=chosen,
+            inputs=torch.from_numpy(windows.inputs[chosen, :length]),
+            rows=torch.from_numpy(np.flatnonzero(mask)),
+            targets=torch.from_numpy(windows.targets[chosen, :length][mask]),
+            place=place[mask],
+        )
+        at += len(chosen)
+        if progress is not None:
+            progress(at, len(order))
+
+
+def predict(model: LogitModel, batch: Batch) -> torch.Tensor:
+    """(B * T, V) float32 logits, padding included."""
+    logits = model.forward(batch.inputs)[0]
+    return logits.reshape(-1, logits.shape[-1])
+
+
+def spans(batch: Batch, vocab: int) -> Iterator[slice]:
+    """The counted positions in runs whose float64 probabilities take at most CHUNK_BYTES."""
+    step = max(1, CHUNK_BYTES // (8 * vocab))
+    for start in range(0, len(batch.rows), step):
+        yield slice(start, start + step)
+
+
+def log_probabilities(logits: torch.Tensor) -> torch.Tensor:
+    """(P, V) logits -> (P, V) float64 log-probabilities."""
+    return torch.log_softmax(logits, -1, dtype=torch.float64)
+
+
+def token_nll(log_p: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """(P, V), (P,) -> (P,) negative log-likelihood of the targets, nats."""
+    return -log_p.gather(-1, targets[:, None])[:, 0]
+
+
+def checked(nll: NDArray[np.float64], what: str) -> NDArray[np.float64]:
+    """The same array. Raises RwkvQuantError if it holds NaN or infinity."""
+    if not np.isfinite(nll).all():
+        raise RwkvQuantError(
+            f"a model's predictions must be finite numbers; those of {what} are not. "
+            "Its weights are damaged or overflow; try rwkvquant verify on the file."
+        )
+    return nll
+
+
+def perplexity_of(mean_nll: float) -> float:
+    """exp(nats). Raises RwkvQuantError above MAX_NLL, where it would be no number."""
+    if not mean_nll <= MAX_NLL:
+        raise RwkvQuantError(
+            f"perplexity needs a mean of at most {MAX_NLL:.0f} nats; the model gave {mean_nll:.4g}. "
+            "Its weights are damaged or overflow; try rwkvquant verify on the file."
+        )
+    return math.exp(mean_nll)
