@@ -319,3 +319,8 @@ def test_a_directory_that_miscounts_itself_is_refused(tmp_path: Path, count: int
 def test_an_index_too_large_to_be_one_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="may have 16 MB"):
         PthFile(write_zip(tmp_path / "a.pth", b"\x80\x02}" + push("x" * (17 << 20)) + b"."))
+
+
+def test_a_huge_stride_of_an_axis_of_one_is_never_taken(tmp_path: Path) -> None:
+    path = write_zip(tmp_path / "a.pth", tensor_index(shape=(1, 1, 6), strides=(2**62, 2**62, 1)))
+    np.testing.assert_array_equal(PthFile(path).read("x").ravel(), np.arange(6, dtype=np.float32))

@@ -318,3 +318,8 @@ def test_verify_asks_the_safetensors_library_too(packed_path: Path, monkeypatch:
 def test_a_missing_tensor_is_named(packed_path: Path) -> None:
     with pytest.raises(FormatError, match=r"has no tensor blocks\.9\.att\.key\.weight"):
         open_packed(packed_path).qtensor("blocks.9.att.key.weight")
+
+
+def test_a_name_too_long_is_refused_before_any_work(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="200 bytes; got 251"):
+        check_output(tmp_path / ("x" * 251))

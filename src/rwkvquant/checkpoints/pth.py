@@ -44,7 +44,8 @@ class PthFile:
             code,
             buffer=self._contents(self._data_member(tensor)),
             offset=tensor.offset * item,
-            strides=tuple(stride * item for stride in tensor.strides),
+            # The stride of an axis of length 1 is never taken, so it was not checked, and NumPy refuses to multiply a huge one.
+            strides=tuple(stride * item if length > 1 else 0 for length, stride in zip(tensor.shape, tensor.strides, strict=True)),
         )
         values = widen_bfloat16(view) if tensor.dtype == "bfloat16" else view.astype(np.float32, order="C")
         # NaN and infinity survive min and max, which need no array of booleans as large as the embedding.
@@ -112,7 +113,7 @@ def _root(members: dict[str, Member]) -> str:
         raise CheckpointError("the zip holds no data.pkl, so torch.save did not write it; a .pth checkpoint is needed")
     for name in members:
         if not name.startswith(roots[0] + "/"):
-            raise CheckpointError(f"all members of a checkpoint's zip lie in one folder, {roots[0]!r}; got {name!r}")
+            raise CheckpointError(f"all members of a checkpoint's zip lie in one folder, {shown(roots[0])}; got {shown(name)}")
     return roots[0]
 
 

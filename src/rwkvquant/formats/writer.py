@@ -1,7 +1,7 @@
 """Write a packed file so that it appears whole or not at all.
 
-Arrays are spooled to a file without a name in the output's directory; `finish` writes header and data to `.<name>.partial`,
-syncs it, reads it back and verifies it, and only then renames it. A failure at any moment leaves nothing behind.
+Arrays are spooled to a file without a name in the output's directory; `finish` writes header and data to a new file beside the
+output, syncs it, reads it back and verifies it, and only then renames it. A failure at any moment leaves nothing behind.
 The directory needs room for the data twice while `finish` runs: the header comes first, and holds every array's checksum.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import secrets
 import shutil
 import tempfile
 import zlib
@@ -35,6 +36,7 @@ from rwkvquant.kernels.state import Dims
 from rwkvquant.kernels.tiles import padded
 
 DISTRIBUTION = "rwkv-hybridquant"
+MAX_NAME_BYTES = 200  # file systems allow 255, and the name of the unfinished file is longer
 _COPY_BYTES = 1 << 20
 
 
@@ -47,6 +49,8 @@ def check_output(path: Path | str) -> None:
         raise ConfigError(f"the output must be a file; {path} is a device or a pipe")
     if not path.parent.is_dir():
         raise ConfigError(f"the output's directory must exist; {path.parent} does not. Try: mkdir -p {path.parent}")
+    if len(os.fsencode(path.name)) > MAX_NAME_BYTES:
+        raise ConfigError(f"the output's name may have {MAX_NAME_BYTES} bytes; got {len(os.fsencode(path.name))}. Try a shorter one")
     if not os.access(path.parent, os.W_OK | os.X_OK):
         raise ConfigError(f"the output's directory must be writable; {path.parent} is not")
 
@@ -110,13 +114,16 @@ class ContainerWriter:
 
         Raises FormatError if the file would break docs/format.md, RwkvQuantError for a full disk. Either leaves no file.
         """
-        partial = self.path.with_name(f".{self.path.name}.partial")
+        partial = self.path.with_name(f".{self.path.name}.{os.getpid()}-{secrets.token_hex(4)}.partial")
         try:
             metadata = self._metadata(model, quantization_config, tokenizer, provenance)
             header = encode_header(metadata, self._arrays)
             with _one_sentence(self.path):
                 self._write(partial, header)
-            open_packed(partial).verify()
+            try:
+                open_packed(partial).verify()
+            except FormatError as error:
+                raise FormatError(str(error).replace(str(partial), str(self.path))) from None
             with _one_sentence(self.path):
                 os.replace(partial, self.path)
         except BaseException:
@@ -159,7 +166,7 @@ class ContainerWriter:
     def _write(self, partial: Path, header: bytes) -> None:
         self._spool.flush()
         self._spool.seek(0)
-        with partial.open("wb") as out:
+        with partial.open("xb") as out:  # x: never through a link or into a file that somebody else put there
             _write_all(out, header)
             while chunk := self._spool.read(_COPY_BYTES):
                 _write_all(out, chunk)

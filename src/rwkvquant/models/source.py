@@ -18,7 +18,7 @@ from torch import Tensor
 
 from rwkvquant.checkpoints import Checkpoint
 from rwkvquant.checkpoints.detect import all_specs, is_unused
-from rwkvquant.checkpoints.tables import TensorSpec
+from rwkvquant.checkpoints.shapes import forward_shape
 from rwkvquant.errors import FormatError
 from rwkvquant.formats.container import PackedFile
 from rwkvquant.formats.qtensor import DenseTensor
@@ -104,7 +104,9 @@ def _collect(source: WeightSource, layer: int | None, read: Callable[[str, tuple
         owner = None if spec.layers == "first" else spec_layer  # ln0 stands in the first layer's names, but before it
         if owner != layer or is_unused(spec, spec_layer):
             continue
-        shape = logical_shape(spec, source.dims)
+        shape = forward_shape(spec, source.dims)
+        if spec.slices:
+            shape = shape[1:]
         for suffix in [f".{i}" for i in range(int(spec.shape[0]))] if spec.slices else [""]:
             weight = read(name + suffix, shape)
             if weight is not None:
@@ -114,18 +116,6 @@ def _collect(source: WeightSource, layer: int | None, read: Callable[[str, tuple
                     f"every {source.arch} model of {source.dims.layers} layers has the tensor {name + suffix}; this file lacks it"
                 )
     return found
-
-
-def logical_shape(spec: TensorSpec, dims: Dims) -> tuple[int, ...]:
-    """What the forward takes: vectors flat, matrices (out, in), one slice of what holds several; by heads: (H, N), (H, N, N)."""
-    sizes = {"C": dims.width, "F": dims.hidden, "V": dims.vocab, "H": dims.heads, "N": dims.head_size, **dims.ranks}
-    sizes["5*Rm"] = 5 * dims.ranks.get("Rm", 0)
-    shape = tuple(axis if isinstance(axis, int) else sizes.get(axis, 0) for axis in spec.shape)
-    if spec.shape == (1, 1, "C"):
-        return shape[2:]
-    if spec.slices:
-        shape = shape[1:]
-    return shape[::-1] if spec.transposed else shape
 
 
 def _tensor(values: NDArray[np.float32], shape: tuple[int, ...], device: torch.device | str) -> Tensor:

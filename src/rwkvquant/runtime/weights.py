@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from rwkvquant.checkpoints import Checkpoint
 from rwkvquant.checkpoints.detect import all_specs, is_unused
+from rwkvquant.checkpoints.shapes import forward_shape
 from rwkvquant.checkpoints.tables import Role, TensorSpec
 from rwkvquant.errors import FormatError
 from rwkvquant.formats.container import PackedFile
@@ -90,7 +91,7 @@ def _weights(arch: str, dims: Dims, read: Callable[[str, TensorSpec], Array | No
             if not spec.optional:
                 raise FormatError(f"every {arch} model of {dims.layers} layers has the tensor {name}; this file lacks it")
             continue
-        shape = _shape(spec, dims)
+        shape = forward_shape(spec, dims)
         if values.shape != shape if spec.role in MATRICES else values.size != math.prod(shape):
             raise FormatError(f"{name} must have the shape {shape} by the model's sizes; got {values.shape}")
         if spec.role is Role.STATE:
@@ -100,16 +101,3 @@ def _weights(arch: str, dims: Dims, read: Callable[[str, TensorSpec], Array | No
     if len(time_states) not in (0, dims.layers):
         raise FormatError(f"a tuned state has one time_state a layer; this file has {len(time_states)} for {dims.layers} layers")
     return Weights(arch, dims, tensors, embed, np.stack(time_states) if time_states else None)
-
-
-def _shape(spec: TensorSpec, dims: Dims) -> tuple[int, ...]:
-    """What the forward takes: vectors flat, matrices (out, in), and what counts heads as (H, N) or (H, N, N)."""
-    sizes = {"C": dims.width, "F": dims.hidden, "V": dims.vocab, "H": dims.heads, "N": dims.head_size, **dims.ranks}
-    sizes |= {f"5*{name}": 5 * rank for name, rank in dims.ranks.items()}
-    try:
-        shape = tuple(axis if isinstance(axis, int) else sizes[axis] for axis in spec.shape)
-    except KeyError as error:
-        raise FormatError(f"the model's sizes lack the rank {error} of {spec.name}") from None
-    if spec.shape == (1, 1, "C"):
-        return shape[2:]
-    return (*shape[:-2], shape[-1], shape[-2]) if spec.transposed else shape
