@@ -28,7 +28,14 @@ def random_state_dict(
     """Every tensor of checkpoints/tables.py with random values; `first_layer_v` keeps the unused v0, v1, v2 of layer 0."""
     generator = torch.Generator().manual_seed(seed)
     ranks = DEFAULT_RANKS | (ranks or {})
-    sizes: dict[str, int] = {"C": width, "F": hidden or 4 * width, "V": vocab, "N": head_size, "H": width // head_size, "5*Rm": 5 * ranks["Rm"]}
+    sizes: dict[str, int] = {
+        "C": width,
+        "F": hidden or 4 * width,
+        "V": vocab,
+        "N": head_size,
+        "H": width // head_size,
+        "5*Rm": 5 * ranks["Rm"],
+    }
     sizes |= ranks
 
     def draw(role: Role, name: str, shape: tuple[int, ...]) -> torch.Tensor:
@@ -46,7 +53,7 @@ def random_state_dict(
         for spec in TABLES[arch] if layer >= 0 else GLOBAL:
             if spec.role is Role.STATE and not time_state:
                 continue
-            if layer >= 0 and (spec.layers == "first" and layer > 0 or spec.layers == "later" and layer == 0 and not first_layer_v):
+            if layer >= 0 and ((spec.layers == "first" and layer > 0) or (spec.layers == "later" and layer == 0 and not first_layer_v)):
                 continue
             shape = tuple(s if isinstance(s, int) else sizes[s] for s in spec.shape)
             name = spec.name if layer < 0 else f"blocks.{layer}.{spec.name}"

@@ -1,0 +1,3 @@
+from rwkvquant.cli.main import main
+
+main()

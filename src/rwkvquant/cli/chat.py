@@ -1,0 +1,88 @@
+"""rwkvquant chat: a conversation in the terminal. Needs no torch."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from rwkvquant.cli.evaluate import TokenizerOption
+from rwkvquant.cli.generate import DecayOption, FrequencyOption, PresenceOption, SeedOption, TemperatureOption, TopPOption
+from rwkvquant.cli.output import stderr
+from rwkvquant.errors import RwkvQuantError
+
+if TYPE_CHECKING:
+    from rwkvquant.runtime.chat import Chat
+
+HELP = "/save FILE keeps the conversation, /load FILE goes on from one, /quit or Ctrl-D ends; Ctrl-C stops an answer"
+
+
+def command(
+    file: Annotated[str, typer.Argument(help="A packed file or a checkpoint.")],
+    state: Annotated[str | None, typer.Option(help="Go on from a conversation kept with /save.")] = None,
+    max_tokens: Annotated[int, typer.Option("--max-tokens", "-n", help="At most this many tokens an answer.")] = 512,
+    temperature: TemperatureOption = 1.0,
+    top_p: TopPOption = 0.7,
+    presence_penalty: PresenceOption = 0.4,
+    frequency_penalty: FrequencyOption = 0.4,
+    penalty_decay: DecayOption = 0.996,
+    seed: SeedOption = 0,
+    tokenizer: TokenizerOption = None,
+) -> None:
+    """Talk with a model in `User:` / `Assistant:` turns; the state is kept between them."""
+    from rwkvquant.runtime.chat import Chat
+    from rwkvquant.runtime.sampling import SamplingConfig
+    from rwkvquant.runtime.session import load
+
+    sampling = SamplingConfig(
+        temperature=temperature,
+        top_p=top_p,
+        presence_penalty=presence_penalty,
+        frequency_penalty=frequency_penalty,
+        penalty_decay=penalty_decay,
+        seed=seed,
+    )
+    chat = Chat(load(file, tokenizer=tokenizer), sampling, max_tokens=max_tokens)
+    if state is not None:
+        chat.load(state)
+    if sys.stdin.isatty():
+        stderr.print(HELP, style="dim")
+    while (message := _read()) is not None:
+        if message.startswith("/"):
+            if message == "/quit":
+                break
+            _obey(chat, message)
+        elif message:
+            _answer(chat, message)
+
+
+def _read() -> str | None:
+    """The next line from the user without surrounding space; None at the end of input."""
+    try:
+        return input("User: " if sys.stdin.isatty() else "").strip()
+    except EOFError:
+        return None
+
+
+def _answer(chat: Chat, message: str) -> None:
+    print("Assistant:", end="", flush=True)
+    try:
+        for piece in chat.reply(message):
+            print(piece, end="", flush=True)
+    except KeyboardInterrupt:
+        pass
+    print("\n")
+
+
+def _obey(chat: Chat, message: str) -> None:
+    verb, _, path = message.partition(" ")
+    try:
+        if verb == "/save" and path:
+            chat.save(path)
+        elif verb == "/load" and path:
+            chat.load(path)
+        else:
+            stderr.print(HELP, style="dim")
+    except RwkvQuantError as error:  # a misspelt file name should not end the conversation
+        stderr.print(str(error))

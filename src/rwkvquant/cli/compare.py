@@ -1,0 +1,44 @@
+"""rwkvquant compare: what quantisation did to a model's predictions, with error bars."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from rwkvquant.cli.evaluate import BatchOption, ContextOption, MaxTokensOption, TokenizerOption
+from rwkvquant.cli.output import Counter, JsonOption, emit, interval, stdout, table
+
+
+def command(
+    original: Annotated[str, typer.Argument(help="The original checkpoint (or any file to compare with).")],
+    quantised: Annotated[str, typer.Argument(help="The packed file.")],
+    text: Annotated[str, typer.Option(help="Text to compare on; not the calibration text.")],
+    context: ContextOption = 512,
+    batch: BatchOption = 8,
+    max_tokens: MaxTokensOption = None,
+    tokenizer: TokenizerOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """KL divergence, same top token, and change of perplexity."""
+    from rwkvquant.evaluation import divergence, windows
+    from rwkvquant.evaluation.load import load_pair
+
+    base, changed, found = load_pair(original, quantised, tokenizer)
+    cut = windows.text_windows(text, found, context=context, max_tokens=max_tokens)
+    with Counter("windows") as progress:
+        result = divergence.compare(base, changed, cut, batch=batch, progress=progress).to_json()
+    emit({"original": original, "quantised": quantised, **result}, as_json, lambda: show(result))
+
+
+def show(result: dict[str, Any]) -> None:
+    rows = [
+        ["KL divergence, nats/token", f"{result['kl_mean']:.5f}{interval(result['kl_ci95'], '.5f')}"],
+        ["KL divergence, 99th percentile", f"{result['kl_p99']:.4f}"],
+        ["same top token", f"{100 * result['top1_agreement']:.2f} %"],
+        ["perplexity, original", f"{result['ppl_base']:.3f}"],
+        ["perplexity, quantised", f"{result['ppl_quantized']:.3f}"],
+        ["change of perplexity", f"{result['delta_ppl']:+.3f}{interval(result['delta_ppl_ci95'], '+.3f')}"],
+        ["tokens", f"{result['tokens']:,}"],
+    ]
+    stdout.print(table("quantised against original; brackets are 95 % intervals", ["", ""], rows))

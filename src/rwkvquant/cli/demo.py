@@ -1,0 +1,99 @@
+"""rwkvquant demo: the main job from start to finish on the small embedded model, in a minute or two."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from rwkvquant.cli.output import Counter, JsonOption, emit, human_bytes, interval, ledger_table, quantize_progress, stderr, stdout, table
+
+ROWS = 64  # of calibration text: half of the default, to keep the demo within a minute or two
+PROMPT = "The old man looked out of the window and said"
+EMBEDDED = Path(__file__).parent.parent / "assets" / "rwkv7-8m-3.275bpw.safetensors"
+
+
+def command(
+    checkpoint: Annotated[
+        str | None, typer.Option(help="The original checkpoint; without it the packed model in the package only speaks.")
+    ] = None,
+    text: Annotated[str | None, typer.Option(help="Text to compare on, with --checkpoint.")] = None,
+    output: Annotated[str | None, typer.Option("--output", "-o", help="Keep the quantised file here.")] = None,
+    max_tokens: Annotated[int, typer.Option(help="Predicted tokens to compare on.")] = 12_288,
+    as_json: JsonOption = False,
+) -> None:
+    """Quantise, measure, and let the model write a paragraph."""
+    if checkpoint is None:
+        result = _speak_only()
+        emit(result, as_json, lambda: stdout.print(result["text"]))
+    else:
+        result = _whole_job(checkpoint, text, output, max_tokens)
+        emit(result, as_json, lambda: _show(result))
+
+
+def _speak_only() -> dict[str, Any]:
+    from rwkvquant.formats.container import open_packed
+
+    packed = open_packed(str(EMBEDDED))
+    stderr.print(ledger_table(f"{EMBEDDED.name}, the packed model in this package", packed.summary()["ledger"]))
+    return {"file": str(EMBEDDED), **_paragraph(str(EMBEDDED), None)}
+
+
+def _whole_job(checkpoint: str, text: str | None, output: str | None, max_tokens: int) -> dict[str, Any]:
+    from rwkvquant import CalibrationConfig, QuantizeConfig, quantize
+    from rwkvquant.errors import ConfigError
+    from rwkvquant.evaluation import divergence, windows
+    from rwkvquant.evaluation.load import load_model
+
+    if text is None:
+        raise ConfigError("give --text FILE to compare on, together with --checkpoint")
+    tokenizer = str(Path(checkpoint).with_name("tokenizer.json"))
+    with tempfile.TemporaryDirectory() as scratch:
+        files = {"gptq": output or f"{scratch}/gptq.safetensors", "rtn": f"{scratch}/rtn.safetensors"}
+        reports = {}
+        for method, file in files.items():
+            stderr.print(f"\nquantising with {method}", style="bold")
+            config = QuantizeConfig(method=method, tokenizer=tokenizer, calibration=CalibrationConfig(rows=ROWS))
+            reports[method] = quantize(checkpoint, file, config, progress=quantize_progress())
+        base, known = load_model(checkpoint, tokenizer)
+        cut = windows.text_windows(text, known, max_tokens=max_tokens)
+        with Counter("comparing") as progress:
+            found = divergence.compare_many(base, {m: load_model(f, None)[0] for m, f in files.items()}, cut, progress=progress)
+        compared = {method: comparison.to_json() for method, comparison in found.items()}
+        written = {"original": _paragraph(checkpoint, tokenizer), "gptq": _paragraph(files["gptq"], None)}
+    return {"quantize": reports, "compare": compared, "text": written}
+
+
+def _paragraph(file: str, tokenizer: str | None) -> dict[str, Any]:
+    from rwkvquant.runtime.sampling import SamplingConfig
+    from rwkvquant.runtime.session import load
+
+    model = load(file, tokenizer=tokenizer)
+    started = time.perf_counter()
+    pieces = list(model.stream(PROMPT, max_tokens=90, sampling=SamplingConfig(temperature=0.8, top_p=0.6, seed=3)))
+    return {"text": PROMPT + "".join(pieces), "seconds": time.perf_counter() - started}
+
+
+def _show(result: dict[str, Any]) -> None:
+    report, compared = result["quantize"]["gptq"], result["compare"]
+    stdout.print()
+    stdout.print(ledger_table("the packed file", report["ledger"]))
+    stdout.print(f"{human_bytes(report['source_bytes'])} -> {human_bytes(report['file_bytes'])}\n")
+    rows = [["original", "16", f"{compared['gptq']['ppl_base']:.2f}", "", ""]]
+    for method, measured in compared.items():
+        rows.append(
+            [
+                method,
+                f"{result['quantize'][method]['bits_per_weight']:.3f}",
+                f"{measured['ppl_quantized']:.2f}",
+                f"{measured['kl_mean']:.4f}{interval(measured['kl_ci95'], '.4f')}",
+                f"{100 * measured['top1_agreement']:.1f} %",
+            ]
+        )
+    title = f"against the original, {compared['gptq']['tokens']:,} tokens of text it was not calibrated on"
+    stdout.print(table(title, ["", "bits/weight", "perplexity", "KL, nats/token", "same top token"], rows))
+    for who, written in result["text"].items():
+        stdout.print(f"\n[bold]{who}[/bold]: {written['text']}")

@@ -1,0 +1,57 @@
+"""rwkvquant generate: continue a prompt. Needs no torch."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Annotated
+
+import typer
+
+from rwkvquant.cli.evaluate import TokenizerOption
+from rwkvquant.cli.output import JsonOption, emit, stderr
+
+TemperatureOption = Annotated[float, typer.Option(help="0 takes the likeliest token.")]
+TopPOption = Annotated[float, typer.Option(help="Sample from the likeliest tokens that hold this share.")]
+PresenceOption = Annotated[float, typer.Option(help="Taken off the logit of each token that has occurred.")]
+FrequencyOption = Annotated[float, typer.Option(help="Taken off for each time it has occurred.")]
+DecayOption = Annotated[float, typer.Option(help="Occurrences fade by this factor a token.")]
+SeedOption = Annotated[int, typer.Option(help="Same seed, same text.")]
+
+
+def command(
+    file: Annotated[str, typer.Argument(help="A packed file or a checkpoint.")],
+    prompt: Annotated[str, typer.Option("--prompt", "-p", help="Text to continue.")] = "",
+    max_tokens: Annotated[int, typer.Option("--max-tokens", "-n", help="At most this many tokens.")] = 64,
+    temperature: TemperatureOption = 1.0,
+    top_p: TopPOption = 0.7,
+    presence_penalty: PresenceOption = 0.0,
+    frequency_penalty: FrequencyOption = 0.0,
+    penalty_decay: DecayOption = 0.996,
+    seed: SeedOption = 0,
+    tokenizer: TokenizerOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Continue a prompt."""
+    from rwkvquant.runtime.sampling import SamplingConfig
+    from rwkvquant.runtime.session import load
+
+    sampling = SamplingConfig(
+        temperature=temperature,
+        top_p=top_p,
+        presence_penalty=presence_penalty,
+        frequency_penalty=frequency_penalty,
+        penalty_decay=penalty_decay,
+        seed=seed,
+    )
+    model = load(file, tokenizer=tokenizer)
+    if as_json:
+        emit(model.generate(prompt, max_tokens=max_tokens, sampling=sampling), True, lambda: None)
+        return
+    print(prompt, end="", flush=True)
+    started, count = time.perf_counter(), 0
+    for count, piece in enumerate(model.stream(prompt, max_tokens=max_tokens, sampling=sampling), start=1):  # noqa: B007
+        print(piece, end="", flush=True)
+    print()
+    if sys.stderr.isatty():
+        stderr.print(f"{count / (time.perf_counter() - started):.1f} pieces/s", style="dim")

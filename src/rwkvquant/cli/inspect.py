@@ -1,0 +1,69 @@
+"""rwkvquant inspect: what is in a checkpoint or a packed file. NumPy only; a 3 GB checkpoint is not read, only its table."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from rwkvquant.cli.output import JsonOption, emit, human_bytes, ledger_table, stdout, table
+
+
+def command(
+    file: Annotated[str, typer.Argument(help="A checkpoint or a packed file.")],
+    ledger: Annotated[bool, typer.Option("--ledger", help="Where every byte of a packed file goes; adds up to the file's size.")] = False,
+    tensors: Annotated[bool, typer.Option("--tensors", help="One line for each tensor.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Show architecture, sizes, tensors and (packed files) bits."""
+    from rwkvquant.runtime.session import is_packed
+
+    if is_packed(file):
+        from rwkvquant.formats.container import open_packed
+
+        packed = open_packed(file)
+        result = packed.summary()
+        emit(result, as_json, lambda: _show_packed(file, result, ledger, tensors))
+    else:
+        from rwkvquant.checkpoints import open_checkpoint
+        from rwkvquant.errors import ConfigError
+
+        if ledger:
+            raise ConfigError(f"--ledger is for packed files; {file} is a checkpoint. Try: rwkvquant quantize {file} --dry-run")
+        result = open_checkpoint(file).summary()
+        emit(result, as_json, lambda: _show_checkpoint(file, result, tensors))
+
+
+def _show_packed(file: str, result: dict[str, Any], ledger: bool, tensors: bool) -> None:
+    dims, options = result["dims"], result["quantization_config"].get("options", {})
+    stdout.print(
+        f"[bold]{file}[/bold]: {result['arch']}, {dims['layers']} layers x {dims['width']}, vocabulary {dims['vocab']}, "
+        f"tokenizer {result['tokenizer']}, method {options.get('method', 'unknown')}"
+    )
+    stdout.print(
+        f"{human_bytes(result['file_bytes'])}, {result['bits_per_weight']:.3f} bits per weight (projections and LoRA factors), "
+        f"{result['bits_per_weight_file']:.3f} over the whole file"
+    )
+    if ledger:
+        stdout.print(ledger_table("", result["ledger"]))
+    if tensors:
+        rows = [[t["name"], t["role"], t["method"], t["layout"], _shape(t), f"{t['bits_per_weight']:.3f}"] for t in result["tensors"]]
+        stdout.print(table("", ["", "role", "method", "layout", "shape", "bits/weight"], rows))
+
+
+def _show_checkpoint(file: str, result: dict[str, Any], tensors: bool) -> None:
+    dims = result["dims"]
+    stdout.print(
+        f"[bold]{file}[/bold]: {result['arch']}, {dims['layers']} layers x {dims['width']}, {dims['heads']} heads of {dims['head_size']}, "
+        f"vocabulary {dims['vocab']}, {result['dtype']}, {human_bytes(result['file_bytes'])}"
+    )
+    total = result["parameters"]
+    rows = [[role, f"{count:,}", f"{100 * count / total:.1f} %"] for role, count in result["parameters_by_role"].items()]
+    stdout.print(table("", ["", "parameters", "share"], [*rows, ["all", f"{total:,}", ""]]))
+    if tensors:
+        rows = [[t["name"], t["role"], t["dtype"], _shape(t)] for t in result["tensors"]]
+        stdout.print(table("", ["", "role", "dtype", "shape"], rows))
+
+
+def _shape(tensor: dict[str, Any]) -> str:
+    return " x ".join(map(str, tensor["shape"]))

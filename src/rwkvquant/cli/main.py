@@ -1,0 +1,80 @@
+"""The command line. This file parses, dispatches, and turns every user's mistake into one sentence and exit code 2.
+
+Commands import what they need when they run, so that `rwkvquant --help` and the engine's commands start without torch.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+
+import typer
+
+from rwkvquant.cli import chat, compare, demo, evaluate, export, generate, inspect, quantize, verify
+from rwkvquant.errors import RwkvQuantError
+
+EXIT_OK, EXIT_INTERRUPTED, EXIT_USER_ERROR = 0, 130, 2
+
+# Typer carries its own copy of click from 0.26 on, and uses the click package before; this finds its exceptions in either.
+UsageError: type[Exception] = typer.BadParameter.__bases__[0]
+
+app = typer.Typer(
+    name="rwkvquant",
+    help="Quantise RWKV-6 and RWKV-7 checkpoints into one small packed file, and run it without torch.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+app.command("demo")(demo.command)
+app.command("quantize")(quantize.command)
+app.command("inspect")(inspect.command)
+app.command("verify")(verify.command)
+app.command("eval")(evaluate.command)
+app.command("compare")(compare.command)
+app.command("generate")(generate.command)
+app.command("chat")(chat.command)
+app.command("export")(export.command)
+
+
+def run(arguments: list[str] | None = None) -> int:
+    """Run one command and return its exit code: 0 ok, 2 the user's mistake, 130 interrupted."""
+    try:
+        return app(args=arguments, standalone_mode=False) or EXIT_OK
+    except RwkvQuantError as error:
+        return _fail(str(error))
+    except UsageError as error:
+        return _fail(f"{error.format_message().rstrip('.')}. See rwkvquant --help.")  # type: ignore[attr-defined]
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        return _fail("this command needs torch; install it with: pip install 'rwkv-hybridquant[quantize]'")
+    except BrokenPipeError:  # the reader of our output has left, as in `rwkvquant inspect F | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_OK
+    except OSError as error:
+        return _fail(_os_error(error))
+    except (KeyboardInterrupt, typer.Abort):
+        print("rwkvquant: interrupted; nothing was written", file=sys.stderr)
+        return EXIT_INTERRUPTED
+
+
+def main() -> None:
+    sys.exit(run())
+
+
+def _fail(sentence: str) -> int:
+    print(f"rwkvquant: {' '.join(sentence.split())}", file=sys.stderr)
+    return EXIT_USER_ERROR
+
+
+def _os_error(error: OSError) -> str:
+    where = f" ({error.filename})" if error.filename else ""
+    if error.errno == errno.ENOSPC:
+        return f"the disk is full{where}; nothing was written under the final name. Free some space and run the command again."
+    return f"{error.strerror or error}{where}"
+
+
+if __name__ == "__main__":
+    main()

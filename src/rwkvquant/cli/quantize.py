@@ -1,0 +1,104 @@
+"""rwkvquant quantize: one checkpoint in, one packed file out."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Annotated, Any
+
+import typer
+
+from rwkvquant.cli.output import JsonOption, emit, human_bytes, ledger_table, quantize_progress, stdout
+from rwkvquant.config import CLIP_SEARCHES, GROUP_SIZES, METHODS, SCALE_BITS, CalibrationConfig, QuantizeConfig
+
+_DEFAULT = QuantizeConfig()
+
+
+def _one_of(values: tuple[Any, ...]) -> str:
+    return " | ".join(str(value) for value in values)
+
+
+def command(
+    checkpoint: Annotated[str, typer.Argument(help="A BlinkDL .pth of RWKV-6 (x060) or RWKV-7 (x070).")],
+    output: Annotated[str | None, typer.Option("--output", "-o", help="The packed file to write, a .safetensors.")] = None,
+    bits: Annotated[
+        float | None,
+        typer.Option(
+            "--bits",
+            "-b",
+            help="Budget: stored bits per weight of all projections and LoRA factors, side information included. Default 3.275.",
+        ),
+    ] = None,
+    code_bits: Annotated[int | None, typer.Option(help="Instead of a budget: this many bits a code, for every matrix.")] = None,
+    method: Annotated[str, typer.Option(help=_one_of(METHODS))] = _DEFAULT.method,
+    group_size: Annotated[int, typer.Option(help=_one_of(GROUP_SIZES) + "; with --code-bits")] = _DEFAULT.group_size,
+    symmetric: Annotated[bool, typer.Option("--symmetric/--asymmetric", help="With --code-bits.")] = _DEFAULT.symmetric,
+    scale_bits: Annotated[
+        int, typer.Option(help=_one_of(SCALE_BITS) + "; 8 means one byte a group and one float16 a row.")
+    ] = _DEFAULT.scale_bits,
+    clip_search: Annotated[str | None, typer.Option(help=_one_of(CLIP_SEARCHES) + ". Default: hessian for gptq, weight for rtn.")] = None,
+    act_order: Annotated[
+        bool, typer.Option("--act-order/--no-act-order", help="GPTQ: columns by falling diag(H), with static groups.")
+    ] = _DEFAULT.act_order,
+    damping: Annotated[float, typer.Option(help="GPTQ: added to diag(H), as a fraction of its mean.")] = _DEFAULT.damping,
+    head_bits: Annotated[int, typer.Option(help="2-8, or 16.")] = _DEFAULT.head_bits,
+    emb_bits: Annotated[int, typer.Option(help="2-8, or 16.")] = _DEFAULT.emb_bits,
+    vector_bits: Annotated[int, typer.Option(help="Element-wise vectors: 8 or 16.")] = _DEFAULT.vector_bits,
+    tensor_bits: Annotated[
+        list[str] | None, typer.Option(help="PATTERN=BITS for matrices by name, such as 'blocks.0.att.value=8'. May be repeated.")
+    ] = None,
+    calib: Annotated[
+        str | None, typer.Option(help='Calibration text: .txt, or .jsonl with a "text" in each line. Default: the text in the package.')
+    ] = None,
+    calib_rows: Annotated[int, typer.Option(help="Rows of calibration text.")] = _DEFAULT.calibration.rows,
+    calib_len: Annotated[int, typer.Option(help="Tokens in a row.")] = _DEFAULT.calibration.length,
+    work_dir: Annotated[
+        str | None, typer.Option(help="Where hidden states are spilled. Default: a temporary folder beside the output.")
+    ] = None,
+    tokenizer: Annotated[
+        str | None, typer.Option(help="world | bytes | a tokenizer.json | a World vocabulary file. Default: by vocabulary size.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu | cuda")] = _DEFAULT.device,
+    seed: Annotated[int, typer.Option()] = _DEFAULT.seed,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the ledger of the file that would be written, and stop.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Quantise a checkpoint into one packed file."""
+    from rwkvquant.pipeline import quantize as pipeline
+
+    config = QuantizeConfig(
+        bits=bits,
+        code_bits=code_bits,
+        method=method,
+        group_size=group_size,
+        symmetric=symmetric,
+        scale_bits=scale_bits,
+        clip_search=clip_search,
+        act_order=act_order,
+        damping=damping,
+        head_bits=head_bits,
+        emb_bits=emb_bits,
+        vector_bits=vector_bits,
+        tensor_bits=tuple(tensor_bits or ()),
+        calibration=dataclasses.replace(CalibrationConfig(), path=calib, rows=calib_rows, length=calib_len),
+        tokenizer=tokenizer,
+        device=device,
+        seed=seed,
+    )
+    progress = quantize_progress()
+    if dry_run:
+        result = pipeline.plan_only(checkpoint, config, progress)
+    elif output is None:
+        raise typer.BadParameter("give -o OUT.safetensors, or --dry-run")
+    else:
+        result = pipeline.quantize(checkpoint, output, config, progress=progress, work_dir=work_dir)
+    emit(result, as_json, lambda: show(result, planned=dry_run))
+
+
+def show(result: dict[str, Any], planned: bool = False) -> None:
+    """The table before and after, and the ledger."""
+    stdout.print(ledger_table("planned file" if planned else result["output"], result["ledger"]))
+    before, after = result["source_bytes"], result["file_bytes"]
+    stdout.print(
+        f"{human_bytes(before)} -> {human_bytes(after)} ({before / after:.2f}x smaller); projections and LoRA factors "
+        f"{result['bits_per_weight']:.3f} bits per weight, whole file {result['bits_per_weight_file']:.3f}"
+    )
