@@ -1,0 +1,63 @@
+"""quantize_activations: known answers, and the error it promises."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from rwkvquant.kernels.activations import quantize_activations
+
+
+def test_whole_numbers_up_to_127_are_kept() -> None:
+    x = np.array([127, -127, 0, 1, -5], np.float32)
+    xq, xscale = quantize_activations(x)
+    assert xscale.tolist() == [1.0] and xscale.dtype == np.float32
+    assert xq[:5].tolist() == [127, -127, 0, 1, -5] and xq.dtype == np.int8
+
+
+def test_halves_round_to_even() -> None:
+    xq, _ = quantize_activations(np.array([127, 0.5, 1.5, 2.5, -0.5, -1.5], np.float32))
+    assert xq[:6].tolist() == [127, 0, 2, 2, 0, -2]
+
+
+@pytest.mark.parametrize("length", [0, 1, 63, 64, 65, 128, 130])
+def test_padding_is_zero_and_a_whole_group(length: int) -> None:
+    xq, xscale = quantize_activations(np.ones(length, np.float32))
+    groups = -(-length // 64)
+    assert xq.shape == (64 * groups,) and xscale.shape == (groups,)
+    assert xq.tolist() == [127] * length + [0] * (64 * groups - length)
+
+
+def test_groups_have_their_own_scale_and_zeros_stay_zero() -> None:
+    x = np.concatenate([np.full(32, 254.0), np.zeros(32), np.full(32, -1.27)]).astype(np.float32)
+    xq, xscale = quantize_activations(x, group=32)
+    np.testing.assert_array_equal(xscale, np.array([2, 0, np.float32(1.27) / np.float32(127)], np.float32))
+    assert xq.tolist() == [127] * 32 + [0] * 32 + [-127] * 32
+
+
+def test_the_error_is_at_most_half_a_step_and_odd_symmetry_holds() -> None:
+    x = np.random.default_rng(0).standard_normal(6400).astype(np.float32)
+    xq, xscale = quantize_activations(x)
+    decoded = xq * xscale.astype(np.float64).repeat(64)
+    assert (np.abs(decoded - x) <= xscale.repeat(64) * (0.5 + 127 * 2.0**-24)).all()  # the quotient rounds once
+    np.testing.assert_array_equal(quantize_activations(-x)[0], -xq)
+
+
+@pytest.mark.parametrize("power", range(-149, 128))
+def test_every_magnitude_fits_int8(power: int) -> None:
+    """Down to subnormals, where the scale is coarser than its own group's largest value."""
+    for top in (1.0, 1.5, 190 / 128):
+        x = np.ldexp(np.array([top, -top, top / 2]), power).astype(np.float32)
+        xq, xscale = quantize_activations(x)
+        assert np.isfinite(xscale).all() and xq[1] == -xq[0]
+        if power > -120:
+            assert xq[0] == 127
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_what_is_not_finite_shows_in_its_own_group(bad: float) -> None:
+    x = np.ones(128, np.float32)
+    x[3] = bad
+    xq, xscale = quantize_activations(x)
+    assert not np.isfinite(xscale[0]) and xscale[1] == np.float32(1) / np.float32(127)
+    assert (xq[64:] == 127).all()
