@@ -9,7 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-from rwkvquant.cli.output import Counter, JsonOption, emit, human_bytes, interval, ledger_table, quantize_progress, stderr, stdout, table
+from rwkvquant.cli.output import Counter, JsonOption, emit, interval, ledger_table, quantize_progress, stderr, stdout, table
+from rwkvquant.cli.quantize import show as show_quantized
 
 ROWS = 64  # of calibration text: half of the default, to keep the demo within a minute or two
 PROMPT = "The old man looked out of the window and said"
@@ -80,8 +81,8 @@ def _paragraph(file: str, tokenizer: str | None) -> dict[str, Any]:
 def _show(result: dict[str, Any]) -> None:
     report, compared = result["quantize"]["gptq"], result["compare"]
     stdout.print()
-    stdout.print(ledger_table("the packed file", report["ledger"]))
-    stdout.print(f"{human_bytes(report['source_bytes'])} -> {human_bytes(report['file_bytes'])}\n")
+    show_quantized(report)
+    stdout.print()
     rows = [["original", "16", f"{compared['gptq']['ppl_base']:.2f}", "", ""]]
     for method, measured in compared.items():
         rows.append(

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from rwkvquant.cli.output import JsonOption, emit, human_bytes, ledger_table, quantize_progress, stdout
+from rwkvquant.cli.output import JsonOption, emit, human_bytes, ledger_table, quantize_progress, stdout, table
 from rwkvquant.config import CLIP_SEARCHES, GROUP_SIZES, METHODS, SCALE_BITS, CalibrationConfig, QuantizeConfig
 
 _DEFAULT = QuantizeConfig()
@@ -95,10 +95,13 @@ def command(
 
 
 def show(result: dict[str, Any], planned: bool = False) -> None:
-    """The table before and after, and the ledger."""
-    stdout.print(ledger_table("planned file" if planned else result["output"], result["ledger"]))
-    before, after = result["source_bytes"], result["file_bytes"]
-    stdout.print(
-        f"{human_bytes(before)} -> {human_bytes(after)} ({before / after:.2f}x smaller); projections and LoRA factors "
-        f"{result['bits_per_weight']:.3f} bits per weight, whole file {result['bits_per_weight_file']:.3f}"
-    )
+    """The ledger of the new file, and before and after side by side."""
+    source = result["source"]
+    stdout.print(ledger_table("planned" if planned else result["output"], result["ledger"]))
+    stdout.print()
+    rows = [
+        [name, human_bytes(r["file_bytes"]), f"{r['bits_per_weight']:.3f}", f"{r['bits_per_weight_file']:.3f}"]
+        for name, r in (("before", source), ("after", result))
+    ]
+    title = f"{source['file_bytes'] / result['file_bytes']:.2f}x smaller; bits per weight"
+    stdout.print(table(title, ["", "file", "projections and LoRA", "whole file"], rows))

@@ -151,4 +151,6 @@ def _provenance(checkpoint: Checkpoint, config: QuantizeConfig) -> dict[str, Any
 
 
 def _result(checkpoint: Checkpoint, ledger: Ledger) -> dict[str, Any]:
-    return {"source": str(checkpoint.path), "source_bytes": checkpoint.path.stat().st_size, **ledger.to_json()}
+    before = checkpoint.summary()
+    source = {key: before[key] for key in ("file", "dtype", "file_bytes", "bits_per_weight", "bits_per_weight_file")}
+    return {"source": source, **ledger.to_json()}
