@@ -1,0 +1,148 @@
+"""Calibration block by block: one block's weights and one batch's activations in memory, the hidden states of all rows on disk.
+
+    stream = HiddenStates(work_dir, rows, length, width, with_carry=arch == "rwkv7")
+    stream.fill(lambda rows: model.embed(weights, tokens[rows]), batch)                  # what block 0 sees
+    for layer in range(layers):
+        statistics = collect_block(model.block, weights, product_inputs(table), stream, batch)
+        ... quantise the block's matrices ...
+        advance(model.block, quantised_weights, stream, batch)                           # what the next block sees, errors included
+    statistics = collect_head(model.head, weights, stream, batch)
+
+`model` is models.rwkv7 or models.rwkv6. Every row starts from the state before the first token.
+
+Gives up: hidden states are overwritten in place, so a run that is killed while advancing has to start again.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Collection, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from rwkvquant.calibration.statistics import InputStatistics
+from rwkvquant.checkpoints.tables import TensorSpec
+from rwkvquant.errors import CalibrationError
+from rwkvquant.models.layers import BlockState, Tap, Weights
+
+Block = Callable[[Weights, Tensor, BlockState | None, Tensor | None, Tap | None], tuple[Tensor, BlockState, Tensor | None]]
+Head = Callable[[Weights, Tensor, Tap | None], Tensor]
+
+
+class HiddenStates:
+    """What the current block sees of every calibration row: x (rows, length, width) float32, in a mapped file.
+
+    With a carry (RWKV-7's v_first) a second file of the same size holds it, from the first block's `advance` on.
+    """
+
+    def __init__(
+        self, work_dir: Path | str, rows: int, length: int, width: int, with_carry: bool = False, device: torch.device | str = "cpu"
+    ) -> None:
+        """Raises CalibrationError where the work directory cannot hold the files."""
+        self.shape = (rows, length, width)
+        self.device = torch.device(device)
+        self._x = _map_new(Path(work_dir) / "hidden.f32", self.shape)
+        self._carry = _map_new(Path(work_dir) / "carry.f32", self.shape) if with_carry else None
+        self.carried = False  # True once the carry of all rows is there
+
+    def fill(self, embed: Callable[[slice], Tensor], batch: int) -> None:
+        """Start before block 0: embed(rows) gives (batch, length, width) for a slice of rows."""
+        self.carried = False
+        with torch.no_grad():
+            for rows in self.batches(batch):
+                self._x[rows] = embed(rows).float().cpu().numpy()
+
+    def batches(self, batch: int) -> Iterator[slice]:
+        for start in range(0, self.shape[0], batch):
+            yield slice(start, min(start + batch, self.shape[0]))
+
+    def read(self, rows: slice) -> tuple[Tensor, Tensor | None]:
+        """Copies of x and the carry, each (batch, length, width) float32 on the device; no carry before the first block."""
+        carry = self._tensor(self._carry[rows]) if self._carry is not None and self.carried else None
+        return self._tensor(self._x[rows]), carry
+
+    def write(self, rows: slice, x: Tensor, carry: Tensor | None) -> None:
+        """Overwrite x; the carry is written once, since later blocks only pass it on."""
+        self._x[rows] = x.float().cpu().numpy()
+        if carry is not None and not self.carried:
+            assert self._carry is not None, "the block has a carry, but these hidden states were made without"
+            self._carry[rows] = carry.float().cpu().numpy()
+
+    def _tensor(self, values: NDArray[np.float32]) -> Tensor:
+        return torch.from_numpy(np.array(values)).to(self.device)
+
+
+def product_inputs(table: Collection[TensorSpec]) -> dict[str, bool]:
+    """The activations that feed a product -> whether they come in slices, one for each matrix of a sliced tensor."""
+    return {spec.input: spec.slices for spec in table if spec.input is not None}
+
+
+@torch.no_grad()
+def collect_block(block: Block, weights: Weights, inputs: dict[str, bool], stream: HiddenStates, batch: int) -> dict[str, InputStatistics]:
+    """Statistics of the block's product inputs over all rows, `batch` rows at a time. The hidden states stay as they are.
+
+    A sliced input, (slices, batch, length, width), gives "<name>.0", "<name>.1" ...
+    """
+    tap = _Collector(inputs)
+    for rows in stream.batches(batch):
+        x, carry = stream.read(rows)
+        block(weights, x, None, carry, tap)
+    return tap.statistics
+
+
+@torch.no_grad()
+def collect_head(head: Head, weights: Weights, stream: HiddenStates, batch: int) -> InputStatistics:
+    """Statistics of the head's input, after the last block."""
+    tap = _Collector({"head.x": False})
+    one_row = {**weights, "head.weight": torch.zeros(1, stream.shape[2], device=stream.device)}  # only the input is wanted, no logits
+    for rows in stream.batches(batch):
+        head(one_row, stream.read(rows)[0], tap)
+    return tap.statistics["head.x"]
+
+
+@torch.no_grad()
+def advance(block: Block, weights: Weights, stream: HiddenStates, batch: int) -> None:
+    """Run all rows through a block, now quantised: its output becomes the hidden states."""
+    for rows in stream.batches(batch):
+        x, carry = stream.read(rows)
+        x, _, carry = block(weights, x, None, carry, None)
+        stream.write(rows, x, carry)
+    stream.carried = True
+
+
+class _Collector:
+    """A tap that adds every activation it is told to listen to, and forgets the values."""
+
+    def __init__(self, inputs: dict[str, bool]) -> None:
+        self.inputs = inputs
+        self.statistics: dict[str, InputStatistics] = {}
+
+    def __call__(self, name: str, x: Tensor) -> None:
+        if name not in self.inputs:
+            return
+        for key, part in {f"{name}.{i}": x[i] for i in range(len(x))}.items() if self.inputs[name] else [(name, x)]:
+            if key not in self.statistics:
+                self.statistics[key] = InputStatistics(part.shape[-1], part.device)
+            self.statistics[key].add(part)
+
+
+def _map_new(path: Path, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """A new mapped file of zeros, its room on the disk taken now: a disk that fills up under a mapping kills the process."""
+    size = int(np.prod(shape)) * 4
+    try:
+        with open(path, "wb") as file:
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, size)
+            else:
+                file.truncate(size)
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        raise CalibrationError(
+            f"the work directory {path.parent} cannot hold {size / 1e6:.0f} MB of hidden states: {error.strerror or error}. "
+            "Try another --work-dir, or fewer --calib-rows"
+        ) from error
+    return np.memmap(path, np.float32, "r+", shape=shape)

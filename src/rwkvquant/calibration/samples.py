@@ -1,0 +1,90 @@
+"""Calibration text: files to documents, documents to rows of tokens."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rwkvquant.errors import CalibrationError
+
+SEPARATOR = "\n\n<|doc|>\n\n"
+END_OF_DOCUMENT = 0  # the token before each document, as in RWKV's training
+
+
+class Encoder(Protocol):
+    def encode(self, text: str, /) -> list[int]: ...
+
+
+def load_documents(path: Path | str) -> list[str]:
+    """The documents of a .jsonl file, {"text": ...} on each line, or of a plain text separated by SEPARATOR; none is empty.
+
+    Raises CalibrationError for a missing file, a directory, a file that is not UTF-8 text, a line that is not such JSON,
+    and a file without any text.
+    """
+    path = Path(path)
+    text = _read_text(path)
+    documents = _jsonl(text, path) if path.suffix == ".jsonl" else text.split(SEPARATOR)
+    documents = [document for document in documents if document.strip()]
+    if not documents:
+        raise CalibrationError(f"{path} holds no text; calibration and evaluation need some. Try a plain text file of 300 kB or more")
+    return documents
+
+
+def calibration_rows(documents: Sequence[str], tokenizer: Encoder, rows: int, length: int, seed: int = 0) -> NDArray[np.int64]:
+    """At most `rows` rows of `length` tokens: (rows, length). Fewer where the text ends, but at least one.
+
+    Documents are taken in an order drawn by `seed`, so that few rows still see all parts of a text, each with token 0 before
+    it; the stream is cut into rows without gaps. Raises CalibrationError if it is shorter than one row.
+    """
+    order = list(range(len(documents)))
+    random.Random(seed).shuffle(order)
+    tokens: list[int] = []
+    for index in order:
+        if len(tokens) >= rows * length:
+            break
+        tokens.append(END_OF_DOCUMENT)
+        tokens.extend(tokenizer.encode(documents[index]))
+    whole = min(rows, len(tokens) // length)
+    if whole == 0:
+        raise CalibrationError(
+            f"the calibration text is too short: one row needs {length} tokens, and it has {len(tokens)}. "
+            f"Try a longer text or --calib-len {max(1, len(tokens))}"
+        )
+    return np.array(tokens[: whole * length], np.int64).reshape(whole, length)
+
+
+def _read_text(path: Path) -> str:
+    if path.is_dir():
+        raise CalibrationError(f"{path} is a directory; give a text file (.txt or .jsonl)")
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise CalibrationError(f"cannot read the text {path}: {error.strerror or error}") from error
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise CalibrationError(f"{path} is not UTF-8 text (byte {error.start}); give a text file (.txt or .jsonl)") from error
+    if "\0" in text:
+        raise CalibrationError(f"{path} is not a text file: it holds zero bytes. Give a .txt or .jsonl file")
+    return text.replace("\r\n", "\n")
+
+
+def _jsonl(text: str, path: Path) -> list[str]:
+    documents = []
+    for number, line in enumerate(text.split("\n"), 1):  # splitlines() would split at U+2028 inside a string too
+        if not line.strip():
+            continue
+        try:
+            entry = json.loads(line)
+        except ValueError as error:
+            raise CalibrationError(f'{path}, line {number}: not JSON; each line must be like {{"text": "..."}}') from error
+        if not isinstance(entry, dict) or not isinstance(entry.get("text"), str):
+            raise CalibrationError(f'{path}, line {number}: no "text" string; each line must be like {{"text": "..."}}')
+        documents.append(entry["text"])
+    return documents

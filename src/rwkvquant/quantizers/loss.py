@@ -1,0 +1,30 @@
+"""The loss that all quantisers are compared by: the squared change of the product's output on the calibration text.
+
+W  (out, in)  weight      Q  (out, in)  what its codes decode to      H  (in, in)  X^T X / tokens
+
+mean over tokens of |x W^T - x Q^T|^2  =  tr((W - Q) H (W - Q)^T)
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+Array = Tensor | NDArray[np.floating]
+
+
+def hessian_error(W: Array, Q: Array, H: Array) -> float:
+    """tr((W-Q) H (W-Q)^T) relative to tr(W H W^T): 0 is lossless, 1 is as bad as all zeros. Computed in float64.
+
+    Where the product's output is always 0 (W H W^T = 0) there is nothing to be relative to: then 0 if the quantised
+    output is 0 too, and infinity otherwise.
+    """
+    W, Q, H = (torch.as_tensor(array).double() for array in (W, Q, H))
+    E = W - Q
+    loss = float(((E @ H) * E).sum())
+    energy = float(((W @ H) * W).sum())
+    if energy > 0:
+        return loss / energy
+    return 0.0 if loss <= 0 else float("inf")

@@ -1,0 +1,125 @@
+"""Block-by-block collection gives the statistics of one whole forward, however rows are cut in batches."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from rwkvquant.calibration.collect import HiddenStates, advance, collect_block, collect_head, product_inputs
+from rwkvquant.checkpoints.tables import TABLES
+from rwkvquant.errors import CalibrationError
+from rwkvquant.models import rwkv6, rwkv7
+from tests.helpers import random_state_dict
+
+MODELS = {"rwkv7": rwkv7, "rwkv6": rwkv6}
+ROWS, LENGTH, WIDTH, LAYERS = 5, 12, 64, 2
+
+
+def random_weights(arch: str) -> dict[str, Tensor]:
+    """A random checkpoint as models/ takes it: matrices (out, in), slices apart, vectors flat."""
+    weights = {}
+    specs = {spec.name: spec for spec in TABLES[arch]}
+    for name, value in random_state_dict(arch, layers=LAYERS, width=WIDTH).items():
+        spec = specs.get(name.split(".", 2)[2]) if name.startswith("blocks.") else None
+        if spec is not None and spec.slices:
+            weights |= {f"{name}.{i}": part.T.contiguous() for i, part in enumerate(value)}
+        elif spec is not None and spec.transposed:
+            weights[name] = value.T.contiguous()
+        else:
+            weights[name] = value.flatten() if value.shape[0] == 1 else value
+    return weights
+
+
+def of_block(weights: dict[str, Tensor], layer: int) -> dict[str, Tensor]:
+    start = f"blocks.{layer}."
+    return {name.removeprefix(start): value for name, value in weights.items() if name.startswith(start)}
+
+
+def embedded(arch: str, weights: dict[str, Tensor]) -> Tensor:
+    tokens = torch.randint(0, 256, (ROWS, LENGTH), generator=torch.Generator().manual_seed(1))
+    return MODELS[arch].embed(weights, tokens)
+
+
+@pytest.mark.parametrize("batch", [1, 2, 5, 9])
+@pytest.mark.parametrize("arch", MODELS)
+def test_statistics_are_those_of_one_whole_forward(arch: str, batch: int, tmp_path: Path) -> None:
+    model, weights = MODELS[arch], random_weights(arch)
+    inputs = product_inputs(TABLES[arch])
+    x = embedded(arch, weights)
+    stream = HiddenStates(tmp_path, ROWS, LENGTH, WIDTH, with_carry=arch == "rwkv7")
+    stream.fill(lambda rows: x[rows], batch)
+
+    carry = None
+    for layer in range(LAYERS):
+        heard: dict[str, Tensor] = {}
+        found = collect_block(model.block, of_block(weights, layer), inputs, stream, batch)
+        advance(model.block, of_block(weights, layer), stream, batch)
+        x, _, carry = model.block(of_block(weights, layer), x, None, carry, heard.__setitem__)
+        for name, sliced in inputs.items():
+            parts = {f"{name}.{i}": heard[name][i] for i in range(5)} if sliced else {name: heard.get(name)}
+            for key, value in parts.items():
+                assert (key in found) == (value is not None), key  # RWKV-7's first layer has no v_hidden, and nothing has head.x
+                if value is not None:
+                    X = value.reshape(-1, value.shape[-1]).double()
+                    assert found[key].tokens == len(X) == ROWS * LENGTH
+                    torch.testing.assert_close(found[key].H, X.T @ X / len(X), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(stream.read(slice(0, ROWS))[0], x, rtol=1e-5, atol=1e-5)
+
+    model.head(weights, x, heard.__setitem__)
+    X = heard["head.x"].reshape(-1, WIDTH).double()
+    norm_only = {name: value for name, value in weights.items() if name.startswith("ln_out")}  # no logits are computed
+    torch.testing.assert_close(collect_head(model.head, norm_only, stream, batch).H, X.T @ X / len(X), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("arch", MODELS)
+def test_every_matrix_of_the_table_finds_its_statistics(arch: str, tmp_path: Path) -> None:
+    weights = random_weights(arch)
+    x = embedded(arch, weights)
+    stream = HiddenStates(tmp_path, ROWS, LENGTH, WIDTH, with_carry=arch == "rwkv7")
+    stream.fill(lambda rows: x[rows], 2)
+    advance(MODELS[arch].block, of_block(weights, 0), stream, 2)
+    found = collect_block(MODELS[arch].block, of_block(weights, 1), product_inputs(TABLES[arch]), stream, 2)
+    for spec in TABLES[arch]:
+        if spec.input is not None:
+            for suffix in [f".{i}" for i in range(5)] if spec.slices else [""]:
+                assert found[spec.input + suffix].H.shape[0] == of_block(weights, 1)[spec.name + suffix].shape[1]
+
+
+def test_quantised_weights_reach_the_next_block(tmp_path: Path) -> None:
+    """What `advance` is given decides what later blocks see, and through v_first it reaches blocks behind the next."""
+    weights = random_weights("rwkv7")
+    x = embedded("rwkv7", weights)
+    carries = []
+    for change in (0.0, 0.1):
+        stream = HiddenStates(tmp_path, ROWS, LENGTH, WIDTH, with_carry=True)
+        stream.fill(lambda rows: x[rows], 2)
+        assert stream.read(slice(0, 2))[1] is None
+        block = of_block(weights, 0)
+        block["att.value.weight"] = block["att.value.weight"] + change
+        advance(rwkv7.block, block, stream, 2)
+        advance(rwkv7.block, of_block(weights, 1), stream, 2)
+        carries.append(stream.read(slice(0, ROWS))[1])
+    assert not torch.allclose(carries[0], carries[1])
+
+
+def test_hidden_states_lie_in_the_work_directory_and_have_their_room(tmp_path: Path) -> None:
+    HiddenStates(tmp_path, 3, 4, 8, with_carry=True)
+    files = {path.name: path.stat() for path in tmp_path.iterdir()}
+    assert {name: stat.st_size for name, stat in files.items()} == {"hidden.f32": 3 * 4 * 8 * 4, "carry.f32": 3 * 4 * 8 * 4}
+    assert all(stat.st_blocks > 0 for stat in files.values())  # not sparse
+
+
+def test_a_work_directory_without_room_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(CalibrationError, match=r"none cannot hold .* MB of hidden states: No such file"):
+        HiddenStates(tmp_path / "none", 3, 4, 8)
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.posix_fallocate", full)
+    with pytest.raises(CalibrationError, match=r"No space left on device.*--work-dir"):
+        HiddenStates(tmp_path, 3, 4, 8)
+    assert list(tmp_path.iterdir()) == []

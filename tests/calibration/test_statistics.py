@@ -1,0 +1,36 @@
+"""H and the mean square are what their formulas say, however the tokens are cut in batches."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from rwkvquant.calibration.statistics import InputStatistics
+
+
+def test_H_is_the_mean_outer_product() -> None:
+    X = np.random.default_rng(0).standard_normal((60, 7)).astype(np.float32)
+    statistics = InputStatistics(7)
+    for part in (X[:1], X[1:31].reshape(2, 3, 5, 7), X[31:]):
+        statistics.add(torch.from_numpy(part))
+    expected = X.astype(np.float64).T @ X / 60
+    assert statistics.tokens == 60
+    assert statistics.H.dtype == torch.float64
+    np.testing.assert_allclose(statistics.H, expected, atol=1e-6)
+    np.testing.assert_allclose(statistics.mean_square, expected.diagonal(), atol=1e-6)
+
+
+def test_running_sums_are_float64() -> None:
+    """In float32, 2^24 + 1 = 2^24: small batches after a large one would be lost."""
+    statistics = InputStatistics(1)
+    statistics.add(torch.full((1, 1), 4096.0))
+    for _ in range(100):
+        statistics.add(torch.ones(1, 1))
+    assert float(statistics.H) * 101 == 4096.0**2 + 100
+
+
+def test_half_precision_activations_are_multiplied_in_float32() -> None:
+    x = torch.full((1, 1), 300.0, dtype=torch.float16)  # its square does not fit in float16
+    statistics = InputStatistics(1)
+    statistics.add(x)
+    assert float(statistics.H) == 90000.0
