@@ -26,7 +26,6 @@ from rwkvquant import CalibrationConfig, QuantizeConfig
 from rwkvquant.evaluation import divergence, windows
 from rwkvquant.evaluation.load import load_model
 
-
 CLIPS = {"rtn": ("none", "weight"), "gptq": ("none", "hessian")}  # without, and with the search that is the method's default
 
 
