@@ -108,8 +108,8 @@ def decode_by_the_page(entry: dict, arrays: dict[str, np.ndarray]) -> np.ndarray
                 if kind == "rows":
                     byte, turn, plane_bytes = col // (8 // p), col % (8 // p), -(-cols // 64) * 8 * p
                 else:
-                    j, c = col % tile_cols // 4, col % 4
-                    byte, turn, plane_bytes = j // (8 // p) * 64 + 4 * row + c, j % (8 // p), 2 * tile_cols * p
+                    j, c, n = col % tile_cols // 4, col % 4, tile_cols // 4 * p // 8
+                    byte, turn, plane_bytes = j % n * 64 + 4 * row + c, j // n, n * 64
                 code |= (int(arrays["codes"][start + byte]) >> p * turn) % 2**p << low
                 start, low = start + plane_bytes, low + p
             if codec == "codebook3":

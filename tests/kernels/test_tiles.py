@@ -23,9 +23,9 @@ def tile_by_definition(codes: np.ndarray, bits: int, tile_cols: int) -> bytes:
         start = (row // 16 * column_tiles + col // tile_cols) * tile_bytes
         step, byte, low_bit = col % tile_cols // 4, row % 16 * 4 + col % 4, 0
         for width in tiles.PLANES[bits]:
-            per = 8 // width
+            lines = tile_cols // 4 * width // 8  # of 64 bytes
             part = int(code) >> low_bit & 2**width - 1
-            out[start + step // per * 64 + byte] |= part << width * (step % per)
+            out[start + step % lines * 64 + byte] |= part << width * (step // lines)
             start, low_bit = start + 2 * tile_cols * width, low_bit + width
     return bytes(out)
 
@@ -43,15 +43,28 @@ def test_planes_add_up_to_the_code(bits: int) -> None:
     assert set(tiles.PLANES[bits]) <= {1, 2, 4}
 
 
-def test_known_bytes_of_a_3_bit_tile() -> None:
-    codes = np.zeros((16, 32), np.uint8)
-    codes[0, 0] = 0b111  # step 0, byte 0: two bits in byte 0 of plane 1, the third in byte 0 of plane 2
-    codes[2, 7] = 0b110  # step 1, byte 2*4 + 3 = 11: 10 at bits 2-3 of byte 11; 1 at bit 1 of the other plane
-    codes[15, 31] = 0b101  # step 7, byte 63, second 64 bytes of plane 1 at bits 6-7; bit 7 of plane 2
+def test_known_bytes_of_a_narrow_3_bit_tile() -> None:
+    codes = np.zeros((16, 32), np.uint8)  # 8 steps: 2 lines of the low two bits, even and odd steps; 1 line of the third
+    codes[0, 0] = 0b111  # step 0, byte 0: first line; the third bit in byte 0 of plane 2
+    codes[2, 7] = 0b110  # step 1, byte 2*4 + 3 = 11: 10 at bits 0-1 of the second line; 1 at bit 1 of plane 2
+    codes[9, 18] = 0b001  # step 4, byte 9*4 + 2 = 38: third of the first line, bits 4-5
+    codes[15, 31] = 0b101  # step 7, byte 63: last of the second line, bits 6-7; bit 7 of plane 2
     packed = tiles.pack_tiles(codes, 3, 32)
     expected = np.zeros(192, np.uint8)
-    expected[0], expected[11], expected[64 + 63] = 0b11, 0b10 << 2, 0b01 << 6
+    expected[0], expected[64 + 11], expected[38], expected[64 + 63] = 0b11, 0b10, 0b01 << 4, 0b01 << 6
     expected[128 + 0], expected[128 + 11], expected[128 + 63] = 1, 1 << 1, 1 << 7
+    assert packed.tolist() == expected.tolist()
+
+
+def test_known_bytes_of_a_wide_3_bit_tile() -> None:
+    codes = np.zeros((16, 64), np.uint8)  # 16 steps: 4 lines of the low two bits, every fourth step; 2 lines of the third
+    codes[0, 20] = 0b111  # step 5, byte 0: second low line (steps 1, 5, 9, 13), bits 2-3; second high line (1, 3, 5, ...), bit 2
+    codes[7, 33] = 0b110  # step 8, byte 7*4 + 1 = 29: first low line (steps 0, 4, 8, 12), bits 4-5; first high line (0, 2, ... 8), bit 4
+    codes[15, 63] = 0b101  # step 15, byte 63: the last of both planes
+    packed = tiles.pack_tiles(codes, 3, 64)
+    expected = np.zeros(384, np.uint8)
+    expected[64 + 0], expected[29], expected[192 + 63] = 0b11 << 2, 0b10 << 4, 0b01 << 6
+    expected[256 + 64 + 0], expected[256 + 29], expected[256 + 64 + 63] = 1 << 2, 1 << 4, 1 << 7
     assert packed.tolist() == expected.tolist()
 
 

@@ -6,7 +6,8 @@ width 2 and bit 2 in a plane of width 1. A matrix (rows, cols) is padded with co
 the planes one after another.
 
     step j   columns 4j .. 4j+3 of the tile, 16 rows x 4 columns = 64 codes; row r and column 4j + c stand at byte 4r + c
-    plane    width p: 8//p steps share 64 bytes; step j at bytes (j // (8//p)) * 64 + byte, shifted left by p * (j % (8//p))
+    plane    width p: a line of 64 bytes holds 8//p steps, as far apart as the plane has lines: with n = steps * p / 8 lines,
+             step j at bytes (j % n) * 64 + byte, shifted left by p * (j // n)
 
 So one 64-byte load serves 8//p steps, and after a shift and a mask it meets four activations broadcast to 16 rows:
 one dot-product instruction for 16 rows x 4 columns.
@@ -86,7 +87,7 @@ def pack_tiles(codes: Bytes, bits: int, tile_cols: int) -> Bytes:
         block[: len(part), :cols] = part
         block = block.reshape(stop - start, TILE_ROWS, tiles, tile_steps, STEP_COLS).transpose(0, 2, 3, 1, 4)
         stepwise = block.reshape(stop - start, tiles, tile_steps, STEP_BYTES)  # byte 4r + c of step j
-        _fill_planes(stepwise, bits, out[start:stop])
+        _fill_planes(stepwise, bits, out[start:stop], spread=True)
     return out.reshape(-1)
 
 
@@ -97,7 +98,7 @@ def unpack_tiles(packed: Bytes, rows: int, cols: int, bits: int, tile_cols: int)
     codes = np.empty((rows, cols), np.uint8)
     for start, stop in _block_ranges(rows, tiles * tile_cols):
         stepwise = np.zeros((stop - start, tiles, tile_steps, STEP_BYTES), np.uint8)
-        _read_planes(stored[start:stop], bits, stepwise)
+        _read_planes(stored[start:stop], bits, stepwise, spread=True)
         block = stepwise.reshape(stop - start, tiles, tile_steps, TILE_ROWS, STEP_COLS).transpose(0, 3, 1, 2, 4)
         block = block.reshape((stop - start) * TILE_ROWS, tiles * tile_cols)
         codes[start * TILE_ROWS : stop * TILE_ROWS] = block[: rows - start * TILE_ROWS, :cols]
@@ -193,13 +194,16 @@ def unpack_codebooks(packed: Bytes, rows: int, cols: int) -> Bytes:
     return np.ascontiguousarray(stored.transpose(0, 2, 1, 3).reshape(-1, tiles, entries)[:pairs])
 
 
-def _fill_planes(codes: Bytes, bits: int, out: Bytes) -> None:
-    """codes (..., n, lanes) -> out (..., n * bits // 8, lanes): 8//p codes of one lane share a byte of a plane of width p."""
+def _fill_planes(codes: Bytes, bits: int, out: Bytes, spread: bool = False) -> None:
+    """codes (..., n, lanes) -> out (..., n * bits // 8, lanes): 8//p codes of one lane share a byte of a plane of width p.
+
+    Neighbours share it, or, `spread`, codes as far apart as the plane has bytes.
+    """
     at = 0
     for width, low_bit in _plane_bits(bits):
         per = 8 // width
         stop = at + codes.shape[-2] // per
-        shared = codes.reshape(*codes.shape[:-2], stop - at, per, codes.shape[-1])
+        shared = _shared(codes, stop - at, per, spread)
         plane = out[..., at:stop, :]
         plane[...] = 0
         for k in range(per):
@@ -207,17 +211,24 @@ def _fill_planes(codes: Bytes, bits: int, out: Bytes) -> None:
         at = stop
 
 
-def _read_planes(packed: Bytes, bits: int, codes: Bytes) -> None:
+def _read_planes(packed: Bytes, bits: int, codes: Bytes, spread: bool = False) -> None:
     """The inverse of _fill_planes; `codes` comes zeroed and is filled in place."""
     at = 0
     for width, low_bit in _plane_bits(bits):
         per = 8 // width
         stop = at + codes.shape[-2] // per
-        shared = codes.reshape(*codes.shape[:-2], stop - at, per, codes.shape[-1])
+        shared = _shared(codes, stop - at, per, spread)
         plane = packed[..., at:stop, :]
         for k in range(per):
             shared[..., k, :] |= ((plane >> (width * k)) & (2**width - 1)) << low_bit
         at = stop
+
+
+def _shared(codes: Bytes, lines: int, per: int, spread: bool) -> Bytes:
+    """A view (..., lines, per, lanes) of codes (..., n, lanes): which codes share a byte."""
+    if spread:
+        return codes.reshape(*codes.shape[:-2], per, lines, codes.shape[-1]).swapaxes(-3, -2)
+    return codes.reshape(*codes.shape[:-2], lines, per, codes.shape[-1])
 
 
 def _plane_bits(bits: int) -> list[tuple[int, int]]:
