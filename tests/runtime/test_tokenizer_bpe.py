@@ -83,7 +83,7 @@ def test_special_tokens_in_a_text_are_plain_text_and_decode_to_nothing(judge: Ju
 
 
 def test_letters_numbers_and_spaces_are_those_of_the_tokenizers_package() -> None:
-    stored = Path(rwkvquant.__path__[0], "assets", "unicode_ranges.txt").read_text(encoding="ascii")
+    stored = Path(rwkvquant.__file__).with_name("assets").joinpath("unicode_ranges.txt").read_text(encoding="ascii")
     assert stored == unicode_ranges()
 
 

@@ -30,4 +30,4 @@ def unicode_ranges() -> str:
 
 
 if __name__ == "__main__":
-    Path(rwkvquant.__path__[0], "assets", "unicode_ranges.txt").write_text(unicode_ranges(), encoding="ascii")
+    Path(rwkvquant.__file__).with_name("assets").joinpath("unicode_ranges.txt").write_text(unicode_ranges(), encoding="ascii")

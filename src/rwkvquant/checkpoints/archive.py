@@ -51,9 +51,9 @@ def _find_members(file: memoryview) -> dict[str, Member]:
     while position < end:
         member, header, position = _entry(file, position, end)
         if member.name in members:
-            raise CheckpointError(f"the zip has two members named {shown(member.name)}")
+            raise CheckpointError(f"the zip has two members named {shown(member.name)!r}")
         if not start >= member.offset + member.size:
-            raise CheckpointError(f"the zip member {shown(member.name)} reaches past the data: the file is truncated or altered")
+            raise CheckpointError(f"the zip member {shown(member.name)!r} reaches past the data: the file is truncated or altered")
         members[member.name] = member
         ranges.append((header, member.offset + member.size, member.name))
     if len(members) != count or position != end:
@@ -61,7 +61,7 @@ def _find_members(file: memoryview) -> dict[str, Member]:
     ranges.sort()
     for (_, stop, name), (begin, _, other) in pairwise(ranges):
         if begin < stop:
-            raise CheckpointError(f"the zip members {shown(name)} and {shown(other)} overlap")
+            raise CheckpointError(f"the zip members {shown(name)!r} and {shown(other)!r} overlap")
     return members
 
 
@@ -99,14 +99,14 @@ def _entry(file: memoryview, position: int, end: int) -> tuple[Member, int, int]
     extra = bytes(file[name_at + name_length : name_at + name_length + extra_length])
     size, packed_size, header = _widen([size, packed_size, header], extra, name)
     if method != STORED or flags & ENCRYPTED or packed_size != size:
-        raise CheckpointError(f"the zip member {shown(name)} is compressed or encrypted; torch.save stores its members as they are")
+        raise CheckpointError(f"the zip member {shown(name)!r} is compressed or encrypted; torch.save stores its members as they are")
 
     if header + LOCAL.size + name_length > len(file):
-        raise CheckpointError(f"the local header of the zip member {shown(name)} lies outside of the file")
+        raise CheckpointError(f"the local header of the zip member {shown(name)!r} lies outside of the file")
     signature, _, local_flags, local_method, _, _, _, _, _, local_name_length, local_extra_length = LOCAL.unpack_from(file, header)
     local_name = bytes(file[header + LOCAL.size : header + LOCAL.size + local_name_length])
     if signature != b"PK\x03\x04" or local_name != raw_name or local_method != STORED or local_flags & ENCRYPTED:
-        raise CheckpointError(f"the local header of the zip member {shown(name)} contradicts the directory")
+        raise CheckpointError(f"the local header of the zip member {shown(name)!r} contradicts the directory")
     return Member(name, header + LOCAL.size + local_name_length + local_extra_length, size, crc), header, following
 
 
@@ -123,4 +123,4 @@ def _widen(values: list[int], extra: bytes, name: str) -> list[int]:
             if -1 not in widened:
                 return widened
         position += 4 + length
-    raise CheckpointError(f"the zip member {shown(name)} lacks its 64-bit size or offset")
+    raise CheckpointError(f"the zip member {shown(name)!r} lacks its 64-bit size or offset")

@@ -113,7 +113,7 @@ def _root(members: dict[str, Member]) -> str:
         raise CheckpointError("the zip holds no data.pkl, so torch.save did not write it; a .pth checkpoint is needed")
     for name in members:
         if not name.startswith(roots[0] + "/"):
-            raise CheckpointError(f"all members of a checkpoint's zip lie in one folder, {shown(roots[0])}; got {shown(name)}")
+            raise CheckpointError(f"all members of a checkpoint's zip lie in one folder, {shown(roots[0])!r}; got {shown(name)!r}")
     return roots[0]
 
 
