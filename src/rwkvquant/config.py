@@ -60,9 +60,9 @@ class QuantizeConfig:
     bits: float | None = None
     code_bits: int | None = None
     method: str = "gptq"
-    group_size: int = 64
-    symmetric: bool = False
-    scale_bits: int = 8
+    group_size: int | None = None  # the next three go with code_bits: 64, asymmetric and 8 unless given
+    symmetric: bool | None = None
+    scale_bits: int | None = None
     clip_search: str | None = None  # None: "hessian" for gptq, "weight" for rtn, which then needs no calibration
     act_order: bool = True
     damping: float = 0.05
@@ -83,8 +83,10 @@ class QuantizeConfig:
             object.__setattr__(self, "clip_search", "weight" if self.method == "rtn" else "hessian")
         _require("clip_search", self.clip_search, CLIP_SEARCHES)
         _require("device", self.device.partition(":")[0], ("cpu", "cuda"))
-        _require("group_size", self.group_size, GROUP_SIZES)
-        _require("scale_bits", self.scale_bits, SCALE_BITS)
+        if self.group_size is not None:
+            _require("group_size", self.group_size, GROUP_SIZES)
+        if self.scale_bits is not None:
+            _require("scale_bits", self.scale_bits, SCALE_BITS)
         _require("vector_bits", self.vector_bits, (8, 16))
         _require("head_bits", self.head_bits, (*range(2, 9), 16))
         _require("emb_bits", self.emb_bits, (*range(2, 9), 16))
@@ -92,8 +94,25 @@ class QuantizeConfig:
             raise ConfigError("give bits (a budget) or code_bits (one grid for all matrices), not both")
         if self.code_bits is not None:
             _require("code_bits", self.code_bits, range(2, 9))
+        elif (self.group_size, self.symmetric, self.scale_bits) != (None, None, None):
+            raise ConfigError("group_size, symmetric and scale_bits go with code_bits; a budget of bits chooses the grids itself")
+        if isinstance(self.tensor_bits, str):
+            object.__setattr__(self, "tensor_bits", (self.tensor_bits,))
+        if self.bits is not None and not 0 < self.bits <= 16:
+            raise ConfigError(f"bits must lie above 0 and at most at 16; got {self.bits}")
+        if self.seed < 0:
+            raise ConfigError(f"seed must be at least 0; got {self.seed}")
         if not 0 <= self.damping < 10:
             raise ConfigError(f"damping must lie in [0, 10); got {self.damping}")
+
+    @property
+    def plain_grid(self) -> GridConfig:
+        """The grid of every matrix where `code_bits` is given."""
+        assert self.code_bits is not None
+        default = GridConfig()
+        return GridConfig(
+            self.code_bits, self.group_size or default.group_size, bool(self.symmetric), self.scale_bits or default.scale_bits
+        )
 
     @property
     def needs_calibration(self) -> bool:

@@ -122,7 +122,16 @@ MISTAKES = {
     "a packed file that is a text": (["verify", "some.txt"], "some.txt"),
     "a truncated checkpoint": (["inspect", "half.pth"], "half.pth"),
     "eval without a text": (["eval", "model.pth"], "--text"),
-    "an unknown dtype": (["export", "model.pth", "-o", "x.pth"], "model.pth"),
+    "an export of a checkpoint": (["export", "model.pth", "-o", "x.pth"], "model.pth"),
+    "an output that is the input": (["quantize", "model.pth", "-o", "model.pth"], "input"),
+    "a grid without code bits": (["quantize", "model.pth", "-o", "x", "--symmetric"], "code_bits"),
+    "a device that is none": (["quantize", "model.pth", "-o", "x", "--device", "cpu:abc"], "cpu:abc"),
+    "a work directory that is a file": (
+        ["quantize", "model.pth", "-o", "x", "--work-dir", "some.txt", "--method", "rtn", "--bits", "5"],
+        "folder",
+    ),
+    "no tokens to generate": (["generate", "model.pth", "-n", "0"], "-n"),
+    "a file name with brackets": (["inspect", "a[/b].pth"], "a[/b].pth"),
 }
 
 
@@ -147,3 +156,22 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(
 def test_the_process_says_the_same(folder: Path) -> None:
     done = subprocess.run([sys.executable, "-m", "rwkvquant", "inspect", "some.txt"], capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and done.stderr.startswith("rwkvquant: ")
+
+
+def test_export_says_which_values_do_not_fit(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    state = random_state_dict("rwkv7", layers=1, width=64)
+    state["emb.weight"] *= 1e6
+    write_pth(folder / "large.pth", state)
+    assert run(["quantize", "large.pth", "-o", "large.safetensors", "--method", "rtn", "--bits", "5"]) == 0
+    assert run(["export", "large.safetensors", "-o", "back.pth"]) == 2
+    assert "emb.weight holds values that fp16 cannot" in capsys.readouterr().err
+    assert not Path("back.pth").exists()
+    assert run(["export", "large.safetensors", "-o", "back.pth", "--dtype", "bf16"]) == 0
+
+
+def test_weights_far_too_large_are_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    state = random_state_dict("rwkv7", layers=2, width=64)
+    state["blocks.1.att.key.weight"] *= 1e30
+    write_pth(folder / "huge.pth", state)
+    assert run(["quantize", "huge.pth", "-o", "x.safetensors", "--calib", "some.txt", "--calib-rows", "2", "--calib-len", "64"]) == 2
+    assert "blocks.1." in capsys.readouterr().err

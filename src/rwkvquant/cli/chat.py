@@ -21,7 +21,7 @@ HELP = "/save FILE keeps the conversation, /load FILE goes on from one, /quit or
 def command(
     file: Annotated[str, typer.Argument(help="A packed file or a checkpoint.")],
     state: Annotated[str | None, typer.Option(help="Go on from a conversation kept with /save.")] = None,
-    max_tokens: Annotated[int, typer.Option("--max-tokens", "-n", help="At most this many tokens an answer.")] = 512,
+    max_tokens: Annotated[int, typer.Option("--max-tokens", "-n", min=1, help="At most this many tokens an answer.")] = 512,
     temperature: TemperatureOption = 1.0,
     top_p: TopPOption = 0.7,
     presence_penalty: PresenceOption = 0.4,
@@ -72,6 +72,8 @@ def _answer(chat: Chat, message: str) -> None:
             print(piece, end="", flush=True)
     except KeyboardInterrupt:
         pass
+    except RwkvQuantError as error:  # one line that is no text should not end the conversation either
+        stderr.print(str(error))
     print("\n")
 
 
@@ -80,6 +82,7 @@ def _obey(chat: Chat, message: str) -> None:
     try:
         if verb == "/save" and path:
             chat.save(path)
+            stderr.print(f"kept in {path}", style="dim")
         elif verb == "/load" and path:
             chat.load(path)
         else:

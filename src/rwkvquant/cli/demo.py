@@ -11,6 +11,7 @@ import typer
 
 from rwkvquant.cli.output import Counter, JsonOption, emit, interval, ledger_table, quantize_progress, stderr, stdout, table
 from rwkvquant.cli.quantize import show as show_quantized
+from rwkvquant.errors import ConfigError
 
 ROWS = 64  # of calibration text: half of the default, to keep the demo within a minute or two
 PROMPT = "The old man looked out of the window and said"
@@ -28,6 +29,8 @@ def command(
 ) -> None:
     """Quantise, measure, and let the model write a paragraph."""
     if checkpoint is None:
+        if text is not None or output is not None:
+            raise ConfigError("--text and --output go with --checkpoint")
         result = _speak_only()
         emit(result, as_json, lambda: stdout.print(result["text"]))
     else:
@@ -45,13 +48,15 @@ def _speak_only() -> dict[str, Any]:
 
 def _whole_job(checkpoint: str, text: str | None, output: str | None, max_tokens: int) -> dict[str, Any]:
     from rwkvquant import CalibrationConfig, QuantizeConfig, quantize
-    from rwkvquant.errors import ConfigError
     from rwkvquant.evaluation import divergence, windows
     from rwkvquant.evaluation.load import load_model
 
     if text is None:
         raise ConfigError("give --text FILE to compare on, together with --checkpoint")
-    tokenizer = str(Path(checkpoint).with_name("tokenizer.json"))
+    beside = Path(checkpoint).with_name("tokenizer.json")
+    tokenizer = str(beside) if beside.exists() else None
+    base, known = load_model(checkpoint, tokenizer)
+    cut = windows.text_windows(text, known, max_tokens=max_tokens)  # a text that is none is found out before the work, not after
     with tempfile.TemporaryDirectory() as scratch:
         files = {"gptq": output or f"{scratch}/gptq.safetensors", "rtn": f"{scratch}/rtn.safetensors"}
         reports = {}
@@ -59,8 +64,6 @@ def _whole_job(checkpoint: str, text: str | None, output: str | None, max_tokens
             stderr.print(f"\nquantising with {method}", style="bold")
             config = QuantizeConfig(method=method, tokenizer=tokenizer, calibration=CalibrationConfig(rows=ROWS))
             reports[method] = quantize(checkpoint, file, config, progress=quantize_progress())
-        base, known = load_model(checkpoint, tokenizer)
-        cut = windows.text_windows(text, known, max_tokens=max_tokens)
         with Counter("comparing") as progress:
             found = divergence.compare_many(base, {m: load_model(f, None)[0] for m, f in files.items()}, cut, progress=progress)
         compared = {method: comparison.to_json() for method, comparison in found.items()}
@@ -97,4 +100,6 @@ def _show(result: dict[str, Any]) -> None:
     title = f"against the original, {compared['gptq']['tokens']:,} tokens of text it was not calibrated on"
     stdout.print(table(title, ["", "bits/weight", "perplexity", "KL, nats/token", "same top token"], rows))
     for who, written in result["text"].items():
-        stdout.print(f"\n[bold]{who}[/bold]: {written['text']}")
+        stdout.print()
+        stdout.print(who, style="bold")
+        stdout.print(written["text"])

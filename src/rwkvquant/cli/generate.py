@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 import time
 from typing import Annotated
@@ -22,7 +23,7 @@ SeedOption = Annotated[int, typer.Option(help="Same seed, same text.")]
 def command(
     file: Annotated[str, typer.Argument(help="A packed file or a checkpoint.")],
     prompt: Annotated[str, typer.Option("--prompt", "-p", help="Text to continue.")] = "",
-    max_tokens: Annotated[int, typer.Option("--max-tokens", "-n", help="At most this many tokens.")] = 64,
+    max_tokens: Annotated[int, typer.Option("--max-tokens", "-n", min=1, help="At most this many tokens.")] = 64,
     temperature: TemperatureOption = 1.0,
     top_p: TopPOption = 0.7,
     presence_penalty: PresenceOption = 0.0,
@@ -48,9 +49,11 @@ def command(
     if as_json:
         emit(model.generate(prompt, max_tokens=max_tokens, sampling=sampling), True, lambda: None)
         return
-    print(prompt, end="", flush=True)
     started, count = time.perf_counter(), 0
-    for count, piece in enumerate(model.stream(prompt, max_tokens=max_tokens, sampling=sampling), start=1):  # noqa: B007
+    pieces = model.stream(prompt, max_tokens=max_tokens, sampling=sampling)
+    first = next(pieces, "")  # a prompt or a tokenizer that cannot be fails here, before anything is printed
+    print(prompt, end="", flush=True)
+    for count, piece in enumerate(itertools.chain([first], pieces), start=1):  # noqa: B007
         print(piece, end="", flush=True)
     print()
     if sys.stderr.isatty():

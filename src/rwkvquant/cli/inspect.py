@@ -37,7 +37,7 @@ def command(
 def _show_packed(file: str, result: dict[str, Any], ledger: bool, tensors: bool) -> None:
     dims, options = result["dims"], result["quantization_config"].get("options", {})
     stdout.print(
-        f"[bold]{file}[/bold]: {result['arch']}, {dims['layers']} layers x {dims['width']}, vocabulary {dims['vocab']}, "
+        f"{file}: {result['arch']}, {dims['layers']} layers x {dims['width']}, vocabulary {dims['vocab']}, "
         f"tokenizer {result['tokenizer']}, method {options.get('method', 'unknown')}"
     )
     stdout.print(
@@ -54,7 +54,7 @@ def _show_packed(file: str, result: dict[str, Any], ledger: bool, tensors: bool)
 def _show_checkpoint(file: str, result: dict[str, Any], tensors: bool) -> None:
     dims = result["dims"]
     stdout.print(
-        f"[bold]{file}[/bold]: {result['arch']}, {dims['layers']} layers x {dims['width']}, {dims['heads']} heads of {dims['head_size']}, "
+        f"{file}: {result['arch']}, {dims['layers']} layers x {dims['width']}, {dims['heads']} heads of {dims['head_size']}, "
         f"vocabulary {dims['vocab']}, {result['dtype']}, {human_bytes(result['file_bytes'])}"
     )
     total = result["parameters"]

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import sys
+from typing import Annotated
 
 import typer
 
+import rwkvquant
 from rwkvquant.cli import chat, compare, demo, evaluate, export, generate, inspect, quantize, verify
 from rwkvquant.errors import RwkvQuantError
 
@@ -31,6 +34,15 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
+
+
+@app.callback(invoke_without_command=True)
+def options(version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False) -> None:
+    if version:
+        print(f"rwkvquant {rwkvquant.__version__}")
+        raise typer.Exit
+
+
 app.command("demo")(demo.command)
 app.command("quantize")(quantize.command)
 app.command("inspect")(inspect.command)
@@ -45,7 +57,10 @@ app.command("export")(export.command)
 def run(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit code: 0 ok, 2 the user's mistake, 130 interrupted."""
     try:
-        return app(args=arguments, standalone_mode=False) or EXIT_OK
+        code = app(args=arguments, standalone_mode=False) or EXIT_OK
+        if code == EXIT_INTERRUPTED:  # Typer has caught the KeyboardInterrupt
+            print("rwkvquant: interrupted", file=sys.stderr)
+        return code
     except RwkvQuantError as error:
         return _fail(str(error))
     except UsageError as error:
@@ -60,11 +75,12 @@ def run(arguments: list[str] | None = None) -> int:
     except OSError as error:
         return _fail(_os_error(error))
     except (KeyboardInterrupt, typer.Abort):
-        print("rwkvquant: interrupted; nothing was written", file=sys.stderr)
+        print("rwkvquant: interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
 
 
 def main() -> None:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # clean up as after Ctrl-C
     sys.exit(run())
 
 
@@ -76,7 +92,7 @@ def _fail(sentence: str) -> int:
 def _os_error(error: OSError) -> str:
     where = f" ({error.filename})" if error.filename else ""
     if error.errno == errno.ENOSPC:
-        return f"the disk is full{where}; nothing was written under the final name. Free some space and run the command again."
+        return f"the disk is full{where}; free some space and run the command again"
     return f"{error.strerror or error}{where}"
 
 

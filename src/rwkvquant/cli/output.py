@@ -18,8 +18,10 @@ from rwkvquant.pipeline.progress import Progress, TensorReport
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 
-stderr = Console(stderr=True, highlight=False)
-stdout = Console(highlight=False, soft_wrap=True)
+# No markup: file names and the text of a model may hold brackets. Piped tables are as wide as they need to be.
+PIPED_WIDTH = 240
+stderr = Console(stderr=True, highlight=False, markup=False)
+stdout = Console(highlight=False, markup=False, soft_wrap=True, width=None if sys.stdout.isatty() else PIPED_WIDTH)
 
 
 def emit(result: dict[str, Any], as_json: bool, show: Callable[[], None]) -> None:
@@ -100,7 +102,7 @@ class PlainProgress(Progress):
 class LiveProgress(Progress):
     """A bar with the phase, the tensor in hand and the time left; finished tensors scroll above it."""
 
-    def begin(self, tensors: int) -> None:
+    def __init__(self) -> None:
         self.bar = Bar(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -110,8 +112,11 @@ class LiveProgress(Progress):
             TimeRemainingColumn(),
             console=stderr,
         )
-        self.task = self.bar.add_task("reading", total=tensors)
+        self.task = self.bar.add_task("reading", total=None)
         self.bar.start()
+
+    def begin(self, tensors: int) -> None:
+        self.bar.update(self.task, total=tensors)
 
     def phase(self, what: str) -> None:
         self.bar.update(self.task, description=what)
@@ -124,8 +129,7 @@ class LiveProgress(Progress):
         stderr.print(f"note: {sentence}")
 
     def end(self) -> None:
-        if hasattr(self, "bar"):
-            self.bar.stop()
+        self.bar.stop()
 
 
 class Counter:

@@ -30,11 +30,9 @@ def command(
     ] = None,
     code_bits: Annotated[int | None, typer.Option(help="Instead of a budget: this many bits a code, for every matrix.")] = None,
     method: Annotated[str, typer.Option(help=_one_of(METHODS))] = _DEFAULT.method,
-    group_size: Annotated[int, typer.Option(help=_one_of(GROUP_SIZES) + "; with --code-bits")] = _DEFAULT.group_size,
-    symmetric: Annotated[bool, typer.Option("--symmetric/--asymmetric", help="With --code-bits.")] = _DEFAULT.symmetric,
-    scale_bits: Annotated[
-        int, typer.Option(help=_one_of(SCALE_BITS) + "; 8 means one byte a group and one float16 a row.")
-    ] = _DEFAULT.scale_bits,
+    group_size: Annotated[int | None, typer.Option(help=_one_of(GROUP_SIZES) + "; with --code-bits.")] = None,
+    symmetric: Annotated[bool | None, typer.Option("--symmetric/--asymmetric", help="With --code-bits.")] = None,
+    scale_bits: Annotated[int | None, typer.Option(help=_one_of(SCALE_BITS) + "; 8 means one byte a group and one float16 a row.")] = None,
     clip_search: Annotated[str | None, typer.Option(help=_one_of(CLIP_SEARCHES) + ". Default: hessian for gptq, weight for rtn.")] = None,
     act_order: Annotated[
         bool, typer.Option("--act-order/--no-act-order", help="GPTQ: columns by falling diag(H), with static groups.")

@@ -40,9 +40,11 @@ MAX_NAME_BYTES = 200  # file systems allow 255, and the name of the unfinished f
 _COPY_BYTES = 1 << 20
 
 
-def check_output(path: Path | str) -> None:
-    """Raises ConfigError if no file can be written there. Ask before hours of work, not after."""
+def check_output(path: Path | str, *inputs: Path | str) -> None:
+    """Raises ConfigError if no file can be written there, or if it is one of `inputs`. Ask before hours of work, not after."""
     path = Path(path)
+    if any(path.exists() and Path(source).exists() and path.samefile(source) for source in inputs):
+        raise ConfigError(f"the output must not be an input; {path} would be overwritten. Try another name")
     if path.is_dir():
         raise ConfigError(f"the output must be a file; {path} is a directory. Try {path / 'model.safetensors'}")
     if path.exists() and not path.is_file():
@@ -63,7 +65,7 @@ class ContainerWriter:
         self.path = Path(path)
         self._arrays: dict[str, tuple[np.dtype[Any], int]] = {}
         self._entries: dict[str, TensorEntry] = {}
-        with _one_sentence(self.path):
+        with one_sentence(self.path):
             self._spool: BinaryIO = tempfile.TemporaryFile(dir=self.path.parent)  # noqa: SIM115 (closed by close)
 
     def __enter__(self) -> ContainerWriter:
@@ -118,13 +120,13 @@ class ContainerWriter:
         try:
             metadata = self._metadata(model, quantization_config, tokenizer, provenance)
             header = encode_header(metadata, self._arrays)
-            with _one_sentence(self.path):
+            with one_sentence(self.path):
                 self._write(partial, header)
             try:
                 open_packed(partial).verify()
             except FormatError as error:
                 raise FormatError(str(error).replace(str(partial), str(self.path))) from None
-            with _one_sentence(self.path):
+            with one_sentence(self.path):
                 os.replace(partial, self.path)
         except BaseException:
             partial.unlink(missing_ok=True)
@@ -150,7 +152,7 @@ class ContainerWriter:
         }
 
     def _put(self, array_name: str, array: NDArray[Any]) -> None:
-        with _one_sentence(self.path):
+        with one_sentence(self.path):
             _write_all(self._spool, _raw(array))
         self._arrays[array_name] = (array.dtype, array.size)
 
@@ -180,7 +182,7 @@ def _write_all(file: BinaryIO, data: bytes | memoryview) -> None:
 
 
 @contextmanager
-def _one_sentence(path: Path) -> Iterator[None]:
+def one_sentence(path: Path) -> Iterator[None]:
     """The operating system's refusals as one sentence for the user."""
     try:
         yield

@@ -7,6 +7,7 @@ of HIGGS, arXiv:2411.17525), and without calibration all sensitivities are taken
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
@@ -94,8 +95,8 @@ def choose_grids(checkpoint: Checkpoint, config: QuantizeConfig, progress: Progr
     shapes = {matrix.name: matrix.shape for matrix in checkpoint.logical_matrices() if matrix.spec.role in QUANTIZED_ROLES}
     overrides = override_bits(config.tensor_bits, list(shapes))
     if config.code_bits is not None:
-        plain = GridConfig(config.code_bits, config.group_size, config.symmetric, config.scale_bits)
-        return {name: GridConfig(overrides.get(name, plain.bits), plain.group_size, plain.symmetric, plain.scale_bits) for name in shapes}
+        plain = config.plain_grid
+        return {name: dataclasses.replace(plain, bits=overrides.get(name, plain.bits)) for name in shapes}
 
     progress.phase("choosing bits")
     candidates = {}
@@ -107,7 +108,8 @@ def choose_grids(checkpoint: Checkpoint, config: QuantizeConfig, progress: Progr
     bits = DEFAULT_BITS if config.bits is None else config.bits
     grids, reached = fit_budget(candidates, weights, bits, explicit=config.bits is not None)
     if reached > bits:
-        progress.note(f"these shapes cannot reach {bits} bits per weight; using the smallest reachable, {reached:.3f}")
+        cause = "these shapes with your --tensor-bits" if overrides else "these shapes"
+        progress.note(f"{cause} cannot reach {bits} bits per weight; using the smallest reachable, {reached:.3f}")
     return grids
 
 

@@ -12,11 +12,14 @@ import hashlib
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from rwkvquant.calibration.collect import HiddenStates, advance, collect_block, collect_head, product_inputs
 from rwkvquant.calibration.samples import calibration_rows, load_documents
@@ -49,14 +52,15 @@ def quantize(
 ) -> dict[str, Any]:
     """Write `output` and return its ledger as JSON. Raises children of RwkvQuantError; then nothing stands under the final name."""
     config, progress = config or QuantizeConfig(), progress or Progress()
-    check_output(output)
+    check_output(output, source, *_given(config.calibration.path, config.tokenizer))
     checkpoint = open_checkpoint(source)
     tokenizer = load_tokenizer(config.tokenizer, checkpoint.dims.vocab)
     device = _device(config)
-    tokens = _calibration_tokens(config.calibration, tokenizer, config.seed) if config.needs_calibration else None
-    plan = make_plan(checkpoint, config, progress)
-    progress.begin(len(plan))
+    calibrated = _calibrate(config, tokenizer, progress) if config.needs_calibration else None
+    tokens = calibrated.tokens if calibrated else None
     try:
+        plan = make_plan(checkpoint, config, progress)
+        progress.begin(len(plan))
         with ContainerWriter(output) as writer, _work_directory(work_dir, output) as scratch:
             tensors = TensorWriter(checkpoint, plan, config, writer, progress)
             model, weights = architecture(checkpoint.arch), CheckpointSource(checkpoint, device)
@@ -83,7 +87,7 @@ def quantize(
                 model={"arch": checkpoint.arch, "dims": checkpoint.dims},
                 quantization_config=_quantization_config(config, plan),
                 tokenizer=tokenizer.to_data(),
-                provenance=_provenance(checkpoint, config),
+                provenance=_provenance(checkpoint, calibrated),
             )
     finally:
         progress.end()
@@ -95,14 +99,36 @@ def plan_only(source: str | Path, config: QuantizeConfig | None = None, progress
     config, progress = config or QuantizeConfig(), progress or Progress()
     checkpoint = open_checkpoint(source)
     tokenizer = load_tokenizer(config.tokenizer, checkpoint.dims.vocab).to_data()
-    plan = make_plan(checkpoint, config, progress)
+    if config.needs_calibration:
+        load_documents(_calibration_path(config.calibration))  # a text that is none should not be found out on the day
+    try:
+        plan = make_plan(checkpoint, config, progress)
+    finally:
+        progress.end()
     return _result(
         checkpoint, planned_ledger(plan, config.method, sum(padded(array.size, ALIGNMENT) for array in tokenizer.arrays.values()))
     )
 
 
-def _calibration_tokens(config: CalibrationConfig, tokenizer: Tokenizer, seed: int) -> Any:
-    return calibration_rows(load_documents(_calibration_path(config)), tokenizer, config.rows, config.length, seed)
+@dataclass(frozen=True)
+class Calibration:
+    """tokens (rows, length); sha256 of those tokens, so that two runs on the same ones can be told from two on different ones."""
+
+    tokens: NDArray[np.int64]
+    sha256: str
+
+
+def _calibrate(config: QuantizeConfig, tokenizer: Tokenizer, progress: Progress) -> Calibration:
+    """Raises CalibrationError for a text that is missing, no text, or too short."""
+    options = config.calibration
+    tokens = calibration_rows(load_documents(_calibration_path(options)), tokenizer, options.rows, options.length, config.seed)
+    if len(tokens) < options.rows:
+        progress.note(f"the calibration text gives {len(tokens)} rows of {options.length} tokens, not {options.rows}")
+    return Calibration(tokens, hashlib.sha256(tokens.astype("<i8").tobytes()).hexdigest())
+
+
+def _given(*paths: str | None) -> list[str]:
+    return [path for path in paths if path is not None]
 
 
 def _calibration_path(config: CalibrationConfig) -> Path:
@@ -112,19 +138,21 @@ def _calibration_path(config: CalibrationConfig) -> Path:
 def _device(config: QuantizeConfig) -> torch.device:
     if config.device.startswith("cuda") and not torch.cuda.is_available():
         raise ConfigError("device cuda needs a GPU and a CUDA build of torch; this machine has none. Try --device cpu")
-    return torch.device(config.device)
+    try:
+        return torch.device(config.device)
+    except RuntimeError:
+        raise ConfigError(f"device must be cpu, cuda or cuda:N; got {config.device}") from None
 
 
 @contextmanager
 def _work_directory(work_dir: str | Path | None, output: str | Path) -> Iterator[Path]:
-    """The user's folder, made if need be and kept; or one of our own beside the output, removed at the end."""
-    if work_dir is not None:
-        path = Path(work_dir)
-        path.mkdir(parents=True, exist_ok=True)
-        yield path
-    else:
-        with tempfile.TemporaryDirectory(prefix=".rwkvquant-", dir=Path(output).parent) as own:
-            yield Path(own)
+    """A folder of our own in the user's, which is made if need be, or beside the output; removed at the end."""
+    parent = Path(output).parent if work_dir is None else Path(work_dir)
+    if parent.exists() and not parent.is_dir():
+        raise ConfigError(f"the work directory must be a folder; {parent} is a file")
+    parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".rwkvquant-", dir=parent) as own:
+        yield Path(own)
 
 
 def _quantization_config(config: QuantizeConfig, plan: list[PlannedTensor]) -> dict[str, Any]:
@@ -133,19 +161,19 @@ def _quantization_config(config: QuantizeConfig, plan: list[PlannedTensor]) -> d
     weights = sum(t.shape[0] * t.shape[1] for t in plan if t.spec.role in (Role.PROJECTION, Role.LORA))
     return {
         "bits": round(8 * quantised / weights, 4),
-        "group_size": config.group_size if config.code_bits is not None else None,
+        "group_size": config.plain_grid.group_size if config.code_bits is not None else None,
         "head_bits": config.head_bits,
         "modules_to_not_convert": sorted({t.spec.name for t in plan if t.grid is None}),
         "options": config.to_dict(),
     }
 
 
-def _provenance(checkpoint: Checkpoint, config: QuantizeConfig) -> dict[str, Any]:
-    calibrated = hashlib.sha256(_calibration_path(config.calibration).read_bytes()).hexdigest() if config.needs_calibration else None
+def _provenance(checkpoint: Checkpoint, calibrated: Calibration | None) -> dict[str, Any]:
     return {
         "source": checkpoint.path.name,
         "source_sha256": checkpoint.sha256(),
-        "calibration_sha256": calibrated,
+        "calibration_sha256": calibrated.sha256 if calibrated else None,
+        "calibration_tokens": list(calibrated.tokens.shape) if calibrated else None,
         "torch": torch.__version__,
     }
 

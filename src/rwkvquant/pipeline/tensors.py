@@ -14,6 +14,7 @@ from rwkvquant.calibration.statistics import InputStatistics
 from rwkvquant.checkpoints import Checkpoint
 from rwkvquant.checkpoints.tables import Role
 from rwkvquant.config import QuantizeConfig
+from rwkvquant.errors import CheckpointError
 from rwkvquant.formats.container import ContainerWriter
 from rwkvquant.formats.qtensor import DenseTensor, QTensor, UniformTensor
 from rwkvquant.models import QuantizedMatrix
@@ -62,7 +63,7 @@ class TensorWriter:
             quantised = self._quantise(tensor, weight.reshape(tensor.shape), name, found)
             error = _relative_error(weight.reshape(tensor.shape), quantised, found)
         self._report(tensor, quantised, error)
-        if isinstance(quantised, UniformTensor) and weight.shape == tensor.shape:
+        if isinstance(quantised, UniformTensor) and tensor.spec.role is not Role.ELEMENTWISE:
             return QuantizedMatrix(quantised, weight.device)
         return torch.from_numpy(quantised.decode().reshape(weight.shape)).to(weight.device)
 
@@ -75,6 +76,11 @@ class TensorWriter:
         if method_of(tensor, config.method) == "rtn":
             return rtn(W, grid, clip, None if found is None else found.mean_square)
         assert found is not None and name is not None, f"no statistics of the input of {tensor.name}"
+        if not bool(torch.isfinite(found.H).all()):
+            raise CheckpointError(
+                f"the input of {tensor.name} overflows float32 on the calibration text: some weight before it is far too large. "
+                "Is the checkpoint damaged? Try --method rtn to quantise it all the same"
+            )
         if name not in self._factors:  # products with the same input share it
             self._factors[name] = factorise(found.H.to(W.dtype), damping=config.damping, act_order=config.act_order)
         return gptq_with(self._factors[name], W, grid, clip_search=clip, static_groups=config.act_order)

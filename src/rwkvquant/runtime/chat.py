@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
+from rwkvquant.errors import ConfigError
 from rwkvquant.runtime.sampling import Sampler, SamplingConfig
 from rwkvquant.runtime.session import END_OF_TEXT, Model
 from rwkvquant.runtime.state import State
@@ -22,7 +23,9 @@ class Chat:
     """One conversation with a model. Penalties are counted within each answer; the random numbers go on from one to the next."""
 
     def __init__(self, model: Model, sampling: SamplingConfig | None = None, max_tokens: int = 512) -> None:
-        """`max_tokens` limits each answer."""
+        """`max_tokens` limits each answer. Raises ConfigError below 1."""
+        if max_tokens < 1:
+            raise ConfigError(f"max_tokens must be at least 1; got {max_tokens}")
         self.max_tokens = max_tokens
         self._model = model
         self._sampler = Sampler(sampling or SamplingConfig())

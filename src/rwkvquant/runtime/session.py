@@ -155,7 +155,9 @@ class Model:
         return self.forward(tokens, state)
 
     def _continue(self, logits: Logits, state: State, sampler: Sampler, max_tokens: int) -> Iterator[tuple[int, Logits]]:
-        """Each token with the logits it was chosen from; the end of text comes last if it comes."""
+        """Each token with the logits it was chosen from; the end of text comes last if it comes. Raises ConfigError below 0."""
+        if max_tokens < 0:
+            raise ConfigError(f"max_tokens must be at least 0; got {max_tokens}")
         for count in range(1, max_tokens + 1):
             token = sampler.next(logits)
             yield token, logits

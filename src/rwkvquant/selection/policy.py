@@ -93,7 +93,10 @@ def override_bits(tensor_bits: Iterable[str], names: Sequence[str]) -> dict[str,
             )
         matched = [name for name in names if fnmatchcase(f".{name}.", f"*.{pattern}.*")]
         if not matched:
-            raise ConfigError(f"no quantised matrix has a name like {pattern!r} ({override}). {_near(pattern, names)}")
+            near = _near(pattern, names)
+            raise ConfigError(
+                f"no projection or LoRA factor has a name like {pattern!r} ({override}; head and embedding have options). {near}"
+            )
         found |= dict.fromkeys(matched, int(bits))
     return found
 

@@ -1,0 +1,68 @@
+"""On a terminal the progress is a live bar, which pipes never see: these run in a pseudo-terminal."""
+
+from __future__ import annotations
+
+import os
+import pty
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.helpers import random_state_dict, write_pth
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write_pth(tmp_path / "model.pth", random_state_dict("rwkv7", layers=2, width=64))
+    (tmp_path / "some.txt").write_text("A text to calibrate on, and to compare on. " * 60)
+    return tmp_path
+
+
+def on_a_terminal(folder: Path, *arguments: str) -> tuple[int, str]:
+    """(exit code, everything that a person would see)."""
+    shown = bytearray()
+
+    def read(descriptor: int) -> bytes:
+        data = os.read(descriptor, 4096)
+        shown.extend(data)
+        return data
+
+    command = ["sh", "-c", 'cd "$0" && exec "$@"', str(folder), sys.executable, "-m", "rwkvquant", *arguments]
+    status = pty.spawn(command, read)
+    return os.waitstatus_to_exitcode(status), shown.decode(errors="replace")
+
+
+SMALL = ("--calib", "some.txt", "--calib-rows", "2", "--calib-len", "64")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("quantize", "model.pth", "-o", "out.safetensors", *SMALL),
+        ("quantize", "model.pth", "--dry-run"),
+        ("demo", "--checkpoint", "model.pth", "--text", "some.txt", "--max-tokens", "64"),
+    ],
+    ids=["quantize", "dry run", "demo"],
+)
+def test_commands_run_on_a_terminal(folder: Path, arguments: tuple[str, ...]) -> None:
+    code, shown = on_a_terminal(folder, *arguments)
+    assert code == 0 and "Traceback" not in shown, shown
+    assert "projections and LoRA factors" in shown
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+def test_an_interrupted_job_says_so_and_leaves_nothing(folder: Path, number: signal.Signals) -> None:
+    # A pipe as calibration text that nobody writes to: the job waits there until it is interrupted.
+    os.mkfifo(folder / "never.txt")
+    command = [sys.executable, "-m", "rwkvquant", "quantize", "model.pth", "-o", "out.safetensors", "--calib", "never.txt"]
+    job = subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True)
+    with open(folder / "never.txt", "w"):  # returns when the job has opened the other end, so it is well under way
+        time.sleep(0.2)
+        job.send_signal(number)
+        _, said = job.communicate(timeout=60)
+    assert job.returncode == 130 and said.strip().endswith("rwkvquant: interrupted") and "Traceback" not in said
+    assert sorted(path.name for path in folder.iterdir()) == ["model.pth", "never.txt", "some.txt"]
