@@ -1,0 +1,74 @@
+"""SQ or VQ for each tensor, by two thresholds on its proxies (RWKVQuant, arXiv:2505.03803, Eq. 18 and Algorithm 1).
+
+    tensor m is SQ  if  P_c(m) < tau_c  and  P_f(m) < tau_f,   else VQ                          Eq. (18)
+
+Algorithm 1 takes the thresholds from the M tensors of the model, with C = 0.5 and F = 0.2:
+
+    tau_c   such that C M tensors have P_c < tau_c
+    tau_f   such that F C M of *those* have P_f < tau_f
+
+so that C F = 10 % of the *tensors* become SQ and 90 % VQ, whatever the weights are. Counts are rounded down; a model
+with fewer than 1 / (C F) tensors is all VQ.
+
+The comparison is strict, so tau is the smallest value that is *not* among the k smallest: the k-th smallest itself would leave
+one tensor too few. Tensors that tie with tau are not below it: ties make the share smaller, never larger, and no name is
+preferred to another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from math import floor, inf, nextafter
+from typing import Literal
+
+Choice = Literal["sq", "vq"]
+ProxyPair = tuple[float, float]  # P_c, P_f
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """tau_c and tau_f of Eq. (18)."""
+
+    coarse: float
+    fine: float
+
+
+# What the authors name as fixed thresholds. They only make sense with the "unique" reading, which their code computes.
+FIXED_THRESHOLDS = {
+    "paper-rwkv7": Thresholds(1.54, 30.0),  # section 4.1
+    "paper-figure5": Thresholds(1.5, 50.0),
+    "readme": Thresholds(1.7781, 135.5616),
+}
+
+
+def algorithm1(
+    proxies: Mapping[str, ProxyPair], coarse_share: float = 0.5, fine_share: float = 0.2
+) -> tuple[dict[str, Choice], Thresholds]:
+    """(P_c, P_f) of each tensor -> its choice, and the thresholds that made it."""
+    thresholds = percentile_thresholds(proxies, coarse_share, fine_share)
+    return choose(proxies, thresholds), thresholds
+
+
+def percentile_thresholds(proxies: Mapping[str, ProxyPair], coarse_share: float = 0.5, fine_share: float = 0.2) -> Thresholds:
+    """Algorithm 1, with C = `coarse_share` and F = `fine_share`, both within 0..1."""
+    assert 0 <= coarse_share <= 1 and 0 <= fine_share <= 1, (coarse_share, fine_share)
+    C, F = Fraction(str(coarse_share)), Fraction(str(fine_share))  # 0.29 of 100 tensors is 29, not floor(28.999..)
+    M = len(proxies)
+    tau_c = _threshold([p_c for p_c, _ in proxies.values()], floor(C * M))
+    tau_f = _threshold([p_f for p_c, p_f in proxies.values() if p_c < tau_c], floor(F * C * M))
+    return Thresholds(tau_c, tau_f)
+
+
+def choose(proxies: Mapping[str, ProxyPair], thresholds: Thresholds) -> dict[str, Choice]:
+    """Eq. (18), for thresholds from Algorithm 1 or fixed ones."""
+    return {name: "sq" if p_c < thresholds.coarse and p_f < thresholds.fine else "vq" for name, (p_c, p_f) in proxies.items()}
+
+
+def _threshold(values: Collection[float], count: int) -> float:
+    """A finite number that `count` of the values are below, fewer where there are ties or fewer values."""
+    ordered = sorted(values)
+    if count < len(ordered):
+        return ordered[count]
+    return nextafter(ordered[-1], inf) if ordered else 0.0

@@ -1,0 +1,140 @@
+"""RWKVQuant's two proxies for "are these weights uniform?" (arXiv:2505.03803, section 3.2, Eq. 5-17).
+
+    W   any shape      the weights             W'_1 <= W'_2 <= ...   the same, sorted
+    n                  the number of gaps      y_i = n G'_i          a gap in units of the mean gap
+
+    G_i  = W'_{i+1} - W'_i                                       Eq. (5)
+    G'_i = G_i / sum_j G_j                                       Eq. (6)
+    P_c  = ln n + sum_i G'_i ln G'_i                             Eq. (7), (9)       "coarse": 0 for equal gaps
+    M_k  = (1/n) sum_i (G'_i - 1/n)^k
+    P_f  = sum_{k=2..K} n^k / (k (k-1)) |M_k|,  K = 4            Eq. (15)-(17)      "fine": the Taylor series of P_c
+
+Eq. (17) drops the sign s_k = (-1)^k of Eq. (16), and with it the alternation that makes the series approach P_c.
+
+Eq. (9) subtracts two numbers near ln n, and Eq. (17) multiplies n^6 = 1e43 by M_6 = 1e-43. In y nothing cancels and nothing is
+large or small without need. The y have the mean 1, so
+
+    P_c = mean(y ln y - (y - 1))         no term is negative
+    P_f = sum_k |m_k| / (k (k-1)),       m_k = mean((y - 1)^k)
+
+Which gaps are meant is read in three ways:
+
+    paper      all n = size - 1 gaps; ties give gaps of 0, and 0 ln 0 = 0
+    unique     every distinct gap value once, 0 left out: what the authors' code does
+    dithered   all gaps after each weight was moved by up to half a step of its source dtype, which unties it again
+
+Gives up: the proxies see one sorted list. They know neither the groups that share a scale nor which weights matter, and all but
+`dithered` mostly see the number format the weights were saved in (docs/methods/proxy.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+READINGS = ("paper", "unique", "dithered")
+LARGEST_ORDER = 6
+CHUNK = 1 << 20  # gaps worked on at a time: temporaries of a few times 8 MB, whatever the size of the tensor
+
+FloatArray = NDArray[np.floating]
+
+
+@dataclass(frozen=True)
+class Proxies:
+    """P_c and the central moments that give P_f for every K.
+
+    gaps: n, how many gaps were counted. moments: m_2 .. m_6, m_k = mean of (n G'_i - 1)^k.
+    """
+
+    gaps: int
+    coarse: float
+    moments: tuple[float, ...]
+
+    def fine(self, order: int = 4, signed: bool = False) -> float:
+        """P_f up to K = `order` (2..6): Eq. (17), or, `signed`, the Taylor series of Eq. (15) with s_k kept."""
+        assert 2 <= order <= LARGEST_ORDER, order
+        total = 0.0
+        for k, moment in zip(range(2, order + 1), self.moments, strict=False):
+            total += ((-1) ** k * moment if signed else abs(moment)) / (k * (k - 1))
+        return total
+
+
+@dataclass(frozen=True)
+class SourceStep:
+    """Where a number format is coarse: `digits` significant bits, and no step below 2**smallest."""
+
+    digits: int
+    smallest: int
+
+
+SOURCE_STEPS = {"float16": SourceStep(11, -24), "bfloat16": SourceStep(8, -133), "float32": SourceStep(24, -149)}
+
+
+def proxies(W: FloatArray, reading: str = "paper", source_dtype: str = "float32", seed: int = 0) -> Proxies:
+    """W of any shape -> its proxies, in float64. They depend on the values only, never on their order.
+
+    `source_dtype` (a key of SOURCE_STEPS: what the checkpoint stores, not what W was read as) and `seed` are for "dithered" only.
+    A tensor of equal weights, or of one, has no gap: all its proxies are 0.
+
+    Memory: a sorted copy of W, for "dithered" one in float64; and the distinct gaps for "unique".
+    """
+    assert reading in READINGS, reading
+    ordered = np.sort(W, axis=None)
+    if reading == "dithered":
+        ordered = _dither(ordered, SOURCE_STEPS[source_dtype], seed)
+    if reading == "unique":
+        gaps = _distinct_gaps(ordered)
+        return _from_gaps([gaps], len(gaps), float(gaps.sum()))
+    if ordered.size < 2:
+        return _from_gaps([], 0, 0.0)
+    width = float(ordered[-1]) - float(ordered[0])  # = the sum of all gaps
+    return _from_gaps(_gaps(ordered), ordered.size - 1, width)
+
+
+def _from_gaps(chunks: Iterator[NDArray[np.float64]] | list[NDArray[np.float64]], count: int, total: float) -> Proxies:
+    """G in chunks, their number and their sum -> the proxies."""
+    sums = np.zeros(LARGEST_ORDER)  # of the terms of P_c, then of (y-1)^2 .. (y-1)^6
+    if total > 0:
+        for gaps in chunks:
+            y = gaps / total * count  # n G'_i; the division first, as count / total may overflow
+            x = y - 1
+            y_log_y = np.where(y > 0, y * np.log1p(np.maximum(x, np.nextafter(-1, 0))), 0.0)
+            sums[0] += np.sum(y_log_y - x)
+            power = x.copy()
+            for k in range(2, LARGEST_ORDER + 1):
+                power *= x
+                sums[k - 1] += np.sum(power)
+    coarse, *moments = (sums / max(1, count)).tolist()
+    return Proxies(count, max(0.0, coarse), tuple(moments))
+
+
+def _gaps(ordered: FloatArray) -> Iterator[NDArray[np.float64]]:
+    """Eq. (5), chunk by chunk. float64, as the difference of two float32 numbers need not be one."""
+    for start in range(0, ordered.size - 1, CHUNK):
+        yield np.diff(ordered[start : start + CHUNK + 1].astype(np.float64))
+
+
+def _distinct_gaps(ordered: FloatArray) -> NDArray[np.float64]:
+    found = np.empty(0)
+    for gaps in _gaps(ordered):
+        found = np.union1d(found, gaps[gaps > 0])
+    return found
+
+
+def _dither(ordered: FloatArray, step: SourceStep, seed: int) -> NDArray[np.float64]:
+    """Each weight moved by a uniform number within +- half its format's step at that weight, and sorted again.
+
+    Dithered in sorted order, so that the result does not depend on where in the tensor a weight stands. At a power of two
+    the step below is half the step above; both sides get the larger one, which moves that one value of its binade a little far.
+    """
+    moved = ordered.astype(np.float64)
+    random = np.random.default_rng(seed)
+    for start in range(0, moved.size, CHUNK):
+        part = moved[start : start + CHUNK]
+        exponent = np.where(part == 0, step.smallest, np.frexp(part)[1] - step.digits)
+        part += np.ldexp(random.random(part.size) - 0.5, np.maximum(exponent, step.smallest))
+    moved.sort()
+    return moved
