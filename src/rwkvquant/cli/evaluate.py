@@ -12,7 +12,9 @@ from rwkvquant.errors import ConfigError
 ContextOption = Annotated[int, typer.Option(help="Tokens in a window; every window starts with token 0.")]
 BatchOption = Annotated[int, typer.Option(help="Windows side by side.")]
 MaxTokensOption = Annotated[int | None, typer.Option(help="Stop after this many predicted tokens.")]
-TokenizerOption = Annotated[str | None, typer.Option(help="For checkpoints: world | bytes | FILE. A packed file carries its own.")]
+TokenizerOption = Annotated[
+    str | None, typer.Option(help="world | bytes | FILE. Default: a packed file's own; a checkpoint's by its vocabulary size.")
+]
 
 
 def command(

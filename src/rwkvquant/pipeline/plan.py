@@ -77,9 +77,8 @@ def make_plan(checkpoint: Checkpoint, config: QuantizeConfig, progress: Progress
         elif spec.role is Role.EMBEDDING and config.emb_bits < 16:
             grid = GridConfig(bits=config.emb_bits, symmetric=True, scale_bits=16)
             plan.append(PlannedTensor(name, name, spec, owner, source_shape, source_shape, grid, rows=True))
-        elif spec.role is Role.ELEMENTWISE and config.vector_bits < 16:
-            grid = GridConfig(bits=config.vector_bits, scale_bits=16)
-            plan.append(PlannedTensor(name, name, spec, owner, (1, checkpoint.dims.width), source_shape, grid, rows=True))
+        elif spec.role is Role.ELEMENTWISE and (vector_grid := _vector_grid(config, checkpoint.dims.width)) is not None:
+            plan.append(PlannedTensor(name, name, spec, owner, (1, checkpoint.dims.width), source_shape, vector_grid, rows=True))
         else:
             lossless = spec.role not in (Role.EMBEDDING, Role.ELEMENTWISE)
             dense_bits = _dense_bits(checkpoint.read(name), lossless)
@@ -124,6 +123,14 @@ def method_of(tensor: PlannedTensor, method: str) -> str:
     if tensor.grid is None:
         return "dense"
     return "rtn" if tensor.rows else method
+
+
+def _vector_grid(config: QuantizeConfig, width: int) -> GridConfig | None:
+    """None where 16 bits take no more room: in narrow models padding eats what 8 bits save."""
+    grid = GridConfig(bits=8, scale_bits=16)
+    if config.vector_bits == 16 or stored_bytes(grid, (1, width), rows_layout=True) >= stored_bytes_dense((width,)):
+        return None
+    return grid
 
 
 def _head_grid(config: QuantizeConfig) -> GridConfig | None:
