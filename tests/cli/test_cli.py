@@ -175,3 +175,18 @@ def test_weights_far_too_large_are_named(folder: Path, capsys: pytest.CaptureFix
     write_pth(folder / "huge.pth", state)
     assert run(["quantize", "huge.pth", "-o", "x.safetensors", "--calib", "some.txt", "--calib-rows", "2", "--calib-len", "64"]) == 2
     assert "blocks.1." in capsys.readouterr().err
+
+
+def test_a_reader_that_leaves_early_is_no_error(packed: Path) -> None:
+    command = [sys.executable, "-m", "rwkvquant", "inspect", str(packed), "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as job:
+        assert job.stdout is not None and job.stderr is not None
+        job.stdout.close()
+        said = job.stderr.read()
+    assert job.returncode == 0 and said == ""
+
+
+def test_no_command_at_all_shows_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([]) == 2
+    captured = capsys.readouterr()
+    assert "quantize" in captured.out + captured.err and "rwkvquant: ." not in captured.err

@@ -64,12 +64,13 @@ def run(arguments: list[str] | None = None) -> int:
     except RwkvQuantError as error:
         return _fail(str(error))
     except UsageError as error:
-        return _fail(f"{error.format_message().rstrip('.')}. See rwkvquant --help.")  # type: ignore[attr-defined]
+        message = error.format_message().rstrip(".")  # type: ignore[attr-defined]
+        return _fail(f"{message}. See rwkvquant --help.") if message else EXIT_USER_ERROR  # without a command, help was shown
     except ModuleNotFoundError as error:
         if error.name != "torch":
             raise
         return _fail("this command needs torch; install it with: pip install 'rwkv-hybridquant[quantize]'")
-    except BrokenPipeError:  # the reader of our output has left, as in `rwkvquant inspect F | head`
+    except SystemExit:  # Typer's way out when the reader of our output has left, as in `rwkvquant inspect F | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_OK
     except OSError as error:
