@@ -9,10 +9,8 @@ import pytest
 import torch
 
 from rwkvquant import CalibrationConfig, QuantizeConfig
-from rwkvquant.calibration.collect import product_inputs
 from rwkvquant.calibration.samples import calibration_rows, load_documents
 from rwkvquant.checkpoints import open_checkpoint
-from rwkvquant.checkpoints.tables import TABLES
 from rwkvquant.errors import CheckpointError, ConfigError, RwkvQuantError
 from rwkvquant.formats.container import open_packed
 from rwkvquant.models import CheckpointSource, PackedSource, TorchModel, architecture
@@ -160,12 +158,7 @@ def test_each_block_is_calibrated_on_what_the_quantised_blocks_before_it_give(
         # The pipeline adds H up in batches, in another order: a weight that lies between two codes may fall to the other side.
         assert (stored.codes == expected.codes).mean() > 0.99, matrix.name
         checked += 1
-    assert checked == len(product_inputs_of_layer(arch, checkpoint))
-
-
-def product_inputs_of_layer(arch: str, checkpoint) -> list[str]:
-    assert product_inputs(TABLES[arch])
-    return [matrix.name for matrix in checkpoint.logical_matrices() if matrix.layer == 1]
+    assert checked == sum(matrix.layer == 1 for matrix in checkpoint.logical_matrices()) > 10
 
 
 def test_sixteen_bits_keep_what_float16_holds(tmp_path: Path) -> None:

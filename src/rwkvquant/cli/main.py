@@ -17,8 +17,8 @@ import rwkvquant
 from rwkvquant.cli import chat, compare, demo, evaluate, export, generate, inspect, quantize, verify
 from rwkvquant.errors import RwkvQuantError
 
-# Before torch is imported: its threads then sleep while they wait for one another. Spinning, as is the default, a busy second core
-# makes small products five times slower (quantising the demo model beside another job: 91 s spinning, 25 s sleeping).
+# Before torch is imported: its threads then sleep while they wait for one another. Spinning, as is the default, they lose whole time
+# slices on a busy machine (quantising the demo model beside three other jobs on two cores: 91 s spinning, 25 s sleeping).
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 EXIT_OK, EXIT_INTERRUPTED, EXIT_USER_ERROR = 0, 130, 2
