@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP_ARGS ?=
 
-.PHONY: setup demo test check clean
+.PHONY: setup demo test test-cpus sanitize check clean
 
 setup: $(VENV)/.ready
 
@@ -19,6 +19,12 @@ demo: setup
 
 test: check
 	$(BIN)/python -m pytest -n 2
+
+test-cpus: setup
+	tests/cpus/run.sh
+
+sanitize: setup
+	tests/sanitize/run.sh
 
 check: setup
 	$(BIN)/ruff check .

@@ -1,10 +1,11 @@
-"""What each plain method costs in quality: KL divergence, perplexity and true bits on a text that was not calibrated on.
+"""What each method costs in quality, at its true bits: KL divergence, perplexity and LAMBADA on text that was not calibrated on.
 
-    python benchmarks/quality.py MODEL.pth [MODEL.pth ...] --tokenizer tokenizer.json --calib calib.txt --text eval.txt
+    python benchmarks/quality.py MODEL.pth --tokenizer tokenizer.json --calib calib.txt --text eval.txt [--lambada FILE] --json OUT.json
 
-Every row shares calibration, 8-bit element-wise vectors, and embedding and head in 16 bits, so the only difference is the row's
-own. `--code-bits` are the bits of a code; the true bits per weight, side information and padding included, are measured from the
-file and printed. The conditions go into the JSON beside the numbers.
+Rows are in quality_rows.py. Unless a row is about them, all share calibration, 8-bit element-wise vectors, and embedding and head
+in 16 bits. True bits per weight, side information and padding included, are measured from the file. Each row is compared with
+rwkvquant at 3.275 bits token by token on the same windows: a difference in KL whose paired 95 % interval excludes 0 is real on
+this text. Hybrids share pass 1 through one work directory, so its seconds stand in the first of their rows only.
 """
 
 from __future__ import annotations
@@ -12,64 +13,102 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
 import platform
 import subprocess
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import torch
+from quality_rows import GROUPS, OURS, Row
 
 import rwkvquant
 from rwkvquant import CalibrationConfig, QuantizeConfig
-from rwkvquant.evaluation import divergence, windows
+from rwkvquant.checkpoints.tables import QUANTIZED_ROLES
+from rwkvquant.evaluation import divergence, lambada, windows
 from rwkvquant.evaluation.load import load_model
-
-CLIPS = {"rtn": ("none", "weight"), "gptq": ("none", "hessian")}  # without, and with the search that is the method's default
-
-
-def plain_configs(args: argparse.Namespace) -> dict[str, QuantizeConfig]:
-    calibration = CalibrationConfig(path=args.calib, rows=args.calib_rows)
-    return {
-        f"{method} {bits} bit, clip {clip}": QuantizeConfig(
-            method=method,
-            code_bits=bits,
-            clip_search=clip,
-            head_bits=16,
-            emb_bits=16,
-            calibration=calibration,
-            tokenizer=args.tokenizer,
-        )
-        for bits in args.code_bits
-        for method in args.methods
-        for clip in CLIPS[method]
-    }
-
-
-def measure(checkpoint: str, args: argparse.Namespace) -> list[dict[str, Any]]:
-    rows, models = [], {}
-    with tempfile.TemporaryDirectory() as scratch:
-        for name, config in plain_configs(args).items():
-            file = f"{scratch}/{len(rows)}.safetensors"
-            started = time.perf_counter()
-            report = rwkvquant.quantize(checkpoint, file, config)
-            rows.append(
-                {
-                    "model": Path(checkpoint).stem,
-                    "row": name,
-                    "bits_per_weight": report["bits_per_weight"],
-                    "seconds": time.perf_counter() - started,
-                }
-            )
-            models[name] = load_model(file, None)[0]
-        base, encode = load_model(checkpoint, args.tokenizer)
-        cut = windows.text_windows(args.text, encode, max_tokens=args.max_tokens)
-        compared = {name: found.to_json() for name, found in divergence.compare_many(base, models, cut).items()}
-    return [row | {key: compared[row["row"]][key] for key in KEYS} for row in rows]
-
+from rwkvquant.formats.container import open_packed
+from rwkvquant.pipeline.progress import Progress
 
 KEYS = ("kl_mean", "kl_ci95", "kl_p99", "top1_agreement", "ppl_base", "ppl_quantized", "tokens")
+
+
+class Clock(Progress):
+    """Seconds of pass 1 (sensitivities and candidates) and of all the rest."""
+
+    def __init__(self) -> None:
+        self.seconds: Counter[str] = Counter()
+        self._name, self._since = "rest", time.perf_counter()
+
+    def phase(self, what: str) -> None:
+        self._turn(what.split(":")[0] if what.startswith("pass 1") else "rest")
+
+    def note(self, sentence: str) -> None:
+        print(f"    {sentence}", flush=True)
+
+    def end(self) -> None:
+        self._turn("rest")
+
+    def _turn(self, name: str) -> None:
+        now = time.perf_counter()
+        self.seconds[self._name] += now - self._since
+        self._name, self._since = name, now
+
+
+def quantise(checkpoint: str, row: Row, args: argparse.Namespace, folder: Path) -> tuple[Path, dict[str, Any]]:
+    calibration = CalibrationConfig(path=args.calib, rows=args.calib_rows)
+    config = QuantizeConfig(**{"head_bits": 16, "emb_bits": 16, "calibration": calibration, "tokenizer": args.tokenizer, **row.options})
+    file, clock = folder / f"{row.name.replace(' ', '_')}.safetensors", Clock()
+    kept = file.with_suffix(".json")  # a run that was cut short goes on where it stopped
+    if kept.exists():
+        return file, json.loads(kept.read_text())
+    report = rwkvquant.quantize(checkpoint, file, config, progress=clock, work_dir=folder)
+    measured = {
+        "row": row.name,
+        "group": row.group,
+        "nominal_bits": row.nominal,
+        "bits_per_weight": report["bits_per_weight"],
+        "file_bytes": report["file_bytes"],
+        "fallen_back": len(report["fallen_back"]),
+        "vq_share": vq_share(file),
+        "seconds": dict(clock.seconds),
+    }
+    print(f"  {row.name}: {report['bits_per_weight']:.3f} bits, {sum(clock.seconds.values()):.0f} s", flush=True)
+    kept.write_text(json.dumps(measured))
+    return file, measured
+
+
+def vq_share(file: Path) -> dict[str, float]:
+    """The share of codebooks among projections and LoRA factors, counted by tensors and by weights."""
+    entries = [entry for entry in open_packed(file).tensors.values() if entry.role in [str(role) for role in QUANTIZED_ROLES]]
+    sizes = [entry.shape[0] * entry.shape[1] for entry in entries]
+    vq = [not entry.layout.startswith("uniform") for entry in entries]
+    return {"tensors": sum(vq) / len(vq), "weights": sum(size for size, is_vq in zip(sizes, vq, strict=True) if is_vq) / sum(sizes)}
+
+
+def measure(checkpoint: str, args: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
+    wanted = [row for group in args.groups for row in GROUPS[group]]
+    done = [(row, *quantise(checkpoint, row, args, folder)) for row in wanted]
+    models = {row.name: load_model(file, None)[0] for row, file, _ in done}
+    base, encode = load_model(checkpoint, args.tokenizer)
+    cut = windows.text_windows(args.text, encode, max_tokens=args.max_tokens)
+    found = divergence.compare_many(base, models, cut)
+    rows = []
+    for row, _, measured in done:
+        compared = found[row.name].to_json()
+        entry = {"model": Path(checkpoint).stem, **measured, **{key: compared[key] for key in KEYS}}
+        if OURS in found and row.name != OURS:
+            entry["ours_minus_this"] = divergence.difference(found[OURS], found[row.name])["kl_difference_ci95"]
+        if row.lambada and args.lambada:
+            entry["lambada"] = lambada.lambada(models[row.name], encode, args.lambada, max_docs=args.lambada_docs).to_json()
+        rows.append(entry)
+    if args.lambada and any(row.lambada for row in wanted):
+        scored = lambada.lambada(base, encode, args.lambada, max_docs=args.lambada_docs).to_json()
+        rows.append({"model": Path(checkpoint).stem, "row": "original", "group": "original", "lambada": scored})
+    return rows
 
 
 def conditions(args: argparse.Namespace) -> dict[str, Any]:
@@ -81,35 +120,51 @@ def conditions(args: argparse.Namespace) -> dict[str, Any]:
         "text": digest(args.text),
         "calibration": digest(args.calib),
         "calibration_rows": args.calib_rows,
-        "models": {Path(m).stem: digest(m) for m in args.models},
+        "lambada_docs": args.lambada_docs if args.lambada else None,
+        "model": {Path(args.model).stem: digest(args.model)},
         "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "load": os.getloadavg()[0],
         "machine": platform.machine(),
         "commit": commit,
     }
 
 
+def show(rows: list[dict[str, Any]]) -> None:
+    print(f"{'row':<44} {'bits/w':>7} {'KL':>9} {'95 % interval':>21} {'ours - this':>21} {'ppl':>8} {'VQ':>5} {'s':>6}")
+    for row in rows:
+        if "kl_mean" not in row:
+            continue
+        low, high = row["kl_ci95"]
+        paired = row.get("ours_minus_this")
+        print(
+            f"{row['row']:<44} {row['bits_per_weight']:7.3f} {row['kl_mean']:9.5f} [{low:9.5f},{high:9.5f}] "
+            + (f"[{paired[0]:9.5f},{paired[1]:9.5f}]" if paired else " " * 21)
+            + f" {row['ppl_quantized']:8.3f} {row['vq_share']['tensors']:5.2f} {sum(row['seconds'].values()):6.1f}"
+        )
+        if "lambada" in row:
+            print(f"{'':<44} LAMBADA ppl {row['lambada']['ppl']:.1f}, accuracy {100 * row['lambada']['acc']:.2f} %")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("models", nargs="+")
+    parser.add_argument("model")
     parser.add_argument("--tokenizer", required=True)
     parser.add_argument("--calib", required=True)
     parser.add_argument("--text", required=True)
-    parser.add_argument("--calib-rows", type=int, default=128)
+    parser.add_argument("--lambada")
+    parser.add_argument("--lambada-docs", type=int, default=None)
+    parser.add_argument("--calib-rows", type=int, default=64)
     parser.add_argument("--max-tokens", type=int, default=None)
-    parser.add_argument("--code-bits", type=int, nargs="+", default=[3, 4, 6])
-    parser.add_argument("--methods", nargs="+", default=list(CLIPS), choices=list(CLIPS))
+    parser.add_argument("--groups", nargs="+", default=list(GROUPS), choices=list(GROUPS))
+    parser.add_argument("--work-dir", help="keep the quantised files and plan.json here, and use those that are there")
     parser.add_argument("--json", help="write rows and conditions here")
     args = parser.parse_args()
-    rows = [row for model in args.models for row in measure(model, args)]
-    print(f"{'model':<12} {'row':<26} {'bits/w':>7} {'KL':>9} {'95 % interval':>21} {'ppl':>8} {'top-1':>7} {'s':>6}")
-    for row in rows:
-        low, high = row["kl_ci95"]
-        print(
-            f"{row['model']:<12} {row['row']:<26} {row['bits_per_weight']:7.3f} {row['kl_mean']:9.5f} [{low:9.5f},{high:9.5f}] "
-            f"{row['ppl_quantized']:8.3f} {row['top1_agreement']:7.4f} {row['seconds']:6.1f}"
-        )
-    for row in {row["model"]: row for row in rows}.values():
-        print(f"{row['model']}: original ppl {row['ppl_base']:.3f} over {row['tokens']:,} tokens")
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(args.work_dir or scratch)
+        folder.mkdir(parents=True, exist_ok=True)
+        rows = measure(args.model, args, folder)
+    show(rows)
     if args.json:
         Path(args.json).write_text(json.dumps({"conditions": conditions(args), "rows": rows}, indent=1) + "\n")
 

@@ -9,8 +9,14 @@ from typing import Any
 
 from rwkvquant.errors import ConfigError
 
-METHODS = ("rtn", "gptq")
+HYBRIDS = ("rwkvquant", "paper", "readme")  # choose between uniform grids (SQ) and codebooks (VQ) for each tensor
+METHODS = (*HYBRIDS, "gptq", "rtn", "gptvq", "kmeans")
+STYLES = ("tuned", "paper")  # of the plain methods: as we would, or as RWKVQuant ran them to compare with
+CHOICES = ("error", "uniform", "codebook", "algorithm1", "fixed", "incoherence")
+PROXY_READINGS = ("paper", "unique", "dithered")
+VECTOR_CODEBOOKS = ("mean_square", "paper", "authors")
 CLIP_SEARCHES = ("none", "weight", "hessian")
+CODEBOOK_SIZES = (64, 128, 256, 512)  # weights that share a codebook: 2, 4, 8 or 16 rows x 32 columns
 GROUP_SIZES = (32, 64, 128)
 SCALE_BITS = (8, 16)
 DEFAULT_BITS = 3.275
@@ -36,6 +42,39 @@ class GridConfig:
 
 
 @dataclass(frozen=True)
+class CodebookConfig:
+    """One-dimensional codebooks: 2**bits centroids for each `group_rows` x 32 weights; `rank` 0, or of their compression.
+
+    group_rows 1 is for element-wise vectors: 64 neighbours share a codebook.
+    """
+
+    bits: int = 3
+    group_rows: int = 4
+    rank: int = 0
+
+    def __post_init__(self) -> None:
+        _require("bits", self.bits, (2, 3, 4))
+        _require("rank", self.rank, range(min(9, 2**self.bits)))  # a table has no more than 2**bits numbers
+        _require("group_rows", self.group_rows, (1, 4, 8, 16) if self.bits == 4 else (1, 2, 4, 8, 16))
+
+
+@dataclass(frozen=True)
+class PairConfig:
+    """Two-dimensional codebooks: 2**bits pairs of neighbouring weights for `group_rows` whole rows."""
+
+    bits: int = 6
+    group_rows: int = 64
+
+    def __post_init__(self) -> None:
+        _require("bits", self.bits, range(4, 9))
+        if self.group_rows < 16 or self.group_rows % 16:
+            raise ConfigError(f"group_rows of pair codebooks must be a multiple of 16; got {self.group_rows}")
+
+
+Codec = GridConfig | CodebookConfig | PairConfig
+
+
+@dataclass(frozen=True)
 class CalibrationConfig:
     """Which text, and how much of it. `path` None means the text that comes with the package."""
 
@@ -52,23 +91,33 @@ class CalibrationConfig:
 
 @dataclass(frozen=True)
 class QuantizeConfig:
-    """All options of `quantize`. `bits` is a budget for stored bits; `code_bits` is one plain grid for every matrix.
+    """All options of `quantize`. `bits` is a budget for stored bits; `code_bits` is one plain setting for every matrix.
 
-    Give at most one of the two; with neither, the budget is DEFAULT_BITS, or the smallest reachable if that is larger.
+    Give at most one of the two; with neither, the budget is DEFAULT_BITS, or the smallest reachable if that is larger. For the method
+    `paper`, `bits` are the paper's own count (3.25 to 3.5), which says nothing about stored bits; `readme` takes none.
     """
 
     bits: float | None = None
     code_bits: int | None = None
-    method: str = "gptq"
-    group_size: int | None = None  # the next three go with code_bits: 64, asymmetric and 8 unless given
+    method: str = "rwkvquant"
+    style: str = "tuned"
+    choice: str | None = None  # SQ or VQ for each tensor, in hybrids. None: "error"; paper: "algorithm1"; readme: "incoherence"
+    proxy: str = "paper"  # the reading of the proxies, for the choices "algorithm1" and "fixed"
+    group_size: int | None = None  # these three go with code_bits and uniform grids: 64, asymmetric and 8 unless given
     symmetric: bool | None = None
     scale_bits: int | None = None
-    clip_search: str | None = None  # None: "hessian" for gptq, "weight" for rtn, which then needs no calibration
-    act_order: bool = True
-    damping: float = 0.05
+    codebook_size: int | None = None  # these three go with code_bits and codebooks: 128 weights, rank 0, dimension 1 unless given
+    codebook_rank: int | None = None
+    codebook_dim: int | None = None
+    clip_search: str | None = None  # None: "hessian" for what is calibrated, "weight" for rtn, "none" in the style of the paper
+    act_order: bool | None = None  # None: True, but not in the style of the paper
+    damping: float | None = None  # None: 0.05, or 0.01 in the style of the paper
+    correction: float | None = None  # None: 0.5 for rwkvquant, else 0
+    fall_back: bool | None = None  # None: True, but not in the style of the paper
     head_bits: int = 6
     emb_bits: int = 8
     vector_bits: int = 8
+    vector_codebook: str | None = None  # the weights of a 3-bit codebook for element-wise vectors; None is a uniform grid
     tensor_bits: tuple[str, ...] = ()  # "PATTERN=BITS", see selection/policy.py
     calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
     tokenizer: str | None = None
@@ -78,45 +127,108 @@ class QuantizeConfig:
     def __post_init__(self) -> None:
         if isinstance(self.calibration, str):  # QuantizeConfig(calibration="text.txt") reads well
             object.__setattr__(self, "calibration", CalibrationConfig(path=self.calibration))
-        _require("method", self.method, METHODS)
-        if self.clip_search is None:
-            object.__setattr__(self, "clip_search", "weight" if self.method == "rtn" else "hessian")
-        _require("clip_search", self.clip_search, CLIP_SEARCHES)
-        _require("device", self.device.partition(":")[0], ("cpu", "cuda"))
-        if self.group_size is not None:
-            _require("group_size", self.group_size, GROUP_SIZES)
-        if self.scale_bits is not None:
-            _require("scale_bits", self.scale_bits, SCALE_BITS)
-        _require("vector_bits", self.vector_bits, (8, 16))
-        _require("head_bits", self.head_bits, (*range(2, 9), 16))
-        _require("emb_bits", self.emb_bits, (*range(2, 9), 16))
-        if self.bits is not None and self.code_bits is not None:
-            raise ConfigError("give bits (a budget) or code_bits (one grid for all matrices), not both")
-        if self.code_bits is not None:
-            _require("code_bits", self.code_bits, range(2, 9))
-        elif (self.group_size, self.symmetric, self.scale_bits) != (None, None, None):
-            raise ConfigError("group_size, symmetric and scale_bits go with code_bits; a budget of bits chooses the grids itself")
         if isinstance(self.tensor_bits, str):
             object.__setattr__(self, "tensor_bits", (self.tensor_bits,))
-        if self.bits is not None and not 0 < self.bits <= 16:
-            raise ConfigError(f"bits must lie above 0 and at most at 16; got {self.bits}")
+        _require("method", self.method, METHODS)
+        _require("style", self.style, STYLES)
+        self._fill_in()
+        self._check_choices()
+        self._check_bits()
         if self.seed < 0:
             raise ConfigError(f"seed must be at least 0; got {self.seed}")
-        if not 0 <= self.damping < 10:
-            raise ConfigError(f"damping must lie in [0, 10); got {self.damping}")
+        for name, low, high in (("damping", 0, 10), ("correction", 0, 1)):
+            if not low <= getattr(self, name) <= high:
+                raise ConfigError(f"{name} must lie in {low} to {high}; got {getattr(self, name)}")
+
+    def _fill_in(self) -> None:
+        """Every None that stands for another option's usual value."""
+        if self.method in ("paper", "readme"):
+            object.__setattr__(self, "style", "paper")
+        tuned = self.style == "tuned"
+        usual: dict[str, Any] = {
+            "clip_search": "none" if not tuned else "weight" if self.method == "rtn" else "hessian",
+            "act_order": tuned,
+            "damping": 0.05 if tuned else 0.01,
+            "correction": 0.5 if self.method == "rwkvquant" else 0.0,
+            "fall_back": tuned,
+        }
+        if self.method in HYBRIDS:
+            usual["choice"] = {"rwkvquant": "error", "paper": "algorithm1", "readme": "incoherence"}[self.method]
+        for name, value in usual.items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value)
+
+    def _check_choices(self) -> None:
+        if self.choice is not None:
+            if self.method not in HYBRIDS:
+                raise ConfigError(f"choice goes with the methods {', '.join(HYBRIDS)}; {self.method} has nothing to choose")
+            _require("choice", self.choice, CHOICES)
+        _require("proxy", self.proxy, PROXY_READINGS)
+        _require("clip_search", self.clip_search, CLIP_SEARCHES)
+        _require("device", self.device.partition(":")[0], ("cpu", "cuda"))
+        _require("head_bits", self.head_bits, (*range(2, 9), 16))
+        _require("emb_bits", self.emb_bits, (*range(2, 9), 16))
+        _require("vector_bits", self.vector_bits, (3, 8, 16))
+        if self.vector_codebook is not None:
+            _require("vector_codebook", self.vector_codebook, VECTOR_CODEBOOKS)
+            if self.vector_bits != 3:
+                raise ConfigError(f"vector_codebook goes with vector_bits 3; got {self.vector_bits}")
+        for name, allowed in (("group_size", GROUP_SIZES), ("scale_bits", SCALE_BITS), ("codebook_size", CODEBOOK_SIZES)):
+            if getattr(self, name) is not None:
+                _require(name, getattr(self, name), allowed)
+        if self.codebook_rank is not None:
+            _require("codebook_rank", self.codebook_rank, range(9))
+        if self.codebook_dim is not None:
+            _require("codebook_dim", self.codebook_dim, (1, 2))
+
+    def _check_bits(self) -> None:
+        if self.bits is not None and self.code_bits is not None:
+            raise ConfigError("give bits (a budget) or code_bits (one setting for all matrices), not both")
+        if self.bits is not None and not 0 < self.bits <= 16:
+            raise ConfigError(f"bits must lie above 0 and at most at 16; got {self.bits}")
+        if self.method == "paper" and self.bits is not None and not 3.25 <= self.bits <= 3.5:
+            raise ConfigError(f"bits of the method paper are its own count, from 3.25 (all VQ) to 3.5 (all SQ); got {self.bits}")
+        if self.method == "readme" and self.bits is not None:
+            raise ConfigError("the method readme is one fixed setting; it takes no bits")
+        if self.method in HYBRIDS and self.code_bits is not None:
+            raise ConfigError(f"code_bits goes with a plain method; {self.method} chooses for each tensor. Try --bits")
+        uniform, codebook = ("group_size", "symmetric", "scale_bits"), ("codebook_size", "codebook_rank", "codebook_dim")
+        for names, methods in ((uniform, ("rtn", "gptq")), (codebook, ("kmeans", "gptvq"))):
+            given = [name for name in names if getattr(self, name) is not None]
+            if given and (self.code_bits is None or self.method not in methods):
+                raise ConfigError(f"{', '.join(given)} go with code_bits and the methods {' and '.join(methods)}; a budget chooses itself")
+        if self.code_bits is not None:
+            _require("code_bits", self.code_bits, range(2, 9) if self.method in ("rtn", "gptq") else (2, 3, 4))
+            self._check_codebooks(self.code_bits)
+
+    def _check_codebooks(self, bits: int) -> None:
+        if self.codebook_dim == 2 and (self.codebook_size, self.codebook_rank) != (None, None):
+            raise ConfigError("codebook_size and codebook_rank go with codebook_dim 1; a table of pairs serves whole rows, uncompressed")
+        if self.codebook_size == 64 and bits == 4:
+            raise ConfigError("codebook_size must be at least 128 where code_bits are 4; got 64")
+        if self.codebook_rank is not None and self.codebook_rank >= 2**bits:
+            raise ConfigError(f"codebook_rank must be below the {2**bits} centroids of {bits} bits; got {self.codebook_rank}")
 
     @property
-    def plain_grid(self) -> GridConfig:
-        """The grid of every matrix where `code_bits` is given."""
+    def plain_codec(self) -> Codec:
+        """What every matrix is stored as where `code_bits` is given."""
         assert self.code_bits is not None
-        default = GridConfig()
-        return GridConfig(
-            self.code_bits, self.group_size or default.group_size, bool(self.symmetric), self.scale_bits or default.scale_bits
-        )
+        if self.method in ("rtn", "gptq"):
+            scale_bits = 16 if self.style == "paper" else 8
+            return GridConfig(self.code_bits, self.group_size or 64, bool(self.symmetric), self.scale_bits or scale_bits)
+        if self.codebook_dim == 2:
+            return PairConfig(2 * self.code_bits)
+        return CodebookConfig(self.code_bits, (self.codebook_size or 128) // 32, self.codebook_rank or 0)
 
     @property
     def needs_calibration(self) -> bool:
-        return self.method == "gptq" or self.clip_search == "hessian"
+        plain = self.method == "kmeans" or (self.method == "rtn" and self.clip_search != "hessian")
+        return not plain or (self.method == "kmeans" and self.style == "tuned") or self.vector_codebook is not None
+
+    @property
+    def measures_candidates(self) -> bool:
+        """Whether there is a pass 1, which tries all candidates on full-precision inputs."""
+        return self.method in HYBRIDS
 
     @classmethod
     def from_dict(cls, options: dict[str, Any]) -> QuantizeConfig:

@@ -43,7 +43,7 @@ SMALL = ("--calib", "some.txt", "--calib-rows", "2", "--calib-len", "64")
     "arguments",
     [
         ("quantize", "model.pth", "-o", "out.safetensors", *SMALL),
-        ("quantize", "model.pth", "--dry-run"),
+        ("quantize", "model.pth", "--dry-run", "--method", "rtn"),
         ("demo", "--checkpoint", "model.pth", "--text", "some.txt", "--max-tokens", "64"),
     ],
     ids=["quantize", "dry run", "demo"],

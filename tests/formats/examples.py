@@ -8,7 +8,7 @@ import numpy as np
 
 from rwkvquant.config import GridConfig
 from rwkvquant.formats.container import ContainerWriter
-from rwkvquant.formats.qtensor import CodebookTensor, DenseTensor, UniformTensor
+from rwkvquant.formats.qtensor import CodebookFactors, CodebookTensor, DenseTensor, PairCodebookTensor, UniformTensor
 from rwkvquant.formats.tokenizer_data import TokenizerData
 from rwkvquant.kernels.state import Dims
 
@@ -31,10 +31,30 @@ def uniform(rng: np.random.Generator, shape: tuple[int, int], grid: GridConfig) 
     return UniformTensor(codes, grid.bits, grid.group_size, zeros, scale_codes=scale_codes, row_scale=row_scale)
 
 
-def codebook(rng: np.random.Generator, shape: tuple[int, int]) -> CodebookTensor:
+def codebook(rng: np.random.Generator, shape: tuple[int, int], bits: int = 3, group_rows: int = 2, rank: int = 0) -> CodebookTensor:
+    """Of rank above 0 it is compressed, with a shift that lets some centroids reach both ends of their range."""
     rows, cols = shape
-    books = rng.integers(0, 128, (-(-rows // 2), -(-cols // 32), 8), dtype=np.uint8)
-    return CodebookTensor(rng.integers(0, 8, shape, dtype=np.uint8), 3, books, rng.random(rows).astype(np.float16))
+    blocks = (-(-rows // group_rows), -(-cols // 32))
+    codes, row_scale = rng.integers(0, 2**bits, shape, dtype=np.uint8), rng.random(rows).astype(np.float16)
+    if not rank:
+        return CodebookTensor(codes, bits, rng.integers(0, 128, (*blocks, 2**bits), dtype=np.uint8), row_scale, group_rows)
+    coefficients = rng.integers(-128, 128, (*blocks, rank), dtype=np.int8)
+    factors = CodebookFactors(coefficients, rng.integers(-128, 128, (rank, 2**bits), dtype=np.int8), int(rng.integers(6, 9)))
+    return CodebookTensor(codes, bits, factors.centroids(), row_scale, group_rows, factors=factors)
+
+
+def vector_codebook(rng: np.random.Generator, shape: tuple[int, int], bits: int = 3) -> CodebookTensor:
+    rows, cols = shape
+    books = rng.integers(0, 128, (rows, -(-cols // 64), 2**bits), dtype=np.uint8)
+    codes = rng.integers(0, 2**bits, shape, dtype=np.uint8)
+    return CodebookTensor(codes, bits, books, rng.random(rows).astype(np.float16), 1, 64)
+
+
+def pairs(rng: np.random.Generator, shape: tuple[int, int], bits: int = 4, group_rows: int = 16) -> PairCodebookTensor:
+    rows, cols = shape
+    codes = rng.integers(0, 2**bits, (rows, -(-cols // 2)), dtype=np.uint8)
+    books = rng.integers(0, 128, (-(-rows // group_rows), 2**bits, 2), dtype=np.uint8)
+    return PairCodebookTensor(codes, bits, books, rng.random(rows).astype(np.float16), cols, group_rows)
 
 
 def dense(rng: np.random.Generator, shape: tuple[int, ...], dtype: type = np.float16) -> DenseTensor:
@@ -42,7 +62,7 @@ def dense(rng: np.random.Generator, shape: tuple[int, ...], dtype: type = np.flo
 
 
 def add_model(writer: ContainerWriter, seed: int = 0) -> None:
-    """Every layout, role and option once, in the names of RWKV-7; not a complete model, but all that fixes its sizes."""
+    """Every codec, role and option once, in the names of RWKV-7; not a complete model, but all that fixes its sizes."""
     rng, C, F, V = np.random.default_rng(seed), DIMS.width, DIMS.hidden, DIMS.vocab
     writer.add("emb.weight", uniform(rng, (V, C), GridConfig(8, 64)), role="embedding", method="rtn", layout="uniform8.rows")
     for layer in range(DIMS.layers):
@@ -53,6 +73,9 @@ def add_model(writer: ContainerWriter, seed: int = 0) -> None:
         writer.add(block + "ffn.value.weight", uniform(rng, (C, F), GridConfig(2, 128, scale_bits=16)), role="projection", method="rtn")
         lora = uniform(rng, (8, C), GridConfig(4, 32))
         writer.add(block + "att.w1", lora, role="lora", method="rtn", source_shape=(C, 8), transposed=True)
+        writer.add(block + "att.a1", codebook(rng, (5, C), 4, 8, rank=3), role="lora", method="gptvq", source_shape=(C, 5), transposed=True)
+        writer.add(block + "att.a2", pairs(rng, (C, 5), 5), role="lora", method="gptvq", source_shape=(5, C), transposed=True)
+        writer.add(block + "att.x_k", vector_codebook(rng, (1, C), 2), role="elementwise", method="kmeans", source_shape=(1, 1, C))
         vector = uniform(rng, (1, C), GridConfig(8, 64))
         writer.add(block + "att.x_r", vector, role="elementwise", method="rtn", layout="uniform8.rows", source_shape=(1, 1, C))
         writer.add(block + "ln1.weight", dense(rng, (C,), np.float32), role="norm", method="dense")

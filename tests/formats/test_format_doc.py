@@ -14,12 +14,14 @@ import pytest
 from rwkvquant.config import GridConfig
 from rwkvquant.formats import header, layout
 from rwkvquant.formats.container import open_packed
+from rwkvquant.formats.qtensor import CodebookFactors
 from rwkvquant.formats.table import TRANSFORMS
 from rwkvquant.kernels import tiles
 from tests.formats.examples import TOKENIZER, write_model
 
 DOC = (Path(__file__).parents[2] / "docs" / "format.md").read_text()
 EXAMPLE = re.compile(r"row +(\d+) column +(\d+) code (\d)")
+PLANES = {1: (1,), 2: (2,), 3: (2, 1), 4: (4,), 5: (4, 1), 6: (4, 2), 7: (4, 2, 1), 8: (4, 4)}
 BYTE = re.compile(r"byte +(\d+) = 0b([01]{8})")
 
 
@@ -42,15 +44,28 @@ def test_the_planes_are_those_of_the_page() -> None:
     assert [tuple(map(int, planes.split(","))) for planes in line] == [tiles.PLANES[bits] for bits in range(1, 9)]
 
 
-def test_the_table_of_bits_is_computed_from_stored_bytes() -> None:
-    rows = re.findall(r"\| (uniform\d|codebook3) \| (.*?) \| (.*?) \| (.*?) \| ([\d.]+) \|", DOC)
-    assert len(rows) == 8
-    for name, group, scale_bits, symmetric, bits in rows:
-        if name == "codebook3":
-            size = layout.stored_bytes_codebook((2048, 2048))
+def test_the_worked_centroids_are_those_of_the_definition() -> None:
+    line = re.search(r"<!-- example: compressed codebook -->\n(.*)\n", DOC)[1]
+    found = re.search(r"coefficients (.*)basis (.*)shift (.*)centroids (.*)", line).groups()
+    coefficients, basis, shift, centroids = (np.array(part.split(), int) for part in found)
+    factors = CodebookFactors(coefficients.astype(np.int8)[None, None], basis.astype(np.int8).reshape(2, 4), int(shift[0]))
+    assert factors.centroids().tolist() == [[centroids.tolist()]]
+
+
+def test_the_tables_of_bits_are_computed_from_stored_bytes() -> None:
+    shape = (2048, 2048)
+    uniform = re.findall(r"\| uniform(\d) \| (\d+) \| (\d+) \| (\w+) \| ([\d.]+) \|", DOC)
+    tables = re.findall(r"\| (codebook|pairs)(\d) \| (\d+) \| ([\d-]+) \| ([\d.]+) \|", DOC)
+    assert len(uniform) == 7 and len(tables) == 7
+    for bits, group, scale_bits, symmetric, claimed in uniform:
+        size = layout.stored_bytes(GridConfig(int(bits), int(group), symmetric == "yes", int(scale_bits)), shape)
+        assert f"{8 * size / 2048**2:.4f}" == claimed, (bits, group)
+    for codec, bits, group_rows, rank, claimed in tables:
+        if codec == "codebook":
+            size = layout.stored_bytes_codebook(shape, int(bits), int(group_rows), int(rank))
         else:
-            size = layout.stored_bytes(GridConfig(int(name[-1]), int(group), symmetric == "yes", int(scale_bits)), (2048, 2048))
-        assert f"{8 * size / 2048**2:.4f}" == bits, name
+            size = layout.stored_bytes_pairs(shape, int(bits), int(group_rows))
+        assert f"{8 * size / 2048**2:.4f}" == claimed, (codec, bits, group_rows)
 
 
 def test_prefix_dtypes_transforms_and_bounds_are_those_of_the_page() -> None:
@@ -69,7 +84,7 @@ def test_a_reader_written_from_the_page_alone_decodes_every_matrix(tmp_path: Pat
     entries = json.loads(text)
     metadata = entries.pop("__metadata__")
     assert zlib.crc32(text[:33] + b"00000000" + text[41:]) == int(metadata["header_crc32"], 16)
-    types = {"U8": np.uint8, "F16": np.dtype("<f2"), "F32": np.dtype("<f4")}
+    types = {"U8": np.uint8, "I8": np.int8, "F16": np.dtype("<f2"), "F32": np.dtype("<f4")}
 
     def array(name: str) -> np.ndarray:
         begin, end = entries[name]["data_offsets"]
@@ -92,31 +107,19 @@ def decode_by_the_page(entry: dict, arrays: dict[str, np.ndarray]) -> np.ndarray
         return arrays["values"][: int(np.prod(entry["shape"]))].reshape(entry["shape"]).astype(np.float32)
     rows, cols = entry["shape"]
     bits, f32 = int(codec[-1]), np.float32
-    planes = {1: (1,), 2: (2,), 3: (2, 1), 4: (4,), 5: (4, 1), 6: (4, 2), 7: (4, 2, 1), 8: (4, 4)}[bits]
-    groups = -(-cols // entry["group_size"]) if "group_size" in entry else 1
-    tile_cols = int(kind[4:]) if kind != "rows" else 0
     weights = np.zeros((rows, cols), f32)
     for r in range(rows):
         for col in range(cols):
-            block, row, code, low = r // 16, r % 16, 0, 0
-            if kind == "rows":
-                start = r * (-(-cols // 64) * 8 * bits)
-            else:
-                tile = block * -(-cols // tile_cols) + col // tile_cols
-                start = tile * 2 * tile_cols * bits
-            for p in planes:
-                if kind == "rows":
-                    byte, turn, plane_bytes = col // (8 // p), col % (8 // p), -(-cols // 64) * 8 * p
-                else:
-                    j, c, n = col % tile_cols // 4, col % 4, tile_cols // 4 * p // 8
-                    byte, turn, plane_bytes = j % n * 64 + 4 * row + c, j // n, n * 64
-                code |= (int(arrays["codes"][start + byte]) >> p * turn) % 2**p << low
-                start, low = start + plane_bytes, low + p
-            if codec == "codebook3":
-                centroid = int(arrays["codebooks"][tile * 64 + row // 2 * 8 + code])
+            if codec.startswith("pairs"):
+                code = code_by_the_page(arrays["codes"], kind, -(-cols // 2), bits, r, col // 2)
+                centroid = int(arrays["codebooks"][(r // entry["group_rows"] * 2 + col % 2) * 2**bits + code])
                 weights[r, col] = f32(arrays["row_scale"][r]) * f32(centroid - 64)
                 continue
-            g = col // entry["group_size"]
+            code = code_by_the_page(arrays["codes"], kind, cols, bits, r, col)
+            if codec.startswith("codebook"):
+                weights[r, col] = f32(arrays["row_scale"][r]) * f32(centroid_by_the_page(entry, arrays, bits, r, col, code) - 64)
+                continue
+            block, row, groups, g = r // 16, r % 16, -(-cols // entry["group_size"]), col // entry["group_size"]
             scale = f32(arrays["scales"][r * groups + g if kind == "rows" else (block * groups + g) * 16 + row])
             if entry["scale_bits"] == 8:
                 scale = f32(arrays["row_scale"][r]) * scale
@@ -125,9 +128,40 @@ def decode_by_the_page(entry: dict, arrays: dict[str, np.ndarray]) -> np.ndarray
                 zero = int(arrays["zeros"][r * groups + g])
             elif not entry["symmetric"]:
                 zero, low, start = 0, 0, (block * groups + g) * 2 * bits
-                for p in planes:
+                for p in PLANES[bits]:
                     whole = int.from_bytes(arrays["zeros"][start : start + 2 * p].tobytes(), "little")
                     zero |= (whole >> p * row) % 2**p << low
                     start, low = start + 2 * p, low + p
             weights[r, col] = scale * f32(code - zero)
     return weights
+
+
+def code_by_the_page(codes: np.ndarray, kind: str, cols: int, bits: int, r: int, col: int) -> int:
+    """The code in row r, column col of `cols` columns of codes."""
+    row, code, low = r % 16, 0, 0
+    if kind == "rows":
+        start = r * (-(-cols // 64) * 8 * bits)
+    else:
+        tile_cols = int(kind[4:])
+        start = (r // 16 * -(-cols // tile_cols) + col // tile_cols) * 2 * tile_cols * bits
+    for p in PLANES[bits]:
+        if kind == "rows":
+            byte, turn, plane_bytes = col // (8 // p), col % (8 // p), -(-cols // 64) * 8 * p
+        else:
+            j, c, n = col % tile_cols // 4, col % 4, tile_cols // 4 * p // 8
+            byte, turn, plane_bytes = j % n * 64 + 4 * row + c, j // n, n * 64
+        code |= (int(codes[start + byte]) >> p * turn) % 2**p << low
+        start, low = start + plane_bytes, low + p
+    return code
+
+
+def centroid_by_the_page(entry: dict, arrays: dict[str, np.ndarray], bits: int, r: int, col: int, code: int) -> int:
+    group_rows, rank, shift, cols = entry["group_rows"], entry["rank"], entry["shift"], entry["shape"][1]
+    if entry["layout"].endswith(".rows"):
+        return int(arrays["codebooks"][(r * -(-cols // 64) + col // 64) * 2**bits + code])
+    table = (r // 16 * -(-cols // 32) + col // 32) * (16 // group_rows) + r % 16 // group_rows
+    if rank == 0:
+        return int(arrays["codebooks"][table * 2**bits + code])
+    total = sum(int(arrays["coefficients"][table * rank + i]) * int(arrays["basis"][i * 2**bits + code]) for i in range(rank))
+    half = 2 ** (shift - 1) if shift else 0
+    return min(63, max(-64, (total + half) >> shift)) + 64

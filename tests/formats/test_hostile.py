@@ -31,6 +31,8 @@ VALUES: list[Any] = [
         "uniform3.t16x32",
         "uniform8.rows",
         "codebook3.t16x32",
+        "codebook4.rows",
+        "pairs5.t16x32",
         "dense.f32",
         "U8",
         "F64",
@@ -163,6 +165,7 @@ def tokenizer(header: dict[str, Any]) -> dict[str, Any]:
 
 
 KEY = "blocks.0.att.receptance.weight"
+CODEBOOK, PAIRS = "blocks.0.att.a1", "blocks.0.att.a2"
 LIES: dict[str, tuple[Change, str]] = {
     "huge shape": (lambda h: tensor(h, KEY).update(shape=[1 << 30, 1 << 22], source_shape=[1 << 52]), r"codes of .* must be"),
     "shape of large numbers": (lambda h: tensor(h, KEY).update(shape=[1 << 60, 1]), "integer is too large"),
@@ -171,6 +174,15 @@ LIES: dict[str, tuple[Change, str]] = {
     "unknown layout": (lambda h: tensor(h, KEY).update(layout="trellis3.t16x32"), "not a layout this version reads"),
     "unknown transform": (lambda h: tensor(h, KEY).update(input_transform="hadamard+sign"), "knows no transform 'hadamard[+]sign'"),
     "group of zero": (lambda h: tensor(h, KEY).update(group_size=0), "multiple of 32"),
+    "rows of a table": (lambda h: tensor(h, CODEBOOK).update(group_rows=2), "group_rows of codebook4.t16x32 must be 4 or 8 or 16; got 2"),
+    "more tables": (lambda h: tensor(h, CODEBOOK).update(group_rows=4, rank=8), "basis of .* must be 128 x int8; got 64"),
+    "rank without coefficients": (lambda h: tensor(h, CODEBOOK).update(rank=0, shift=0), "has the arrays codes, codebooks, row_scale"),
+    "huge rank": (lambda h: tensor(h, CODEBOOK).update(rank=1 << 50), "must be 0 to 8"),
+    "huge shift": (lambda h: tensor(h, CODEBOOK).update(shift=1 << 50), "must be 0 to 14"),
+    "rank that is no number": (lambda h: tensor(h, CODEBOOK).update(rank="2"), "must be int"),
+    "rank missing": (lambda h: tensor(h, CODEBOOK).pop("rank"), "rank"),
+    "signed against unsigned": (lambda h: h[CODEBOOK + ".basis"].update(dtype="U8"), "basis of .* must be 64 x int8; got 64 x uint8"),
+    "rows of a table of pairs": (lambda h: tensor(h, PAIRS).update(group_rows=1), "a multiple of 16; got 1"),
     "array missing in the table": (lambda h: tensor(h, KEY)["arrays"].pop("zeros"), "has the arrays codes"),
     "array missing in the file": (lambda h: tensor(h, KEY)["arrays"].update(bias="00000000"), "an array bias of its own"),
     "tensor twice": (lambda h: h["__metadata__"]["tensors"]["tensors"].append(tensor(h, KEY)), "twice"),
@@ -187,7 +199,7 @@ LIES: dict[str, tuple[Change, str]] = {
     "beyond the end": (lambda h: h["tokenizer.table"].update(shape=[1 << 40], data_offsets=[0, 1 << 40]), "one after|follow"),
     "shape against offsets": (lambda h: h[KEY + ".codes"].update(shape=[383]), "must take 383 bytes"),
     "two axes": (lambda h: h[KEY + ".codes"].update(shape=[1, 384]), "one axis"),
-    "unknown dtype": (lambda h: h[KEY + ".codes"].update(dtype="I8"), "one of the dtypes U8, F16, F32"),
+    "unknown dtype": (lambda h: h[KEY + ".codes"].update(dtype="I16"), "one of the dtypes U8, I8, F16, F32"),
     "tokenizer length": (lambda h: tokenizer(h)["table"].update(bytes=1 << 40), "tokenizer's table"),
     "tokenizer array that is not there": (lambda h: tokenizer(h).update(x={"bytes": 1, "crc32": "0" * 8}), "tokenizer's x"),
     "metadata that is no string": (lambda h: h["__metadata__"].update(a=1), "must be str"),

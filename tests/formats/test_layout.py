@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from rwkvquant.config import GridConfig
 from rwkvquant.errors import FormatError
 from rwkvquant.formats import layout
 from rwkvquant.formats.layout import TensorParams, choose_layout, describe, pack, parse_layout, unpack
-from rwkvquant.formats.qtensor import DenseTensor, QTensor
+from rwkvquant.formats.qtensor import CodebookFactors, PairCodebookTensor, QTensor
 from tests.formats import examples
 
 GRIDS = [
     GridConfig(bits, group_size, symmetric, scale_bits)
     for bits, group_size, symmetric, scale_bits in itertools.product(range(1, 9), (32, 64, 96, 128), (False, True), (8, 16))
+]
+CODEBOOKS = [  # bits, group_rows: all that a 128-bit lane can look up
+    *((2, group_rows) for group_rows in (2, 4, 8, 16)),
+    *((3, group_rows) for group_rows in (2, 4, 8, 16)),
+    *((4, group_rows) for group_rows in (4, 8, 16)),
 ]
 SHAPES = [(1, 1), (1, 64), (8, 32), (15, 65), (16, 64), (17, 31), (33, 200), (48, 192)]
 
@@ -28,6 +36,10 @@ def assert_same(left: QTensor, right: QTensor) -> None:
         other = vars(right)[name]
         if isinstance(value, np.ndarray):
             assert value.dtype == other.dtype and np.array_equal(value, other), name
+        elif isinstance(value, CodebookFactors):
+            assert value.coefficients.dtype == other.coefficients.dtype == value.basis.dtype == other.basis.dtype == np.int8
+            assert np.array_equal(value.coefficients, other.coefficients) and np.array_equal(value.basis, other.basis)
+            assert value.shift == other.shift
         else:
             assert value == other, name
     assert np.array_equal(left.decode(), right.decode())
@@ -58,16 +70,45 @@ def test_both_tiles_hold_the_same_tensor(bits: int) -> None:
         assert_same(unpack(f"uniform{bits}.{tile}", describe(tensor), pack(tensor, f"uniform{bits}.{tile}")[1]), tensor)
 
 
+shapes = st.tuples(st.integers(1, 70), st.integers(1, 200))
+
+
+@settings(deadline=None, max_examples=150)
+@given(shapes, st.sampled_from(CODEBOOKS), st.integers(0, 8), st.integers(0, 2**32 - 1))
+def test_codebooks_come_back_and_their_size_was_foretold(shape: tuple[int, int], table: tuple[int, int], rank: int, seed: int) -> None:
+    bits, group_rows = table
+    tensor = examples.codebook(np.random.default_rng(seed), shape, bits, group_rows, rank)
+    assert come_back(tensor, f"codebook{bits}.t16x32") == layout.stored_bytes_codebook(shape, bits, group_rows, rank)
+
+
+@settings(deadline=None)
+@given(shapes, st.integers(2, 4), st.integers(0, 2**32 - 1))
+def test_codebooks_of_vectors_come_back_and_their_size_was_foretold(shape: tuple[int, int], bits: int, seed: int) -> None:
+    tensor = examples.vector_codebook(np.random.default_rng(seed), shape, bits)
+    assert come_back(tensor, f"codebook{bits}.rows") == layout.stored_bytes_codebook(shape, bits, rows_layout=True)
+
+
+@settings(deadline=None)
+@given(shapes, st.integers(4, 8), st.sampled_from([16, 32, 48, 64, 4096]), st.integers(0, 2**32 - 1))
+def test_pairs_come_back_and_their_size_was_foretold(shape: tuple[int, int], bits: int, group_rows: int, seed: int) -> None:
+    tensor = examples.pairs(np.random.default_rng(seed), shape, bits, group_rows)
+    assert come_back(tensor, f"pairs{bits}.t16x32") == layout.stored_bytes_pairs(shape, bits, group_rows)
+
+
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_codebook_and_dense_tensors_come_back(shape: tuple[int, int]) -> None:
+def test_dense_tensors_come_back_and_their_size_was_foretold(shape: tuple[int, int]) -> None:
     rng = np.random.default_rng(3)
-    for tensor in (examples.codebook(rng, shape), examples.dense(rng, shape), examples.dense(rng, (*shape, 2), np.float32)):
-        layout_id, arrays = pack(tensor)
-        assert_same(unpack(layout_id, describe(tensor), arrays), tensor)
-        if isinstance(tensor, DenseTensor):
-            assert stored(arrays) == layout.stored_bytes_dense(tensor.shape, 8 * tensor.values.itemsize)
-        else:
-            assert stored(arrays) == layout.stored_bytes_codebook(shape)
+    assert come_back(examples.dense(rng, shape), "dense.f16") == layout.stored_bytes_dense(shape)
+    assert come_back(examples.dense(rng, (*shape, 2), np.float32), "dense.f32") == layout.stored_bytes_dense((*shape, 2), 32)
+
+
+def come_back(tensor: QTensor, expected_id: str) -> int:
+    """The bytes of a tensor's arrays, which give the same tensor again."""
+    layout_id, arrays = pack(tensor)
+    assert layout_id == expected_id
+    assert all(array.ndim == 1 and array.nbytes % 64 == 0 for array in arrays.values())
+    assert_same(unpack(layout_id, describe(tensor), arrays), tensor)
+    return stored(arrays)
 
 
 def test_known_sizes() -> None:
@@ -77,6 +118,11 @@ def test_known_sizes() -> None:
     assert bits[GridConfig(3, 32, symmetric=False, scale_bits=16)] == 3 + 19 / 32
     assert bits[GridConfig(3, 64)] == 3 + 11 / 64 + 16 / 2048
     assert 8 * layout.stored_bytes_codebook((2048, 2048)) / 2048**2 == 4 + 16 / 2048
+    assert layout.stored_bytes_codebook((2048, 2048), 2, 8) * 8 / 2048**2 == 2 + 4 * 8 / (8 * 32) + 16 / 2048
+    assert layout.stored_bytes_codebook((2048, 2048), 4, 4, rank=3) == 2048 * 1024 + 512 * 64 * 3 + 64 + 4096  # the basis: 48 padded
+    assert layout.stored_bytes_codebook((1, 2048), rows_layout=True) == 768 + 32 * 8 + 64  # codes, tables, one scale padded
+    assert layout.stored_bytes_pairs((2048, 2048), 6, 512) == 2048 * 1024 * 6 // 8 + 4 * 128 + 4096
+    assert layout.stored_bytes_pairs((17, 65), 8, 16) == 32 * 64 + 2 * 512 + 64  # 33 codes are two tiles, 17 rows two blocks
     assert layout.stored_bytes(GridConfig(3, 64), (2048, 32)) == 2048 * 12 + 2048 + 2 * 2048 + 2048 * 3 // 8  # no padding at rank 32
     assert layout.stored_bytes_dense((5,)) == 64
 
@@ -89,13 +135,16 @@ def test_tiles_of_64_columns_where_nothing_is_wasted() -> None:
     assert choose_layout("uniform", 3, (16, 256), group_size=96) == "uniform3.t16x32"
     assert choose_layout("uniform", 8, (16, 64), rows_layout=True) == "uniform8.rows"
     assert choose_layout("codebook", 3, (16, 64)) == "codebook3.t16x32"
+    assert choose_layout("codebook", 2, (1, 64), rows_layout=True) == "codebook2.rows"
+    assert choose_layout("pairs", 7, (16, 64)) == "pairs7.t16x32"
     assert choose_layout("dense", 32, (5,)) == "dense.f32"
 
 
 @pytest.mark.parametrize(
     "layout_id",
-    ["uniform3", "uniform9.t16x64", "uniform0.rows", "uniform3.t16x16", "codebook4.t16x32", "codebook3.rows", "codebook3.t16x64",
-     "dense.bf16", "dense3.f16", "uniform.t16x64", "trellis3.t16x64", "uniform3.t16x64\n", " dense.f16", "", "uniform³.rows"],
+    ["uniform3", "uniform9.t16x64", "uniform0.rows", "uniform3.t16x16", "codebook1.t16x32", "codebook5.rows", "codebook3.t16x64",
+     "pairs3.t16x32", "pairs9.t16x32", "pairs4.rows", "pairs8.t16x64", "pairs.t16x32", "codebook.rows", "codebook３.rows", "dense.bf16",
+     "dense3.f16", "uniform.t16x64", "trellis3.t16x64", "uniform3.t16x64\n", " dense.f16", "", "uniform³.rows"],
 )  # fmt: skip
 def test_unknown_layouts_are_refused(layout_id: str) -> None:
     with pytest.raises(FormatError, match="is not a layout this version reads"):
@@ -112,6 +161,24 @@ def test_unknown_layouts_are_refused(layout_id: str) -> None:
         ("uniform3.t16x32", TensorParams((16, 64), 64, False, 4), "scale_bits"),
         ("uniform3.t16x32", TensorParams((16, 64, 2), 64, False, 8), "2 axes"),
         ("codebook3.t16x32", TensorParams((16,)), "2 axes"),
+        ("codebook3.t16x32", TensorParams((16, 64)), "group_rows of codebook3.t16x32 must be 2 or 4 or 8 or 16; got 0"),
+        ("codebook3.t16x32", TensorParams((16, 64), group_rows=1), "must be 2 or 4 or 8 or 16; got 1"),
+        ("codebook2.t16x32", TensorParams((16, 64), group_rows=32), "must be 2 or 4 or 8 or 16; got 32"),
+        ("codebook2.t16x32", TensorParams((16, 64), group_rows=-2), "must be 2 or 4 or 8 or 16; got -2"),
+        ("codebook4.t16x32", TensorParams((16, 64), group_rows=2), "must be 4 or 8 or 16; got 2"),
+        ("codebook3.t16x32", TensorParams((16, 64), group_rows=2, rank=9), "rank of codebook3.t16x32 must be 0 to 8; got 9"),
+        ("codebook3.t16x32", TensorParams((16, 64), group_rows=2, rank=-1), "must be 0 to 8; got -1"),
+        ("codebook3.t16x32", TensorParams((16, 64), group_rows=2, rank=1, shift=15), "rank 1 must be 0 to 14; got 15"),
+        ("codebook3.t16x32", TensorParams((16, 64), group_rows=2, rank=1, shift=-1), "rank 1 must be 0 to 14; got -1"),
+        ("codebook3.t16x32", TensorParams((16, 64), group_rows=2, shift=1), "rank 0 must be 0; got 1"),
+        ("codebook3.rows", TensorParams((1, 64), group_rows=2), "group_rows of codebook3.rows must be 1; got 2"),
+        ("codebook3.rows", TensorParams((1, 64), group_rows=1, rank=1), "rank of codebook3.rows must be 0; got 1"),
+        ("codebook3.rows", TensorParams((64,), group_rows=1), "2 axes"),
+        ("pairs4.t16x32", TensorParams((16, 64)), "group_rows of pairs4.t16x32 must be a multiple of 16; got 0"),
+        ("pairs4.t16x32", TensorParams((16, 64), group_rows=8), "must be a multiple of 16; got 8"),
+        ("pairs4.t16x32", TensorParams((16, 64), group_rows=-16), "must be a multiple of 16; got -16"),
+        ("pairs4.t16x32", TensorParams((16, 64), group_rows=1 << 30), "must be a multiple of 16"),
+        ("pairs4.t16x32", TensorParams((16, 64), group_rows=16, rank=1), "rank of pairs4.t16x32 must be 0; got 1"),
         ("dense.f16", TensorParams(()), "at most 4 axes"),
         ("dense.f16", TensorParams((1, 1, 1, 1, 1)), "at most 4 axes"),
         ("dense.f16", TensorParams((0, 5)), "axes of at least 1"),
@@ -129,14 +196,57 @@ def test_a_group_size_that_fits_no_tile_is_refused_before_any_work() -> None:
 
 def test_a_tensor_goes_into_no_layout_but_its_own() -> None:
     rng = np.random.default_rng(4)
-    uniform, codebook, dense = (
+    uniform, codebook, vector, pairs, dense = (
         examples.uniform(rng, (16, 64), GridConfig(3, 64)),
         examples.codebook(rng, (16, 64)),
+        examples.vector_codebook(rng, (16, 64)),
+        examples.pairs(rng, (16, 64)),
         examples.dense(rng, (16, 64)),
     )
-    for tensor, wrong in ((uniform, "uniform4.t16x64"), (uniform, "codebook3.t16x32"), (codebook, "uniform3.t16x32"), (dense, "dense.f32")):
-        with pytest.raises(FormatError, match=r"does not hold|group_size"):
+    for tensor, wrong in (
+        *((uniform, other) for other in ("uniform4.t16x64", "codebook3.t16x32", "dense.f16")),
+        *((codebook, other) for other in ("uniform3.t16x32", "codebook2.t16x32", "codebook3.rows", "pairs4.t16x32")),
+        *((vector, other) for other in ("codebook3.t16x32", "codebook4.rows", "uniform3.rows")),
+        *((pairs, other) for other in ("pairs5.t16x32", "uniform4.t16x32", "codebook4.t16x32")),
+        *((dense, other) for other in ("dense.f32", "pairs4.t16x32")),
+    ):
+        with pytest.raises(FormatError, match="does not hold"):
             pack(tensor, wrong)
+
+
+def test_a_codebook_that_no_lane_can_look_up_is_refused() -> None:
+    for bits, group_rows in ((4, 2), (3, 1), (3, 32)):
+        with pytest.raises(FormatError, match=f"group_rows of codebook{bits}"):
+            pack(examples.codebook(np.random.default_rng(0), (32, 64), bits, group_rows), f"codebook{bits}.t16x32")
+
+
+def test_codebooks_that_are_not_those_of_their_factors_are_our_own_mistake() -> None:
+    tensor = examples.codebook(np.random.default_rng(0), (16, 32), rank=2)
+    with pytest.raises(AssertionError, match="not those of their factors"):
+        pack(dataclasses.replace(tensor, codebooks=127 - tensor.codebooks))
+
+
+@pytest.mark.parametrize("shift", range(15))
+@pytest.mark.parametrize(("coefficient", "basis"), [(-128, -128), (127, 127), (-128, 127), (0, 127)])
+def test_any_factors_give_centroids_in_range(coefficient: int, basis: int, shift: int) -> None:
+    """What another writer may store: the ends of int8, added up over the largest rank."""
+    params = TensorParams((16, 32), group_rows=4, rank=8, shift=shift)
+    fill = {"codes": 255, "coefficients": coefficient, "basis": basis, "row_scale": 1}
+    arrays = {
+        name: np.full(count, fill[name], dtype) for name, (dtype, count) in layout.expected_arrays("codebook4.t16x32", params).items()
+    }
+    rounded = math.floor(8 * coefficient * basis / 2**shift + 0.5)
+    assert (unpack("codebook4.t16x32", params, arrays).decode() == max(-64, min(63, rounded))).all()
+
+
+def test_a_lonely_last_column_has_the_first_component() -> None:
+    """2 x 3 weights as pairs, by hand: entry k of the table is (10 + k, 20 + k)."""
+    books = np.stack([np.arange(10, 26), np.arange(20, 36)], axis=1).astype(np.uint8)[None]
+    tensor = PairCodebookTensor(np.array([[1, 2], [0, 15]], np.uint8), 4, books, np.array([1, 2], np.float16), 3)
+    layout_id, arrays = pack(tensor)
+    expected = np.array([[11, 21, 12], [10, 20, 25]]) - 64
+    assert unpack(layout_id, describe(tensor), arrays).decode().tolist() == [expected[0].tolist(), (2 * expected[1]).tolist()]
+    assert arrays["codebooks"].tolist() == [*range(10, 26), *range(20, 36)] + [0] * 32
 
 
 def test_arrays_that_contradict_the_shape_are_refused_before_anything_is_allocated() -> None:

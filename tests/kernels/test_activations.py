@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from rwkvquant import _native
 from rwkvquant.kernels.activations import quantize_activations
+from tests.kernels.guarded import body
 
 
 def test_whole_numbers_up_to_127_are_kept() -> None:
@@ -61,3 +63,31 @@ def test_what_is_not_finite_shows_in_its_own_group(bad: float) -> None:
     xq, xscale = quantize_activations(x)
     assert not np.isfinite(xscale[0]) and xscale[1] == np.float32(1) / np.float32(127)
     assert (xq[64:] == 127).all()
+
+
+def natural_and_awkward() -> np.ndarray:
+    """(vectors, 130): ordinary values of every magnitude, halves, zeros of both signs, subnormals, and what is not finite."""
+    rng = np.random.default_rng(3)
+    rows = [np.ldexp(rng.standard_normal(130), power) for power in range(-149, 124, 3)]
+    rows += [rng.integers(-254, 255, 130) / 2, np.zeros(130), np.full(130, -0.0), rng.integers(-5, 6, 130) * 2.0**-149]
+    for bad in (np.nan, -np.nan, np.inf, -np.inf):
+        rows.append(rng.standard_normal(130))
+        rows[-1][[0, 70]] = bad, -bad
+    return np.array(rows).astype(np.float32)
+
+
+def test_every_native_body_gives_the_bits_of_the_definition() -> None:
+    x = natural_and_awkward()
+    padded = np.zeros((len(x), 192), np.float32)
+    padded[:, :130] = x
+    parts = [quantize_activations(vector) for vector in x]
+    want_q, want_scale = (np.concatenate(part) for part in zip(*parts, strict=True))
+    for isa in _native.available_isas():
+        q, scale = np.full(padded.size + 8, 99, np.int8), np.full(3 * len(x) + 8, 99, np.float32)
+        sums = np.full(3 * len(x) + 8, 99, np.int32)
+        with body(isa):
+            _native.quantize_activations(padded.reshape(-1), len(x), 130, q, scale, sums)
+        np.testing.assert_array_equal(q[:-8], want_q, err_msg=isa)
+        np.testing.assert_array_equal(scale[:-8], want_scale, err_msg=isa)
+        np.testing.assert_array_equal(sums[:-8], want_q.reshape(-1, 64).sum(axis=1, dtype=np.int32), err_msg=isa)
+        assert (q[-8:] == 99).all() and (scale[-8:] == 99).all() and (sums[-8:] == 99).all(), f"{isa} wrote outside"

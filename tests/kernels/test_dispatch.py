@@ -12,21 +12,22 @@ import pytest
 
 from rwkvquant import _native
 from rwkvquant.errors import ConfigError
-from rwkvquant.kernels import dispatch, tiles
+from rwkvquant.kernels import dispatch
 from tests.kernels.guarded import body
 
 PROGRAM = """
 import numpy as np
 from rwkvquant.kernels import dispatch, tiles
-from rwkvquant.kernels.activations import quantize_activations
+from rwkvquant.kernels.product import Matrix
 rng = np.random.default_rng(0)
 codes = rng.integers(0, 8, (50, 200), dtype=np.uint8)
 scales, zeros = rng.integers(0, 256, (50, 4), dtype=np.uint8), rng.integers(0, 8, (50, 4), dtype=np.uint8)
 row_scale, books = tiles.pack_row_scale(rng.random(50).astype(np.float16)), rng.integers(0, 128, (25, 7, 8), dtype=np.uint8)
-x = quantize_activations(rng.standard_normal(200).astype(np.float32))
-matrix = tiles.pack_tiles(codes, 3, 64), tiles.pack_scales(scales), row_scale, tiles.pack_zeros(zeros, 3)
-uniform = dispatch.gemv_uniform(*matrix, *x, 50, 200, 64)
-codebook = dispatch.gemv_codebook(tiles.pack_tiles(codes, 3, 32), tiles.pack_codebooks(books), row_scale, *x, 50, 200)
+grid = {"codes": tiles.pack_tiles(codes, 3, 64), "scales": tiles.pack_scales(scales), "zeros": tiles.pack_zeros(zeros, 3)}
+tables = {"codes": tiles.pack_tiles(codes, 3, 32), "codebooks": tiles.pack_codebooks(books)}
+x = rng.standard_normal((2, 200)).astype(np.float32)
+uniform = dispatch.product(Matrix("uniform", {**grid, "row_scale": row_scale}, 50, 200, 3, 64, 64, False, 8), x)
+codebook = dispatch.product(Matrix("codebook", {**tables, "row_scale": row_scale}, 50, 200, 3, group_rows=2), x)
 print(dispatch.backend(), uniform.tobytes().hex(), codebook.tobytes().hex())
 """
 
@@ -101,18 +102,6 @@ def test_a_named_instruction_set_without_the_native_module_is_an_error(unread_en
     unread_environment.setenv("RWKVQUANT_ISA", "plain")
     with pytest.raises(ConfigError, match="RWKVQUANT_ISA=plain needs the native module"):
         dispatch.backend()
-
-
-@pytest.mark.parametrize(("bits", "tile_cols", "group_size"), [(3, 64, 64), (4, 64, 64), (3, 32, 32), (8, 32, 128)])
-def test_layouts_without_a_native_body_run_all_the_same(bits: int, tile_cols: int, group_size: int) -> None:
-    rng = np.random.default_rng(0)
-    codes = rng.integers(0, 1 << bits, (20, 128), dtype=np.uint8)
-    scales = tiles.pack_scales(np.ones((20, 128 // group_size), np.uint8))
-    x = np.ones(128, np.int8), np.ones(2, np.float32)
-    row_scale = tiles.pack_row_scale(np.ones(20, np.float16))
-    packed = tiles.pack_tiles(codes, bits, tile_cols)
-    y = dispatch.gemv_uniform(packed, scales, row_scale, None, *x, 20, 128, group_size, bits=bits, tile_cols=tile_cols)
-    np.testing.assert_array_equal(y, codes.sum(axis=1, dtype=np.int64) - 128 * 2 ** (bits - 1))
 
 
 @pytest.mark.parametrize("ahead", [0, 4096])

@@ -104,6 +104,41 @@ def test_known_order_of_codebooks() -> None:
     assert np.count_nonzero(packed) == 16
 
 
+def test_known_order_of_codebooks_that_serve_more_rows() -> None:
+    """Row 21, column 40 of (36, 64): block 1, tile 1. Its 4 rows are the second table of the block, its 16 rows the only one."""
+    books = np.zeros((9, 2, 16), np.uint8)
+    books[21 // 4, 1, 15] = 77
+    packed = tiles.pack_codebooks(books, group_rows=4)
+    assert packed.size == tiles.codebook_bytes(36, 64, 4, 16) == 3 * 2 * 4 * 16
+    assert packed.nonzero()[0].tolist() == [3 * 64 + 1 * 16 + 15]
+    books = np.zeros((3, 2, 4), np.uint8)
+    books[21 // 16, 1, 2] = 77
+    packed = tiles.pack_codebooks(books, group_rows=16)
+    assert packed.size == tiles.codebook_bytes(36, 64, 16, 4) == 3 * 2 * 4
+    assert packed.nonzero()[0].tolist() == [3 * 4 + 2]
+
+
+def test_known_order_of_coefficients() -> None:
+    """Rank 3 for 2 rows x 32 columns: the 8 triples of a tile stand together, signed."""
+    coefficients = np.zeros((9, 2, 3), np.int8)  # 18 rows, 64 columns
+    coefficients[3, 1] = [-128, 5, 127]
+    coefficients[8, 0] = [-1, -2, -3]
+    packed = tiles.pack_tables(coefficients, 2)
+    assert packed.dtype == np.int8 and packed.size == 2 * 2 * 8 * 3
+    assert packed[24 + 3 * 3 :][:3].tolist() == [-128, 5, 127]
+    assert packed[48:51].tolist() == [-1, -2, -3]
+    assert np.count_nonzero(packed) == 6
+
+
+def test_known_order_of_the_tables_of_pairs() -> None:
+    """All first components of a row group, then all second ones."""
+    books = np.zeros((2, 16, 2), np.uint8)  # 17 to 32 rows in groups of 16
+    books[1, 3] = [70, 80]
+    packed = tiles.pack_pair_codebooks(books)
+    assert packed.size == tiles.pair_codebook_bytes(17, 16, 4) == 64
+    assert packed[32 + 3] == 70 and packed[32 + 16 + 3] == 80 and np.count_nonzero(packed) == 2
+
+
 @pytest.mark.parametrize("tile_cols", tiles.TILE_COLS)
 @pytest.mark.parametrize("bits", ALL_BITS)
 def test_every_code_survives_in_every_place_of_a_tile(bits: int, tile_cols: int) -> None:
@@ -137,11 +172,27 @@ def test_every_remainder_survives_in_rows_scales_and_zeros(bits: int) -> None:
     assert tiles.pack_zeros(codes, bits).size == 7 * codes.shape[1] * 2 * bits
 
 
-def test_every_remainder_of_codebooks_survives() -> None:
+@pytest.mark.parametrize("group_rows", [2, 4, 8, 16])
+def test_every_remainder_of_tables_survives(group_rows: int) -> None:
     for rows in range(1, 35):
         for cols in (1, 31, 32, 33, 64, 96):
-            books = random_codes(-(-rows // 2), -(-cols // 32) * 8, 7, seed=rows).reshape(-(-rows // 2), -1, 8)
-            assert np.array_equal(tiles.unpack_codebooks(tiles.pack_codebooks(books), rows, cols), books)
+            blocks, tiles_across, entries = -(-rows // group_rows), -(-cols // 32), 1 + rows % 16
+            books = random_codes(blocks, tiles_across * entries, 7, seed=rows).reshape(blocks, tiles_across, entries)
+            packed = tiles.pack_codebooks(books, group_rows)
+            assert packed.size == tiles.codebook_bytes(rows, cols, group_rows, entries)
+            assert np.array_equal(tiles.unpack_codebooks(packed, rows, cols, group_rows, entries), books)
+            signed = books.view(np.int8) - np.int8(64)
+            assert np.array_equal(tiles.unpack_tables(tiles.pack_tables(signed, group_rows), rows, cols, group_rows, entries), signed)
+
+
+def test_every_remainder_of_the_tables_of_pairs_survives() -> None:
+    for rows in range(1, 70):
+        for group_rows in (16, 32, 48):
+            bits = 4 + rows % 5
+            books = random_codes(-(-rows // group_rows), 2 * 2**bits, 7, seed=rows).reshape(-1, 2**bits, 2)
+            packed = tiles.pack_pair_codebooks(books)
+            assert packed.size == tiles.pair_codebook_bytes(rows, group_rows, bits)
+            assert np.array_equal(tiles.unpack_pair_codebooks(np.append(packed, np.uint8(9)), rows, group_rows, bits), books)
 
 
 def test_chunks_join_without_a_seam(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,3 +225,5 @@ def test_a_code_too_large_is_named() -> None:
         tiles.pack_rows(codes, 3)
     with pytest.raises(AssertionError, match="7 bits"):
         tiles.pack_codebooks(np.full((1, 1, 8), 128, np.uint8))
+    with pytest.raises(AssertionError, match="7 bits"):
+        tiles.pack_pair_codebooks(np.full((1, 16, 2), 128, np.uint8))

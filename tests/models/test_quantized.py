@@ -5,7 +5,7 @@ import torch
 from rwkvquant.config import GridConfig
 from rwkvquant.models import QuantizedMatrix, linear
 from rwkvquant.models.quantized import rows
-from tests.formats.examples import codebook, uniform
+from tests.formats.examples import codebook, pairs, uniform, vector_codebook
 
 SHAPES = [(1, 1), (5, 33), (16, 64), (17, 100), (3, 130)]
 GRIDS = [
@@ -16,7 +16,13 @@ GRIDS = [
     for scale_bits in (8, 16)
 ]
 RNG = np.random.default_rng(0)
-TENSORS = [uniform(RNG, shape, grid) for shape in SHAPES for grid in GRIDS] + [codebook(RNG, shape) for shape in SHAPES]
+CODEBOOKS = [
+    *(codebook(RNG, shape, bits, group_rows, rank) for shape in SHAPES for bits, group_rows, rank in ((3, 2, 0), (2, 16, 2), (4, 4, 0))),
+    *(vector_codebook(RNG, shape) for shape in SHAPES),
+]
+PAIRS = [pairs(RNG, shape, bits, group_rows) for shape in SHAPES for bits, group_rows in ((4, 16), (7, 16), (8, 48))]
+UNIFORM = [uniform(RNG, shape, grid) for shape in SHAPES for grid in GRIDS]
+TENSORS = UNIFORM + CODEBOOKS + PAIRS
 
 
 def test_decodes_to_the_last_bit_as_numpy_does():
@@ -30,7 +36,7 @@ def test_chosen_rows_are_those_of_the_whole():
         assert np.array_equal(QuantizedMatrix(tensor).decode(chosen).numpy(), tensor.decode()[chosen])
 
 
-@pytest.mark.parametrize("tensor", [TENSORS[-1], TENSORS[-6]], ids=["codebook", "uniform"])
+@pytest.mark.parametrize("tensor", [CODEBOOKS[-1], PAIRS[-1], UNIFORM[-1]], ids=["codebook", "pairs", "uniform"])
 def test_products_do_not_ask_how_a_weight_is_kept(tensor):
     dense, quantised = torch.from_numpy(tensor.decode()), QuantizedMatrix(tensor)
     x = torch.randn(2, 7, tensor.shape[1])

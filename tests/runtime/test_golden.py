@@ -1,15 +1,20 @@
 """Committed packed files go on giving the same words: the format, the decoding and the forward in one check.
 
-The words were recorded once from these files; they are greedy, so a change of rounding order alone does not move them.
+The words were recorded once from these files; they are greedy, so a change of rounding order alone does not move them. With int8
+activations one of them takes another turn, where two words are likely to within a thousandth of a nat.
 """
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from importlib import resources
 from pathlib import Path
 
 import pytest
 
+from rwkvquant import _native
 from rwkvquant.formats.container import open_packed
 from rwkvquant.runtime.sampling import SamplingConfig
 from rwkvquant.runtime.session import load
@@ -26,12 +31,36 @@ GOLDEN = {
         ', "I am not afraid of the world. I am not afraid of the world, and I am not afraid of the world. I am not afraid of'
     ),
 }
+INT8 = GOLDEN | {DEMO: ':\n\n"I am not going to do it," he said, "I am sure I am not going to be able to get a good deal of'}
+WRITE = """
+import sys
+from rwkvquant import _native
+from rwkvquant.runtime.sampling import SamplingConfig
+from rwkvquant.runtime.session import load
+isa, prompt, *files = sys.argv[1:]
+for file in files if isa in _native.available_isas() else []:
+    model = load(file)
+    assert model.backend == isa
+    sys.stdout.buffer.write(model.generate(prompt, max_tokens=32, sampling=SamplingConfig(temperature=0))["text"].encode() + b"\\0")
+"""
 
 
 @pytest.mark.parametrize(("path", "words"), GOLDEN.items(), ids=lambda value: value.stem if isinstance(value, Path) else "")
 def test_golden_words(path: Path, words: str) -> None:
-    generated = load(path).generate(PROMPT, max_tokens=32, sampling=SamplingConfig(temperature=0))
+    generated = load(path, activations="float32").generate(PROMPT, max_tokens=32, sampling=SamplingConfig(temperature=0))
     assert generated["text"] == words
+
+
+@pytest.mark.parametrize("isa", ["plain", "avx2", "avx512", "reference"])
+def test_golden_words_on_every_instruction_set(isa: str) -> None:
+    """In a process of its own, because the body is chosen once; a body that this CPU lacks writes nothing."""
+    environment = {"RWKVQUANT_KERNELS": "reference"} if isa == "reference" else {"RWKVQUANT_ISA": isa}
+    if isa != "reference" and isa not in _native.available_isas():
+        return
+    script = WRITE.replace("_native.available_isas()", "('reference',)") if isa == "reference" else WRITE
+    result = subprocess.run([sys.executable, "-c", script, isa, PROMPT, *INT8], capture_output=True, env=os.environ | environment)
+    assert result.returncode == 0, result.stderr.decode()
+    assert result.stdout.decode().split("\0")[:-1] == list((GOLDEN if isa == "reference" else INT8).values())
 
 
 @pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.stem)

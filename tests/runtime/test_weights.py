@@ -7,8 +7,8 @@ import pytest
 
 from rwkvquant.config import GridConfig
 from rwkvquant.formats.qtensor import QTensor
-from rwkvquant.runtime.weights import row_reader
-from tests.formats.examples import codebook, dense, uniform
+from rwkvquant.runtime.reference import row_reader
+from tests.formats.examples import codebook, dense, pairs, uniform, vector_codebook
 
 RNG = np.random.default_rng(0)
 KINDS: dict[str, QTensor] = {
@@ -16,6 +16,8 @@ KINDS: dict[str, QTensor] = {
     "16-bit scales": uniform(RNG, (20, 96), GridConfig(5, 32, scale_bits=16)),
     "symmetric": uniform(RNG, (20, 96), GridConfig(4, 64, symmetric=True)),
     "codebook": codebook(RNG, (20, 96)),
+    "vector codebook": vector_codebook(RNG, (20, 96)),
+    "pairs": pairs(RNG, (20, 97)),
     "float16": dense(RNG, (20, 96)),
     "float32": dense(RNG, (20, 96), np.float32),
 }

@@ -3,12 +3,13 @@
     stream = HiddenStates(work_dir, rows, length, width, with_carry=arch == "rwkv7")
     stream.fill(lambda rows: model.embed(weights, tokens[rows]), batch)                  # what block 0 sees
     for layer in range(layers):
-        statistics = collect_block(model.block, weights, product_inputs(table), stream, batch)
+        statistics = collect_block(model.block, weights, product_inputs(table), stream, batch, rows)
         ... quantise the block's matrices ...
         advance(model.block, quantised_weights, stream, batch)                           # what the next block sees, errors included
     statistics = collect_head(model.head, weights, stream, batch)
 
 `model` is models.rwkv7 or models.rwkv6. Every row starts from the state before the first token.
+A second stream, of the full-precision model, is read beside the first by `collect_cross`, for quantizers/correction.py.
 
 Gives up: hidden states are overwritten in place, so a run that is killed while advancing has to start again.
 """
@@ -16,8 +17,9 @@ Gives up: hidden states are overwritten in place, so a run that is killed while 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -40,13 +42,20 @@ class HiddenStates:
     """
 
     def __init__(
-        self, work_dir: Path | str, rows: int, length: int, width: int, with_carry: bool = False, device: torch.device | str = "cpu"
+        self,
+        work_dir: Path | str,
+        rows: int,
+        length: int,
+        width: int,
+        with_carry: bool = False,
+        device: torch.device | str = "cpu",
+        name: str = "hidden",
     ) -> None:
-        """Raises CalibrationError where the work directory cannot hold the files."""
+        """`name` tells the files of two streams apart. Raises CalibrationError where the work directory cannot hold them."""
         self.shape = (rows, length, width)
         self.device = torch.device(device)
-        self._x = _map_new(Path(work_dir) / "hidden.f32", self.shape)
-        self._carry = _map_new(Path(work_dir) / "carry.f32", self.shape) if with_carry else None
+        self._x = map_new(Path(work_dir) / f"{name}.f32", self.shape)
+        self._carry = map_new(Path(work_dir) / f"{name}_carry.f32", self.shape) if with_carry else None
         self.carried = False  # True once the carry of all rows is there
 
     def fill(self, embed: Callable[[slice], Tensor], batch: int) -> None:
@@ -56,9 +65,11 @@ class HiddenStates:
             for rows in self.batches(batch):
                 self._x[rows] = embed(rows).float().cpu().numpy()
 
-    def batches(self, batch: int) -> Iterator[slice]:
-        for start in range(0, self.shape[0], batch):
-            yield slice(start, min(start + batch, self.shape[0]))
+    def batches(self, batch: int, rows: range | None = None) -> Iterator[slice]:
+        """All rows, or those of a range of step 1, `batch` at a time."""
+        rows = rows or range(self.shape[0])
+        for start in range(rows.start, rows.stop, batch):
+            yield slice(start, min(start + batch, rows.stop))
 
     def read(self, rows: slice) -> tuple[Tensor, Tensor | None]:
         """Copies of x and the carry, each (batch, length, width) float32 on the device; no carry before the first block."""
@@ -82,25 +93,59 @@ def product_inputs(table: Collection[TensorSpec]) -> dict[str, bool]:
 
 
 @torch.no_grad()
-def collect_block(block: Block, weights: Weights, inputs: dict[str, bool], stream: HiddenStates, batch: int) -> dict[str, InputStatistics]:
-    """Statistics of the block's product inputs over all rows, `batch` rows at a time. The hidden states stay as they are.
+def collect_block(
+    block: Block,
+    weights: Weights,
+    inputs: dict[str, bool],
+    stream: HiddenStates,
+    batch: int,
+    rows: range | None = None,
+    tap: Tap | None = None,
+) -> dict[str, InputStatistics]:
+    """Statistics of the block's product inputs over all rows or some, `batch` rows at a time. The hidden states stay as they are.
 
-    A sliced input, (slices, batch, length, width), gives "<name>.0", "<name>.1" ...
+    A sliced input, (slices, batch, length, width), gives "<name>.0", "<name>.1" ... A second `tap` hears the same activations.
     """
-    tap = _Collector(inputs)
-    for rows in stream.batches(batch):
-        x, carry = stream.read(rows)
-        block(weights, x, None, carry, tap)
-    return tap.statistics
+    collector = _Collector(inputs)
+
+    def both(name: str, x: Tensor) -> None:
+        collector(name, x)
+        if tap is not None:
+            tap(name, x)
+
+    for chosen in stream.batches(batch, rows):
+        x, carry = stream.read(chosen)
+        block(weights, x, None, carry, both)
+    return collector.statistics
+
+
+class Cross(Protocol):
+    """Sums over two streams; quantizers/correction.py has them."""
+
+    def add(self, missing_x: Tensor, missing_h: Tensor, h: Tensor) -> None: ...
 
 
 @torch.no_grad()
-def collect_head(head: Head, weights: Weights, stream: HiddenStates, batch: int) -> InputStatistics:
+def collect_cross(
+    block: Block, weights: Weights, sums: Mapping[str, Cross], stream: HiddenStates, reference: HiddenStates, batch: int, rows: range
+) -> None:
+    """Add to `sums`, by product input, what the block gets and makes of both streams: x' - x, h' - h, and h."""
+    for chosen in stream.batches(batch, rows):
+        (x, carry), (full_x, full_carry) = stream.read(chosen), reference.read(chosen)
+        heard: list[dict[str, Tensor]] = [{}, {}]
+        for into, (y, c) in zip(heard, ((x, carry), (full_x, full_carry)), strict=True):
+            block(weights, y, None, c, lambda name, value, into=into: into.update({name: value} if name in sums else {}))  # type: ignore[misc]
+        for name, each in sums.items():
+            each.add(full_x - x, heard[1][name] - heard[0][name], heard[0][name])
+
+
+@torch.no_grad()
+def collect_head(head: Head, weights: Weights, stream: HiddenStates, batch: int, rows: range | None = None) -> InputStatistics:
     """Statistics of the head's input, after the last block."""
     tap = _Collector({"head.x": False})
     one_row = {**weights, "head.weight": torch.zeros(1, stream.shape[2], device=stream.device)}  # only the input is wanted, no logits
-    for rows in stream.batches(batch):
-        head(one_row, stream.read(rows)[0], tap)
+    for chosen in stream.batches(batch, rows):
+        head(one_row, stream.read(chosen)[0], tap)
     return tap.statistics["head.x"]
 
 
@@ -130,7 +175,7 @@ class _Collector:
             self.statistics[key].add(part)
 
 
-def _map_new(path: Path, shape: tuple[int, ...]) -> NDArray[np.float32]:
+def map_new(path: Path, shape: tuple[int, ...]) -> NDArray[np.float32]:
     """A new mapped file of zeros, its room on the disk taken now: a disk that fills up under a mapping kills the process."""
     size = int(np.prod(shape)) * 4
     try:

@@ -36,11 +36,14 @@ def load_documents(path: Path | str) -> list[str]:
     return documents
 
 
-def calibration_rows(documents: Sequence[str], tokenizer: Encoder, rows: int, length: int, seed: int = 0) -> NDArray[np.int64]:
+def calibration_rows(
+    documents: Sequence[str], tokenizer: Encoder, rows: int, length: int, seed: int = 0, option: str = "--calib-len"
+) -> NDArray[np.int64]:
     """At most `rows` rows of `length` tokens: (rows, length). Fewer where the text ends, but at least one.
 
     Documents are taken in an order drawn by `seed`, so that few rows still see all parts of a text, each with token 0 before
-    it; the stream is cut into rows without gaps. Raises CalibrationError if it is shorter than one row.
+    it; the stream is cut into rows without gaps. Raises CalibrationError if it is shorter than one row; `option` is what sets the
+    length on the user's command line.
     """
     order = list(range(len(documents)))
     random.Random(seed).shuffle(order)
@@ -54,7 +57,7 @@ def calibration_rows(documents: Sequence[str], tokenizer: Encoder, rows: int, le
     if whole == 0:
         raise CalibrationError(
             f"the calibration text is too short: one row needs {length} tokens, and it has {len(tokens)}. "
-            f"Try a longer text or --calib-len {max(1, len(tokens))}"
+            f"Try a longer text or {option} {max(1, len(tokens))}"
         )
     return np.array(tokens[: whole * length], np.int64).reshape(whole, length)
 

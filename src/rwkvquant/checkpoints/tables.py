@@ -43,10 +43,11 @@ class TensorSpec:
     partner: str | None = None
     layers: str = "all"  # "all" | "first" | "later" (required in later layers, optional and unused in the first)
     optional: bool = False
+    writes_residual: bool = False  # its product is added to the residual stream
 
 
-def _projection(name: str, shape: tuple[str, str], fed_by: str) -> TensorSpec:
-    return TensorSpec(name, shape, Role.PROJECTION, input=fed_by)
+def _projection(name: str, shape: tuple[str, str], fed_by: str, writes_residual: bool = False) -> TensorSpec:
+    return TensorSpec(name, shape, Role.PROJECTION, input=fed_by, writes_residual=writes_residual)
 
 
 def _lora(name: str, shape: tuple[str, str], fed_by: str, layers: str = "all") -> TensorSpec:
@@ -91,12 +92,12 @@ RWKV7 = [
     _projection("att.receptance.weight", ("C", "C"), "att.xr"),
     _projection("att.key.weight", ("C", "C"), "att.xk"),
     _projection("att.value.weight", ("C", "C"), "att.xv"),
-    _projection("att.output.weight", ("C", "C"), "att.out"),
+    _projection("att.output.weight", ("C", "C"), "att.out", writes_residual=True),
     *_norm("att.ln_x"),
     _STATE,
     _vector("ffn.x_k", "ffn.shift_delta"),
     _projection("ffn.key.weight", ("F", "C"), "ffn.xk"),
-    _projection("ffn.value.weight", ("C", "F"), "ffn.hidden"),
+    _projection("ffn.value.weight", ("C", "F"), "ffn.hidden", writes_residual=True),
 ]
 
 RWKV6 = [
@@ -113,14 +114,14 @@ RWKV6 = [
     _projection("att.receptance.weight", ("C", "C"), "att.xr"),
     _projection("att.key.weight", ("C", "C"), "att.xk"),
     _projection("att.value.weight", ("C", "C"), "att.xv"),
-    _projection("att.output.weight", ("C", "C"), "att.out"),
+    _projection("att.output.weight", ("C", "C"), "att.out", writes_residual=True),
     _projection("att.gate.weight", ("C", "C"), "att.xg"),
     *_norm("att.ln_x"),
     _STATE,
     *(_vector(f"ffn.time_maa_{c}", "ffn.shift_delta") for c in "kr"),
     _projection("ffn.key.weight", ("F", "C"), "ffn.xk"),
     _projection("ffn.receptance.weight", ("C", "C"), "ffn.xr"),
-    _projection("ffn.value.weight", ("C", "F"), "ffn.hidden"),
+    _projection("ffn.value.weight", ("C", "F"), "ffn.hidden", writes_residual=True),
 ]
 
 TABLES: dict[str, list[TensorSpec]] = {"rwkv7": RWKV7, "rwkv6": RWKV6}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rwkvquant.cli.evaluate import TokenizerOption
-from rwkvquant.cli.generate import DecayOption, FrequencyOption, PresenceOption, SeedOption, TemperatureOption, TopPOption
+from rwkvquant.cli.generate import DecayOption, FrequencyOption, PresenceOption, SeedOption, TemperatureOption, ThreadsOption, TopPOption
 from rwkvquant.cli.output import stderr
 from rwkvquant.errors import RwkvQuantError
 
@@ -29,6 +29,7 @@ def command(
     penalty_decay: DecayOption = 0.996,
     seed: SeedOption = 0,
     tokenizer: TokenizerOption = None,
+    threads: ThreadsOption = None,
 ) -> None:
     """Talk with a model in `User:` / `Assistant:` turns; the state is kept between them."""
     from rwkvquant.runtime.chat import Chat
@@ -43,7 +44,7 @@ def command(
         penalty_decay=penalty_decay,
         seed=seed,
     )
-    chat = Chat(load(file, tokenizer=tokenizer), sampling, max_tokens=max_tokens)
+    chat = Chat(load(file, tokenizer=tokenizer, threads=threads), sampling, max_tokens=max_tokens)
     if state is not None:
         chat.load(state)
     if sys.stdin.isatty():

@@ -13,7 +13,8 @@ from rwkvquant.cli.output import Counter, JsonOption, emit, interval, ledger_tab
 from rwkvquant.cli.quantize import show as show_quantized
 from rwkvquant.errors import ConfigError
 
-ROWS = 64  # of calibration text: half of the default, to keep the demo within a minute or two
+OURS, OTHERS = "rwkvquant", ("gptq", "rtn")  # at the same bits
+ROWS = 32  # of calibration text: a quarter of the default, to keep the demo within a minute or two
 PROMPT = "The old man looked out of the window and said"
 EMBEDDED = Path(__file__).parent.parent / "assets" / "rwkv7-8m-3.275bpw.safetensors"
 
@@ -58,7 +59,7 @@ def _whole_job(checkpoint: str, text: str | None, output: str | None, max_tokens
     base, known = load_model(checkpoint, tokenizer)
     cut = windows.text_windows(text, known, max_tokens=max_tokens)  # a text that is none is found out before the work, not after
     with tempfile.TemporaryDirectory() as scratch:
-        files = {"gptq": output or f"{scratch}/gptq.safetensors", "rtn": f"{scratch}/rtn.safetensors"}
+        files = {OURS: output or f"{scratch}/{OURS}.safetensors"} | {method: f"{scratch}/{method}.safetensors" for method in OTHERS}
         reports = {}
         for method, file in files.items():
             stderr.print(f"\nquantising with {method}", style="bold")
@@ -67,7 +68,7 @@ def _whole_job(checkpoint: str, text: str | None, output: str | None, max_tokens
         with Counter("comparing") as progress:
             found = divergence.compare_many(base, {m: load_model(f, None)[0] for m, f in files.items()}, cut, progress=progress)
         compared = {method: comparison.to_json() for method, comparison in found.items()}
-        written = {"original": _paragraph(checkpoint, tokenizer), "gptq": _paragraph(files["gptq"], None)}
+        written = {"original": _paragraph(checkpoint, tokenizer), OURS: _paragraph(files[OURS], None)}
     return {"quantize": reports, "compare": compared, "text": written}
 
 
@@ -82,11 +83,11 @@ def _paragraph(file: str, tokenizer: str | None) -> dict[str, Any]:
 
 
 def _show(result: dict[str, Any]) -> None:
-    report, compared = result["quantize"]["gptq"], result["compare"]
+    report, compared = result["quantize"][OURS], result["compare"]
     stdout.print()
     show_quantized(report)
     stdout.print()
-    rows = [["original", "16", f"{compared['gptq']['ppl_base']:.2f}", "", ""]]
+    rows = [["original", "16", f"{compared[OURS]['ppl_base']:.2f}", "", ""]]
     for method, measured in compared.items():
         rows.append(
             [
@@ -97,7 +98,7 @@ def _show(result: dict[str, Any]) -> None:
                 f"{100 * measured['top1_agreement']:.1f} %",
             ]
         )
-    title = f"against the original, {compared['gptq']['tokens']:,} tokens of text it was not calibrated on"
+    title = f"against the original, {compared[OURS]['tokens']:,} tokens of text it was not calibrated on"
     stdout.print(table(title, ["", "bits/weight", "perplexity", "KL, nats/token", "same top token"], rows))
     for who, written in result["text"].items():
         stdout.print()

@@ -18,6 +18,7 @@ PresenceOption = Annotated[float, typer.Option(help="Taken off the logit of each
 FrequencyOption = Annotated[float, typer.Option(help="Taken off for each time it has occurred.")]
 DecayOption = Annotated[float, typer.Option(help="Occurrences fade by this factor a token.")]
 SeedOption = Annotated[int, typer.Option(help="Same seed, same text.")]
+ThreadsOption = Annotated[int | None, typer.Option(help="Default: one for each physical core that is ours.")]
 
 
 def command(
@@ -31,6 +32,7 @@ def command(
     penalty_decay: DecayOption = 0.996,
     seed: SeedOption = 0,
     tokenizer: TokenizerOption = None,
+    threads: ThreadsOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Continue a prompt."""
@@ -45,7 +47,7 @@ def command(
         penalty_decay=penalty_decay,
         seed=seed,
     )
-    model = load(file, tokenizer=tokenizer)
+    model = load(file, tokenizer=tokenizer, threads=threads)
     if as_json:
         emit(model.generate(prompt, max_tokens=max_tokens, sampling=sampling), True, lambda: None)
         return

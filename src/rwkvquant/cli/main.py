@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 import rwkvquant
-from rwkvquant.cli import chat, compare, demo, evaluate, export, generate, inspect, quantize, verify
+from rwkvquant.cli import activations, bench, chat, compare, demo, evaluate, export, generate, inspect, quantize, verify
 from rwkvquant.errors import RwkvQuantError
 
 # Before torch is imported: its threads then sleep while they wait for one another. Spinning, as is the default, they lose whole time
@@ -49,8 +49,10 @@ app.command("inspect")(inspect.command)
 app.command("verify")(verify.command)
 app.command("eval")(evaluate.command)
 app.command("compare")(compare.command)
+app.command("activations")(activations.command)
 app.command("generate")(generate.command)
 app.command("chat")(chat.command)
+app.command("bench")(bench.command)
 app.command("export")(export.command)
 
 

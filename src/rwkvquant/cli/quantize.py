@@ -8,7 +8,18 @@ from typing import Annotated, Any
 import typer
 
 from rwkvquant.cli.output import JsonOption, emit, human_bytes, ledger_table, quantize_progress, stdout, table
-from rwkvquant.config import CLIP_SEARCHES, GROUP_SIZES, METHODS, SCALE_BITS, CalibrationConfig, QuantizeConfig
+from rwkvquant.config import (
+    CHOICES,
+    CLIP_SEARCHES,
+    CODEBOOK_SIZES,
+    GROUP_SIZES,
+    METHODS,
+    PROXY_READINGS,
+    SCALE_BITS,
+    VECTOR_CODEBOOKS,
+    CalibrationConfig,
+    QuantizeConfig,
+)
 
 _DEFAULT = QuantizeConfig()
 
@@ -30,17 +41,32 @@ def command(
     ] = None,
     code_bits: Annotated[int | None, typer.Option(help="Instead of a budget: this many bits a code, for every matrix.")] = None,
     method: Annotated[str, typer.Option(help=_one_of(METHODS))] = _DEFAULT.method,
+    style: Annotated[str, typer.Option(help="Of a plain method: tuned, or as the RWKVQuant paper ran it.")] = _DEFAULT.style,
+    choice: Annotated[str | None, typer.Option(help="SQ or VQ in the first three methods: " + _one_of(CHOICES) + ".")] = None,
+    proxy: Annotated[str, typer.Option(help="Reading of the paper's proxies: " + _one_of(PROXY_READINGS) + ".")] = _DEFAULT.proxy,
     group_size: Annotated[int | None, typer.Option(help=_one_of(GROUP_SIZES) + "; with --code-bits.")] = None,
     symmetric: Annotated[bool | None, typer.Option("--symmetric/--asymmetric", help="With --code-bits.")] = None,
     scale_bits: Annotated[int | None, typer.Option(help=_one_of(SCALE_BITS) + "; 8 means one byte a group and one float16 a row.")] = None,
-    clip_search: Annotated[str | None, typer.Option(help=_one_of(CLIP_SEARCHES) + ". Default: hessian for gptq, weight for rtn.")] = None,
+    codebook_size: Annotated[int | None, typer.Option(help=_one_of(CODEBOOK_SIZES) + " weights a codebook; with --code-bits.")] = None,
+    codebook_rank: Annotated[int | None, typer.Option(help="Compress codebooks to this rank, 1-8; 0 not; with --code-bits.")] = None,
+    codebook_dim: Annotated[int | None, typer.Option(help="1 | 2 neighbouring weights a code; with --code-bits.")] = None,
+    clip_search: Annotated[str | None, typer.Option(help=_one_of(CLIP_SEARCHES) + ". Default: hessian, for rtn weight.")] = None,
     act_order: Annotated[
-        bool, typer.Option("--act-order/--no-act-order", help="GPTQ: columns by falling diag(H), with static groups.")
-    ] = _DEFAULT.act_order,
-    damping: Annotated[float, typer.Option(help="GPTQ: added to diag(H), as a fraction of its mean.")] = _DEFAULT.damping,
+        bool | None, typer.Option("--act-order/--no-act-order", help="Columns by falling diag(H), with static groups. Default: yes.")
+    ] = None,
+    damping: Annotated[float | None, typer.Option(help="Added to diag(H), as a fraction of its mean. Default 0.05.")] = None,
+    correction: Annotated[
+        float | None, typer.Option(help="How much of earlier errors the block's last products make up for, 0-1. Default: 0.5 in rwkvquant.")
+    ] = None,
+    fall_back: Annotated[
+        bool | None, typer.Option("--fall-back/--no-fall-back", help="Plain rounding where it does better on text kept out. Default: yes.")
+    ] = None,
     head_bits: Annotated[int, typer.Option(help="2-8, or 16.")] = _DEFAULT.head_bits,
     emb_bits: Annotated[int, typer.Option(help="2-8, or 16.")] = _DEFAULT.emb_bits,
-    vector_bits: Annotated[int, typer.Option(help="Element-wise vectors: 8 or 16.")] = _DEFAULT.vector_bits,
+    vector_bits: Annotated[int, typer.Option(help="Element-wise vectors: 3, 8 or 16.")] = _DEFAULT.vector_bits,
+    vector_codebook: Annotated[
+        str | None, typer.Option(help="3-bit codebooks for these vectors, weighted by " + _one_of(VECTOR_CODEBOOKS) + ".")
+    ] = None,
     tensor_bits: Annotated[
         list[str] | None, typer.Option(help="PATTERN=BITS for matrices by name, such as 'blocks.0.att.value=8'. May be repeated.")
     ] = None,
@@ -50,7 +76,7 @@ def command(
     calib_rows: Annotated[int, typer.Option(help="Rows of calibration text.")] = _DEFAULT.calibration.rows,
     calib_len: Annotated[int, typer.Option(help="Tokens in a row.")] = _DEFAULT.calibration.length,
     work_dir: Annotated[
-        str | None, typer.Option(help="Where hidden states are spilled. Default: a temporary folder beside the output.")
+        str | None, typer.Option(help="Where hidden states are spilled, and plan.json is kept. Default: a temporary folder.")
     ] = None,
     tokenizer: Annotated[
         str | None, typer.Option(help="world | bytes | a tokenizer.json | a World vocabulary file. Default: by vocabulary size.")
@@ -67,15 +93,24 @@ def command(
         bits=bits,
         code_bits=code_bits,
         method=method,
+        style=style,
+        choice=choice,
+        proxy=proxy,
         group_size=group_size,
         symmetric=symmetric,
         scale_bits=scale_bits,
+        codebook_size=codebook_size,
+        codebook_rank=codebook_rank,
+        codebook_dim=codebook_dim,
         clip_search=clip_search,
         act_order=act_order,
         damping=damping,
+        correction=correction,
+        fall_back=fall_back,
         head_bits=head_bits,
         emb_bits=emb_bits,
         vector_bits=vector_bits,
+        vector_codebook=vector_codebook,
         tensor_bits=tuple(tensor_bits or ()),
         calibration=dataclasses.replace(CalibrationConfig(), path=calib, rows=calib_rows, length=calib_len),
         tokenizer=tokenizer,
@@ -84,7 +119,7 @@ def command(
     )
     progress = quantize_progress()
     if dry_run:
-        result = pipeline.plan_only(checkpoint, config, progress)
+        result = pipeline.plan_only(checkpoint, config, progress, work_dir)
     elif output is None:
         raise typer.BadParameter("give -o OUT.safetensors, or --dry-run")
     else:

@@ -25,7 +25,7 @@ from rwkvquant.kernels.tiles import padded
 LENGTH_BYTES = 8
 MAX_HEADER_BYTES = 16 << 20
 PREFIX = b'{"__metadata__":{"header_crc32":"'
-DTYPES: dict[str, np.dtype[Any]] = {"U8": np.dtype("u1"), "F16": np.dtype("<f2"), "F32": np.dtype("<f4")}
+DTYPES: dict[str, np.dtype[Any]] = {"U8": np.dtype("u1"), "I8": np.dtype("i1"), "F16": np.dtype("<f2"), "F32": np.dtype("<f4")}
 _DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 

@@ -15,6 +15,12 @@ from rwkvquant.formats.ledger import ROLES
 from rwkvquant.formats.strict_json import shown
 
 TRANSFORMS = ("none",)  # reserved: scale, hadamard+sign
+PARAMETERS: dict[str, dict[str, type]] = {  # what the table says of a tensor beside its shape, by codec
+    "uniform": {"group_size": int, "symmetric": bool, "scale_bits": int},
+    "codebook": {"group_rows": int, "rank": int, "shift": int},
+    "pairs": {"group_rows": int},
+    "dense": {},
+}
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,199}")
 _SUFFIX = re.compile(r"[a-z_]{1,32}")
 _CRC = re.compile(r"[0-9a-f]{8}")
@@ -66,9 +72,7 @@ class TensorEntry:
 
     def to_json(self) -> dict[str, Any]:
         entry: dict[str, Any] = {"name": self.name, "role": self.role, "method": self.method, "layout": self.layout, "shape": self.shape}
-        if parse_layout(self.layout).codec == "uniform":
-            params = self.params
-            entry |= {"group_size": params.group_size, "symmetric": params.symmetric, "scale_bits": params.scale_bits}
+        entry |= {key: getattr(self.params, key) for key in PARAMETERS[parse_layout(self.layout).codec]}
         entry |= {"source_shape": self.source_shape, "transposed": self.transposed}
         entry |= {"input_transform": self.input_transform, "output_transform": self.output_transform}
         entry["arrays"] = {suffix: f"{crc:08x}" for suffix, crc in self.checksums.items()}
@@ -81,16 +85,14 @@ class TensorEntry:
         what = shown(name)
         layout = strict_json.field(entry, "layout", str, what)
         shape = strict_json.sizes(entry, "shape", what)
-        params = TensorParams(shape)
-        if parse_layout(layout).codec == "uniform":
-            group_size, scale_bits = (strict_json.field(entry, key, int, what) for key in ("group_size", "scale_bits"))
-            params = TensorParams(shape, group_size, strict_json.field(entry, "symmetric", bool, what), scale_bits)
+        parameters = PARAMETERS[parse_layout(layout).codec]
+        values: dict[str, Any] = {key: strict_json.field(entry, key, kind, what) for key, kind in parameters.items()}
         result = cls(
             name,
             strict_json.field(entry, "role", str, what),
             strict_json.field(entry, "method", str, what),
             layout,
-            params,
+            TensorParams(shape, **values),
             strict_json.sizes(entry, "source_shape", what),
             strict_json.field(entry, "transposed", bool, what),
             parse_checksums(strict_json.field(entry, "arrays", dict, what), what),

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from rwkvquant.errors import ConfigError, FormatError, RwkvQuantError
 from rwkvquant.formats.header import encode_header
-from rwkvquant.formats.layout import describe, pack
+from rwkvquant.formats.layout import TensorParams, check_arrays, describe, pack
 from rwkvquant.formats.model import decode_dims, encode_model
 from rwkvquant.formats.qtensor import QTensor
 from rwkvquant.formats.reader import FORMAT, FORMAT_VERSION, TOKENIZER_PREFIX, open_packed
@@ -96,10 +96,28 @@ class ContainerWriter:
         Raises FormatError for a name, role or layout that cannot be stored, RwkvQuantError for a full disk.
         """
         layout_id, arrays = pack(qtensor, layout)
-        params = describe(qtensor)
+        return self.add_arrays(
+            name, layout_id, describe(qtensor), arrays, role=role, method=method, source_shape=source_shape, transposed=transposed, **extra
+        )
+
+    def add_arrays(
+        self,
+        name: str,
+        layout: str,
+        params: TensorParams,
+        arrays: Mapping[str, NDArray[Any]],
+        *,
+        role: str,
+        method: str,
+        source_shape: tuple[int, ...] | None = None,
+        transposed: bool = False,
+        **extra: Any,
+    ) -> TensorEntry:
+        """Spool a tensor that is packed already: suffix -> flat array, padding included. Raises as `add` does."""
+        check_arrays(layout, params, {suffix: (array.dtype, array.size) for suffix, array in arrays.items()})
         checksums = {suffix: zlib.crc32(_raw(array)) for suffix, array in arrays.items()}
         source = tuple(int(n) for n in (source_shape or params.shape))
-        entry = TensorEntry(name, str(role), method, layout_id, params, source, transposed, checksums, extra=extra)
+        entry = TensorEntry(name, str(role), method, layout, params, source, transposed, checksums, extra=extra)
         entry.check()
         _json(extra)  # a value that is no JSON should fail here, not after the last tensor
         if name in self._entries:

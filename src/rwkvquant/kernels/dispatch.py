@@ -8,6 +8,7 @@ Both are read at the first call. Callers never say which body; results are the s
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import importlib
 import os
@@ -19,11 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rwkvquant.errors import ConfigError
-from rwkvquant.kernels import gemv_codebook as codebook_definition
-from rwkvquant.kernels import gemv_uniform as uniform_definition
-
-NATIVE_BITS = 3
-NATIVE_TILE_COLS = 64
+from rwkvquant.kernels import product as definition
+from rwkvquant.kernels.activations import ACTIVATION_GROUP
+from rwkvquant.kernels.product import Matrix
 
 
 def backend() -> str:
@@ -32,43 +31,37 @@ def backend() -> str:
     return "reference" if native is None else str(native.isa())
 
 
-def gemv_uniform(
-    codes: NDArray[np.uint8],
-    scales: NDArray[Any],
-    row_scale: NDArray[np.float16] | None,
-    zeros: NDArray[np.uint8] | None,
-    xq: NDArray[np.int8],
-    xscale: NDArray[np.float32],
-    rows: int,
-    cols: int,
-    group_size: int,
-    bits: int = 3,
-    tile_cols: int = 64,
-) -> NDArray[np.float32]:
-    """y (rows,) float32; see kernels/gemv_uniform.py. Native for 3 bits in tiles of 64 columns, NumPy for the rest."""
-    out = np.empty(rows, np.float32)
+def native_module() -> ModuleType | None:
+    """The native module, set to the body asked for; None, after one warning, where NumPy has to do."""
+    return _native()
+
+
+def product(matrix: Matrix, x: NDArray[np.float32], int8: bool = True) -> NDArray[np.float32]:
+    """x (count, cols) -> out (count, rows) float32; see kernels/product.py. For tests and tools: the engine keeps its matrices."""
     native = _native()
-    if native is not None and bits == NATIVE_BITS and tile_cols == NATIVE_TILE_COLS and group_size % NATIVE_TILE_COLS == 0:
-        native.gemv_uniform(codes, scales, row_scale, zeros, xq, xscale, rows, cols, group_size, out)
-    else:
-        uniform_definition.gemv_uniform(codes, scales, row_scale, zeros, xq, xscale, rows, cols, group_size, out, bits, tile_cols)
-    return out
+    return definition.product(matrix, x, int8) if native is None else native_product(native, matrix, x, int8)
 
 
-def gemv_codebook(
-    codes: NDArray[np.uint8],
-    codebooks: NDArray[np.uint8],
-    row_scale: NDArray[np.float16],
-    xq: NDArray[np.int8],
-    xscale: NDArray[np.float32],
-    rows: int,
-    cols: int,
-) -> NDArray[np.float32]:
-    """y (rows,) float32; see kernels/gemv_codebook.py."""
-    out = np.empty(rows, np.float32)
-    body = _native() or codebook_definition
-    body.gemv_codebook(codes, codebooks, row_scale, xq, xscale, rows, cols, out)
-    return out
+def native_product(native: ModuleType, matrix: Matrix, x: NDArray[np.float32], int8: bool = True) -> NDArray[np.float32]:
+    """The same by the native module, with the body that it has been set to."""
+    count, cols = x.shape
+    groups = -(-cols // ACTIVATION_GROUP)
+    padded = np.zeros((count, groups * ACTIVATION_GROUP), np.float32)
+    padded[:, :cols] = x
+    flat = padded.reshape(-1)
+    q = scale = sums = None
+    if int8 and matrix.codec != "dense":
+        q, scale, sums = np.empty(flat.size, np.int8), np.empty(count * groups, np.float32), np.empty(count * groups, np.int32)
+        native.quantize_activations(flat, count, cols, q, scale, sums)
+    out = np.empty(count * matrix.rows, np.float32)
+    native.product(held(native, matrix), q, scale, sums, flat, count, out, matrix.rows, 0, matrix.rows)
+    return out.reshape(count, matrix.rows)
+
+
+def held(native: ModuleType, matrix: Matrix) -> Any:
+    """The native module's own description of a matrix, which keeps its arrays alive. Raises ValueError for arrays that do not fit."""
+    fields = {field.name: getattr(matrix, field.name) for field in dataclasses.fields(matrix)}
+    return native.Matrix(**{**fields, "arrays": dict(matrix.arrays)})
 
 
 @functools.cache

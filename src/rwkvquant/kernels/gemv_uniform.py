@@ -1,4 +1,4 @@
-"""y = W x for a uniform grid in tiles, int8 activations: the definition of native/gemv_uniform.cpp.
+"""y = W x for a uniform grid in tiles, int8 activations: the definition of native/product_uniform.cpp.
 
     W       (rows, cols)   weight, decoded row_scale * scale * (code - zero)    (formats/qtensor.py)
     x       (cols,)        xscale * xq, in activation groups of 64 columns      (activations.py)
@@ -43,20 +43,32 @@ def gemv_uniform(
 
     `scales` are uint8 where `row_scale` is given, else float16; `zeros` None is a symmetric grid.
     """
+    number, scale = whole_numbers(codes, scales, zeros, rows, cols, group_size, bits, tile_cols)
+    y = np.zeros(rows, np.float32)
+    for first, stop in pieces(cols, group_size):
+        isum = number[:, first:stop] @ xq[first:stop].astype(np.float32)
+        y += isum * (scale[:, first // group_size] * xscale[first // ACTIVATION_GROUP])
+    out[:] = y if row_scale is None else y * row_scale[:rows].astype(np.float32)
+
+
+def whole_numbers(
+    codes: NDArray[np.uint8],
+    scales: NDArray[Any],
+    zeros: NDArray[np.uint8] | None,
+    rows: int,
+    cols: int,
+    group_size: int,
+    bits: int,
+    tile_cols: int,
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """code - zero (rows, cols) and the scale that multiplies it (rows, groups), without row_scale."""
     groups = -(-cols // group_size)
-    code = tiles.unpack_tiles(codes, rows, cols, bits, tile_cols).astype(np.float32)
-    scale = tiles.unpack_scales(scales, rows, groups).astype(np.float32)
+    number = tiles.unpack_tiles(codes, rows, cols, bits, tile_cols).astype(np.float32)
     zero = np.full((rows, groups), 2 ** (bits - 1), np.float32)
     if zeros is not None:
         zero = tiles.unpack_zeros(zeros, rows, groups, bits).astype(np.float32)
-
-    y = np.zeros(rows, np.float32)
-    for first, stop in pieces(cols, group_size):
-        g, a = first // group_size, first // ACTIVATION_GROUP
-        x = xq[first:stop].astype(np.float32)
-        isum = code[:, first:stop] @ x - zero[:, g] * x.sum()
-        y += isum * (scale[:, g] * xscale[a])
-    out[:] = y if row_scale is None else y * row_scale[:rows].astype(np.float32)
+    number -= zero[:, np.arange(cols) // group_size]
+    return number, tiles.unpack_scales(scales, rows, groups).astype(np.float32)
 
 
 def pieces(cols: int, group_size: int) -> Iterator[tuple[int, int]]:

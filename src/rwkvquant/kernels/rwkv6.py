@@ -16,6 +16,8 @@ import numpy as np
 
 from rwkvquant.kernels.functions import Array, Tensors, head_norm, layer_norm, sigmoid, silu, squared_relu, tensors_of
 from rwkvquant.kernels.state import State
+from rwkvquant.kernels.token_shift import token_shift
+from rwkvquant.kernels.wkv6 import decay6, wkv6
 
 
 def step(weights: Mapping[str, Array], x: Array, state: State) -> tuple[Array, State]:
@@ -45,31 +47,26 @@ def time_mix(W: Tensors, x: Array, previous: Array, S: Array) -> tuple[Array, Ar
     """x, previous (B, C), S (B, H, N, N) -> out (B, C), S."""
     u = W("att.time_faaaa")
     heads = (len(x), *u.shape)  # (B, H, N)
-    delta = previous - x
 
     # How far each of the five inputs leans on the previous token depends on the data.
-    xx = x + delta * W("att.time_maa_x")
+    xx = token_shift(x, previous, W("att.time_maa_x"))
     hidden = np.tanh(xx @ W("att.time_maa_w1").T).reshape(len(x), 5, -1)  # (B, 5, Rm)
     lean = [hidden[:, i] @ W("att.time_maa_w2")[i].T for i in range(5)]  # each (B, C)
-    xw, xk, xv, xr, xg = (x + delta * (W(f"att.time_maa_{c}") + lean[i]) for i, c in enumerate("wkvrg"))
+    xw, xk, xv, xr, xg = (token_shift(x, previous, W(f"att.time_maa_{c}") + lean[i]) for i, c in enumerate("wkvrg"))
 
     r = (xr @ W("att.receptance.weight").T).reshape(heads)
     k = (xk @ W("att.key.weight").T).reshape(heads)
     v = (xv @ W("att.value.weight").T).reshape(heads)
     g = silu(xg @ W("att.gate.weight").T)
-    d = W("att.time_decay") + np.tanh(xw @ W("att.time_decay_w1").T) @ W("att.time_decay_w2").T
-    w = np.exp(-np.exp(np.minimum(d, 80))).reshape(heads)  # decay, in (0, 1); above 80 exp would overflow, and w is 0 long before
-
-    vk = v[..., None] * k[:, :, None, :]  # (B, H, N, N)
-    o = ((S + vk * u[:, None, :]) @ r[..., None])[..., 0]  # (B, H, N); the present token counts with its bonus u
-    S = S * w[:, :, None, :] + vk
+    d = np.tanh(xw @ W("att.time_decay_w1").T) @ W("att.time_decay_w2").T
+    w = decay6(W("att.time_decay"), d).reshape(heads)
+    o, S = wkv6(S, r, w, k, v, u)
     out = head_norm(o, W("att.ln_x.weight"), W("att.ln_x.bias")) * g
     return out @ W("att.output.weight").T, S
 
 
 def channel_mix(W: Tensors, x: Array, previous: Array) -> Array:
     """x, previous (B, C) -> (B, C)."""
-    delta = previous - x
-    xk = x + delta * W("ffn.time_maa_k")
-    xr = x + delta * W("ffn.time_maa_r")
+    xk = token_shift(x, previous, W("ffn.time_maa_k"))
+    xr = token_shift(x, previous, W("ffn.time_maa_r"))
     return sigmoid(xr @ W("ffn.receptance.weight").T) * (squared_relu(xk @ W("ffn.key.weight").T) @ W("ffn.value.weight").T)

@@ -10,15 +10,14 @@ precision, and a prompt is read token by token.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 import numpy as np
 
-from rwkvquant.kernels.functions import Array, Tensors, head_norm, layer_norm, sigmoid, squared_relu, tensors_of, unit_length
+from rwkvquant.kernels.functions import Array, Tensors, head_norm, layer_norm, sigmoid, squared_relu, tensors_of
 from rwkvquant.kernels.state import State
-
-DECAY_RATE = math.exp(-0.5)
+from rwkvquant.kernels.token_shift import token_shift
+from rwkvquant.kernels.wkv7 import bonus7, keys7, wkv7
 
 
 def step(weights: Mapping[str, Array], x: Array, state: State) -> tuple[Array, State]:
@@ -48,34 +47,35 @@ def step(weights: Mapping[str, Array], x: Array, state: State) -> tuple[Array, S
 def time_mix(W: Tensors, x: Array, previous: Array, S: Array, v_first: Array | None) -> tuple[Array, Array, Array]:
     """x, previous (B, C), S (B, H, N, N), v_first (B, C), None in the first layer -> out (B, C), S, v_first."""
     heads = (len(x), *W("att.r_k").shape)  # (B, H, N)
-    delta = previous - x
-    xr, xw, xk, xv, xa, xg = (x + delta * W(f"att.x_{c}") for c in "rwkvag")
+    xr, xw, xk, xv, xa, xg = (token_shift(x, previous, W(f"att.x_{c}")) for c in "rwkvag")
 
     r = xr @ W("att.receptance.weight").T
     k = xk @ W("att.key.weight").T
     v = xv @ W("att.value.weight").T
+    w = np.tanh(xw @ W("att.w1").T) @ W("att.w2").T
+    a = xa @ W("att.a1").T @ W("att.a2").T
+    g = sigmoid(xg @ W("att.g1").T) @ W("att.g2").T
+    v_gate = v0 = None
     if v_first is None:
         v_first = v
     else:
-        v = v + (v_first - v) * sigmoid(W("att.v0") + xv @ W("att.v1").T @ W("att.v2").T)
-    w = np.exp(-DECAY_RATE * sigmoid(W("att.w0") + np.tanh(xw @ W("att.w1").T) @ W("att.w2").T))  # decay, in (0.545, 1)
-    a = sigmoid(W("att.a0") + xa @ W("att.a1").T @ W("att.a2").T)  # in-context learning rate
-    g = sigmoid(xg @ W("att.g1").T) @ W("att.g2").T  # gate
+        v_gate, v0 = by_head(xv @ W("att.v1").T @ W("att.v2").T, heads), by_head(W("att.v0"), heads)
 
-    kappa = unit_length((k * W("att.k_k")).reshape(heads))  # removal key
-    k = k * (1 + (a - 1) * W("att.k_a"))  # replacement key
+    r, k, v, w, a, g = (by_head(y, heads) for y in (r, k, v, w, a, g))
+    w0, a0, k_k, k_a = (by_head(W(f"att.{name}"), heads) for name in ("w0", "a0", "k_k", "k_a"))
+    w, k, v, kappa, a_kappa = keys7(k, v, w, a, v_gate, w0, a0, v0, k_k, k_a, by_head(v_first, heads))
+    o, S = wkv7(S, r, w, k, v, kappa, a_kappa)
+    y = by_head(head_norm(o, W("att.ln_x.weight"), W("att.ln_x.bias")), heads)
+    out = bonus7(y, r, k, W("att.r_k"), v, g).reshape(x.shape)
+    return out @ W("att.output.weight").T, S, v_first
 
-    r, w, k, v_heads, a = (y.reshape(heads) for y in (r, w, k, v, a))
-    removed = S @ kappa[..., None]  # (B, H, N, 1): what the state holds under the removal key
-    S = S * w[:, :, None, :] - removed * (a * kappa)[:, :, None, :] + v_heads[..., None] * k[:, :, None, :]
-    o = (S @ r[..., None])[..., 0]  # (B, H, N)
 
-    bonus = (r * k * W("att.r_k")).sum(-1, keepdims=True) * v_heads  # the present token, past the norm
-    out = head_norm(o, W("att.ln_x.weight"), W("att.ln_x.bias")) + bonus.reshape(x.shape)
-    return (out * g) @ W("att.output.weight").T, S, v_first
+def by_head(x: Array, heads: tuple[int, ...]) -> Array:
+    """(B, C) -> (B, H, N), a vector (C,) -> (H, N)."""
+    return x.reshape(heads if x.ndim == 2 else heads[1:])
 
 
 def channel_mix(W: Tensors, x: Array, previous: Array) -> Array:
     """x, previous (B, C) -> (B, C)."""
-    xk = x + (previous - x) * W("ffn.x_k")
+    xk = token_shift(x, previous, W("ffn.x_k"))
     return squared_relu(xk @ W("ffn.key.weight").T) @ W("ffn.value.weight").T

@@ -43,15 +43,17 @@ STEP_COLS = 4
 STEP_BYTES = TILE_ROWS * STEP_COLS
 ROW_MULTIPLE = 64  # columns of the rows layout
 
-CODEBOOK_BITS = 3
-CODEBOOK_ROWS = 2  # one table of 8 centroids serves 2 rows x 32 columns
-CODEBOOK_COLS = 32
-_BLOCK_PAIRS = TILE_ROWS // CODEBOOK_ROWS
+CODEBOOK_BITS = 3  # the codebook layout that native kernels knew first: tables of 8 centroids
+CODEBOOK_ROWS = 2  # each of which serves 2 rows
+CODEBOOK_COLS = 32  # by 32 columns, one tile; this holds for all codebooks of single weights
+VECTOR_COLS = 64  # columns of one table in the rows layout
+PAIR_TILE = 32  # codes across a tile of pairs, 64 columns
 
 _CHUNK_CODES = 1 << 20  # codes turned at once: bounds the memory of packing a 65536 x 2048 matrix
 
 Bytes = NDArray[np.uint8]
 T = TypeVar("T", np.uint8, np.float16)
+Entry = TypeVar("Entry", np.uint8, np.int8)
 
 
 def padded(count: int, multiple: int) -> int:
@@ -64,9 +66,9 @@ def packed_bytes(rows: int, cols: int, bits: int, tile_cols: int) -> int:
     return padded(rows, TILE_ROWS) * padded(cols, tile_cols) * bits // 8
 
 
-def codebook_bytes(rows: int, cols: int) -> int:
-    """Bytes of the tables of a codebook3 matrix; 64 for each tile of 16 x 32."""
-    return (padded(rows, TILE_ROWS) // TILE_ROWS) * (padded(cols, CODEBOOK_COLS) // CODEBOOK_COLS) * _BLOCK_PAIRS * 2**CODEBOOK_BITS
+def codebook_bytes(rows: int, cols: int, group_rows: int = CODEBOOK_ROWS, entries: int = 2**CODEBOOK_BITS) -> int:
+    """Bytes of a tiled matrix's tables, one of `entries` bytes for each group_rows x 32 weights of the padded matrix."""
+    return (padded(rows, TILE_ROWS) // group_rows) * (padded(cols, CODEBOOK_COLS) // CODEBOOK_COLS) * entries
 
 
 def row_bytes(cols: int, bits: int) -> int:
@@ -174,24 +176,51 @@ def unpack_zeros(packed: Bytes, rows: int, groups: int, bits: int) -> Bytes:
     return unpack_scales(full.reshape(-1), rows, groups)
 
 
-def pack_codebooks(codebooks: Bytes) -> Bytes:
-    """(ceil(rows/2), ceil(cols/32), 8) centroids 0..127 -> flat in the order (row_block, column tile, 8 row pairs, 8).
+def pack_codebooks(codebooks: Bytes, group_rows: int = CODEBOOK_ROWS) -> Bytes:
+    """(ceil(rows/group_rows), ceil(cols/32), 2**bits) centroids 0..127 -> flat, as `pack_tables`.
 
-    A tile's 64 bytes are four shuffle tables of 16: one for each 128-bit lane, which holds 4 rows, two pairs.
+    With 2**bits <= 4 * group_rows, the shuffle table of a 128-bit lane (4 rows) is at most 16 neighbouring bytes of it.
     """
-    assert codebooks.max(initial=0) < 128, "a centroid does not fit in 7 bits"
-    pairs, tiles, entries = codebooks.shape
-    full = np.zeros((padded(pairs, _BLOCK_PAIRS), tiles, entries), np.uint8)
-    full[:pairs] = codebooks
-    return full.reshape(-1, _BLOCK_PAIRS, tiles, entries).transpose(0, 2, 1, 3).reshape(-1)
+    _check_centroids(codebooks)
+    return pack_tables(codebooks, group_rows)
 
 
-def unpack_codebooks(packed: Bytes, rows: int, cols: int) -> Bytes:
+def unpack_codebooks(packed: Bytes, rows: int, cols: int, group_rows: int = CODEBOOK_ROWS, entries: int = 2**CODEBOOK_BITS) -> Bytes:
     """The inverse of pack_codebooks for a matrix of (rows, cols)."""
-    blocks, tiles, entries = padded(rows, TILE_ROWS) // TILE_ROWS, padded(cols, CODEBOOK_COLS) // CODEBOOK_COLS, 2**CODEBOOK_BITS
-    stored = packed[: blocks * tiles * _BLOCK_PAIRS * entries].reshape(blocks, tiles, _BLOCK_PAIRS, entries)
-    pairs = padded(rows, CODEBOOK_ROWS) // CODEBOOK_ROWS
-    return np.ascontiguousarray(stored.transpose(0, 2, 1, 3).reshape(-1, tiles, entries)[:pairs])
+    return unpack_tables(packed, rows, cols, group_rows, entries)
+
+
+def pack_tables(tables: NDArray[Entry], group_rows: int) -> NDArray[Entry]:
+    """(ceil(rows/group_rows), ceil(cols/32), entries) -> flat in the order (row_block, column tile, 16/group_rows tables, entries)."""
+    blocks, tiles, entries = tables.shape
+    per_block = TILE_ROWS // group_rows
+    full = np.zeros((padded(blocks, per_block), tiles, entries), tables.dtype)
+    full[:blocks] = tables
+    return full.reshape(-1, per_block, tiles, entries).transpose(0, 2, 1, 3).reshape(-1)
+
+
+def unpack_tables(packed: NDArray[Entry], rows: int, cols: int, group_rows: int, entries: int) -> NDArray[Entry]:
+    """The inverse of pack_tables for a matrix of (rows, cols)."""
+    tiles, per_block = padded(cols, CODEBOOK_COLS) // CODEBOOK_COLS, TILE_ROWS // group_rows
+    stored = packed[: codebook_bytes(rows, cols, group_rows, entries)].reshape(-1, tiles, per_block, entries)
+    return np.ascontiguousarray(stored.transpose(0, 2, 1, 3).reshape(-1, tiles, entries)[: -(-rows // group_rows)])
+
+
+def pair_codebook_bytes(rows: int, group_rows: int, bits: int) -> int:
+    """Bytes of the tables of a matrix of pairs: two components of 2**bits entries for each group_rows rows."""
+    return -(-rows // group_rows) * 2 * 2**bits
+
+
+def pack_pair_codebooks(codebooks: Bytes) -> Bytes:
+    """(ceil(rows/group_rows), 2**bits, 2) centroids 0..127 -> flat in the order (row group, component, entry)."""
+    _check_centroids(codebooks)
+    return codebooks.transpose(0, 2, 1).reshape(-1)
+
+
+def unpack_pair_codebooks(packed: Bytes, rows: int, group_rows: int, bits: int) -> Bytes:
+    """The inverse of pack_pair_codebooks for a matrix of `rows` rows."""
+    stored = packed[: pair_codebook_bytes(rows, group_rows, bits)].reshape(-1, 2, 2**bits)
+    return np.ascontiguousarray(stored.transpose(0, 2, 1))
 
 
 def _fill_planes(codes: Bytes, bits: int, out: Bytes, spread: bool = False) -> None:
@@ -249,3 +278,7 @@ def _ranges(count: int, chunk: int) -> Iterator[tuple[int, int]]:
 def _check_codes(codes: Bytes, bits: int) -> None:
     largest = int(codes.max(initial=0))
     assert largest >> bits == 0, f"[tiles] code {largest} does not fit in {bits} bits"
+
+
+def _check_centroids(codebooks: Bytes) -> None:
+    assert codebooks.max(initial=0) < 128, "a centroid does not fit in 7 bits"

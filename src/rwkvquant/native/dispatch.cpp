@@ -40,11 +40,11 @@ Cpu read_cpu() {
 #endif
 
 std::vector<Operations> find_available() {
-    std::vector<Operations> found = {{"plain", plain::gemv_uniform, plain::gemv_codebook, plain::read_memory}};
+    std::vector<Operations> found = {{"plain", plain::product, plain::quantize_activations, plain::read_memory}};
 #if defined(RWKVQUANT_X86)
     const Cpu cpu = read_cpu();
-    if (cpu.avx2) found.push_back({"avx2", avx2::gemv_uniform, avx2::gemv_codebook, avx2::read_memory});
-    if (cpu.avx512) found.push_back({"avx512", avx512::gemv_uniform, avx512::gemv_codebook, avx512::read_memory});
+    if (cpu.avx2) found.push_back({"avx2", avx2::product, avx2::quantize_activations, avx2::read_memory});
+    if (cpu.avx512) found.push_back({"avx512", avx512::product, avx512::quantize_activations, avx512::read_memory});
 #endif
     return found;
 }

@@ -10,8 +10,8 @@ namespace rwkvquant {
 
 struct Operations {
     std::string_view isa;
-    decltype(&plain::gemv_uniform) gemv_uniform;
-    decltype(&plain::gemv_codebook) gemv_codebook;
+    decltype(&plain::product) product;
+    decltype(&plain::quantize_activations) quantize_activations;
     decltype(&plain::read_memory) read_memory;
 };
 

@@ -1,4 +1,4 @@
-// Every operation once for each instruction set. The bodies come from one source file each, compiled three times with other flags:
+// The products once for each instruction set. The bodies come from one source file each, compiled three times with other flags:
 // CMakeLists.txt defines RWKVQUANT_BODY as plain, avx2 or avx512, and RWKVQUANT_AVX2 or RWKVQUANT_AVX512 with it.
 //
 // A file compiled with such flags must not emit inline functions that other files share: the linker keeps one copy of each, and
@@ -9,17 +9,18 @@
 #include <cstddef>
 #include <cstdint>
 
-// Scales, row scales and activations may stand at any address. `xsum` are the sums of xq over each activation group.
-// `row_scale` null: scales are float16, else uint8. `zeros` null: the grid is symmetric.
+#include "matrix.h"
+
+//  product               out[b * out_stride + r] for rows row_begin .. row_end, multiples of 16; row_end may be `rows`. The bits depend
+//                        neither on how the rows are split nor on how many vectors stand side by side.
+//  quantize_activations  x (count, padded) with zeros in the padding -> q (count, padded), scale and sum (count, groups)
+//  read_memory           the measure of memory bandwidth
 #define RWKVQUANT_OPERATIONS(body)                                                                                     \
     namespace rwkvquant::body {                                                                                        \
-    void gemv_uniform(const std::uint8_t* codes, const std::uint8_t* scales, const std::uint8_t* row_scale,            \
-                      const std::uint8_t* zeros, const std::int8_t* xq, const std::uint8_t* xscale,                    \
-                      const std::int32_t* xsum, std::size_t rows, std::size_t cols, std::size_t group_size,            \
-                      float* out);                                                                                     \
-    void gemv_codebook(const std::uint8_t* codes, const std::uint8_t* codebooks, const std::uint8_t* row_scale,        \
-                       const std::int8_t* xq, const std::uint8_t* xscale, const std::int32_t* xsum, std::size_t rows,  \
-                       std::size_t cols, float* out);                                                                  \
+    void product(const Matrix& matrix, const Activations& activations, float* out, std::size_t out_stride,             \
+                 std::size_t row_begin, std::size_t row_end);                                                          \
+    void quantize_activations(const float* x, std::size_t count, std::size_t cols, std::int8_t* q, float* scale,       \
+                              std::int32_t* sum);                                                                      \
     std::uint64_t read_memory(const std::uint8_t* memory, std::size_t bytes, std::size_t ahead);                       \
     }
 

@@ -1,9 +1,10 @@
 """Quantise a checkpoint: the whole story on one page.
 
-Every tensor has its grid before anything is calibrated (plan.py). Then block by block: run the calibration text through the block
-with the weights as they were, on inputs that the quantised blocks before it produced; quantise the block's tensors with what
-was learnt (tensors.py); run the text again through the quantised block, for the next one. One block's weights and one batch's
-activations are in memory; the hidden states lie in the work directory, the finished tensors in the writer's spool.
+Pass 1, where a method has a choice, tries every candidate on full-precision inputs (measure.py); choose.py gives every matrix its
+setting, and plan.py every tensor its place. Pass 2 goes block by block: run the calibration text through the block with the weights
+as they were, on inputs that the quantised blocks before it produced; quantise the block's tensors with what was learnt
+(tensors.py); run the text again through the quantised block, for the next one. One block's weights and one batch's activations are
+in memory; the hidden states lie in the work directory, the finished tensors in the writer's spool.
 """
 
 from __future__ import annotations
@@ -21,25 +22,30 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from rwkvquant.calibration.collect import HiddenStates, advance, collect_block, collect_head, product_inputs
 from rwkvquant.calibration.samples import calibration_rows, load_documents
 from rwkvquant.checkpoints import Checkpoint, open_checkpoint
-from rwkvquant.checkpoints.tables import TABLES, Role
+from rwkvquant.checkpoints.tables import QUANTIZED_ROLES, Role
 from rwkvquant.config import CalibrationConfig, QuantizeConfig
-from rwkvquant.errors import ConfigError
+from rwkvquant.errors import CalibrationError, ConfigError
 from rwkvquant.formats.container import ContainerWriter, check_output, open_packed
 from rwkvquant.formats.layout import ALIGNMENT
 from rwkvquant.formats.ledger import Ledger
 from rwkvquant.kernels.tiles import padded
-from rwkvquant.models import CheckpointSource, architecture
+from rwkvquant.models import CheckpointSource
+from rwkvquant.pipeline.blocks import CalibrationText
+from rwkvquant.pipeline.choose import choose_settings, require_reachable
+from rwkvquant.pipeline.measure import measure
 from rwkvquant.pipeline.plan import PlannedTensor, make_plan, planned_ledger
+from rwkvquant.pipeline.plan_file import fingerprint, load_plan, save_plan
 from rwkvquant.pipeline.progress import Progress
-from rwkvquant.pipeline.tensors import TensorWriter
+from rwkvquant.pipeline.settings import Setting, allowed_settings
+from rwkvquant.pipeline.tensors import NOTHING, TensorWriter
 from rwkvquant.runtime.tokenizer import Tokenizer, load_tokenizer
 
 BEHIND = {Role.HEAD}  # quantised last, with the statistics of what the quantised blocks give it
 BEFORE = set(Role) - BEHIND
 BLOCK = set(Role)
+KEPT_OUT = 8  # one document in so many is kept out of what quantisers see, and judges them
 
 
 def quantize(
@@ -57,32 +63,32 @@ def quantize(
     tokenizer = load_tokenizer(config.tokenizer, checkpoint.dims.vocab)
     device = _device(config)
     calibrated = _calibrate(config, tokenizer, progress) if config.needs_calibration else None
-    tokens = calibrated.tokens if calibrated else None
     try:
-        plan = make_plan(checkpoint, config, progress)
-        progress.begin(len(plan))
-        with ContainerWriter(output) as writer, _work_directory(work_dir, output) as scratch:
+        with _work_directory(work_dir, output) as scratch, ContainerWriter(output) as writer:
+            chosen = _choose(checkpoint, config, calibrated, work_dir, scratch, device, progress)
+            plan = make_plan(checkpoint, config, chosen)
+            progress.begin(len(plan))
             tensors = TensorWriter(checkpoint, plan, config, writer, progress)
-            model, weights = architecture(checkpoint.arch), CheckpointSource(checkpoint, device)
-            inputs, batch = product_inputs(TABLES[checkpoint.arch]), config.calibration.batch
-            outer = tensors.write(weights.globals(), None, BEFORE)
-            stream = None
-            if tokens is not None:
+            weights = CheckpointSource(checkpoint, device)
+            original = weights.globals()
+            outer = tensors.write(original, None, BEFORE)
+            text = None
+            if calibrated is not None:
                 progress.phase("embedding the calibration text")
-                stream = HiddenStates(scratch, len(tokens), tokens.shape[1], checkpoint.dims.width, checkpoint.arch == "rwkv7", device)
-                stream.fill(lambda rows: model.embed(outer, torch.from_numpy(tokens[rows]).to(device)), batch)
+                text = CalibrationText(checkpoint, config, calibrated.tokens, calibrated.kept_out, scratch, device)
+                text.embed(outer, original)
 
             for layer in range(checkpoint.dims.layers):
                 block = weights.block(layer)
                 progress.phase(f"block {layer + 1} of {checkpoint.dims.layers}")
-                statistics = collect_block(model.block, block, inputs, stream, batch) if stream else None
-                quantised = tensors.write(block, layer, BLOCK, statistics)
-                if stream:
-                    advance(model.block, quantised, stream, batch)
+                quantised = tensors.write(block, layer, BLOCK, text.collect(block, layer) if text else NOTHING)
+                if text:
+                    text.advance(quantised, block)
 
-            head = collect_head(model.head, outer, stream, batch) if stream else None
-            tensors.write(outer, None, BEHIND, {"head.x": head} if head else None)
+            tensors.write(outer, None, BEHIND, text.collect_head(outer) if text else NOTHING)
             progress.phase("writing")
+            if tensors.fallen_back:
+                progress.note(f"without error feedback, for less error on text kept out: {', '.join(tensors.fallen_back)}")
             writer.finish(
                 model={"arch": checkpoint.arch, "dims": checkpoint.dims},
                 quantization_config=_quantization_config(config, plan),
@@ -91,40 +97,89 @@ def quantize(
             )
     finally:
         progress.end()
-    return _result(checkpoint, open_packed(output).ledger()) | {"output": str(output)}
+    return _result(checkpoint, open_packed(output).ledger()) | {"output": str(output), "fallen_back": tensors.fallen_back}
 
 
-def plan_only(source: str | Path, config: QuantizeConfig | None = None, progress: Progress | None = None) -> dict[str, Any]:
-    """The ledger of the file that `quantize` would write, without calibrating. The header's few kilobytes are not in it."""
+def plan_only(
+    source: str | Path, config: QuantizeConfig | None = None, progress: Progress | None = None, work_dir: str | Path | None = None
+) -> dict[str, Any]:
+    """The ledger of the file that `quantize` would write: without pass 2, and with pass 1 only where the method has one.
+
+    The header's few kilobytes are not in it.
+    """
     config, progress = config or QuantizeConfig(), progress or Progress()
     checkpoint = open_checkpoint(source)
-    tokenizer = load_tokenizer(config.tokenizer, checkpoint.dims.vocab).to_data()
-    if config.needs_calibration:
-        load_documents(_calibration_path(config.calibration))  # a text that is none should not be found out on the day
+    tokenizer = load_tokenizer(config.tokenizer, checkpoint.dims.vocab)
+    device, calibrated = _device(config), None
+    if config.needs_calibration:  # a text that is none should not be found out on the day
+        calibrated = _calibrate(config, tokenizer, progress)
     try:
-        plan = make_plan(checkpoint, config, progress)
+        with _work_directory(work_dir or tempfile.gettempdir(), "") as scratch:
+            plan = make_plan(checkpoint, config, _choose(checkpoint, config, calibrated, work_dir, scratch, device, progress))
     finally:
         progress.end()
-    return _result(
-        checkpoint, planned_ledger(plan, config.method, sum(padded(array.size, ALIGNMENT) for array in tokenizer.arrays.values()))
-    )
+    arrays = tokenizer.to_data().arrays.values()
+    return _result(checkpoint, planned_ledger(plan, sum(padded(array.size, ALIGNMENT) for array in arrays)))
+
+
+def _choose(
+    checkpoint: Checkpoint,
+    config: QuantizeConfig,
+    calibrated: Calibration | None,
+    work_dir: str | Path | None,
+    scratch: Path,
+    device: torch.device,
+    progress: Progress,
+) -> dict[str, Setting]:
+    """A setting for every matrix, after pass 1 where there is one; a work directory keeps what that found, for another budget."""
+    if not config.measures_candidates:
+        return choose_settings(checkpoint, config, None, progress)
+    assert calibrated is not None
+    require_reachable(checkpoint, config)
+    names = [matrix.name for matrix in checkpoint.logical_matrices() if matrix.spec.role in QUANTIZED_ROLES]
+    mark = fingerprint(checkpoint.sha256(), calibrated.sha256, allowed_settings(config, names), config)
+    keep = None if work_dir is None else Path(work_dir)
+    measured = None if keep is None else load_plan(keep, mark)
+    if measured is None:
+        measured = measure(checkpoint, config, calibrated.tokens[: len(calibrated.tokens) - calibrated.kept_out], scratch, device, progress)
+    else:
+        progress.note(f"pass 1 skipped: {keep}/plan.json has it")
+    chosen = choose_settings(checkpoint, config, measured, progress)
+    if keep is not None:
+        save_plan(keep, mark, measured, chosen)
+    return chosen
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """tokens (rows, length); sha256 of those tokens, so that two runs on the same ones can be told from two on different ones."""
+    """tokens (rows, length), of which the last `kept_out` come from documents of their own.
+
+    sha256 of those tokens, so that two runs on the same ones can be told from two on different ones.
+    """
 
     tokens: NDArray[np.int64]
+    kept_out: int
     sha256: str
 
 
 def _calibrate(config: QuantizeConfig, tokenizer: Tokenizer, progress: Progress) -> Calibration:
     """Raises CalibrationError for a text that is missing, no text, or too short."""
     options = config.calibration
-    tokens = calibration_rows(load_documents(_calibration_path(options)), tokenizer, options.rows, options.length, config.seed)
+    documents = load_documents(_calibration_path(options))
+    apart = documents[::KEPT_OUT] if config.fall_back and options.rows >= KEPT_OUT and len(documents) >= KEPT_OUT else []
+    seen = [document for i, document in enumerate(documents) if not apart or i % KEPT_OUT]
+    rows = options.rows - options.rows // KEPT_OUT if apart else options.rows
+    tokens = calibration_rows(seen, tokenizer, rows, options.length, config.seed)
+    kept_out = 0
+    if apart:
+        try:
+            judges = calibration_rows(apart, tokenizer, options.rows // KEPT_OUT, options.length, config.seed)
+            tokens, kept_out = np.concatenate([tokens, judges]), len(judges)
+        except CalibrationError:
+            pass  # too little to keep any of it out
     if len(tokens) < options.rows:
         progress.note(f"the calibration text gives {len(tokens)} rows of {options.length} tokens, not {options.rows}")
-    return Calibration(tokens, hashlib.sha256(tokens.astype("<i8").tobytes()).hexdigest())
+    return Calibration(tokens, kept_out, hashlib.sha256(tokens.astype("<i8").tobytes()).hexdigest())
 
 
 def _given(*paths: str | None) -> list[str]:
@@ -161,9 +216,9 @@ def _quantization_config(config: QuantizeConfig, plan: list[PlannedTensor]) -> d
     weights = sum(t.shape[0] * t.shape[1] for t in plan if t.spec.role in (Role.PROJECTION, Role.LORA))
     return {
         "bits": round(8 * quantised / weights, 4),
-        "group_size": config.plain_grid.group_size if config.code_bits is not None else None,
+        "group_size": getattr(config.plain_codec, "group_size", None) if config.code_bits is not None else None,
         "head_bits": config.head_bits,
-        "modules_to_not_convert": sorted({t.spec.name for t in plan if t.grid is None}),
+        "modules_to_not_convert": sorted({t.spec.name for t in plan if t.setting is None}),
         "options": config.to_dict(),
     }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,17 +17,34 @@ from rwkvquant.checkpoints.tables import Role
 from rwkvquant.config import QuantizeConfig
 from rwkvquant.errors import CheckpointError
 from rwkvquant.formats.container import ContainerWriter
-from rwkvquant.formats.qtensor import DenseTensor, QTensor, UniformTensor
+from rwkvquant.formats.qtensor import DenseTensor, QTensor
 from rwkvquant.models import QuantizedMatrix
-from rwkvquant.pipeline.plan import PlannedTensor, method_of
+from rwkvquant.pipeline.matrices import Hessian, Quantised, quantise_matrix
+from rwkvquant.pipeline.plan import PlannedTensor
 from rwkvquant.pipeline.progress import Progress, TensorReport
-from rwkvquant.quantizers.gptq import InverseFactor, factorise, gptq_with
+from rwkvquant.pipeline.settings import Setting
+from rwkvquant.quantizers.elementwise import Importance, authors_codebook, stored_codebook, weighted_codebook
 from rwkvquant.quantizers.loss import hessian_error
 from rwkvquant.quantizers.uniform import rtn
 
 SOURCE_BYTES = {"float16": 2, "bfloat16": 2, "float32": 4}
 
-Statistics = Mapping[str, InputStatistics]
+
+@dataclass
+class Collected:
+    """What the calibration text says of one block, by the activation that feeds a product, or is multiplied with a vector.
+
+    `kept_out`: the same of text that is in none of `inputs`, which quantisers are judged by. `targets`: by tensor, weights that
+    quantisation aims at instead of the block's own (correction.py).
+    """
+
+    inputs: Mapping[str, InputStatistics] = field(default_factory=dict)
+    kept_out: Mapping[str, InputStatistics] = field(default_factory=dict)
+    importance: Mapping[str, Importance] = field(default_factory=dict)
+    targets: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+NOTHING = Collected()
 
 
 class TensorWriter:
@@ -36,57 +54,74 @@ class TensorWriter:
         self, checkpoint: Checkpoint, plan: list[PlannedTensor], config: QuantizeConfig, writer: ContainerWriter, progress: Progress
     ) -> None:
         self._checkpoint, self._plan, self._config, self._writer, self._progress = checkpoint, plan, config, writer, progress
-        self._factors: dict[str, InverseFactor] = {}
+        self._hessians: dict[str, Hessian] = {}
+        self.fallen_back: list[str] = []  # tensors whose error on text kept out was worse with error feedback than without
 
-    def write(
-        self, weights: Mapping[str, Any], layer: int | None, roles: set[Role], statistics: Statistics | None = None
-    ) -> dict[str, Any]:
-        """Quantise the tensors of `layer` that have one of `roles`; `weights` and the result are the forward's, by key.
-
-        `statistics` are by the activation that feeds a product; without them the error is the weight's own.
-        """
-        self._factors.clear()
+    def write(self, weights: Mapping[str, Any], layer: int | None, roles: set[Role], collected: Collected = NOTHING) -> dict[str, Any]:
+        """Quantise the tensors of `layer` that have one of `roles`; `weights` and the result are the forward's, by key."""
+        self._hessians.clear()
         after = dict(weights)
         for tensor in self._plan:
             if tensor.layer == layer and tensor.spec.role in roles:
-                after[tensor.key] = self._write_one(tensor, weights[tensor.key], statistics)
+                after[tensor.key] = self._write_one(tensor, weights[tensor.key], collected)
         return after
 
-    def _write_one(self, tensor: PlannedTensor, weight: Tensor, statistics: Statistics | None) -> Any:
-        if tensor.grid is None:
+    def _write_one(self, tensor: PlannedTensor, weight: Tensor, collected: Collected) -> Any:
+        if tensor.setting is None:
             values = weight.reshape(tensor.shape).cpu().numpy()
-            quantised: QTensor = DenseTensor(values.astype(np.float16) if tensor.dense_bits == 16 else values.astype(np.float32))
-            error = None
-        else:
-            name = _input_name(tensor)
-            found = statistics.get(name) if statistics is not None and name is not None else None
-            quantised = self._quantise(tensor, weight.reshape(tensor.shape), name, found)
-            error = _relative_error(weight.reshape(tensor.shape), quantised, found)
-        self._report(tensor, quantised, error)
-        if isinstance(quantised, UniformTensor) and tensor.spec.role is not Role.ELEMENTWISE:
-            return QuantizedMatrix(quantised, weight.device)
-        return torch.from_numpy(quantised.decode().reshape(weight.shape)).to(weight.device)
+            dense = DenseTensor(values.astype(np.float16) if tensor.dense_bits == 16 else values.astype(np.float32))
+            self._report(tensor, dense, tensor.method, None)
+            return torch.from_numpy(dense.decode().reshape(weight.shape)).to(weight.device)
+        W = weight.reshape(tensor.shape)
+        if tensor.spec.role is Role.ELEMENTWISE:
+            quantised = self._vector(tensor, W, collected)
+            self._report(tensor, quantised, tensor.method, _plain_error(W, quantised))
+            return torch.from_numpy(quantised.decode().reshape(weight.shape)).to(weight.device)
+        quantised, setting, error = self._matrix(tensor, W, tensor.setting, collected)
+        self._report(tensor, quantised, setting.method, error)
+        return QuantizedMatrix(quantised, weight.device)
 
-    def _quantise(self, tensor: PlannedTensor, W: Tensor, name: str | None, found: InputStatistics | None) -> UniformTensor:
-        config, grid = self._config, tensor.grid
-        assert grid is not None
-        if tensor.rows:
-            return rtn(W, grid, "weight")  # costs nothing, and an 8-bit embedding loses 7 % less
-        clip = config.clip_search or "none"
-        if method_of(tensor, config.method) == "rtn":
-            return rtn(W, grid, clip, None if found is None else found.mean_square)
-        assert found is not None and name is not None, f"no statistics of the input of {tensor.name}"
-        if not bool(torch.isfinite(found.H).all()):
-            raise CheckpointError(
-                f"the input of {tensor.name} overflows float32 on the calibration text: some weight before it is far too large. "
-                "Is the checkpoint damaged? Try --method rtn to quantise it all the same"
-            )
-        if name not in self._factors:  # products with the same input share it
-            self._factors[name] = factorise(found.H.to(W.dtype), damping=config.damping, act_order=config.act_order)
-        return gptq_with(self._factors[name], W, grid, clip_search=clip, static_groups=config.act_order)
+    def _matrix(self, tensor: PlannedTensor, W: Tensor, setting: Setting, collected: Collected) -> tuple[Quantised, Setting, float]:
+        """The quantised matrix, by which setting in the end, and its error on the calibration text or in the weights alone."""
+        if tensor.rows:  # the embedding; a search costs nothing and an 8-bit embedding loses 7 % less
+            quantised: Quantised = quantise_matrix(setting, self._config, W, None)
+            return quantised, setting, _plain_error(W, quantised)
+        name = _input_name(tensor)
+        found = collected.inputs.get(name) if name is not None else None
+        if setting.feedback:
+            assert found is not None, f"no statistics of the input of {tensor.name}"
+            if not bool(torch.isfinite(found.H).all()):
+                raise CheckpointError(
+                    f"the input of {tensor.name} overflows float32 on the calibration text: some weight before it is far too large. "
+                    "Is the checkpoint damaged? Try --method rtn to quantise it all the same"
+                )
+        quantised = quantise_matrix(setting, self._config, collected.targets.get(tensor.name, W), self._hessian(name, found, W))
+        kept_out = collected.kept_out.get(name) if name is not None else None
+        if setting.feedback and kept_out is not None:
+            plain = quantise_matrix(setting.plain, self._config, W, self._hessian(name, found, W))
+            if hessian_error(W, plain.decode(), kept_out.H) < hessian_error(W, quantised.decode(), kept_out.H):
+                self.fallen_back.append(tensor.name)
+                quantised, setting = plain, setting.plain
+        error = _plain_error(W, quantised) if found is None else hessian_error(W, quantised.decode(), found.H)
+        return quantised, setting, error
 
-    def _report(self, tensor: PlannedTensor, quantised: QTensor, error: float | None) -> None:
-        method = method_of(tensor, self._config.method)
+    def _hessian(self, name: str | None, found: InputStatistics | None, W: Tensor) -> Hessian | None:
+        if name is None or found is None:
+            return None
+        if name not in self._hessians:  # products with the same input share it
+            self._hessians[name] = Hessian(found.H, self._config, W.dtype)
+        return self._hessians[name]
+
+    def _vector(self, tensor: PlannedTensor, W: Tensor, collected: Collected) -> Quantised:
+        assert tensor.setting is not None
+        if tensor.setting.kind == "uniform":
+            return rtn(W, tensor.setting.codec, "weight")  # type: ignore[arg-type]
+        weights = collected.importance[str(tensor.spec.partner)].weights
+        if self._config.vector_codebook == "authors":
+            return stored_codebook(W[0], authors_codebook(W[0], weights), self._config.vector_bits)
+        return stored_codebook(W[0], weighted_codebook(W[0], weights, self._config.vector_bits), self._config.vector_bits)
+
+    def _report(self, tensor: PlannedTensor, quantised: QTensor, method: str, error: float | None) -> None:
         entry = self._writer.add(
             tensor.name,
             quantised,
@@ -118,9 +153,8 @@ def _input_name(tensor: PlannedTensor) -> str | None:
     return f"{tensor.spec.input}.{tensor.name.rpartition('.')[2]}"
 
 
-def _relative_error(W: Tensor, quantised: QTensor, found: InputStatistics | None) -> float:
+def _plain_error(W: Tensor, quantised: QTensor) -> float:
+    """|W - Q|^2 / |W|^2."""
     decoded = torch.from_numpy(quantised.decode()).to(W.device)
-    if found is not None:
-        return hessian_error(W, decoded, found.H)
     energy = float(W.double().square().sum())
     return float((W - decoded).double().square().sum()) / energy if energy else 0.0

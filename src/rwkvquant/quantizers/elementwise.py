@@ -16,8 +16,7 @@ Gives up: "paper" and "authors" average X with its sign before they square it. T
 token shift X_t = x_(t-1) - x_t the mean telescopes to (x_0 - x_T) / T, which says nothing about X but its last token.
 They are here to compare with.
 
-No tensor of formats/qtensor.py fits the result: CodebookTensor shares a codebook among 2 x 32 weights and rounds its centroids to
-7 bits. ElementwiseCodebook has no layout in a file.
+ElementwiseCodebook has real centroids, as the papers count them; `stored_codebook` rounds them to what a file holds.
 """
 
 from __future__ import annotations
@@ -29,7 +28,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from rwkvquant.formats.qtensor import CENTROID_ZERO, CodebookTensor
 from rwkvquant.quantizers.clustering import exact_kmeans, nearest_codes
+from rwkvquant.quantizers.grid import LARGEST_HALF, SMALLEST_HALF
 
 IMPORTANCE_READINGS = ("mean_square", "paper", "authors")
 PERCENTILE = 99.0  # the paper gives no number
@@ -124,6 +125,19 @@ def authors_codebook(mu: Array, importance: Array) -> ElementwiseCodebook:
     step = centroids.abs().amax(1, keepdim=True) / 127
     rounded = torch.where(step > 0, (centroids / step).round() * step, 0.0)
     return _encode(mu, points, rounded.float(), AUTHORS_GROUP)
+
+
+def stored_codebook(mu: Array, found: ElementwiseCodebook, bits: int) -> CodebookTensor:
+    """mu (n,) and its codebooks -> (1, n) with centroids of 7 bits and one float16 scale, and the codes nearest to those."""
+    low, high = -CENTROID_ZERO, 127 - CENTROID_ZERO
+    real = torch.from_numpy(found.centroids).double()
+    reach = max(float(real.max()) / high, float(real.min()) / low)
+    scale = np.float16(min(max(reach, SMALLEST_HALF), LARGEST_HALF))
+    whole = (real / float(scale)).round().clamp(low, high).sort(1).values
+    points = _groups(mu, found.group_size) / float(scale)
+    codes = nearest_codes(points, whole).flatten()[: len(mu)]
+    tables = (whole + CENTROID_ZERO).to(torch.uint8).numpy()[None]
+    return CodebookTensor(codes.numpy()[None], bits, tables, np.array([scale]), 1, found.group_size)
 
 
 def _groups(vector: Array, group_size: int, fill: float | None = None) -> Tensor:

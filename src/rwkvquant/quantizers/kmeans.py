@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rwkvquant.formats.qtensor import CENTROID_ZERO, CodebookTensor
+from rwkvquant.formats.qtensor import CENTROID_ZERO, CodebookFactors, CodebookTensor
 from rwkvquant.quantizers.clustering import exact_kmeans, nearest_codes
 from rwkvquant.quantizers.grid import LARGEST_HALF, SMALLEST_HALF
 
@@ -50,7 +50,7 @@ def kmeans_codebooks(
 def find_row_scale(W: Tensor, bits: int, group_rows: int, group_cols: int, importance: Tensor | None = None) -> Tensor:
     """W (rows, cols) -> (rows, 1) holding float16 values, in the type of W, in proportion to the root mean squares of a block's rows."""
     size = W.square().mean(1, keepdim=True).sqrt().clamp(min=SMALLEST_HALF)
-    points, weights = _points(W, size, importance, group_rows, group_cols)
+    points, weights = block_points(W, size, importance, group_rows, group_cols)
     centroids = exact_kmeans(points, weights, 2**bits).view(-(-len(W) // group_rows), -1)
     low, high = LIMITS
     reach = torch.maximum(centroids.amax(1) / high, centroids.amin(1) / low)
@@ -60,7 +60,7 @@ def find_row_scale(W: Tensor, bits: int, group_rows: int, group_cols: int, impor
 
 def fit_codebooks(W: Tensor, row_scale: Tensor, bits: int, group_rows: int, group_cols: int, importance: Tensor | None) -> Tensor:
     """W (rows, cols) -> the best centroids that can be stored with this row_scale, (blocks, 2**bits) whole numbers, ascending."""
-    points, weights = _points(W, row_scale, importance, group_rows, group_cols)
+    points, weights = block_points(W, row_scale, importance, group_rows, group_cols)
     return exact_kmeans(points, weights, 2**bits, LIMITS)
 
 
@@ -87,14 +87,22 @@ def join_blocks(blocks: Tensor, shape: tuple[int, ...], group_rows: int, group_c
     return W[:rows, :cols].contiguous()
 
 
-def codebook_tensor(codes: Tensor, centroids: Tensor, row_scale: Tensor, bits: int, group_rows: int, group_cols: int) -> CodebookTensor:
+def codebook_tensor(
+    codes: Tensor,
+    centroids: Tensor,
+    row_scale: Tensor,
+    bits: int,
+    group_rows: int,
+    group_cols: int,
+    factors: CodebookFactors | None = None,
+) -> CodebookTensor:
     """codes (rows, cols), centroids (row blocks, column blocks, 2**bits) whole numbers, row_scale (rows, 1) -> the logical tensor."""
     stored = (centroids + CENTROID_ZERO).to(torch.uint8).cpu().numpy()
     half = row_scale[:, 0].cpu().numpy().astype(np.float16)
-    return CodebookTensor(codes.to(torch.uint8).cpu().numpy(), bits, stored, half, group_rows, group_cols)
+    return CodebookTensor(codes.to(torch.uint8).cpu().numpy(), bits, stored, half, group_rows, group_cols, factors)
 
 
-def _points(W: Tensor, scale: Tensor, importance: Tensor | None, group_rows: int, group_cols: int) -> tuple[Tensor, Tensor]:
+def block_points(W: Tensor, scale: Tensor, importance: Tensor | None, group_rows: int, group_cols: int) -> tuple[Tensor, Tensor]:
     """What is clustered: points w / scale and weights importance * scale^2, both (blocks, group_rows * group_cols).
 
     Beyond the matrix's edge weights are 0. A block of importance 0 throughout is taken as if all its weights mattered alike.

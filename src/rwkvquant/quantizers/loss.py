@@ -28,3 +28,10 @@ def hessian_error(W: Array, Q: Array, H: Array) -> float:
     if energy > 0:
         return loss / energy
     return 0.0 if loss <= 0 else float("inf")
+
+
+def row_losses(W: Array, Q: Array, H: Array) -> Tensor:
+    """The rows' shares of tr((W-Q) H (W-Q)^T), (rows,) float64, on the device of W."""
+    W = torch.as_tensor(W).double()
+    E = W - torch.as_tensor(Q).to(W)
+    return ((E @ torch.as_tensor(H).to(W)) * E).sum(1)

@@ -79,9 +79,13 @@ def probabilities(scores: NDArray[np.float64], temperature: float, top_p: float)
     scores = scores - scores.max()  # so that no exponential overflows
     weights = np.exp(scores)
     if top_p < 1:
-        falling = np.sort(weights)[::-1]
-        cumulative = np.cumsum(falling)
-        cutoff = falling[np.searchsorted(cumulative, top_p * cumulative[-1])]
+        total = weights.sum()
+        # Tokens below this hold less than 1 - top_p together, so top_p is reached before them: sorting the rest is enough, and
+        # takes microseconds where a sort of 65,536 takes as long as a small model's forward.
+        likely = weights[weights >= (1 - top_p) * total / len(weights)]
+        falling = np.sort(likely)[::-1]
+        last = np.searchsorted(np.cumsum(falling), top_p * total)
+        cutoff = falling[min(last, len(falling) - 1)]
         scores[weights < cutoff] = -np.inf
     with np.errstate(over="ignore"):  # over a tiny temperature a score may become -inf, and its probability 0, as it should be
         weights = np.exp(scores / temperature)

@@ -1,4 +1,4 @@
-"""A model that reads and writes text, from a packed file or an original checkpoint. NumPy only; torch is never imported.
+"""A model that reads and writes text, from a packed file or an original checkpoint. Torch is never imported.
 
     model = load("model.safetensors")
     logits, state = model.forward([12, 7, 99])
@@ -6,6 +6,8 @@
 
 Token 0 is the end of a text. Models are trained with it between documents, so a generation from nothing reads a token 0 before
 the prompt, and stops when the model writes one.
+
+Tokens are read by the native engine (engine.py), or where the native module is missing by NumPy (reference.py), slowly.
 """
 
 from __future__ import annotations
@@ -25,29 +27,34 @@ from rwkvquant.errors import ConfigError, TokenizerError
 from rwkvquant.formats.container import open_packed
 from rwkvquant.formats.header import LENGTH_BYTES, PREFIX
 from rwkvquant.formats.tokenizer_data import TokenizerData
-from rwkvquant.kernels import rwkv6, rwkv7
+from rwkvquant.kernels import dispatch
 from rwkvquant.kernels.state import State as Recurrent
+from rwkvquant.runtime.engine import ACTIVATIONS, NativeEngine
+from rwkvquant.runtime.reference import ReferenceEngine
 from rwkvquant.runtime.sampling import Sampler, SamplingConfig
 from rwkvquant.runtime.state import State, side_by_side
+from rwkvquant.runtime.threads import choose_threads
 from rwkvquant.runtime.tokenizer import Tokenizer, from_data, load_tokenizer
 from rwkvquant.runtime.weights import Weights, checkpoint_weights, packed_weights
 
 END_OF_TEXT = 0
-STEPS = {"rwkv6": rwkv6.step, "rwkv7": rwkv7.step}
 Logits = NDArray[np.float32]
 Which = Literal["last", "all"]
 
 
-def load(path: str | os.PathLike[str], tokenizer: str | None = None) -> Model:
-    """Open a packed file or an original checkpoint, whichever it is by its content, and decode its weights.
+def load(path: str | os.PathLike[str], tokenizer: str | None = None, threads: int | None = None, activations: str | None = None) -> Model:
+    """Open a packed file or an original checkpoint, whichever it is by its content. A packed one is mapped, and read as it is used.
 
     `tokenizer` is "world", "bytes" or a file; by default the one in the packed file, or the usual one for the vocabulary's size.
-    Raises FormatError or CheckpointError for a file that is neither, and TokenizerError for a tokenizer that does not fit.
+    `threads`: by default one for each physical core that is ours. `activations` "int8" or "float32" is what quantised products
+    multiply with: int8 unless RWKVQUANT_ACTIVATIONS or the caller says float32, which is slower and judges the other.
+    Raises FormatError or CheckpointError for a file that is neither, TokenizerError for a tokenizer that does not fit, and
+    ConfigError for threads or activations that cannot be.
     """
     if is_packed(path):
         packed = open_packed(Path(path))
-        return Model(packed_weights(packed), tokenizer, packed.tokenizer)
-    return Model(checkpoint_weights(open_checkpoint(path)), tokenizer, None)
+        return Model(packed_weights(packed), tokenizer, packed.tokenizer, threads, activations)
+    return Model(checkpoint_weights(open_checkpoint(path)), tokenizer, None, threads, activations)
 
 
 def is_packed(path: str | os.PathLike[str]) -> bool:
@@ -64,13 +71,29 @@ def is_packed(path: str | os.PathLike[str]) -> bool:
 class Model:
     """`arch` "rwkv7" | "rwkv6"; `dims` all sizes. Calls do not change the model, nor any state they are given."""
 
-    def __init__(self, weights: Weights, tokenizer: str | None = None, packed_tokenizer: TokenizerData | None = None) -> None:
+    def __init__(
+        self,
+        weights: Weights,
+        tokenizer: str | None = None,
+        packed_tokenizer: TokenizerData | None = None,
+        threads: int | None = None,
+        activations: str | None = None,
+    ) -> None:
         self.arch, self.dims = weights.arch, weights.dims
-        self._weights = weights
-        self._step = STEPS[weights.arch]
+        self._time_state = weights.time_state
+        self._engine = _engine(weights, threads, activations)
         self._tokenizer_name, self._packed_tokenizer = tokenizer, packed_tokenizer
         if tokenizer is not None:
             _ = self.tokenizer  # a name that was given is tested now; the default only if somebody wants text
+
+    @property
+    def threads(self) -> int:
+        return self._engine.threads
+
+    @property
+    def backend(self) -> str:
+        """What reads the tokens: "avx512", "avx2" or "plain" natively, "reference" for NumPy."""
+        return self._engine.name
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
@@ -82,8 +105,8 @@ class Model:
     def initial_state(self) -> State:
         """The state of a model that has read nothing: zeros, or the tuned state that came with the weights."""
         recurrent = Recurrent.zeros(self.dims)
-        if self._weights.time_state is not None:
-            recurrent.wkv[:, 0] = self._weights.time_state
+        if self._time_state is not None:
+            recurrent.wkv[:, 0] = self._time_state
         return State(self.arch, recurrent)
 
     def forward(self, tokens: Sequence[int], state: State | None = None, logits: Which = "last") -> tuple[Logits, State]:
@@ -93,7 +116,7 @@ class Model:
         for a token outside the vocabulary, FormatError for another model's state.
         """
         rows, states = self._read([tokens], [state], logits)
-        return (rows[0][-1] if logits == "last" else np.stack(rows[0])), states[0]
+        return (rows[0][-1] if logits == "last" else rows[0]), states[0]
 
     def forward_batch(
         self, sequences: Sequence[Sequence[int]], states: Sequence[State | None] | None = None, logits: Which = "last"
@@ -105,7 +128,7 @@ class Model:
         if states is not None and len(states) != len(sequences):
             raise ConfigError(f"forward_batch takes one state a sequence; got {len(states)} states for {len(sequences)} sequences")
         rows, after = self._read(sequences, states or [None] * len(sequences), logits)
-        return (np.stack([row[-1] for row in rows]) if logits == "last" else [np.stack(row) for row in rows]), after
+        return (np.concatenate(rows) if logits == "last" else rows), after
 
     def stream(
         self,
@@ -163,30 +186,21 @@ class Model:
             yield token, logits
             if token == END_OF_TEXT or count == max_tokens:
                 return
-            logits, state = self.forward([token], state)
+            logits, state = self._advance(token, state)
 
-    def _read(
-        self, sequences: Sequence[Sequence[int]], states: Sequence[State | None], which: Which
-    ) -> tuple[list[list[Logits]], list[State]]:
-        """One step a position for all sequences that are still that long -> rows of logits (only the last one if asked), states."""
+    def _advance(self, token: int, state: State) -> tuple[Logits, State]:
+        """`forward` of one token for a state that nobody else has: it may be written over."""
+        rows, after = self._engine.read([[token]], state.recurrent, "last", in_place=True)
+        return rows[0][-1], State(self.arch, after)
+
+    def _read(self, sequences: Sequence[Sequence[int]], states: Sequence[State | None], which: Which) -> tuple[list[Logits], list[State]]:
+        """-> the logits of each sequence, (1, vocab) or (tokens, vocab), and the state after each."""
         self._check(sequences, states, which)
-        rows: list[list[Logits]] = [[] for _ in sequences]
-        after = [state or self.initial_state() for state in states]
-        running = list(range(len(sequences)))
-        recurrent = side_by_side(after)
-        for position in range(max(map(len, sequences))):
-            still = [slot for slot, i in enumerate(running) if position < len(sequences[i])]
-            if len(still) < len(running):
-                recurrent, running = recurrent.select(still), [running[slot] for slot in still]
-            embedded = self._weights.embed([int(sequences[i][position]) for i in running])
-            logits, recurrent = self._step(self._weights.tensors, embedded, recurrent)
-            for slot, i in enumerate(running):
-                ends = position == len(sequences[i]) - 1
-                if ends or which == "all":
-                    rows[i].append(logits[slot])
-                if ends:
-                    after[i] = State(self.arch, recurrent.select([slot]))
-        return rows, after
+        before = [state or self.initial_state() for state in states]
+        rows, after = self._engine.read(sequences, before[0].recurrent if len(before) == 1 else side_by_side(before), which)
+        if len(before) == 1:
+            return rows, [State(self.arch, after)]
+        return rows, [State(self.arch, after.select([slot])) for slot in range(len(before))]
 
     def _check(self, sequences: Sequence[Sequence[int]], states: Sequence[State | None], which: Which) -> None:
         if which not in ("last", "all"):
@@ -199,6 +213,17 @@ class Model:
         for state in states:
             if state is not None:
                 state.require(self.arch, self.dims)
+
+
+def _engine(weights: Weights, threads: int | None, activations: str | None) -> NativeEngine | ReferenceEngine:
+    """The native one where there is a native module; `dispatch` warns where there is none."""
+    threads = choose_threads(threads)
+    activations = activations or os.environ.get("RWKVQUANT_ACTIVATIONS", "int8")
+    if activations not in ACTIVATIONS:
+        raise ConfigError(f"activations must be one of {', '.join(ACTIVATIONS)}; got {activations}")
+    if dispatch.native_module() is None:
+        return ReferenceEngine(weights)
+    return NativeEngine(weights, threads, activations)
 
 
 def logits_hash(logits: Logits) -> str:

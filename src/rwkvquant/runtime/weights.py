@@ -1,14 +1,13 @@
-"""The weights of a file, packed or original, in the form that the NumPy step forward takes: float32, matrices (out, in).
+"""The weights of a file, packed or original, as the forward takes them: vectors in float32, matrices as they lie in the file.
 
-Matrices are decoded once at load, 4 bytes a weight: simple, and for small models. The embedding of a packed file stays as codes,
-and only the rows that a token needs are decoded.
+Nothing large is decoded here. The native engine (engine.py) reads packed matrices in place; the NumPy forward (reference.py)
+decodes them itself.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,83 +20,97 @@ from rwkvquant.checkpoints.shapes import forward_shape
 from rwkvquant.checkpoints.tables import Role, TensorSpec
 from rwkvquant.errors import FormatError
 from rwkvquant.formats.container import PackedFile
-from rwkvquant.formats.qtensor import CodebookTensor, QTensor, UniformTensor
+from rwkvquant.formats.layout import TensorParams, unpack
+from rwkvquant.formats.qtensor import QTensor
 from rwkvquant.kernels.state import Dims
 
 Array = NDArray[np.float32]
-MATRICES = (Role.PROJECTION, Role.LORA, Role.HEAD)  # others may be stored flat, as (1, C), or as (1, 1, C)
+MATRICES = (Role.PROJECTION, Role.LORA, Role.HEAD, Role.EMBEDDING)  # others may be stored flat, as (1, C), or as (1, 1, C)
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A tensor in its layout: flat arrays by their suffix, views of the file where it is a packed one."""
+
+    layout: str
+    params: TensorParams
+    arrays: dict[str, NDArray[Any]]
+
+    @classmethod
+    def dense(cls, values: Array) -> Stored:
+        values = np.ascontiguousarray(values, np.float32)
+        return cls("dense.f32", TensorParams(values.shape), {"values": values.reshape(-1)})
+
+    def qtensor(self) -> QTensor:
+        return unpack(self.layout, self.params, self.arrays)
 
 
 @dataclass(frozen=True)
 class Weights:
-    """`tensors` by the checkpoint's names, without emb.weight; `embed` takes B ids to their (B, C) rows of it, before ln0.
+    """By the checkpoint's names; slices of a stack are matrices of their own, "blocks.0.att.time_maa_w2.3".
 
-    `time_state` is a tuned initial wkv (L, H, N, N), [value, key], or None.
+    `matrices` (out, in), without the embedding, which is (vocab, C), before ln0. `time_state` is a tuned initial wkv
+    (L, H, N, N), [value, key], or None.
     """
 
     arch: str
     dims: Dims
-    tensors: dict[str, Array]
-    embed: Callable[[Sequence[int]], Array]
+    matrices: dict[str, Stored]
+    vectors: dict[str, Array]
+    embedding: Stored
     time_state: Array | None
 
 
 def checkpoint_weights(checkpoint: Checkpoint) -> Weights:
     """Raises CheckpointError for a tensor that was altered or is not finite."""
 
-    def read(name: str, spec: TensorSpec) -> Array | None:
+    def read(name: str, spec: TensorSpec) -> list[Stored] | None:
         if name not in checkpoint.tensors:
             return None
         values = checkpoint.read(name)
-        return np.ascontiguousarray(values.swapaxes(-1, -2)) if spec.transposed else values
+        values = values.swapaxes(-1, -2) if spec.transposed else values
+        return [Stored.dense(matrix) for matrix in values] if spec.slices else [Stored.dense(values)]
 
-    embedding = checkpoint.read("emb.weight")
-    return _weights(checkpoint.arch, checkpoint.dims, read, lambda ids: embedding[list(ids)])
+    return _weights(checkpoint.arch, checkpoint.dims, read)
 
 
 def packed_weights(packed: PackedFile) -> Weights:
     """Raises FormatError for a tensor that is missing or does not have the shape that the file's dimensions ask for."""
 
-    def read(name: str, spec: TensorSpec) -> Array | None:
+    def read(name: str, spec: TensorSpec) -> list[Stored] | None:
         names = [f"{name}.{index}" for index in range(int(spec.shape[0]))] if spec.slices else [name]
         if any(name not in packed.tensors for name in names):
             return None
-        decoded = [packed.qtensor(name).decode() for name in names]
-        return np.stack(decoded) if spec.slices else decoded[0]
+        return [Stored(packed.tensors[name].layout, packed.tensors[name].params, packed.arrays(name)) for name in names]
 
-    return _weights(packed.arch, packed.dims, read, row_reader(packed.qtensor("emb.weight")))
-
-
-def row_reader(tensor: QTensor) -> Callable[[Sequence[int]], Array]:
-    """ids -> their decoded rows (len(ids), cols); the other rows stay as they are."""
-    if isinstance(tensor, UniformTensor):
-        arrays: dict[str, Any] = {f.name: v for f in dataclasses.fields(tensor) if isinstance(v := getattr(tensor, f.name), np.ndarray)}
-        return lambda ids: dataclasses.replace(tensor, **{name: array[list(ids)] for name, array in arrays.items()}).decode()
-    if isinstance(tensor, CodebookTensor):  # rows share codebooks; nobody stores an embedding like that, but the format allows it
-        decoded = tensor.decode()
-        return lambda ids: decoded[list(ids)]
-    values = tensor.values
-    return lambda ids: values[list(ids)].astype(np.float32)
+    return _weights(packed.arch, packed.dims, read)
 
 
-def _weights(arch: str, dims: Dims, read: Callable[[str, TensorSpec], Array | None], embed: Callable[[Sequence[int]], Array]) -> Weights:
-    tensors: dict[str, Array] = {}
+def _weights(arch: str, dims: Dims, read: Callable[[str, TensorSpec], list[Stored] | None]) -> Weights:
+    matrices: dict[str, Stored] = {}
+    vectors: dict[str, Array] = {}
     time_states: list[Array] = []
     for name, spec, layer in all_specs(arch, dims.layers):
-        if spec.role is Role.EMBEDDING or is_unused(spec, layer):
+        if is_unused(spec, layer):
             continue
-        values = read(name, spec)
-        if values is None:
+        parts = read(name, spec)
+        if parts is None:
             if not spec.optional:
                 raise FormatError(f"every {arch} model of {dims.layers} layers has the tensor {name}; this file lacks it")
             continue
         shape = forward_shape(spec, dims)
-        if values.shape != shape if spec.role in MATRICES else values.size != math.prod(shape):
-            raise FormatError(f"{name} must have the shape {shape} by the model's sizes; got {values.shape}")
-        if spec.role is Role.STATE:
-            time_states.append(values.reshape(shape))
+        part_shape = shape[1:] if spec.slices else shape
+        for part in parts:
+            found = part.params.shape
+            if found != part_shape if spec.role in MATRICES else math.prod(found) != math.prod(shape):
+                raise FormatError(f"{name} must have the shape {part_shape} by the model's sizes; got {found}")
+        if spec.role in MATRICES:
+            matrices |= {f"{name}.{index}" if spec.slices else name: part for index, part in enumerate(parts)}
+        elif spec.role is Role.STATE:
+            time_states.append(parts[0].qtensor().decode().reshape(shape))
         else:
-            tensors[name] = values.reshape(shape)
+            vectors[name] = parts[0].qtensor().decode().reshape(shape)
     if len(time_states) not in (0, dims.layers):
         raise FormatError(f"a tuned state has one time_state a layer; this file has {len(time_states)} for {dims.layers} layers")
-    return Weights(arch, dims, tensors, embed, np.stack(time_states) if time_states else None)
+    embedding = matrices.pop("emb.weight")
+    return Weights(arch, dims, matrices, vectors, embedding, np.stack(time_states) if time_states else None)

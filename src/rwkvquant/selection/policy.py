@@ -91,14 +91,19 @@ def override_bits(tensor_bits: Iterable[str], names: Sequence[str]) -> dict[str,
                 f"a tensor's bits are given as PATTERN=BITS, BITS from {OVERRIDE_BITS[0]} to {OVERRIDE_BITS[-1]}; got {override!r}. "
                 "Try 'blocks.0.att.value=8'"
             )
-        matched = [name for name in names if fnmatchcase(f".{name}.", f"*.{pattern}.*")]
+        matched = matching_names(pattern, names)
         if not matched:
-            near = _near(pattern, names)
+            near = near_names(pattern, names)
             raise ConfigError(
                 f"no projection or LoRA factor has a name like {pattern!r} ({override}; head and embedding have options). {near}"
             )
         found |= dict.fromkeys(matched, int(bits))
     return found
+
+
+def matching_names(pattern: str, names: Sequence[str]) -> list[str]:
+    """The names that have a run of dotted parts like the pattern."""
+    return [name for name in names if fnmatchcase(f".{name}.", f"*.{pattern}.*")]
 
 
 def _by_size(candidates: Sequence[Candidate[Grid]]) -> list[Candidate[Grid]]:
@@ -120,7 +125,7 @@ def _steepest(name: str, found: Sequence[Candidate[Grid]], source: int, stop: in
     return [min(steps)] if steps else []
 
 
-def _near(pattern: str, names: Sequence[str]) -> str:
+def near_names(pattern: str, names: Sequence[str]) -> str:
     """A hint: names, or runs of their parts, that look like the pattern."""
     length = pattern.count(".") + 1
     parts = [name.split(".") for name in names]

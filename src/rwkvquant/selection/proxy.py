@@ -94,6 +94,12 @@ def proxies(W: FloatArray, reading: str = "paper", source_dtype: str = "float32"
     return _from_gaps(_gaps(ordered), ordered.size - 1, width)
 
 
+def incoherence(W: FloatArray) -> float:
+    """max |W| sqrt(size) / |W|_F, QuIP's mu, which the authors' public command decides by; 0 for a tensor of zeros."""
+    norm = float(np.sqrt(np.square(W, dtype=np.float64).sum()))
+    return float(np.abs(W).max()) * np.sqrt(W.size) / norm if norm else 0.0
+
+
 def _from_gaps(chunks: Iterator[NDArray[np.float64]] | list[NDArray[np.float64]], count: int, total: float) -> Proxies:
     """G in chunks, their number and their sum -> the proxies."""
     sums = np.zeros(LARGEST_ORDER)  # of the terms of P_c, then of (y-1)^2 .. (y-1)^6

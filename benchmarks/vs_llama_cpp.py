@@ -1,0 +1,252 @@
+"""rwkvquant beside llama.cpp: the same random model in the layouts of the one and the types of the other, in turns.
+
+    pip install gguf cmake ninja
+    python benchmarks/vs_llama_cpp.py x070-0.1b x070-0.4b --build-dir /tmp/llama --json OUT.json     # builds llama.cpp if it has to
+    python benchmarks/vs_llama_cpp.py x060-1.6b --llama-bench /tmp/llama/build/bin/llama-bench       # or takes what stands there
+
+First it checks. The model is written once in 16 bits, as a packed file and as a GGUF: on the same 64 tokens the two programs must
+agree about the next token (KL divergence below 1e-4). Every packed layout must run natively and give the same bits twice and with
+one thread; llama-quantize makes the other types, and each must generate. Packed codes are drawn, not quantised from the 16-bit
+weights: a layout's speed does not depend on its values.
+
+Then it times. A round runs every layout and every type once, one after the other in turns, odd rounds backwards, so that a slow
+moment of the machine meets both; the memory's speed is read before each of ours. Each run of llama.cpp is a process of llama-bench
+with its own warm-up; ours stay loaded, and read one token before the clock starts. Ratios and shares are medians of those within a
+round. Neither side samples. A token's bytes are all weights but the embedding, a row of that, and the state read and written once.
+
+Disk: some seven times the 16-bit file (2.9B: 40 GB), in --work-dir if given, whose files are kept and used again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gguf_model import gguf_sizes, write_gguf
+from llama_tools import PACKAGE, LlamaCpp, build, sample_text
+from roofline import conditions
+from vs_report import show, summarise
+
+from rwkvquant.bench.measure import HASHED_TOKENS, Decoder, bytes_per_token, state_bytes
+from rwkvquant.bench.random_model import write_random_model
+from rwkvquant.bench.roofline import Roofline
+from rwkvquant.bench.shapes import released
+from rwkvquant.config import DEFAULT_BITS
+from rwkvquant.formats.container import open_packed
+from rwkvquant.runtime.session import Model, load, logits_hash
+
+PRESETS = ("uniform", "codebook", "paper", "default")
+TYPES = "F16,Q8_0,Q4_0,IQ4_NL,Q4_K,Q3_K,IQ3_S,IQ3_XXS,Q2_K"
+BATCH = 8
+LARGEST_KL = 1e-4  # of weights that are the same: llama.cpp rounds activations to 16 bits, worth some 3e-6
+
+
+class Ours:
+    """A packed file, loaded and checked. Exits with 1 if it does not run natively or not always to the same bits."""
+
+    def __init__(self, path: Path, threads: int, prompt: int) -> None:
+        packed = open_packed(path)
+        self.model = load(path, threads=threads)
+        self._tokens = np.random.default_rng(0).integers(0, self.model.dims.vocab, max(prompt, 1024)).tolist()
+        self._prompt = prompt
+        hashes = {self.hash(model) for model in (self.model, self.model, load(path, threads=1))}
+        if len(hashes) > 1 or self.model.backend == "reference":
+            sys.exit(f"{path.name}: runs on {self.model.backend}, logits {sorted(hashes)}")
+        self._one, self._many = (Decoder(self.model, self._tokens, batch) for batch in (1, BATCH))
+        self.facts = {
+            "file_bytes": packed.file_bytes,
+            "bits_per_weight": packed.ledger().bits_per_weight,
+            "bytes_per_token": bytes_per_token(packed),
+            "backend": self.model.backend,
+            "logits_hash": hashes.pop(),
+        }
+
+    def hash(self, model: Model) -> str:
+        logits, _ = model.forward(self._tokens[:HASHED_TOKENS])
+        if not np.isfinite(logits).all():
+            sys.exit("logits are not finite")
+        return logits_hash(logits)
+
+    def run(self, prefill: bool) -> dict[str, float]:
+        self.model.forward(self._tokens[:1])  # whatever the page cache lost to others is back
+        speeds = {"decode": self._one.tokens_per_second(), "batch": self._many.tokens_per_second()}
+        if prefill:
+            started = time.perf_counter()
+            self.model.forward(self._tokens[: self._prompt])
+            speeds["prefill"] = self._prompt / (time.perf_counter() - started)
+        return speeds
+
+
+class Theirs:
+    """A GGUF that generates. Its runs are long enough to last about two seconds."""
+
+    def __init__(self, path: Path, llama: LlamaCpp, prompt: int, state: int) -> None:
+        self._path, self._llama, self._prompt = path, llama, prompt
+        first = llama.speed(path, generate=8)
+        self._generate = min(128, max(16, round(2 * first["decode"])))
+        sizes = gguf_sizes(path)
+        self.facts = {key: sizes[key] for key in ("file_bytes", "projection_types")}
+        self.facts |= {"bytes_per_token": sizes["weight_bytes_per_token"] + 2 * state}
+        self.facts |= {"commit": first["commit"], "backend": first["backend"], "generated": self._generate}
+
+    def run(self, prefill: bool) -> dict[str, float]:
+        speeds = self._llama.speed(self._path, generate=self._generate, prompt=self._prompt if prefill else 0)
+        return {key: speeds[key] for key in ("decode", "prefill") if key in speeds}
+
+
+def compare(shape: str, llama: LlamaCpp, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """Write, check and time one model."""
+    arch, dims = released(shape)
+    started = time.perf_counter()
+    models, agreement, failed = write(shape, llama, folder, options)
+    ours: dict[str, Ours] = {}
+    theirs: dict[str, Theirs] = {}
+    for name, path in models.items():
+        say(f"{shape}: checking {name}")
+        if name in PRESETS:
+            ours[name] = Ours(path, options.threads, options.prompt)
+        else:
+            theirs[name] = Theirs(path, llama, options.prompt, state_bytes(dims))
+    prepared = time.perf_counter()
+    rounds = measure(shape, ours, theirs, options)
+    for name, one in ours.items():
+        if one.hash(one.model) != one.facts["logits_hash"]:
+            sys.exit(f"{shape} {name}: the logits have changed while it was timed")
+    return {
+        "shape": shape,
+        "arch": arch,
+        "agreement": agreement,
+        "failed": failed,
+        "seconds": {"prepare": prepared - started, "measure": time.perf_counter() - prepared},
+        **summarise({name: one.facts for name, one in ours.items()}, {name: one.facts for name, one in theirs.items()}, rounds),
+        "rounds": rounds,
+    }
+
+
+def write(shape: str, llama: LlamaCpp, folder: Path, options: argparse.Namespace) -> tuple[dict[str, Path], Any, dict[str, str]]:
+    """-> {preset or type: its file}, how well both agree on the 16-bit model, {type: why it cannot be made}."""
+    arch, dims = released(shape)
+    dense, half, text = folder / f"{shape}-dense.safetensors", folder / f"{shape}-F16.gguf", sample_text(folder / "sample.txt")
+    say(f"{shape}: writing 16 bits")
+    make(dense, lambda path: write_random_model(path, arch, dims, layouts="dense"))
+    need = round(dense.stat().st_size * (1.2 + 0.35 * (len(options.types) + len(PRESETS))))
+    if not half.exists() and shutil.disk_usage(folder).free < need:
+        sys.exit(f"{folder} needs another {need / 1e9:.0f} GB free for {shape}")
+    make(half, lambda path: write_gguf(path, open_packed(dense)))
+    agreement = agree(llama, dense, half, text, folder)
+    if not options.work_dir:
+        dense.unlink()
+
+    models: dict[str, Path] = {}
+    failed: dict[str, str] = {}
+    for preset in PRESETS:
+        say(f"{shape}: packing {preset}")
+        models[preset] = folder / f"{shape}-{preset}-{options.bits}.safetensors"
+        make(models[preset], lambda path, preset=preset: write_random_model(path, arch, dims, layouts=preset, bits=options.bits))
+    for kind in options.types:
+        say(f"{shape}: making {kind}")
+        target, imatrix = folder / f"{shape}-{kind}.gguf", None
+        try:
+            if kind.startswith("IQ"):
+                imatrix = folder / f"{shape}-imatrix.gguf"
+                make(imatrix, lambda path: llama.imatrix(half, path, text))
+            if kind != "F16":
+                make(target, lambda path, kind=kind, imatrix=imatrix: llama.quantize(half, path, kind, imatrix))
+            models[kind] = target
+        except RuntimeError as error:
+            failed[kind] = str(error)
+            say(f"{shape}: no {kind}: {error}")
+    return models, agreement, failed
+
+
+def make(target: Path, writer: Any) -> None:
+    """A file that is there is whole."""
+    if not target.exists():
+        part = target.with_name("part-" + target.name)
+        writer(part)
+        part.rename(target)
+
+
+def agree(llama: LlamaCpp, dense: Path, half: Path, text: Path, folder: Path) -> dict[str, float]:
+    """How far llama.cpp is from ours on the same 16-bit weights. Exits with 1 if that is not rounding."""
+    tokens, theirs = llama.log_probabilities(half, text, folder)
+    logits, _ = load(dense, activations="float32").forward(tokens.tolist(), logits="all")
+    ours = logits[len(tokens) // 2 : -1].astype(np.float64)
+    ours -= np.log(np.exp(ours).sum(axis=-1, keepdims=True))
+    kl = float((np.exp(ours) * (ours - theirs)).sum(axis=-1).max())
+    if not kl < LARGEST_KL:
+        sys.exit(f"{half.name}: llama.cpp and rwkvquant do not run the same model, KL {kl:.2g}")
+    return {"kl_max": kl, "log_probability_max_difference": float(np.abs(ours - theirs).max()), "tokens": len(ours)}
+
+
+def measure(shape: str, ours: dict[str, Ours], theirs: dict[str, Theirs], options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Of each round: bytes a second of the memory, and {preset or type: {"decode" | "batch" | "prefill": tokens a second}}."""
+    jobs = in_turns(list(ours.items()), list(theirs.items()))
+    rounds = []
+    with Roofline(options.threads) as roofline:
+        for index in range(options.rounds):
+            reading, speeds = [], {}
+            for number, (name, contender) in enumerate(jobs if index % 2 == 0 else jobs[::-1]):
+                say(f"{shape}: round {index + 1} of {options.rounds}, {number + 1} of {len(jobs)}: {name}")
+                if isinstance(contender, Ours):
+                    reading.append(roofline.read())
+                speeds[name] = contender.run(prefill=index < options.prefill_rounds)
+            rounds.append({"memory": max(reading), "load": os.getloadavg()[0], "speeds": speeds})
+    return rounds
+
+
+def in_turns(first: Sequence[Any], second: Sequence[Any]) -> list[Any]:
+    """Both dealt out evenly over one list."""
+    placed = [((i + 0.5) / len(part), item) for part in (first, second) for i, item in enumerate(part)]
+    return [item for _, item in sorted(placed, key=lambda pair: pair[0])]
+
+
+def say(what: str) -> None:
+    print(time.strftime("%H:%M:%S"), what, file=sys.stderr, flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("shapes", nargs="+", help="released shapes: x070-0.1b, x060-1.6b ...")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--prefill-rounds", type=int, default=3, help="the first rounds time a prompt, too (default 3)")
+    parser.add_argument("--prompt", type=int, default=512, help="tokens of the prompt (default 512)")
+    parser.add_argument("--bits", type=float, default=DEFAULT_BITS)
+    parser.add_argument("--types", default=TYPES, help=f"of llama.cpp (default {TYPES})")
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("--llama-bench", type=Path, help="use this one and the tools beside it")
+    where.add_argument("--build-dir", type=Path, help=f"build llama.cpp here from the sources of {PACKAGE}, unless that is done")
+    parser.add_argument("--work-dir", type=Path, help="keep the models here, and use them again (default: a temporary folder)")
+    parser.add_argument("--json", type=Path, help="write everything here, after each model")
+    options = parser.parse_args()
+    options.types = [kind.strip().upper() for kind in options.types.split(",") if kind.strip()]
+
+    for shape in options.shapes:
+        released(shape)
+    llama = LlamaCpp(options.llama_bench or build(options.build_dir, os.cpu_count() or 1), options.threads)
+    settings = {key: getattr(options, key) for key in ("threads", "rounds", "prefill_rounds", "prompt", "bits", "types")}
+    document: dict[str, Any] = {"conditions": conditions() | settings, "models": []}
+    for shape in options.shapes:
+        with ExitStack() as stack:
+            folder = options.work_dir or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            folder.mkdir(parents=True, exist_ok=True)
+            report = compare(shape, llama, folder, options)
+        document["models"].append(report)
+        if options.json:
+            options.json.write_text(json.dumps(document, indent=1))
+        show(report)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,61 @@
+"""What a comparison with llama.cpp comes to: medians over rounds, ratios within them, and a table."""
+
+from __future__ import annotations
+
+import statistics
+from typing import Any
+
+Facts = dict[str, dict[str, Any]]  # of each preset or type: bytes_per_token and others
+
+
+def summarise(ours: Facts, theirs: Facts, rounds: list[dict[str, Any]]) -> dict[str, Any]:
+    """The memory's speed, and of each preset and type its facts, speeds and ratios. `rounds` as vs_llama_cpp.measure makes them."""
+
+    def speeds(name: str, what: str) -> list[float]:
+        return [each["speeds"][name][what] for each in rounds if what in each["speeds"][name]]
+
+    def ratio(name: str, what: str, other: str, other_what: str) -> float | None:
+        pairs = list(zip(speeds(name, what), speeds(other, other_what), strict=False))
+        return statistics.median(a / b for a, b in pairs) if pairs else None
+
+    memory = [each["memory"] for each in rounds]
+    rows: dict[str, dict[str, Any]] = {}
+    for name, facts in (ours | theirs).items():
+        row = rows[name] = dict(facts)
+        for what in ("decode", "prefill", "batch"):
+            if found := speeds(name, what):
+                row[what] = {"median": statistics.median(found), "best": max(found), "worst": min(found)}
+        moved = [speed * row["bytes_per_token"] for speed in speeds(name, "decode")]
+        row["gb_s"] = statistics.median(moved) / 1e9
+        row["memory_share"] = statistics.median(m / r for m, r in zip(moved, memory, strict=True))
+        row["memory_share_of_best"] = statistics.median(moved) / max(memory)
+        row["memory_share_best"] = max(moved) / max(memory)
+    for name in ours:
+        row = rows[name]
+        row["batch_over_one"] = ratio(name, "batch", name, "decode")
+        for what in ("decode", "prefill"):
+            row[f"{what}_over"] = {kind: ratio(name, what, kind, what) for kind in theirs if speeds(kind, what)}
+            if row[f"{what}_over"]:
+                row[f"{what}_over_fastest"] = min(row[f"{what}_over"].values())
+    return {"memory_gb_s": {"best": max(memory) / 1e9, "median": statistics.median(memory) / 1e9}, "results": rows}
+
+
+def show(report: dict[str, Any]) -> None:
+    memory, agreement = report["memory_gb_s"], report["agreement"]
+    print(f"\n{report['shape']}: memory {memory['best']:.1f} GB/s at best, {memory['median']:.1f} in the median round; ", end="")
+    print(f"both agree on the 16-bit model to a KL of {agreement['kl_max']:.1g}")
+    print(f"{'':<10}{'MB/token':>9}{'decode':>9}{'best':>8}{'GB/s':>7}{'share':>7}{'prefill':>9}{'best':>8}", end="")
+    print(f"{'batch':>8}{'gain':>6}   over llama.cpp: {'fastest':>8}{'F16':>7}{'prefill':>9}")
+    for name, row in report["results"].items():
+        decode, prefill, batch = row["decode"], row.get("prefill", {}), row.get("batch", {})
+        print(f"{name:<10}{row['bytes_per_token'] / 1e6:>9.1f}{decode['median']:>9.1f}{decode['best']:>8.1f}", end="")
+        print(f"{row['gb_s']:>7.1f}{row['memory_share']:>7.0%}{cell(prefill.get('median'), 9)}{cell(prefill.get('best'), 8)}", end="")
+        print(f"{cell(batch.get('median'), 8)}{cell(row.get('batch_over_one'), 6, 2)}{'':19}", end="")
+        print(f"{cell(row.get('decode_over_fastest'), 8, 2)}{cell(row.get('decode_over', {}).get('F16'), 7, 2)}", end="")
+        print(cell(row.get("prefill_over_fastest"), 9, 2))
+    for kind, why in report["failed"].items():
+        print(f"{kind}: {why}")
+
+
+def cell(value: float | None, width: int, digits: int = 1) -> str:
+    return f"{value:>{width}.{digits}f}" if value is not None else " " * width

@@ -1,0 +1,130 @@
+"""The speed of a packed file here: decoding, prefill, batches, and decoding's share of the memory's own speed.
+
+Runs are interleaved, so that a slow moment of the machine falls on all of them: speeds are medians of rounds, the roofline the best.
+A token's bytes are those that its forward must read: all tensors but the embedding as they are stored, one row of that, and the
+state, read and written once.
+"""
+
+from __future__ import annotations
+
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rwkvquant.bench.roofline import Roofline
+from rwkvquant.errors import ConfigError
+from rwkvquant.formats.container import PackedFile, open_packed
+from rwkvquant.kernels.state import Dims, State
+from rwkvquant.runtime.session import Model, is_packed, load, logits_hash
+
+PREFILL_TOKENS = 512
+HASHED_TOKENS = 16
+ROUNDS = 5
+SECONDS = 1.0  # a decoding run takes about as long
+MAX_BATCH = 64
+
+
+def measure(
+    file: str | Path,
+    *,
+    threads: int | None = None,
+    prefill_tokens: int = PREFILL_TOKENS,
+    rounds: int = ROUNDS,
+    batches: Sequence[int] = (),
+    progress: Callable[[str], None] = lambda what: None,
+) -> dict[str, Any]:
+    """Plain JSON. Raises ConfigError for what is not a packed file, rounds or batches out of range, or a missing native module."""
+    if not is_packed(file):
+        raise ConfigError(f"bench takes a packed file, or --random; {file} is none")
+    if rounds < 1 or prefill_tokens < 1 or not all(1 <= batch <= MAX_BATCH for batch in batches):
+        raise ConfigError(f"rounds and prefill tokens are at least 1, batches 1 to {MAX_BATCH}")
+    progress("loading")
+    packed = open_packed(file)
+    model = load(file, threads=threads)
+    tokens = np.random.default_rng(0).integers(0, model.dims.vocab, max(prefill_tokens, 1024)).tolist()
+    logits, _ = model.forward(tokens[:HASHED_TOKENS])
+    model.forward(tokens[:prefill_tokens])
+    peak_rss = peak_rss_bytes()
+
+    decoders = {batch: Decoder(model, tokens, batch) for batch in sorted({1, *batches})}
+    decoding: dict[int, list[float]] = {batch: [] for batch in decoders}
+    prefilling: list[float] = []
+    reading: list[float] = []
+    with Roofline(model.threads) as roofline:
+        for index in range(rounds):
+            progress(f"round {index + 1} of {rounds}")
+            reading.append(roofline.read())
+            for batch, decoder in decoders.items():
+                decoding[batch].append(decoder.tokens_per_second())
+            started = time.perf_counter()
+            model.forward(tokens[:prefill_tokens])
+            prefilling.append(prefill_tokens / (time.perf_counter() - started))
+    speed, bytes_a_token, fastest = statistics.median(decoding[1]), bytes_per_token(packed), max(reading)
+    return {
+        "file": str(file),
+        "arch": model.arch,
+        "decode_tok_s": speed,
+        "decode_tok_s_rounds": decoding[1],
+        "prefill_tok_s": statistics.median(prefilling),
+        "batch_tok_s": {str(batch): statistics.median(decoding[batch]) for batch in batches},
+        "gb_s": speed * bytes_a_token / 1e9,
+        "roofline_gb_s": fastest / 1e9,
+        "roofline_share": speed * bytes_a_token / fastest,
+        "bytes_per_token": bytes_a_token,
+        "threads": model.threads,
+        "backend": model.backend,
+        "peak_rss_bytes": peak_rss,
+        "logits_hash": logits_hash(logits),
+        "file_bytes": packed.file_bytes,
+        "bits_per_weight": packed.ledger().bits_per_weight,
+        "prefill_tokens": prefill_tokens,
+        "rounds": rounds,
+        "machine": platform.platform(),
+    }
+
+
+class Decoder:
+    """Reads one token after another into `batch` sequences side by side, each from a state of its own."""
+
+    def __init__(self, model: Model, tokens: list[int], batch: int) -> None:
+        self._engine, self._tokens, self._batch = model._engine, tokens, batch
+        state = State.zeros(model.dims, batch)
+        _, self._state = self._engine.read([[tokens[i]] for i in range(batch)], state, "last")
+        self._steps = max(2, round(SECONDS / self._seconds(2)))
+
+    def tokens_per_second(self) -> float:
+        return self._batch / self._seconds(self._steps)
+
+    def _seconds(self, steps: int) -> float:
+        """Of one step."""
+        started = time.perf_counter()
+        for step in range(steps):
+            ids = [[self._tokens[(step + i) % len(self._tokens)]] for i in range(self._batch)]
+            self._engine.read(ids, self._state, "last", in_place=True)
+        return (time.perf_counter() - started) / steps
+
+
+def bytes_per_token(packed: PackedFile) -> int:
+    """See the module's docstring."""
+    embedding = packed.stored_bytes("emb.weight") // packed.dims.vocab
+    return sum(packed.stored_bytes(name) for name in packed.tensors if name != "emb.weight") + embedding + 2 * state_bytes(packed.dims)
+
+
+def state_bytes(dims: Dims) -> int:
+    return 4 * dims.layers * dims.width * (2 + dims.head_size)
+
+
+def peak_rss_bytes() -> int | None:
+    """Of this process so far, pages of mapped files included; None on a system that does not say."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak

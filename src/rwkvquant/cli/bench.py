@@ -1,0 +1,88 @@
+"""rwkvquant bench: how fast a file runs here, or a random model of a released shape. Needs no torch."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from rwkvquant.cli.generate import ThreadsOption
+from rwkvquant.cli.output import JsonOption, emit, human_bytes, stderr, stdout, table
+from rwkvquant.config import DEFAULT_BITS
+from rwkvquant.errors import ConfigError
+
+
+def command(
+    file: Annotated[str | None, typer.Argument(help="A packed file; none with --random.")] = None,
+    random: Annotated[str | None, typer.Option(help="A released shape: x070-0.1b, 0.4b, 1.5b, 2.9b, 7.2b; x060-1.6b, 3b, 7b, 14b.")] = None,
+    bits: Annotated[float, typer.Option(help="--random: bits per weight of projections and LoRA factors.")] = DEFAULT_BITS,
+    layouts: Annotated[str, typer.Option(help="--random: default, uniform, codebook, paper, pairs or dense.")] = "default",
+    output: Annotated[str | None, typer.Option("--output", "-o", help="--random: keep the file here.")] = None,
+    threads: ThreadsOption = None,
+    prefill: Annotated[int, typer.Option(help="Tokens of a prompt.")] = 512,
+    rounds: Annotated[int, typer.Option(help="Interleaved runs; the median counts.")] = 5,
+    batch: Annotated[list[int] | None, typer.Option(help="Also decode this many sequences side by side; may be repeated.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure decoding, prefill and the share of this machine's memory speed."""
+    if (file is None) == (random is None):
+        raise ConfigError("give either a packed file or --random SHAPE")
+    from rwkvquant.bench.measure import measure
+
+    def run(path: str | Path) -> dict[str, Any]:
+        return measure(path, threads=threads, prefill_tokens=prefill, rounds=rounds, batches=batch or (), progress=_say)
+
+    if file is not None:
+        result = run(file)
+    elif output is not None:
+        written = _write(output, str(random), layouts, bits)
+        result = run(output) | written
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / f"{random}.safetensors"
+            written = _write(path, str(random), layouts, bits)
+            result = run(path) | written
+    emit(result, as_json, lambda: _show(result))
+
+
+def _write(path: str | Path, shape: str, layouts: str, bits: float) -> dict[str, Any]:
+    """In a process of its own: what writing takes must not count as the engine's memory."""
+    import subprocess
+    import sys
+
+    _say(f"writing random weights of {shape}")
+    started = time.perf_counter()
+    from rwkvquant.bench.shapes import released
+
+    released(shape)
+    done = subprocess.run(
+        [sys.executable, "-m", "rwkvquant.bench.random_model", str(path), shape, layouts, str(bits)],
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    if done.returncode != 0:
+        raise ConfigError(done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "the random model could not be written")
+    return {"random": shape, "layouts": layouts, "write_seconds": time.perf_counter() - started}
+
+
+def _say(what: str) -> None:
+    stderr.print(what, style="dim")
+
+
+def _show(result: dict[str, Any]) -> None:
+    rows = [
+        ["decoding", f"{result['decode_tok_s']:.1f} tokens/s"],
+        ["prefill", f"{result['prefill_tok_s']:.0f} tokens/s"],
+        *([f"decoding, {batch} side by side", f"{speed:.1f} tokens/s"] for batch, speed in result["batch_tok_s"].items()),
+        ["reads", f"{human_bytes(result['bytes_per_token'])} a token, {result['gb_s']:.1f} GB/s"],
+        ["this machine's memory", f"{result['roofline_gb_s']:.1f} GB/s; decoding reaches {100 * result['roofline_share']:.0f} %"],
+        ["threads", f"{result['threads']}, {result['backend']}"],
+        ["file", human_bytes(result["file_bytes"])],
+        ["peak memory", human_bytes(result["peak_rss_bytes"]) if result["peak_rss_bytes"] else "unknown"],
+        ["logits hash", result["logits_hash"]],
+    ]
+    stdout.print(table(result.get("random") or result["file"], ["", ""], rows))

@@ -1,0 +1,15 @@
+"""The token shift: how far an input leans on the token before it.
+
+    y = x + (previous - x) mu        mu (C,), or (B, C) where it depends on the data (RWKV-6)
+
+The twin of native/token_shift.cpp.
+"""
+
+from __future__ import annotations
+
+from rwkvquant.kernels.functions import Array
+
+
+def token_shift(x: Array, previous: Array, mu: Array) -> Array:
+    """x, previous (B, C), mu (C,) or (B, C) -> (B, C)."""
+    return x + (previous - x) * mu

@@ -1,0 +1,107 @@
+// The operations beside the products, one by one, so that tests can hold each against its definition in kernels/.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/string.h>
+
+#include <initializer_list>
+#include <optional>
+#include <string>
+
+#include "arguments.h"
+#include "bindings.h"
+#include "step_operations.h"
+
+namespace rwkvquant {
+namespace {
+
+using Read = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+
+void check_sizes(const char* op, std::size_t size, std::initializer_list<std::size_t> sizes) {
+    for (const std::size_t each : sizes) {
+        check_rule(op, each == size, "arrays must hold " + std::to_string(size) + " values; got " + std::to_string(each));
+    }
+}
+
+void check_range(const char* op, std::size_t begin, std::size_t end, std::size_t size) {
+    check_rule(op, begin <= end && end <= size, "columns begin and end inside the vector");
+}
+
+void layer_norm(const Read& x, const Read& weight, const Read& bias, float eps, std::size_t begin, std::size_t end, const Output& y) {
+    check_sizes("layer_norm", x.size(), {weight.size(), bias.size(), y.size()});
+    check_range("layer_norm", begin, end, x.size());
+    step_operations().layer_norm(x.data(), weight.data(), bias.data(), x.size(), eps, begin, end, y.data());
+}
+
+void token_shift(const Read& x, const Read& previous, const Read& mu, const std::optional<Read>& lean, std::size_t begin, std::size_t end,
+                 const Output& y) {
+    check_sizes("token_shift", x.size(), {previous.size(), mu.size(), lean ? lean->size() : x.size(), y.size()});
+    check_range("token_shift", begin, end, x.size());
+    step_operations().token_shift(x.data(), previous.data(), mu.data(), lean ? lean->data() : nullptr, begin, end, y.data());
+}
+
+void apply(const std::string& name, const Output& x, std::size_t begin, std::size_t end) {
+    check_range("apply", begin, end, x.size());
+    const bool known = name == "sigmoid" || name == "tanh" || name == "silu" || name == "squared_relu";
+    check_rule("apply", known, "the function is sigmoid, tanh, silu or squared_relu; got " + name);
+    const Function function = name == "sigmoid" ? Function::kSigmoid
+                              : name == "tanh"  ? Function::kTanh
+                              : name == "silu"  ? Function::kSilu
+                                                : Function::kSquaredRelu;
+    step_operations().apply(function, x.data(), begin, end);
+}
+
+void keys7(const Read& k, const Read& v, const Read& w, const Read& a, const std::optional<Read>& v_gate, const Read& w0, const Read& a0,
+           const std::optional<Read>& v0, const Read& k_k, const Read& k_a, const Output& v_first, const Output& w_to, const Output& k_to,
+           const Output& v_to, const Output& kappa, const Output& a_kappa) {
+    const std::size_t N = k.size();
+    check_rule("keys7", v_gate.has_value() == v0.has_value(), "v_gate and v0 come together");
+    check_sizes("keys7", N, {v.size(), w.size(), a.size(), w0.size(), a0.size(), k_k.size(), k_a.size(), v_first.size(), w_to.size()});
+    check_sizes("keys7", N, {k_to.size(), v_to.size(), kappa.size(), a_kappa.size(), v_gate ? v_gate->size() : N, v0 ? v0->size() : N});
+    step_operations().keys7({k.data(), v.data(), w.data(), a.data(), v_gate ? v_gate->data() : nullptr, w0.data(), a0.data(),
+                             v0 ? v0->data() : nullptr, k_k.data(), k_a.data(), v_first.data()},
+                            {w_to.data(), k_to.data(), v_to.data(), kappa.data(), a_kappa.data()}, N);
+}
+
+void wkv7(const Read& S, const Read& r, const Output& w, const Output& k, const Output& v, const Output& kappa, const Output& a_kappa,
+          const Output& o, const Output& S_to) {
+    const std::size_t N = r.size();
+    check_sizes("wkv7", N, {w.size(), k.size(), v.size(), kappa.size(), a_kappa.size(), o.size()});
+    check_sizes("wkv7", N * N, {S.size(), S_to.size()});
+    step_operations().wkv7(S.data(), S_to.data(), r.data(), {w.data(), k.data(), v.data(), kappa.data(), a_kappa.data()}, N, o.data());
+}
+
+void bonus7(const Output& y, const Read& r, const Read& k, const Read& r_k, const Read& v, const Read& g) {
+    check_sizes("bonus7", y.size(), {r.size(), k.size(), r_k.size(), v.size(), g.size()});
+    step_operations().bonus7(r.data(), k.data(), r_k.data(), v.data(), g.data(), y.size(), y.data());
+}
+
+void decay6(const Read& w0, const Read& d, const Output& w) {
+    check_sizes("decay6", w.size(), {w0.size(), d.size()});
+    step_operations().decay6(w0.data(), d.data(), w.size(), w.data());
+}
+
+void wkv6(const Read& S, const Read& r, const Read& w, const Read& k, const Read& v, const Read& u, const Output& o, const Output& S_to) {
+    const std::size_t N = r.size();
+    check_sizes("wkv6", N, {w.size(), k.size(), v.size(), u.size(), o.size()});
+    check_sizes("wkv6", N * N, {S.size(), S_to.size()});
+    step_operations().wkv6(S.data(), S_to.data(), r.data(), w.data(), k.data(), v.data(), u.data(), N, o.data());
+}
+
+}  // namespace
+
+void bind_steps(nb::module_& module) {
+    using namespace nb::literals;
+    module.def("layer_norm", &layer_norm, "x"_a, "weight"_a, "bias"_a, "eps"_a, "begin"_a, "end"_a, "y"_a.noconvert());
+    module.def("token_shift", &token_shift, "x"_a, "previous"_a, "mu"_a, "lean"_a.none(), "begin"_a, "end"_a, "y"_a.noconvert());
+    module.def("apply", &apply, "function"_a, "x"_a.noconvert(), "begin"_a, "end"_a);
+    module.def("keys7", &keys7, "k"_a, "v"_a, "w"_a, "a"_a, "v_gate"_a.none(), "w0"_a, "a0"_a, "v0"_a.none(), "k_k"_a, "k_a"_a,
+               "v_first"_a.noconvert(), "w_to"_a.noconvert(), "k_to"_a.noconvert(), "v_to"_a.noconvert(), "kappa"_a.noconvert(),
+               "a_kappa"_a.noconvert());
+    module.def("wkv7", &wkv7, "S"_a, "r"_a, "w"_a, "k"_a, "v"_a, "kappa"_a, "a_kappa"_a, "o"_a.noconvert(), "S_to"_a.noconvert());
+    module.def("bonus7", &bonus7, "y"_a.noconvert(), "r"_a, "k"_a, "r_k"_a, "v"_a, "g"_a);
+    module.def("decay6", &decay6, "w0"_a, "d"_a, "w"_a.noconvert());
+    module.def("wkv6", &wkv6, "S"_a, "r"_a, "w"_a, "k"_a, "v"_a, "u"_a, "o"_a.noconvert(), "S_to"_a.noconvert());
+}
+
+}  // namespace rwkvquant

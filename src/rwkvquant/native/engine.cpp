@@ -1,0 +1,222 @@
+#include "engine.h"
+
+#include <algorithm>
+#include <numeric>
+#include <stdexcept>
+
+#include "dispatch.h"
+
+namespace rwkvquant {
+namespace {
+
+constexpr std::size_t kRowUnit = 16;
+constexpr float kLayerNormEps = 1e-5f;
+constexpr std::size_t kManyTokens = 4;  // from here on a product is limited by arithmetic, not by memory
+
+constexpr std::size_t ceil_divide(std::size_t a, std::size_t b) { return (a + b - 1) / b; }
+
+[[noreturn]] void refuse(const std::string& name, const std::string& rule) { throw std::invalid_argument(rule + " (" + name + ")"); }
+
+}  // namespace
+
+void Embedding::decode(std::uint32_t row, std::size_t begin, std::size_t end, std::size_t cols, float* x) const {
+    const StepOperations& ops = step_operations();
+    if (kind == Kind::kHalf) return ops.decode_halves(values + 2 * cols * row, begin, end, x);
+    if (kind == Kind::kFloat) {
+        std::memcpy(x + begin, values + 4 * (cols * row + begin), 4 * (end - begin));
+        return;
+    }
+    PackedRow packed = first_row;
+    packed.codes += code_bytes * row;
+    packed.scales += groups * row * (packed.scale_bits == 8 ? 1 : 2);
+    if (packed.row_scale != nullptr) packed.row_scale += 2 * row;
+    if (packed.zeros != nullptr) packed.zeros += groups * row;
+    ops.decode_row(packed, begin, end, x);
+}
+
+const Weight* Weights::matrix(const std::string& name, std::size_t rows, std::size_t cols) const {
+    const auto found = matrices.find(name);
+    if (found == matrices.end()) refuse(name, "the engine needs this matrix");
+    const Matrix& W = found->second.matrix;
+    if (W.rows != rows || W.cols != cols) {
+        const auto shape = [](std::size_t r, std::size_t c) { return std::to_string(r) + " x " + std::to_string(c); };
+        refuse(name, "a matrix must have the shape of the model's sizes, " + shape(rows, cols) + "; got " + shape(W.rows, W.cols));
+    }
+    return &found->second;
+}
+
+const float* Weights::vector(const std::string& name, std::size_t size) const {
+    const auto found = vectors.find(name);
+    if (found == vectors.end()) refuse(name, "the engine needs this vector");
+    if (found->second.size() != size) {
+        refuse(name, "a vector must have " + std::to_string(size) + " elements; got " + std::to_string(found->second.size()));
+    }
+    return found->second.data();
+}
+
+std::size_t Weights::rank(const std::string& name) const {
+    const auto found = matrices.find(name);
+    if (found == matrices.end()) refuse(name, "the engine needs this matrix");
+    return found->second.matrix.rows;
+}
+
+Vectors::Vectors(std::size_t cols)
+    : cols_(cols), padded_(ceil_divide(cols, kColumnGroup) * kColumnGroup), groups_(padded_ / kColumnGroup) {}
+
+void Vectors::reserve(std::size_t count) {
+    if (count <= capacity_) return;
+    capacity_ = count;
+    x_ = Buffer<float>(count * padded_);
+    q_ = Buffer<std::int8_t>(count * padded_);
+    scale_ = Buffer<float>(count * groups_);
+    sum_ = Buffer<std::int32_t>(count * groups_);
+}
+
+void Vectors::quantize(std::size_t b, Range columns) const {
+    if (columns.begin >= columns.end) return;
+    const std::size_t at = b * padded_ + columns.begin, group = b * groups_ + columns.begin / kColumnGroup;
+    operations().quantize_activations(x_.data() + at, 1, columns.end - columns.begin, q_.data() + at, scale_.data() + group,
+                                      sum_.data() + group);
+}
+
+Activations Vectors::view(std::size_t count, bool quantized) const {
+    Activations view;
+    view.x = x_.data();
+    view.cols = cols_;
+    view.count = count;
+    if (quantized) {
+        view.q = q_.data();
+        view.scale = scale_.data();
+        view.sum = sum_.data();
+    }
+    return view;
+}
+
+Engine::Engine(const ModelSizes& sizes, Weights weights, std::size_t threads, bool quantize_activations)
+    : sizes(sizes),
+      weights_(std::move(weights)),
+      quantized_(quantize_activations),
+      x_(sizes.width),
+      branch_(sizes.width),
+      column_unit_(std::lcm(kColumnGroup, sizes.head_size)),
+      head_x_(sizes.width),
+      pool_(threads) {
+    ln0_ = norm("blocks.0.ln0");
+    ln_out_ = norm("ln_out");
+    head_ = weights_.matrix("head.weight", sizes.vocab, sizes.width);
+}
+
+void Engine::forward(const Step& step) {
+    const std::lock_guard<std::mutex> lock(busy_);
+    const std::size_t count = step.tokens.size();
+    if (count > reserved_) {
+        for (Vectors* vectors : {&x_, &branch_, &head_x_}) vectors->reserve(count);
+        reserve(count);
+        reserved_ = count;
+    }
+    pool_.run([&](const Worker& worker) {
+        embed(worker, step);
+        for (std::size_t layer = 0; layer < sizes.layers; ++layer) block(worker, step, layer);
+        head(worker, step);
+    });
+}
+
+void Engine::embed(const Worker& worker, const Step& step) {
+    const Range own = own_columns(worker);
+    for (std::size_t m = 0; m < step.tokens.size(); ++m) {
+        weights_.embedding.decode(step.tokens[m], own.begin, own.end, sizes.width, branch_.row(m));
+    }
+    worker.barrier();
+    for (std::size_t m = 0; m < step.tokens.size(); ++m) {
+        step_operations().layer_norm(branch_.row(m), ln0_.weight, ln0_.bias, sizes.width, kLayerNormEps, own.begin, own.end, x_.row(m));
+    }
+    worker.barrier();
+}
+
+void Engine::head(const Worker& worker, const Step& step) {
+    if (step.wanted.empty()) return;
+    const Range own = own_columns(worker);
+    for (std::size_t j = 0; j < step.wanted.size(); ++j) {
+        step_operations().layer_norm(x_.row(step.wanted[j]), ln_out_.weight, ln_out_.bias, sizes.width, kLayerNormEps, own.begin, own.end,
+                                     head_x_.row(j));
+    }
+    quantize(head_x_, step.wanted.size(), own);
+    worker.barrier();
+    multiply(*head_, head_x_, step.wanted.size(), step.logits, sizes.vocab, worker.share(sizes.vocab, kRowUnit));
+}
+
+Engine::Norm Engine::norm(const std::string& name) const {
+    return {weights_.vector(name + ".weight", sizes.width), weights_.vector(name + ".bias", sizes.width)};
+}
+
+void Engine::normalize(const Norm& ln, std::size_t count, const Vectors& y, Range own) const {
+    for (std::size_t m = 0; m < count; ++m) {
+        step_operations().layer_norm(x_.row(m), ln.weight, ln.bias, sizes.width, kLayerNormEps, own.begin, own.end, y.row(m));
+    }
+}
+
+const float* Engine::previous(const Vectors& y, const Sequence& sequence, std::size_t m, const float* shift, std::size_t layer,
+                              const StateArrays& state) const {
+    return m > sequence.first ? y.row(m - 1) : shift + (layer * state.batch + sequence.slot) * sizes.width;
+}
+
+void Engine::remember(const Step& step, const Vectors& y, std::size_t layer, float* StateArrays::*shift, Range own) const {
+    if (own.begin >= own.end) return;
+    for (const Sequence& sequence : step.sequences) {
+        float* to = step.to.*shift + (layer * step.to.batch + sequence.slot) * sizes.width;
+        std::memcpy(to + own.begin, y.row(sequence.first + sequence.count - 1) + own.begin, (own.end - own.begin) * sizeof(float));
+    }
+}
+
+void Engine::quantize(const Vectors& y, std::size_t count, Range own) const {
+    if (!quantized_) return;
+    for (std::size_t m = 0; m < count; ++m) y.quantize(m, own);
+}
+
+float* Engine::state_of(const StateArrays& state, std::size_t layer, std::size_t slot, std::size_t head) const {
+    return state.wkv + ((layer * state.batch + slot) * sizes.heads + head) * sizes.head_size * sizes.head_size;
+}
+
+void Engine::multiply(const Weight& W, const Vectors& x, std::size_t count, float* out, std::size_t stride, Range rows) const {
+    if (rows.begin < rows.end) operations().product(W.matrix, x.view(count, quantized_), out, stride, rows.begin, rows.end);
+}
+
+void Engine::add_branch(const Worker& worker, const Weight& W, const Vectors& y, const Vectors* gate, std::size_t count) const {
+    const Range rows = worker.share(sizes.width, kRowUnit);
+    multiply(W, y, count, branch_.row(0), branch_.stride(), rows);
+    for (std::size_t m = 0; m < count; ++m) {
+        if (gate != nullptr) step_operations().multiply(branch_.row(m), gate->row(m), rows.begin, rows.end);
+        step_operations().add(x_.row(m), branch_.row(m), rows.begin, rows.end);
+    }
+}
+
+// The list is laid out as one line of work, in bytes or, for many tokens, in multiplications; each thread takes an equal length of
+// it, cut where a piece of rows ends. What another product reads is cut at its groups of 64, so that one thread can quantise them.
+void Engine::multiply_all(const Worker& worker, std::span<const Product> products, std::size_t count) const {
+    const auto unit = [](const Product& product) { return product.feeds_product ? kColumnGroup : kRowUnit; };
+    const auto cost = [&](const Product& product) {
+        return count < kManyTokens ? product.W->bytes : product.W->matrix.rows * product.W->matrix.cols;
+    };
+    std::size_t total = 0;
+    for (const Product& product : products) total += cost(product);
+
+    std::size_t before = 0;
+    for (const Product& product : products) {
+        const std::size_t rows = product.W->matrix.rows, length = cost(product), units = ceil_divide(rows, unit(product));
+        const auto cut = [&](std::size_t thread) {
+            const std::size_t mark = total * thread / worker.threads;
+            if (mark <= before) return std::size_t{0};
+            const std::size_t within = std::min(mark - before, length);
+            return std::min(rows, (units * within + length / 2) / length * unit(product));
+        };
+        const Range own = {cut(worker.index), worker.index + 1 == worker.threads ? rows : cut(worker.index + 1)};
+        multiply(*product.W, *product.x, count, product.out->row(0), product.out->stride(), own);
+        for (std::size_t m = 0; m < count && own.begin < own.end; ++m) {
+            if (product.finish) step_operations().apply(*product.finish, product.out->row(m), own.begin, own.end);
+            if (product.feeds_product && quantized_) product.out->quantize(m, own);
+        }
+        before += length;
+    }
+}
+
+}  // namespace rwkvquant

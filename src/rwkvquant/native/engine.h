@@ -1,0 +1,166 @@
+// What both architectures share: weights by name, the tokens of one step, and the products that all threads do together.
+//
+//     L  layers    C  width    F  hidden width    V  vocabulary    H  heads    N  head size
+//     M  tokens of a step: one of each of many sequences (decoding), many of one (prefill), or any mixture
+//
+// A step is one function on all threads. Columns and rows are dealt out by index, a multiple of 64 or 16 at a time, and each token is
+// computed as if alone: logits are the same bits for any number of threads, of sequences side by side, and of tokens in a step.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <span>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "buffer.h"
+#include "matrix.h"
+#include "step_operations.h"
+#include "thread_pool.h"
+
+namespace rwkvquant {
+
+constexpr std::size_t kMaxTokens = 64;     // of a step: enough to pay for decoding each tile once
+constexpr std::size_t kColumnGroup = 64;   // columns that share an activation scale
+
+struct ModelSizes {
+    std::size_t layers, width, hidden, vocab, heads, head_size;
+};
+
+struct Weight {
+    Matrix matrix;
+    std::size_t bytes = 0;  // of all its arrays
+};
+
+// The embedding: codes in a .rows layout, or dense values.
+struct Embedding {
+    enum class Kind { kPacked, kHalf, kFloat } kind = Kind::kFloat;
+    PackedRow first_row = {};                                                // kPacked: row 0
+    std::size_t code_bytes = 0, groups = 0;                                  // kPacked: of one row
+    const std::uint8_t* values = nullptr;                                    // dense: row by row
+
+    void decode(std::uint32_t row, std::size_t begin, std::size_t end, std::size_t cols, float* x) const;
+};
+
+// Everything that was in the file. Matrices and embedding point into it; vectors are copies in float32.
+class Weights {
+  public:
+    std::unordered_map<std::string, Weight> matrices;
+    std::unordered_map<std::string, Buffer<float>> vectors;
+    Embedding embedding;
+
+    // Both throw std::invalid_argument, naming the tensor, if it is missing or has another shape.
+    const Weight* matrix(const std::string& name, std::size_t rows, std::size_t cols) const;
+    const float* vector(const std::string& name, std::size_t size) const;
+    std::size_t rank(const std::string& name) const;  // the rows of a LoRA factor
+};
+
+// Activation vectors (count, cols) in float32 and, for the quantised products, in int8 with a scale for each 64 columns.
+class Vectors {
+  public:
+    explicit Vectors(std::size_t cols = 0);
+    void reserve(std::size_t count);
+
+    float* row(std::size_t b) const { return x_.data() + b * padded_; }
+    void quantize(std::size_t b, Range columns) const;  // columns.begin a multiple of 64, columns.end too unless it is the last
+    Activations view(std::size_t count, bool quantized) const;
+    std::size_t cols() const { return cols_; }
+    std::size_t stride() const { return padded_; }
+
+  private:
+    std::size_t cols_, padded_, groups_, capacity_ = 0;
+    Buffer<float> x_, scale_;
+    Buffer<std::int8_t> q_;
+    Buffer<std::int32_t> sum_;
+};
+
+// The recurrent state of `batch` sequences, as kernels/state.py has it: shifts (L, batch, C), wkv (L, batch, H, N, N).
+struct StateArrays {
+    float *att_shift, *ffn_shift, *wkv;
+    std::size_t batch;
+};
+
+// Consecutive tokens of one sequence: `count` of them from `first` on, whose state is number `slot`.
+struct Sequence {
+    std::size_t first, count, slot;
+};
+
+struct Step {
+    std::span<const std::uint32_t> tokens;     // (M,)
+    std::span<const Sequence> sequences;       // cover the tokens in their order
+    StateArrays from, to;                      // may be the same
+    std::span<const std::uint32_t> wanted;     // the tokens whose logits are asked for
+    float* logits;                             // (wanted, V)
+};
+
+class Engine {
+  public:
+    virtual ~Engine() = default;
+
+    // Reads the tokens of a step. One step at a time; other callers wait.
+    void forward(const Step& step);
+
+    const ModelSizes sizes;
+
+  protected:
+    Engine(const ModelSizes& sizes, Weights weights, std::size_t threads, bool quantize_activations);
+
+    // One block: x_ is its input and becomes its output.
+    virtual void block(const Worker& worker, const Step& step, std::size_t layer) = 0;
+    virtual void reserve(std::size_t count) = 0;
+
+    struct Norm {
+        const float *weight, *bias;
+    };
+    Norm norm(const std::string& name) const;
+
+    // out[b] = finish(W x[b]), quantised again if another product will read it.
+    struct Product {
+        const Weight* W;
+        const Vectors* x;
+        const Vectors* out;
+        std::optional<Function> finish = {};
+        bool feeds_product = false;
+    };
+    // All of them at once: one thread's part is a run of rows through the list.
+    void multiply_all(const Worker& worker, std::span<const Product> products, std::size_t count) const;
+    void multiply(const Weight& W, const Vectors& x, std::size_t count, float* out, std::size_t stride, Range rows) const;
+    // x_ += gate * (W y), without the gate if there is none
+    void add_branch(const Worker& worker, const Weight& W, const Vectors& y, const Vectors* gate, std::size_t count) const;
+
+    // A thread's columns: whole groups of activations and whole heads.
+    Range own_columns(const Worker& worker) const { return worker.share(sizes.width, column_unit_); }
+    // y[m] = ln(x_[m]), the thread's columns of it.
+    void normalize(const Norm& ln, std::size_t count, const Vectors& y, Range own) const;
+    // The row of y before token m: of the token before, or the shift that the sequence's state remembers.
+    const float* previous(const Vectors& y, const Sequence& sequence, std::size_t m, const float* shift, std::size_t layer,
+                          const StateArrays& state) const;
+    void remember(const Step& step, const Vectors& y, std::size_t layer, float* StateArrays::*shift, Range own) const;
+    void quantize(const Vectors& y, std::size_t count, Range own) const;
+    float* state_of(const StateArrays& state, std::size_t layer, std::size_t slot, std::size_t head) const;
+
+    Weights weights_;
+    const bool quantized_;
+    Vectors x_, branch_;  // the residual stream, and what a block adds to it
+
+  private:
+    void embed(const Worker& worker, const Step& step);
+    void head(const Worker& worker, const Step& step);
+
+    const std::size_t column_unit_;
+    Norm ln0_ = {}, ln_out_ = {};
+    const Weight* head_ = nullptr;
+    Vectors head_x_;
+    std::size_t reserved_ = 0;
+    ThreadPool pool_;
+    std::mutex busy_;
+};
+
+std::unique_ptr<Engine> make_rwkv7(const ModelSizes& sizes, Weights weights, std::size_t threads, bool quantize_activations);
+std::unique_ptr<Engine> make_rwkv6(const ModelSizes& sizes, Weights weights, std::size_t threads, bool quantize_activations);
+
+}  // namespace rwkvquant

@@ -1,0 +1,140 @@
+// Exact 1-D k-means of many small groups: the dynamic programme of quantizers/clustering.py, for 8 groups side by side.
+//
+//     cost(i, j) = S2 - S1^2 / S0  (+ S0 (m - stored(m))^2)          of the points i .. j-1, from running sums; m = S1 / S0
+//     D_l(j)     = min over i <= j of  D_(l-1)(i) + cost(i, j)       kept for all l and j; the runs are found by walking back
+//
+// Every group takes the same steps, so a lane is a group and nothing is gathered. In float64, as the definition is.
+#include <algorithm>
+#include <limits>
+#include <vector>
+
+#include "workshop_operations.h"
+
+namespace rwkvquant::RWKVQUANT_BODY {
+namespace {
+
+constexpr std::size_t kLanes = 8;
+constexpr int kMost = 16;
+constexpr double kInfinity = std::numeric_limits<double>::infinity();
+
+struct Lanes {
+    double at[kLanes];
+};
+
+// Half to even, as torch rounds; |v| is far below 2^51.
+inline double round_even(double v) { return (v + 6755399441055744.0) - 6755399441055744.0; }
+
+struct Runs {
+    const KMeans& task;
+    std::vector<Lanes> s0, s1, s2, plain;  // running sums of p, p x, p x^2 and x, from 0; x counted from the group's weighted mean
+    Lanes middle{};
+
+    Runs(const KMeans& of) : task(of), s0(of.n + 1), s1(of.n + 1), s2(of.n + 1), plain(of.n + 1) {}
+
+    void load(std::size_t first) {
+        for (std::size_t lane = 0; lane < kLanes; ++lane) {
+            const std::size_t group = std::min(first + lane, task.groups - 1);  // lanes beyond the end repeat the last group
+            const double *x = task.x + group * task.n, *p = task.p + group * task.n;
+            double weight = 0, sum = 0;
+            for (std::size_t i = 0; i < task.n; ++i) weight += p[i], sum += p[i] * x[i];
+            const double mean = sum / weight;
+            middle.at[lane] = mean;
+            s0[0].at[lane] = s1[0].at[lane] = s2[0].at[lane] = plain[0].at[lane] = 0;
+            for (std::size_t i = 0; i < task.n; ++i) {
+                const double d = x[i] - mean;
+                s0[i + 1].at[lane] = s0[i].at[lane] + p[i];
+                s1[i + 1].at[lane] = s1[i].at[lane] + p[i] * d;
+                s2[i + 1].at[lane] = s2[i].at[lane] + p[i] * d * d;
+                plain[i + 1].at[lane] = plain[i].at[lane] + d;
+            }
+        }
+    }
+
+    double stored(double mean) const { return task.limited ? std::clamp(round_even(mean), task.low, task.high) : mean; }
+
+    double cost(std::size_t i, std::size_t j, std::size_t lane) const {
+        const double w = s0[j].at[lane] - s0[i].at[lane], wx = s1[j].at[lane] - s1[i].at[lane], wxx = s2[j].at[lane] - s2[i].at[lane];
+        const double mean = w > 0 ? wx / w : 0.0;
+        const double spread = std::max(wxx - wx * mean, 0.0);
+        if (!task.limited) return spread;
+        const double away = mean + middle.at[lane] - stored(mean + middle.at[lane]);
+        return spread + w * away * away;
+    }
+
+    // The weighted mean of a run as stored; the plain one where all weights are 0; what no run has where it is empty.
+    double centroid(std::size_t i, std::size_t j, std::size_t lane) const {
+        if (i == j) return kInfinity;
+        const double w = s0[j].at[lane] - s0[i].at[lane];
+        const double mean = w > 0 ? (s1[j].at[lane] - s1[i].at[lane]) / w : (plain[j].at[lane] - plain[i].at[lane]) / double(j - i);
+        return stored(mean + middle.at[lane]);
+    }
+};
+
+// least[l * (n + 1) + j] = D_l(j) for 8 groups.
+void fill(const Runs& runs, std::vector<Lanes>& least) {
+    const std::size_t n = runs.task.n, stride = n + 1;
+    const int k = runs.task.k;
+    for (Lanes& each : least) std::fill_n(each.at, kLanes, kInfinity);
+    std::fill_n(least[0].at, kLanes, 0.0);
+    for (std::size_t j = 0; j <= n; ++j) {
+        Lanes best[kMost + 1];
+        for (int l = 1; l <= k; ++l) std::fill_n(best[l].at, kLanes, kInfinity);
+        for (std::size_t i = 0; i < j; ++i) {
+            Lanes cost;
+            for (std::size_t lane = 0; lane < kLanes; ++lane) cost.at[lane] = runs.cost(i, j, lane);
+            for (int l = 1; l <= k; ++l) {
+                const Lanes& before = least[(l - 1) * stride + i];
+                for (std::size_t lane = 0; lane < kLanes; ++lane) {
+                    const double candidate = before.at[lane] + cost.at[lane];
+                    best[l].at[lane] = candidate < best[l].at[lane] ? candidate : best[l].at[lane];
+                }
+            }
+        }
+        for (int l = 1; l <= k; ++l) {  // a run may be empty: then k is the most there can be
+            const Lanes& fewer = least[(l - 1) * stride + j];
+            for (std::size_t lane = 0; lane < kLanes; ++lane) {
+                least[l * stride + j].at[lane] = std::min(j ? best[l].at[lane] : kInfinity, fewer.at[lane]);
+            }
+        }
+    }
+}
+
+void walk_back(const Runs& runs, const std::vector<Lanes>& least, std::size_t lane, double* centroids) {
+    const std::size_t stride = runs.task.n + 1;
+    std::size_t end = runs.task.n;
+    for (int level = runs.task.k; level > 0; --level) {
+        std::size_t start = 0;
+        double best = kInfinity;
+        for (std::size_t i = 0; i <= end; ++i) {
+            const double total = least[(level - 1) * stride + i].at[lane] + runs.cost(i, end, lane);
+            if (total < best) best = total, start = i;
+        }
+        centroids[level - 1] = runs.centroid(start, end, lane);
+        end = start;
+    }
+}
+
+// Empty runs take the centroid before them, or the first there is: no code points at them, and order is kept.
+void fill_empty(double* centroids, int k) {
+    const double* first = std::find_if(centroids, centroids + k, [](double c) { return c != kInfinity; });
+    double last = first == centroids + k ? 0.0 : *first;
+    for (int i = 0; i < k; ++i) last = centroids[i] = centroids[i] == kInfinity ? last : std::max(last, centroids[i]);
+}
+
+}  // namespace
+
+void exact_kmeans(const KMeans& task) {
+    Runs runs(task);
+    std::vector<Lanes> least((task.k + 1) * (task.n + 1));
+    for (std::size_t first = 0; first < task.groups; first += kLanes) {
+        runs.load(first);
+        fill(runs, least);
+        for (std::size_t lane = 0; lane < kLanes && first + lane < task.groups; ++lane) {
+            double* centroids = task.centroids + (first + lane) * task.k;
+            walk_back(runs, least, lane, centroids);
+            fill_empty(centroids, task.k);
+        }
+    }
+}
+
+}  // namespace rwkvquant::RWKVQUANT_BODY

@@ -1,0 +1,148 @@
+// lanes.h in AVX2: two 256-bit registers, rows 0..7 and rows 8..15.
+#pragma once
+
+#if !defined(__AVX2__) || !defined(__F16C__)
+#error "this body needs -mavx2 and -mf16c"
+#endif
+
+namespace rwkvquant::RWKVQUANT_BODY {
+
+struct Ints {
+    __m256i top, bottom;
+};
+struct Floats {
+    __m256 top, bottom;
+};
+struct Bytes {
+    __m256i top, bottom;
+};
+
+RWKVQUANT_INLINE Ints splat(std::int32_t value) { return {_mm256_set1_epi32(value), _mm256_set1_epi32(value)}; }
+RWKVQUANT_INLINE Floats splat(float value) { return {_mm256_set1_ps(value), _mm256_set1_ps(value)}; }
+RWKVQUANT_INLINE Ints add(Ints a, Ints b) { return {_mm256_add_epi32(a.top, b.top), _mm256_add_epi32(a.bottom, b.bottom)}; }
+RWKVQUANT_INLINE Ints subtract(Ints a, Ints b) { return {_mm256_sub_epi32(a.top, b.top), _mm256_sub_epi32(a.bottom, b.bottom)}; }
+RWKVQUANT_INLINE Floats add(Floats a, Floats b) { return {_mm256_add_ps(a.top, b.top), _mm256_add_ps(a.bottom, b.bottom)}; }
+RWKVQUANT_INLINE Floats multiply(Floats a, Floats b) { return {_mm256_mul_ps(a.top, b.top), _mm256_mul_ps(a.bottom, b.bottom)}; }
+RWKVQUANT_INLINE Floats to_floats(Ints a) { return {_mm256_cvtepi32_ps(a.top), _mm256_cvtepi32_ps(a.bottom)}; }
+template <int k>
+RWKVQUANT_INLINE Ints times_power_of_two(Ints a) {
+    return {_mm256_slli_epi32(a.top, k), _mm256_slli_epi32(a.bottom, k)};
+}
+
+RWKVQUANT_INLINE Floats floats_from(const float* from) { return {_mm256_loadu_ps(from), _mm256_loadu_ps(from + 8)}; }
+RWKVQUANT_INLINE Floats floats_from_u8(const std::uint8_t* from) {
+    const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
+    return to_floats({_mm256_cvtepu8_epi32(bytes), _mm256_cvtepu8_epi32(_mm_srli_si128(bytes, 8))});
+}
+RWKVQUANT_INLINE Floats floats_from_f16(const std::uint8_t* from) {
+    const auto* halves = reinterpret_cast<const __m128i*>(from);
+    return {_mm256_cvtph_ps(_mm_loadu_si128(halves)), _mm256_cvtph_ps(_mm_loadu_si128(halves + 1))};
+}
+RWKVQUANT_INLINE void store(float* out, Floats values) {
+    _mm256_storeu_ps(out, values.top);
+    _mm256_storeu_ps(out + 8, values.bottom);
+}
+RWKVQUANT_INLINE void store(float* out, Floats values, std::size_t rows) {
+    float all[kTileRows];
+    store(all, values);
+    std::memcpy(out, all, rows * sizeof(float));
+}
+
+RWKVQUANT_INLINE __m256i half_from(const std::uint8_t* from) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)); }
+RWKVQUANT_INLINE Bytes bytes_from(const std::uint8_t* from) { return {half_from(from), half_from(from + 32)}; }
+RWKVQUANT_INLINE __m256i splat_half(std::uint8_t value) { return _mm256_set1_epi8(static_cast<char>(value)); }
+RWKVQUANT_INLINE Bytes splat_byte(std::uint8_t value) { return {splat_half(value), splat_half(value)}; }
+template <int k>
+RWKVQUANT_INLINE Bytes shift(Bytes a) {
+    if constexpr (k > 0) return {_mm256_slli_epi16(a.top, k), _mm256_slli_epi16(a.bottom, k)};
+    if constexpr (k < 0) return {_mm256_srli_epi16(a.top, -k), _mm256_srli_epi16(a.bottom, -k)};
+    return a;
+}
+RWKVQUANT_INLINE Bytes mask(Bytes a, std::uint8_t m) {
+    return {_mm256_and_si256(a.top, splat_half(m)), _mm256_and_si256(a.bottom, splat_half(m))};
+}
+RWKVQUANT_INLINE Bytes bits_or(Bytes a, Bytes b) { return {_mm256_or_si256(a.top, b.top), _mm256_or_si256(a.bottom, b.bottom)}; }
+RWKVQUANT_INLINE Bytes select(std::uint8_t m, Bytes a, Bytes b) {
+    return bits_or(mask(a, m), mask(b, static_cast<std::uint8_t>(~m)));
+}
+RWKVQUANT_INLINE Bytes index_of(Bytes code, std::uint8_t m, Bytes offset) { return bits_or(mask(code, m), offset); }
+RWKVQUANT_INLINE Bytes lookup(Bytes tables, Bytes index) {
+    return {_mm256_shuffle_epi8(tables.top, index.top), _mm256_shuffle_epi8(tables.bottom, index.bottom)};
+}
+template <int c>
+RWKVQUANT_INLINE Ints column(Bytes a) {
+    const __m256i byte = _mm256_set1_epi32(255);
+    return {_mm256_and_si256(_mm256_srli_epi32(a.top, 8 * c), byte), _mm256_and_si256(_mm256_srli_epi32(a.bottom, 8 * c), byte)};
+}
+
+// maddubs adds two byte products into 16 bits, saturating at 32767. Bytes below 2^7 cannot reach it, so one pair fits and each
+// step is widened; bytes of 8 bits (2 * 255 * 127 = 64770) would, and are multiplied as 16-bit numbers.
+static_assert(2 * 127 * 128 <= 32767 && 2 * 255 * 127 > 32767);
+
+template <int bits>
+RWKVQUANT_INLINE __m256i dot_half(__m256i sum, __m256i a, __m256i x) {
+    if constexpr (bits < 8) {
+        return _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_maddubs_epi16(a, x), _mm256_set1_epi16(1)));
+    }
+    const __m256i x_even = _mm256_srai_epi16(_mm256_slli_epi16(x, 8), 8), x_odd = _mm256_srai_epi16(x, 8);
+    const __m256i even = _mm256_and_si256(a, _mm256_set1_epi16(255)), odd = _mm256_srli_epi16(a, 8);
+    return _mm256_add_epi32(sum, _mm256_add_epi32(_mm256_madd_epi16(even, x_even), _mm256_madd_epi16(odd, x_odd)));
+}
+using Four = __m256i;
+RWKVQUANT_INLINE Four four_from(const std::int8_t* x) { return _mm256_set1_epi32(load<std::int32_t>(x)); }
+
+template <int bits>
+RWKVQUANT_INLINE Ints dot(Ints sum, Bytes a, Four x) {
+    return {dot_half<bits>(sum.top, a.top, x), dot_half<bits>(sum.bottom, a.bottom, x)};
+}
+
+RWKVQUANT_INLINE Ints multiply_zeros(Ints zeros, std::int32_t factor) {
+    const __m256i both = _mm256_set1_epi32(factor & 0xFFFF);
+    return {_mm256_madd_epi16(zeros.top, both), _mm256_madd_epi16(zeros.bottom, both)};
+}
+
+// Eight rows of a plane of width p, each at bit p * row of `word`.
+template <int p>
+RWKVQUANT_INLINE __m256i plane_zeros(std::uint32_t word) {
+    const __m256i places = _mm256_mullo_epi32(_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), _mm256_set1_epi32(p));
+    return _mm256_and_si256(_mm256_srlv_epi32(_mm256_set1_epi32(static_cast<int>(word)), places), _mm256_set1_epi32((1 << p) - 1));
+}
+RWKVQUANT_INLINE Ints bits_or(Ints a, Ints b) { return {_mm256_or_si256(a.top, b.top), _mm256_or_si256(a.bottom, b.bottom)}; }
+
+template <int bits>
+RWKVQUANT_INLINE Ints zeros_of(const std::uint8_t* packed) {
+    if constexpr (bits == 1) return {plane_zeros<1>(packed[0]), plane_zeros<1>(packed[1])};
+    if constexpr (bits == 2) return {plane_zeros<2>(load<std::uint16_t>(packed)), plane_zeros<2>(load<std::uint16_t>(packed + 2))};
+    if constexpr (bits == 3) return bits_or(zeros_of<2>(packed), times_power_of_two<2>(zeros_of<1>(packed + 4)));
+    if constexpr (bits == 4) return {plane_zeros<4>(load<std::uint32_t>(packed)), plane_zeros<4>(load<std::uint32_t>(packed + 4))};
+    if constexpr (bits > 4) return bits_or(zeros_of<4>(packed), times_power_of_two<4>(zeros_of<bits - 4>(packed + 8)));
+}
+
+// Sums of code * x over a tile whose codes of `bits` <= 4 bits lie two in a byte, at bits 0 and 4. A tile has at most 8 steps of
+// two codes, so both sums stay in 16 bits, and they are widened once a tile.
+template <int bits>
+struct NibbleSums {
+    static constexpr int kCode = (1 << bits) - 1;
+    static_assert(8 * 2 * kCode * 128 <= 32767);
+    Ints start;
+    Bytes low = splat_byte(0), high = splat_byte(0);
+
+    RWKVQUANT_INLINE_MEMBER explicit NibbleSums(Ints first) : start(first) {}
+
+    template <int chain>
+    RWKVQUANT_INLINE_MEMBER void add_step(Bytes both, const std::int8_t* x_low, const std::int8_t* x_high) {
+        const auto add_products = [](Bytes sums, Bytes code, Four four) {
+            return Bytes{_mm256_add_epi16(sums.top, _mm256_maddubs_epi16(code.top, four)),
+                         _mm256_add_epi16(sums.bottom, _mm256_maddubs_epi16(code.bottom, four))};
+        };
+        low = add_products(low, mask(both, kCode), four_from(x_low));
+        high = add_products(high, mask(shift<-4>(both), kCode), four_from(x_high));
+    }
+    RWKVQUANT_INLINE_MEMBER Ints total() const {
+        const __m256i ones = _mm256_set1_epi16(1);
+        return add(start, {_mm256_add_epi32(_mm256_madd_epi16(low.top, ones), _mm256_madd_epi16(high.top, ones)),
+                           _mm256_add_epi32(_mm256_madd_epi16(low.bottom, ones), _mm256_madd_epi16(high.bottom, ones))});
+    }
+};
+
+}  // namespace rwkvquant::RWKVQUANT_BODY

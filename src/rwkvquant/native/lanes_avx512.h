@@ -1,0 +1,119 @@
+// lanes.h in AVX-512 with VNNI: one register for each of Ints, Floats and Bytes.
+#pragma once
+
+#if !defined(__AVX512BW__) || !defined(__AVX512VNNI__)
+#error "this body needs -mavx512bw and -mavx512vnni"
+#endif
+
+namespace rwkvquant::RWKVQUANT_BODY {
+
+using Ints = __m512i;
+using Floats = __m512;
+struct Bytes {  // not an alias: Ints and Bytes are different things
+    __m512i all;
+};
+
+RWKVQUANT_INLINE Ints splat(std::int32_t value) { return _mm512_set1_epi32(value); }
+RWKVQUANT_INLINE Floats splat(float value) { return _mm512_set1_ps(value); }
+RWKVQUANT_INLINE Ints add(Ints a, Ints b) { return _mm512_add_epi32(a, b); }
+RWKVQUANT_INLINE Ints subtract(Ints a, Ints b) { return _mm512_sub_epi32(a, b); }
+RWKVQUANT_INLINE Floats add(Floats a, Floats b) { return _mm512_add_ps(a, b); }
+RWKVQUANT_INLINE Floats multiply(Floats a, Floats b) { return _mm512_mul_ps(a, b); }
+RWKVQUANT_INLINE Floats to_floats(Ints a) { return _mm512_cvtepi32_ps(a); }
+template <int k>
+RWKVQUANT_INLINE Ints times_power_of_two(Ints a) {
+    return _mm512_slli_epi32(a, k);
+}
+
+RWKVQUANT_INLINE Floats floats_from(const float* from) { return _mm512_loadu_ps(from); }
+RWKVQUANT_INLINE Floats floats_from_u8(const std::uint8_t* from) {
+    return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from))));
+}
+RWKVQUANT_INLINE Floats floats_from_f16(const std::uint8_t* from) {
+    return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
+}
+RWKVQUANT_INLINE void store(float* out, Floats values) { _mm512_storeu_ps(out, values); }
+RWKVQUANT_INLINE void store(float* out, Floats values, std::size_t rows) {
+    _mm512_mask_storeu_ps(out, static_cast<__mmask16>((1u << rows) - 1u), values);
+}
+
+RWKVQUANT_INLINE Bytes bytes_from(const std::uint8_t* from) { return {_mm512_loadu_si512(from)}; }
+RWKVQUANT_INLINE Bytes splat_byte(std::uint8_t value) { return {_mm512_set1_epi8(static_cast<char>(value))}; }
+template <int k>
+RWKVQUANT_INLINE Bytes shift(Bytes a) {
+    if constexpr (k > 0) return {_mm512_slli_epi16(a.all, k)};
+    if constexpr (k < 0) return {_mm512_srli_epi16(a.all, -k)};
+    return a;
+}
+RWKVQUANT_INLINE Bytes mask(Bytes a, std::uint8_t m) { return {_mm512_and_si512(a.all, splat_byte(m).all)}; }
+RWKVQUANT_INLINE Bytes select(std::uint8_t m, Bytes a, Bytes b) {
+    return {_mm512_ternarylogic_epi32(a.all, b.all, splat_byte(m).all, 0xE4)};
+}
+RWKVQUANT_INLINE Bytes index_of(Bytes code, std::uint8_t m, Bytes offset) {
+    return {_mm512_ternarylogic_epi32(code.all, splat_byte(m).all, offset.all, 0xEA)};
+}
+RWKVQUANT_INLINE Bytes lookup(Bytes tables, Bytes index) { return {_mm512_shuffle_epi8(tables.all, index.all)}; }
+template <int c>
+RWKVQUANT_INLINE Ints column(Bytes a) {
+    return _mm512_and_si512(_mm512_srli_epi32(a.all, 8 * c), splat(255));
+}
+
+using Four = __m512i;
+RWKVQUANT_INLINE Four four_from(const std::int8_t* x) { return splat(load<std::int32_t>(x)); }
+
+// Products are added in 32 bits: 64 * 255 * 128 is far below 2^31.
+// Written out for GNU compilers: GCC 12 copies the sums of a loop back and forth around the intrinsic, which halved the speed.
+template <int bits>
+RWKVQUANT_INLINE Ints dot(Ints sum, Bytes a, Four x) {
+#if defined(__GNUC__)
+    __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(a.all), "v"(x));
+    return sum;
+#else
+    return _mm512_dpbusd_epi32(sum, a.all, x);
+#endif
+}
+
+RWKVQUANT_INLINE Ints multiply_zeros(Ints zeros, std::int32_t factor) {
+    return _mm512_madd_epi16(zeros, splat(factor & 0xFFFF));
+}
+
+template <int bits>
+RWKVQUANT_INLINE Ints zeros_of(const std::uint8_t* packed) {
+    if constexpr (bits == 1) return _mm512_maskz_mov_epi32(load<std::uint16_t>(packed), splat(1));
+    if constexpr (bits == 2) {
+        const Ints places = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+        return _mm512_and_si512(_mm512_srlv_epi32(splat(load<std::int32_t>(packed)), places), splat(3));
+    }
+    if constexpr (bits == 3) {
+        const Ints low = zeros_of<2>(packed);
+        return _mm512_mask_or_epi32(low, load<std::uint16_t>(packed + 4), low, splat(4));
+    }
+    if constexpr (bits == 4) {
+        const Ints halves = _mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1);
+        const Ints places = _mm512_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28, 0, 4, 8, 12, 16, 20, 24, 28);
+        const Ints both = _mm512_castsi128_si512(_mm_cvtsi64_si128(load<std::int64_t>(packed)));
+        return _mm512_and_si512(_mm512_srlv_epi32(_mm512_permutexvar_epi32(halves, both), places), splat(15));
+    }
+    if constexpr (bits > 4) return _mm512_or_si512(zeros_of<4>(packed), _mm512_slli_epi32(zeros_of<bits - 4>(packed + 8), 4));
+}
+
+// Sums of code * x over a tile whose codes of `bits` <= 4 bits lie two in a byte, at bits 0 and 4. The upper ones stay there, and
+// their sums are sixteen times too large (15 << 4 = 240 is a byte still) until the end. Two chains of each.
+template <int bits>
+struct NibbleSums {
+    Ints low[2], high[2] = {splat(0), splat(0)};
+
+    RWKVQUANT_INLINE_MEMBER explicit NibbleSums(Ints start) : low{start, splat(0)} {}
+
+    template <int chain>
+    RWKVQUANT_INLINE_MEMBER void add_step(Bytes both, const std::int8_t* x_low, const std::int8_t* x_high) {
+        constexpr std::uint8_t kCode = (1 << bits) - 1;
+        low[chain] = dot<8>(low[chain], mask(both, kCode), four_from(x_low));
+        high[chain] = dot<8>(high[chain], mask(both, kCode << 4), four_from(x_high));
+    }
+    RWKVQUANT_INLINE_MEMBER Ints total() const {
+        return add(add(low[0], low[1]), _mm512_srai_epi32(add(high[0], high[1]), 4));
+    }
+};
+
+}  // namespace rwkvquant::RWKVQUANT_BODY

@@ -1,0 +1,145 @@
+// lanes.h in plain C++: arrays, and loops that compilers turn into whatever the CPU has.
+#pragma once
+
+namespace rwkvquant::RWKVQUANT_BODY {
+
+struct Ints {
+    std::int32_t row[kTileRows];
+};
+struct Floats {
+    float row[kTileRows];
+};
+struct Bytes {
+    std::uint8_t byte[kStepBytes];
+};
+
+template <typename Result, typename Function>
+RWKVQUANT_INLINE Result each_row(Function function) {
+    Result result;
+    for (std::size_t r = 0; r < kTileRows; ++r) result.row[r] = function(r);
+    return result;
+}
+template <typename Function>
+RWKVQUANT_INLINE Bytes each_byte(Function function) {
+    Bytes result;
+    for (std::size_t i = 0; i < kStepBytes; ++i) result.byte[i] = static_cast<std::uint8_t>(function(i));
+    return result;
+}
+
+RWKVQUANT_INLINE Ints splat(std::int32_t value) {
+    return each_row<Ints>([=](std::size_t) { return value; });
+}
+RWKVQUANT_INLINE Floats splat(float value) {
+    return each_row<Floats>([=](std::size_t) { return value; });
+}
+RWKVQUANT_INLINE Ints add(const Ints& a, const Ints& b) {
+    return each_row<Ints>([&](std::size_t r) { return a.row[r] + b.row[r]; });
+}
+RWKVQUANT_INLINE Ints subtract(const Ints& a, const Ints& b) {
+    return each_row<Ints>([&](std::size_t r) { return a.row[r] - b.row[r]; });
+}
+RWKVQUANT_INLINE Floats add(const Floats& a, const Floats& b) {
+    return each_row<Floats>([&](std::size_t r) { return a.row[r] + b.row[r]; });
+}
+RWKVQUANT_INLINE Floats multiply(const Floats& a, const Floats& b) {
+    return each_row<Floats>([&](std::size_t r) { return a.row[r] * b.row[r]; });
+}
+RWKVQUANT_INLINE Floats to_floats(const Ints& a) {
+    return each_row<Floats>([&](std::size_t r) { return static_cast<float>(a.row[r]); });
+}
+template <int k>
+RWKVQUANT_INLINE Ints times_power_of_two(const Ints& a) {
+    return each_row<Ints>([&](std::size_t r) { return a.row[r] * (1 << k); });
+}
+
+// IEEE 754 binary16 -> binary32, exactly, subnormals, infinities and NaN included.
+RWKVQUANT_INLINE float float_from_f16(std::uint16_t half) {
+    const std::uint32_t sign = (half & 0x8000u) << 16, exponent = (half >> 10) & 31u, fraction = half & 0x3FFu;
+    if (exponent == 0) {  // zero or subnormal: fraction * 2^-24
+        const float magnitude = static_cast<float>(fraction) * 0x1p-24f;
+        return sign != 0 ? -magnitude : magnitude;
+    }
+    const std::uint32_t wide = exponent == 31 ? 255u : exponent + 112u;
+    const std::uint32_t bits = sign | wide << 23 | fraction << 13;
+    return load<float>(&bits);
+}
+
+RWKVQUANT_INLINE Floats floats_from(const float* from) { return load<Floats>(from); }
+RWKVQUANT_INLINE Floats floats_from_u8(const std::uint8_t* from) {
+    return each_row<Floats>([=](std::size_t r) { return static_cast<float>(from[r]); });
+}
+RWKVQUANT_INLINE Floats floats_from_f16(const std::uint8_t* from) {
+    return each_row<Floats>([=](std::size_t r) { return float_from_f16(load<std::uint16_t>(from + 2 * r)); });
+}
+RWKVQUANT_INLINE void store(float* out, const Floats& values, std::size_t rows = kTileRows) {
+    std::memcpy(out, values.row, rows * sizeof(float));
+}
+
+RWKVQUANT_INLINE Bytes bytes_from(const std::uint8_t* from) { return load<Bytes>(from); }
+RWKVQUANT_INLINE Bytes splat_byte(std::uint8_t value) {
+    return each_byte([=](std::size_t) { return value; });
+}
+template <int k>
+RWKVQUANT_INLINE Bytes shift(const Bytes& a) {
+    return each_byte([&](std::size_t i) { return k > 0 ? a.byte[i] << (k > 0 ? k : 0) : a.byte[i] >> (k < 0 ? -k : 0); });
+}
+RWKVQUANT_INLINE Bytes mask(const Bytes& a, std::uint8_t m) {
+    return each_byte([&](std::size_t i) { return a.byte[i] & m; });
+}
+RWKVQUANT_INLINE Bytes select(std::uint8_t m, const Bytes& a, const Bytes& b) {
+    return each_byte([&](std::size_t i) { return (a.byte[i] & m) | (b.byte[i] & ~m); });
+}
+RWKVQUANT_INLINE Bytes index_of(const Bytes& code, std::uint8_t m, const Bytes& offset) {
+    return each_byte([&](std::size_t i) { return (code.byte[i] & m) | offset.byte[i]; });
+}
+RWKVQUANT_INLINE Bytes lookup(const Bytes& tables, const Bytes& index) {
+    return each_byte([&](std::size_t i) { return tables.byte[i / 16 * 16 + index.byte[i] % 16]; });
+}
+template <int c>
+RWKVQUANT_INLINE Ints column(const Bytes& a) {
+    return each_row<Ints>([&](std::size_t r) { return a.byte[4 * r + c]; });
+}
+
+struct Four {
+    std::int32_t column[4];
+};
+RWKVQUANT_INLINE Four four_from(const std::int8_t* x) { return {{x[0], x[1], x[2], x[3]}}; }
+
+template <int bits>
+RWKVQUANT_INLINE Ints dot(const Ints& sum, const Bytes& a, const Four& x) {
+    return each_row<Ints>([&](std::size_t r) {
+        const std::uint8_t* four = a.byte + 4 * r;
+        return sum.row[r] + four[0] * x.column[0] + four[1] * x.column[1] + four[2] * x.column[2] + four[3] * x.column[3];
+    });
+}
+
+RWKVQUANT_INLINE Ints multiply_zeros(const Ints& zeros, std::int32_t factor) {
+    return each_row<Ints>([&](std::size_t r) { return zeros.row[r] * factor; });
+}
+
+template <int bits>
+RWKVQUANT_INLINE Ints zeros_of(const std::uint8_t* packed) {
+    if constexpr (bits == 1 || bits == 2 || bits == 4) {
+        return each_row<Ints>([=](std::size_t r) { return packed[r * bits / 8] >> r * bits % 8 & ((1 << bits) - 1); });
+    } else {
+        constexpr int kFirst = bits == 3 ? 2 : 4;
+        return add(zeros_of<kFirst>(packed), times_power_of_two<kFirst>(zeros_of<bits - kFirst>(packed + 2 * kFirst)));
+    }
+}
+
+// Sums of code * x over a tile whose codes of `bits` <= 4 bits lie two in a byte, at bits 0 and 4.
+template <int bits>
+struct NibbleSums {
+    Ints sum;
+
+    RWKVQUANT_INLINE_MEMBER explicit NibbleSums(const Ints& start) : sum(start) {}
+
+    template <int chain>
+    RWKVQUANT_INLINE_MEMBER void add_step(const Bytes& both, const std::int8_t* x_low, const std::int8_t* x_high) {
+        constexpr std::uint8_t kCode = (1 << bits) - 1;
+        sum = dot<bits>(dot<bits>(sum, mask(both, kCode), four_from(x_low)), mask(shift<-4>(both), kCode), four_from(x_high));
+    }
+    RWKVQUANT_INLINE_MEMBER Ints total() const { return sum; }
+};
+
+}  // namespace rwkvquant::RWKVQUANT_BODY

@@ -1,0 +1,94 @@
+// The table of a pair codebook: code -> two centroids, side by side.
+#pragma once
+
+#include "lanes.h"
+#include "matrix.h"
+
+namespace rwkvquant::RWKVQUANT_BODY {
+
+// Of a step of codes, 16 rows x 4, `look_up` makes two steps of weights: codes 0 and 1 of each row, then codes 2 and 3.
+template <int bits>
+class PairTables {
+    static constexpr std::size_t kEntries = 1 << bits;
+
+  public:
+    // The file holds the first component of all entries, then the second.
+    PairTables(const Matrix& matrix, std::size_t row_group) {
+        const std::uint8_t* components = matrix.codebooks + row_group * 2 * kEntries;
+#if defined(RWKVQUANT_AVX2)
+        std::memcpy(pairs, components, 2 * kEntries);
+#else
+        for (std::size_t k = 0; k < kEntries; ++k) {
+            pairs[2 * k] = components[k];
+            pairs[2 * k + 1] = components[kEntries + k];
+        }
+#endif
+    }
+
+#if defined(RWKVQUANT_AVX512)
+
+    // Codes become 16-bit numbers; a permutation of words looks up 32 pairs in one register, 64 in two.
+    RWKVQUANT_INLINE_MEMBER void look_up(Bytes codes, Bytes* step) const {
+        const __m512i first = _mm512_set4_epi32(static_cast<int>(0x800D800Cu), static_cast<int>(0x80098008u), static_cast<int>(0x80058004u),
+                                                static_cast<int>(0x80018000u));
+        step[0] = found(_mm512_shuffle_epi8(codes.all, first));
+        step[1] = found(_mm512_shuffle_epi8(codes.all, _mm512_add_epi16(first, _mm512_set1_epi16(2))));
+    }
+
+  private:
+    RWKVQUANT_INLINE_MEMBER Bytes found(__m512i index) const {
+        const auto part = [&](std::size_t at) { return _mm512_loadu_si512(pairs + 64 * at); };  // 32 entries
+        if constexpr (bits <= 5) return {_mm512_permutexvar_epi16(index, part(0))};
+        __m512i result = _mm512_permutex2var_epi16(part(0), index, part(1));
+        for (std::size_t sixty_four = 1; sixty_four < kEntries / 64; ++sixty_four) {
+            const __mmask32 here = _mm512_cmpeq_epi16_mask(_mm512_srli_epi16(index, 6), _mm512_set1_epi16(static_cast<short>(sixty_four)));
+            const __m512i other = _mm512_permutex2var_epi16(part(2 * sixty_four), index, part(2 * sixty_four + 1));
+            result = _mm512_mask_mov_epi16(result, here, other);
+        }
+        return {result};
+    }
+
+#elif defined(RWKVQUANT_AVX2)
+
+    // Sixteen entries a shuffle, chosen by the upper bits of the code, for each component; then both side by side, row by row.
+    RWKVQUANT_INLINE_MEMBER void look_up(Bytes codes, Bytes* step) const {
+        half(codes.top, step[0].top, step[1].top);
+        half(codes.bottom, step[0].bottom, step[1].bottom);
+    }
+
+  private:
+    RWKVQUANT_INLINE_MEMBER void half(__m256i code, __m256i& left, __m256i& right) const {
+        const __m256i low = _mm256_and_si256(code, _mm256_set1_epi8(15)), high = _mm256_and_si256(_mm256_srli_epi16(code, 4), _mm256_set1_epi8(15));
+        __m256i component[2];
+        for (std::size_t c = 0; c < 2; ++c) component[c] = _mm256_shuffle_epi8(table(c, 0), low);
+        for (std::size_t sixteen = 1; sixteen < kEntries / 16; ++sixteen) {
+            const __m256i here = _mm256_cmpeq_epi8(high, _mm256_set1_epi8(static_cast<char>(sixteen)));
+            for (std::size_t c = 0; c < 2; ++c) {
+                component[c] = _mm256_blendv_epi8(component[c], _mm256_shuffle_epi8(table(c, sixteen), low), here);
+            }
+        }
+        const __m256 two_rows = _mm256_castsi256_ps(_mm256_unpacklo_epi8(component[0], component[1]));  // eight columns of each
+        const __m256 next_two = _mm256_castsi256_ps(_mm256_unpackhi_epi8(component[0], component[1]));
+        left = _mm256_castps_si256(_mm256_shuffle_ps(two_rows, next_two, 0x88));
+        right = _mm256_castps_si256(_mm256_shuffle_ps(two_rows, next_two, 0xDD));
+    }
+    RWKVQUANT_INLINE_MEMBER __m256i table(std::size_t component, std::size_t sixteen) const {
+        return _mm256_broadcastsi128_si256(load<__m128i>(pairs + component * kEntries + 16 * sixteen));
+    }
+
+#else
+
+    void look_up(const Bytes& codes, Bytes* step) const {
+        for (std::size_t row = 0; row < kTileRows; ++row) {
+            for (std::size_t c = 0; c < 4; ++c) std::memcpy(step[c / 2].byte + 4 * row + 2 * (c % 2), pairs + 2 * codes.byte[4 * row + c], 2);
+        }
+    }
+
+  private:
+#endif
+
+    // Entries side by side; AVX2: as in the file.
+    alignas(64) std::uint8_t pairs[2 * (kEntries < 32 ? 32 : kEntries)];
+};
+
+}  // namespace rwkvquant::RWKVQUANT_BODY

@@ -1,0 +1,111 @@
+// One-dimensional codebooks of 2 to 4 bits in tiles of 32 columns; a centroid c of 0..127 is the weight c - 64.
+//
+// One vector:  isum[r]  = sum over an activation group of (centroid[code] - 64) * q     exact, in integers; two tiles, one at an odd end
+//              y[r]    += float(isum[r]) * xscale                                       groups from left to right
+//              y[r]    *= row_scale[r]
+#include "codebook_tables.h"
+#include "codes.h"
+#include "compressed_tables.h"
+#include "product.h"
+
+namespace rwkvquant::RWKVQUANT_BODY {
+namespace {
+
+constexpr std::size_t kCodesAhead = 8192;
+constexpr int kSteps = 8;
+
+// start + sums of centroid * x over the 32 columns of a tile, one a row.
+//
+// Codes come two in a byte. With tables of at most 8 entries one mask serves both: a shuffle does not look at bits 4 to 6 of its
+// index, and bits 3 and 7 are 0.
+template <int bits, typename Tables>
+RWKVQUANT_INLINE Ints dot_centroids(Ints start, const std::uint8_t* tile, Bytes tables, Bytes offset, const std::int8_t* x) {
+    constexpr bool kOneMask = Tables::kUsed <= 8;
+    constexpr std::uint8_t kFirst = kCodeMask<bits>, kBoth = kFirst << 4 | kFirst;
+    Ints sums[2] = {start, splat(0)};
+    unroll<kSteps / 2>([&](auto index) RWKVQUANT_ALWAYS {
+        constexpr int j = decltype(index)::v;
+        const Bytes both = index_of(two_steps<bits, kSteps, j>(tile), kOneMask ? kBoth : kFirst, offset);
+        const Bytes second = shift<-4>(kOneMask ? both : two_steps<bits, kSteps, j>(tile));
+        sums[0] = dot<7>(sums[0], lookup(tables, both), four_from(x + 4 * j));
+        sums[1] = dot<7>(sums[1], lookup(tables, kOneMask ? second : index_of(second, kFirst, offset)), four_from(x + 4 * (j + kSteps / 2)));
+    });
+    return add(sums[0], sums[1]);
+}
+
+template <int bits, typename Tables>
+void one_vector(const Matrix& matrix, const Tables& tables, const Activations& activations, float* out, std::size_t row_begin,
+                std::size_t row_end) {
+    constexpr std::size_t kTileBytes = kTileRows * 32 * bits / 8;
+    const std::size_t tiles = ceil_divide(matrix.cols, 32), groups = ceil_divide(tiles, 2);
+    const Bytes offset = tables.offset();
+    for (std::size_t row = row_begin; row < row_end; row += kTileRows) {
+        Floats y = splat(0.0f);
+        const std::size_t first = row / kTileRows * tiles;
+        for (std::size_t g = 0; g < groups; ++g) {
+            const std::size_t at = first + 2 * g;
+            const std::uint8_t* tile = matrix.codes + at * kTileBytes;
+            prefetch<2 * kTileBytes>(tile, kCodesAhead);
+            tables.prefetch_ahead(at);
+            const std::int8_t* x = activations.q + kActivationGroup * g;
+            Ints isum = dot_centroids<bits, Tables>(splat(-kCentroidZero * activations.sum[g]), tile, tables.of_tile(at), offset, x);
+            if (2 * g + 1 < tiles) isum = dot_centroids<bits, Tables>(isum, tile + kTileBytes, tables.of_tile(at + 1), offset, x + 32);
+            y = add(y, multiply(to_floats(isum), splat(activations.scale[g])));
+        }
+        store(out + row, multiply(y, floats_from_f16(matrix.row_scale + 2 * row)), rows_left(row, row_end));
+    }
+}
+
+template <int bits, typename Tables>
+void decode(const void* source, const Matrix& matrix, std::size_t block, std::size_t group, std::size_t count, Decoded* decoded) {
+    const Tables& tables = *static_cast<const Tables*>(source);
+    const std::size_t tiles = ceil_divide(matrix.cols, 32);
+    const Bytes offset = tables.offset();
+    for (const std::size_t stop = group + count; group < stop; ++group, ++decoded) {
+        const int in_group = 2 * group + 1 < tiles ? 2 : 1;
+        const std::size_t first = block * tiles + 2 * group;
+        tables.prefetch_ahead(first);
+        for (int t = 0; t < in_group; ++t) {
+            const std::uint8_t* tile = matrix.codes + (first + static_cast<std::size_t>(t)) * (bits * kStepBytes);
+            prefetch<bits * kStepBytes>(tile, kCodesAhead);
+            Bytes* step = decoded->step + kSteps * t;
+            unpack_codes<bits, kSteps>(tile, step);
+            const Bytes of_tile = tables.of_tile(first + static_cast<std::size_t>(t));
+            for (int j = 0; j < kSteps; ++j) step[j] = lookup(of_tile, index_of(step[j], kCodeMask<bits>, offset));
+        }
+        decoded->pieces = 1;
+        decoded->piece[0] = {kSteps * in_group, splat(1.0f), splat(kCentroidZero)};
+    }
+}
+
+template <int bits, typename Tables>
+void with_tables(const Matrix& matrix, const Activations& activations, float* out, std::size_t out_stride, std::size_t row_begin,
+                 std::size_t row_end) {
+    const Tables tables(matrix);
+    if constexpr (kOneVectorFace) {
+        if (is_one_int8_vector(activations)) return one_vector<bits>(matrix, tables, activations, out, row_begin, row_end);
+    }
+    product_decoded({decode<bits, Tables>, &tables, 7}, matrix, activations, out, out_stride, row_begin, row_end);
+}
+
+template <int bits, bool two_tables>
+void with_group(const Matrix& matrix, const Activations& activations, float* out, std::size_t out_stride, std::size_t row_begin,
+                std::size_t row_end) {
+    const auto multiply = matrix.rank == 0   ? with_tables<bits, StoredTables<bits, two_tables>>
+                          : matrix.rank <= 4 ? with_tables<bits, CompressedTables<bits, two_tables, 4>>
+                                             : with_tables<bits, CompressedTables<bits, two_tables, 8>>;
+    multiply(matrix, activations, out, out_stride, row_begin, row_end);
+}
+
+}  // namespace
+
+void product_codebook(const Matrix& matrix, const Activations& activations, float* out, std::size_t out_stride, std::size_t row_begin,
+                      std::size_t row_end) {
+    const bool two_tables = matrix.group_rows == 2;  // in the 16 bytes that serve 4 rows
+    const auto multiply = matrix.bits == 2   ? (two_tables ? with_group<2, true> : with_group<2, false>)
+                          : matrix.bits == 3 ? (two_tables ? with_group<3, true> : with_group<3, false>)
+                                             : with_group<4, false>;
+    multiply(matrix, activations, out, out_stride, row_begin, row_end);
+}
+
+}  // namespace rwkvquant::RWKVQUANT_BODY

@@ -1,0 +1,173 @@
+// Any number of vectors with a matrix that is decoded once for all of them, some tiles of one or two row-blocks at a time.
+//
+// int8 activations, each piece:     isum[r] = sum of (code - zero) * q                exact, in integers
+//                                   y[r]   += float(isum[r]) * (scale[r] * xscale)    pieces from left to right
+// float32 activations, each piece:  s[k][r] = sum of float(code - zero) * x           over columns 4j + k, from left to right
+//                                   y[r]   += ((s[0] + s[1]) + (s[2] + s[3])) * scale[r]
+// in the end:                       y[r]   *= row_scale[r]                            where there is one
+//
+// A vector meets the same operations in the same order however many stand beside it.
+#include "codes.h"
+#include "product.h"
+
+namespace rwkvquant::RWKVQUANT_BODY {
+namespace {
+
+constexpr std::size_t kPass = 128;  // vectors that share one decoding
+constexpr std::size_t kStrip = 4;   // activation groups decoded ahead: 4 KiB a row-block, in the first-level cache
+
+// Row-blocks and vectors multiplied side by side. Each pair of them has a register of sums; four activations are spread over a
+// register once for all row-blocks.
+#if defined(RWKVQUANT_AVX512)
+constexpr int kBlocks = 2, kVectors = 8;
+#elif defined(RWKVQUANT_AVX2)
+constexpr int kBlocks = 1, kVectors = 4;
+#else
+constexpr int kBlocks = 1, kVectors = 1;
+#endif
+
+// The vectors of a pass, and the groups that are decoded now.
+struct Pass {
+    const Activations& activations;
+    std::size_t padded, groups;      // the distance from vector to vector, and between their scales and sums
+    std::size_t first_group, count;  // of the strip
+    const Decoded (*strip)[kStrip];  // [row-block][group of the strip]
+    float (*y)[kPass * kTileRows];   // [row-block][vector of the pass, row]
+};
+
+// `at` is the place in the pass of vector `vector`. What the loop needs is copied first: behind a store to y, a compiler must take
+// everything else in memory for changed.
+template <int value_bits, int blocks, int vectors>
+void add_int8(const Pass& pass, std::size_t vector, std::size_t at) {
+    constexpr int kPairs = blocks * vectors, kChains = kPairs < 8 ? 2 : 1;  // too few sums at a time wait for one another
+    const auto each = [](auto body) RWKVQUANT_ALWAYS {
+        unroll<kPairs>([&](auto index) RWKVQUANT_ALWAYS { body(Int<decltype(index)::v / vectors>{}, Int<decltype(index)::v % vectors>{}); });
+    };
+    const Decoded(*const strip)[kStrip] = pass.strip;
+    float* const y = pass.y[0] + kTileRows * at;
+    const std::size_t padded = pass.padded, groups = pass.groups, count = pass.count;
+    const std::int8_t* q = pass.activations.q + vector * padded + kActivationGroup * pass.first_group;
+    const std::int32_t* sum = pass.activations.sum + vector * groups + pass.first_group;
+    const float* xscale = pass.activations.scale + vector * groups + pass.first_group;
+    for (std::size_t g = 0; g < count; ++g, q += kActivationGroup, ++sum, ++xscale) {
+        int step = 0;
+        for (int p = 0; p < strip[0][g].pieces; ++p) {
+            std::int32_t xsum[vectors];
+            unroll<vectors>([&](auto v) RWKVQUANT_ALWAYS { xsum[v.v] = sum[v.v * groups]; });
+            if (strip[0][g].pieces == 2) {
+                unroll<vectors>([&](auto v) RWKVQUANT_ALWAYS { xsum[v.v] = sum_of_half(q + v.v * padded + 4 * step); });
+            }
+            Ints isum[blocks][vectors], other[blocks][vectors];
+            each([&](auto b, auto v) RWKVQUANT_ALWAYS {
+                isum[b.v][v.v] = multiply_zeros(strip[b.v][g].piece[p].zero, -xsum[v.v]);
+                if constexpr (kChains == 2) other[b.v][v.v] = splat(0);
+            });
+            const auto add_step = [&](Ints(&sums)[blocks][vectors]) RWKVQUANT_ALWAYS {
+                Bytes bytes[blocks];
+                unroll<blocks>([&](auto b) RWKVQUANT_ALWAYS { bytes[b.v] = strip[b.v][g].step[step]; });
+                unroll<vectors>([&](auto v) RWKVQUANT_ALWAYS {
+                    const Four four = four_from(q + v.v * padded + 4 * step);
+                    unroll<blocks>([&](auto b) RWKVQUANT_ALWAYS { sums[b.v][v.v] = dot<value_bits>(sums[b.v][v.v], bytes[b.v], four); });
+                });
+                ++step;
+            };
+            const int stop = step + strip[0][g].piece[p].steps;  // 8 or 16 of them
+            do {
+                add_step(isum);
+                add_step(kChains == 2 ? other : isum);
+            } while (step < stop);
+            each([&](auto b, auto v) RWKVQUANT_ALWAYS {
+                if constexpr (kChains == 2) isum[b.v][v.v] = add(isum[b.v][v.v], other[b.v][v.v]);
+                const Floats scale = multiply(strip[b.v][g].piece[p].scale, splat(xscale[v.v * groups]));
+                float* const to = y + kTileRows * (kPass * b.v + v.v);
+                store(to, add(floats_from(to), multiply(to_floats(isum[b.v][v.v]), scale)));
+            });
+        }
+    }
+}
+
+template <int value_bits, int blocks>
+void add_int8_strip(const Pass& pass, std::size_t first, std::size_t count) {
+    std::size_t v = 0;
+    for (; v + kVectors <= count; v += kVectors) add_int8<value_bits, blocks, kVectors>(pass, first + v, v);
+    unroll<kVectors - 1>([&](auto index) RWKVQUANT_ALWAYS {
+        constexpr int kLeft = decltype(index)::v + 1;
+        if (count - v == kLeft) add_int8<value_bits, blocks, kLeft>(pass, first + v, v);
+    });
+}
+
+template <int blocks>
+void add_float_strip(const Pass& pass, std::size_t first, std::size_t count) {
+    for (std::size_t b = 0; b < blocks; ++b) {
+        for (std::size_t g = 0; g < pass.count; ++g) {
+            const Decoded& decoded = pass.strip[b][g];
+            int begin = 0;
+            for (int p = 0; p < decoded.pieces; ++p) {
+                const Piece& piece = decoded.piece[p];
+                Floats weights[kGroupSteps][4];
+                for (int step = 0; step < piece.steps; ++step) {
+                    unroll<4>([&](auto c) RWKVQUANT_ALWAYS {
+                        weights[step][c.v] = to_floats(subtract(column<c.v>(decoded.step[begin + step]), piece.zero));
+                    });
+                }
+                for (std::size_t v = 0; v < count; ++v) {
+                    const std::size_t at = (first + v) * pass.padded + kActivationGroup * (pass.first_group + g);
+                    const float* x = pass.activations.x + at + 4 * static_cast<std::size_t>(begin);
+                    Floats sums[4] = {splat(0.0f), splat(0.0f), splat(0.0f), splat(0.0f)};
+                    for (int step = 0; step < piece.steps; ++step, x += 4) {
+                        for (int c = 0; c < 4; ++c) sums[c] = add(sums[c], multiply(weights[step][c], splat(x[c])));
+                    }
+                    float* y = pass.y[b] + kTileRows * v;
+                    store(y, add(floats_from(y), multiply(add(add(sums[0], sums[1]), add(sums[2], sums[3])), piece.scale)));
+                }
+                begin += piece.steps;
+            }
+        }
+    }
+}
+
+using AddStrip = void (*)(const Pass& pass, std::size_t first, std::size_t count);
+
+template <int blocks>
+AddStrip add_strip_for([[maybe_unused]] const Decoder& decoder, const Activations& activations) {
+    if (activations.q == nullptr) return add_float_strip<blocks>;
+#if defined(RWKVQUANT_AVX2)
+    if (decoder.value_bits == 7) return add_int8_strip<7, blocks>;
+#endif
+    return add_int8_strip<8, blocks>;
+}
+
+}  // namespace
+
+void product_decoded(const Decoder& decoder, const Matrix& matrix, const Activations& activations, float* out, std::size_t out_stride,
+                     std::size_t row_begin, std::size_t row_end) {
+    const AddStrip add_one = add_strip_for<1>(decoder, activations), add_all = add_strip_for<kBlocks>(decoder, activations);
+    const std::size_t groups = ceil_divide(matrix.cols, kActivationGroup);
+    alignas(64) float y[kBlocks][kPass * kTileRows];
+    Decoded strip[kBlocks][kStrip];
+    Pass pass = {activations, groups * kActivationGroup, groups, 0, 0, strip, y};
+    for (std::size_t row = row_begin; row < row_end; row += kBlocks * kTileRows) {
+        const std::size_t blocks = row + kBlocks * kTileRows - kTileRows < row_end ? kBlocks : 1;
+        for (std::size_t first = 0; first < activations.count; first += kPass) {
+            const std::size_t left = activations.count - first, count = left < kPass ? left : kPass;
+            for (std::size_t b = 0; b < blocks; ++b) std::memset(y[b], 0, count * kTileRows * sizeof(float));
+            for (pass.first_group = 0; pass.first_group < groups; pass.first_group += pass.count) {
+                pass.count = groups - pass.first_group < kStrip ? groups - pass.first_group : kStrip;
+                for (std::size_t b = 0; b < blocks; ++b) {
+                    decoder.decode(decoder.source, matrix, row / kTileRows + b, pass.first_group, pass.count, strip[b]);
+                }
+                (blocks == 1 ? add_one : add_all)(pass, first, count);
+            }
+            for (std::size_t b = 0; b < blocks; ++b) {
+                const std::size_t at = row + b * kTileRows;
+                for (std::size_t v = 0; v < count; ++v) {
+                    Floats result = floats_from(y[b] + kTileRows * v);
+                    if (matrix.row_scale != nullptr) result = multiply(result, floats_from_f16(matrix.row_scale + 2 * at));
+                    store(out + (first + v) * out_stride + at, result, rows_left(at, row_end));
+                }
+            }
+        }
+    }
+}
+
+}  // namespace rwkvquant::RWKVQUANT_BODY

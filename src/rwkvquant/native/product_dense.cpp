@@ -1,0 +1,88 @@
+// Weights that are not quantised, float16 or float32, stored row by row, with float32 activations.
+//
+//     s[l]    = sum over columns 64k + l of W[r, c] * x[c]      64 sums, each from left to right, from 0
+//     y[r]    = the sum of s by halves: s[l] + s[l + 32], then + 16, + 8, + 4, + 2, + 1
+//
+// One row at a time, because memory likes one stream, but with several vectors at once: each weight is read and widened once.
+#include "product.h"
+
+namespace rwkvquant::RWKVQUANT_BODY {
+namespace {
+
+constexpr std::size_t kLanes = 16, kChains = 4, kAhead = 8192;
+#if defined(RWKVQUANT_AVX512)
+constexpr int kVectors = 4;
+#else
+constexpr int kVectors = 1;
+#endif
+
+template <bool half>
+RWKVQUANT_INLINE Floats weights_from(const std::uint8_t* from) {
+    if constexpr (half) return floats_from_f16(from);
+    else return floats_from(reinterpret_cast<const float*>(from));
+}
+
+float sum_by_halves(const Floats (&sums)[kChains]) {
+    float lane[kLanes];
+    store(lane, add(add(sums[0], sums[2]), add(sums[1], sums[3])));
+    for (std::size_t width = kLanes / 2; width > 0; width /= 2) {
+        for (std::size_t l = 0; l < width; ++l) lane[l] += lane[l + width];
+    }
+    return lane[0];
+}
+
+// out[v * out_stride] of one row and some vectors.
+template <bool half, int vectors>
+void multiply_row(const std::uint8_t* row, std::size_t cols, const float* x, std::size_t padded, float* out, std::size_t out_stride) {
+    constexpr std::size_t kSize = half ? 2 : 4, kColumns = kLanes * kChains;
+    Floats sums[vectors][kChains];
+    for (auto& of_vector : sums) {
+        for (Floats& sum : of_vector) sum = splat(0.0f);
+    }
+    const auto add_columns = [&](const std::uint8_t* from, const float* at) RWKVQUANT_ALWAYS {
+        unroll<kChains>([&](auto k) RWKVQUANT_ALWAYS {
+            const Floats weights = weights_from<half>(from + k.v * kLanes * kSize);
+            unroll<vectors>([&](auto v) RWKVQUANT_ALWAYS {
+                sums[v.v][k.v] = add(sums[v.v][k.v], multiply(weights, floats_from(at + v.v * padded + k.v * kLanes)));
+            });
+        });
+    };
+    std::size_t c = 0;
+    for (; c + kColumns <= cols; c += kColumns) {
+        prefetch<kColumns * kSize>(row + c * kSize, kAhead);
+        add_columns(row + c * kSize, x + c);
+    }
+    if (c < cols) {  // the last columns, and zeros behind them
+        std::uint8_t last[kColumns * kSize] = {};
+        std::memcpy(last, row + c * kSize, (cols - c) * kSize);
+        add_columns(last, x + c);
+    }
+    for (std::size_t v = 0; v < vectors; ++v) out[v * out_stride] = sum_by_halves(sums[v]);
+}
+
+template <bool half>
+void multiply_all(const Matrix& matrix, const Activations& activations, float* out, std::size_t out_stride, std::size_t row_begin,
+                  std::size_t row_end) {
+    const std::size_t cols = matrix.cols, padded = ceil_divide(cols, kActivationGroup) * kActivationGroup;
+    const float* x = activations.x;
+    for (std::size_t row = row_begin; row < row_end; ++row) {
+        const std::uint8_t* values = matrix.codes + row * cols * (half ? 2 : 4);
+        std::size_t v = 0;
+        for (; v + kVectors <= activations.count; v += kVectors) {
+            multiply_row<half, kVectors>(values, cols, x + v * padded, padded, out + v * out_stride + row, out_stride);
+        }
+        for (; v < activations.count; ++v) {
+            multiply_row<half, 1>(values, cols, x + v * padded, padded, out + v * out_stride + row, out_stride);
+        }
+    }
+}
+
+}  // namespace
+
+void product_dense(const Matrix& matrix, const Activations& activations, float* out, std::size_t out_stride, std::size_t row_begin,
+                   std::size_t row_end) {
+    const auto multiply = matrix.codec == Codec::kHalf ? multiply_all<true> : multiply_all<false>;
+    multiply(matrix, activations, out, out_stride, row_begin, row_end);
+}
+
+}  // namespace rwkvquant::RWKVQUANT_BODY

@@ -1,0 +1,179 @@
+// Uniform grids, 1 to 8 bits, in tiles of 64 or 32 columns.
+//
+// One vector:  isum[r]  = sum over a piece of (code - zero) * q       exact, in integers
+//              y[r]    += float(isum[r]) * (scale[r] * xscale)        pieces from left to right
+//              y[r]    *= row_scale[r]                                8-bit scales only
+//
+// A piece is a run of columns inside one weight group and one activation group: a tile of 64 columns, or one or two of 32.
+#include "codes.h"
+#include "product.h"
+
+namespace rwkvquant::RWKVQUANT_BODY {
+namespace {
+
+constexpr std::size_t kCodesAhead = 8192, kScalesAhead = 1024, kZerosAhead = 512;
+
+// The side information of one weight group and 16 rows. A template, so that the loop over tiles asks neither question: 7 %.
+template <int bits, bool wide_scales, bool symmetric>
+struct Grid {
+    const std::uint8_t *scales, *zeros;
+
+    Grid(const Matrix& matrix, std::size_t first_group)
+        : scales(matrix.scales + first_group * kTileRows * (wide_scales ? 2 : 1)), zeros(matrix.zeros) {
+        if (!symmetric) zeros += first_group * 2 * bits;
+    }
+    RWKVQUANT_INLINE_MEMBER Floats scale() const { return wide_scales ? floats_from_f16(scales) : floats_from_u8(scales); }
+    RWKVQUANT_INLINE_MEMBER Ints zero() const {
+        if constexpr (symmetric) return splat(1 << (bits - 1));
+        else return zeros_of<bits>(zeros);
+    }
+    RWKVQUANT_INLINE_MEMBER void next() {
+        scales += kTileRows * (wide_scales ? 2 : 1);
+        if (!symmetric) zeros += 2 * bits;
+    }
+    RWKVQUANT_INLINE_MEMBER void prefetch_ahead() const {
+        prefetch<64>(scales, kScalesAhead);
+        if (!symmetric) prefetch<64>(zeros, kZerosAhead);
+    }
+};
+
+template <int bits, bool wide_scales, bool symmetric>
+void one_vector_64(const Matrix& matrix, const Activations& activations, float* out, std::size_t row_begin, std::size_t row_end) {
+    constexpr std::size_t kTileBytes = kTileRows * 64 * bits / 8;
+    const std::size_t tiles = ceil_divide(matrix.cols, 64), in_group = matrix.group_size / 64, groups = ceil_divide(tiles, in_group);
+    const std::uint8_t* tile = matrix.codes + row_begin / kTileRows * tiles * kTileBytes;
+    Grid<bits, wide_scales, symmetric> grid(matrix, row_begin / kTileRows * groups);
+    for (std::size_t row = row_begin; row < row_end; row += kTileRows) {
+        Floats y = splat(0.0f);
+        for (std::size_t t = 0; t < tiles; grid.next()) {
+            const Floats scale = grid.scale();
+            const Ints zero = grid.zero();
+            grid.prefetch_ahead();
+            for (const std::size_t stop = t + in_group < tiles ? t + in_group : tiles; t < stop; ++t, tile += kTileBytes) {
+                prefetch<kTileBytes>(tile, kCodesAhead);
+                const Ints isum = dot_codes<bits, 16>(multiply_zeros(zero, -activations.sum[t]), tile, activations.q + 64 * t);
+                y = add(y, multiply(to_floats(isum), multiply(scale, splat(activations.scale[t]))));
+            }
+        }
+        if (!wide_scales) y = multiply(y, floats_from_f16(matrix.row_scale + 2 * row));
+        store(out + row, y, rows_left(row, row_end));
+    }
+}
+
+template <int bits, bool wide_scales, bool symmetric>
+void one_vector_32(const Matrix& matrix, const Activations& activations, float* out, std::size_t row_begin, std::size_t row_end) {
+    constexpr std::size_t kTileBytes = kTileRows * 32 * bits / 8;
+    const std::size_t tiles = ceil_divide(matrix.cols, 32), in_group = matrix.group_size / 32, groups = ceil_divide(tiles, in_group);
+    const std::uint8_t* tile = matrix.codes + row_begin / kTileRows * tiles * kTileBytes;
+    Grid<bits, wide_scales, symmetric> grid(matrix, row_begin / kTileRows * groups);
+    for (std::size_t row = row_begin; row < row_end; row += kTileRows) {
+        Floats y = splat(0.0f);
+        for (std::size_t t = 0; t < tiles; grid.next()) {
+            const Floats scale = grid.scale();
+            const Ints zero = grid.zero();
+            grid.prefetch_ahead();
+            for (const std::size_t stop = t + in_group < tiles ? t + in_group : tiles; t < stop;) {
+                prefetch<2 * kTileBytes>(tile, kCodesAhead);
+                const std::int8_t* x = activations.q + 32 * t;
+                const std::size_t in_piece = t % 2 == 0 && t + 1 < stop ? 2 : 1;
+                const bool whole = t % 2 == 0 && (in_piece == 2 || t + 1 == tiles);  // all of its activation group
+                const std::int32_t xsum = whole ? activations.sum[t / 2] : sum_of_half(x);
+                Ints isum = dot_codes<bits, 8>(multiply_zeros(zero, -xsum), tile, x);
+                if (in_piece == 2) isum = dot_codes<bits, 8>(isum, tile + kTileBytes, x + 32);
+                y = add(y, multiply(to_floats(isum), multiply(scale, splat(activations.scale[t / 2]))));
+                t += in_piece;
+                tile += in_piece * kTileBytes;
+            }
+        }
+        if (!wide_scales) y = multiply(y, floats_from_f16(matrix.row_scale + 2 * row));
+        store(out + row, y, rows_left(row, row_end));
+    }
+}
+
+// Scale and zero of one weight group after another, without a division each time.
+template <int bits>
+class Pieces {
+  public:
+    Pieces(const Matrix& of, std::size_t block, std::size_t column)
+        : matrix(of), at(block * ceil_divide(of.cols, of.group_size) + column / of.group_size), left(of.group_size - column % of.group_size) {}
+
+    // The piece that begins here, of `steps` steps, all in one weight group.
+    Piece next(int steps) {
+        const bool wide_scales = matrix.scale_bits == 16;
+        const Piece piece = {steps,
+                             wide_scales ? floats_from_f16(matrix.scales + 2 * kTileRows * at) : floats_from_u8(matrix.scales + kTileRows * at),
+                             matrix.symmetric ? splat(1 << (bits - 1)) : zeros_of<bits>(matrix.zeros + 2 * bits * at)};
+        left -= 4 * static_cast<std::size_t>(steps);
+        if (left == 0) {
+            left = matrix.group_size;
+            ++at;
+        }
+        return piece;
+    }
+    bool ends_within(std::size_t columns) const { return left < columns; }
+
+  private:
+    const Matrix& matrix;
+    std::size_t at, left;  // the weight group, and its columns to come
+};
+
+template <int bits>
+void decode_64(const void*, const Matrix& matrix, std::size_t block, std::size_t group, std::size_t count, Decoded* decoded) {
+    const std::uint8_t* tile = matrix.codes + (block * ceil_divide(matrix.cols, 64) + group) * (2 * bits * kStepBytes);
+    Pieces<bits> pieces(matrix, block, 64 * group);
+    for (const Decoded* end = decoded + count; decoded != end; ++decoded, tile += 2 * bits * kStepBytes) {
+        prefetch<2 * bits * kStepBytes>(tile, kCodesAhead);
+        unpack_codes<bits, 16>(tile, decoded->step);
+        decoded->pieces = 1;
+        decoded->piece[0] = pieces.next(16);
+    }
+}
+
+template <int bits>
+void decode_32(const void*, const Matrix& matrix, std::size_t block, std::size_t group, std::size_t count, Decoded* decoded) {
+    constexpr std::size_t kTileBytes = bits * kStepBytes;
+    const std::size_t tiles = ceil_divide(matrix.cols, 32);
+    const std::uint8_t* tile = matrix.codes + (block * tiles + 2 * group) * kTileBytes;
+    Pieces<bits> pieces(matrix, block, 64 * group);
+    for (const std::size_t stop = group + count; group < stop; ++group, ++decoded, tile += 2 * kTileBytes) {
+        prefetch<2 * kTileBytes>(tile, kCodesAhead);
+        const bool two_tiles = 2 * group + 1 < tiles;
+        unpack_codes<bits, 8>(tile, decoded->step);
+        if (two_tiles) unpack_codes<bits, 8>(tile + kTileBytes, decoded->step + 8);
+        decoded->pieces = two_tiles && pieces.ends_within(64) ? 2 : 1;
+        decoded->piece[0] = pieces.next(two_tiles && decoded->pieces == 1 ? 16 : 8);
+        if (decoded->pieces == 2) decoded->piece[1] = pieces.next(8);
+    }
+}
+
+template <int bits, bool wide_scales, bool symmetric>
+void one_vector(const Matrix& matrix, const Activations& activations, float* out, std::size_t row_begin, std::size_t row_end) {
+    const auto multiply = matrix.tile_cols == 64 ? one_vector_64<bits, wide_scales, symmetric> : one_vector_32<bits, wide_scales, symmetric>;
+    multiply(matrix, activations, out, row_begin, row_end);
+}
+
+template <int bits>
+void with_bits(const Matrix& matrix, const Activations& activations, float* out, std::size_t out_stride, std::size_t row_begin,
+               std::size_t row_end) {
+    if constexpr (kOneVectorFace) {
+        if (is_one_int8_vector(activations)) {
+            const auto multiply = matrix.scale_bits == 16
+                                      ? (matrix.symmetric ? one_vector<bits, true, true> : one_vector<bits, true, false>)
+                                      : (matrix.symmetric ? one_vector<bits, false, true> : one_vector<bits, false, false>);
+            return multiply(matrix, activations, out, row_begin, row_end);
+        }
+    }
+    const Decoder decoder = {matrix.tile_cols == 64 ? decode_64<bits> : decode_32<bits>, nullptr, bits == 8 ? 8 : 7};
+    product_decoded(decoder, matrix, activations, out, out_stride, row_begin, row_end);
+}
+
+}  // namespace
+
+void product_uniform(const Matrix& matrix, const Activations& activations, float* out, std::size_t out_stride, std::size_t row_begin,
+                     std::size_t row_end) {
+    constexpr decltype(&product_uniform) kByBits[] = {with_bits<1>, with_bits<2>, with_bits<3>, with_bits<4>,
+                                                      with_bits<5>, with_bits<6>, with_bits<7>, with_bits<8>};
+    kByBits[matrix.bits - 1](matrix, activations, out, out_stride, row_begin, row_end);
+}
+
+}  // namespace rwkvquant::RWKVQUANT_BODY

@@ -1,0 +1,71 @@
+// A few threads that run one function together, and wait for one another inside it.
+//
+// They spin for a moment, because the next piece of work is usually microseconds away, and then sleep. Nothing is stolen or
+// queued: whoever calls `share` gets its part of the work by its index alone.
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <functional>
+#include <thread>
+#include <vector>
+
+namespace rwkvquant {
+
+struct Range {
+    std::size_t begin, end;
+};
+
+class ThreadPool;
+
+// One thread's place in the pool, valid inside `run`.
+struct Worker {
+    ThreadPool* pool;
+    std::size_t index, threads;
+
+    // Its part of 0..total, cut at multiples of `unit`: the parts of all threads cover it once.
+    Range share(std::size_t total, std::size_t unit) const {
+        const std::size_t units = (total + unit - 1) / unit;
+        const auto cut = [&](std::size_t thread) {
+            const std::size_t at = units * thread / threads * unit;
+            return at < total ? at : total;
+        };
+        return {cut(index), cut(index + 1)};
+    }
+
+    // Returns when all threads have called it as often; what they wrote before is seen by all.
+    void barrier() const;
+};
+
+class ThreadPool {
+  public:
+    explicit ThreadPool(std::size_t threads);
+    ~ThreadPool();
+    ThreadPool(const ThreadPool&) = delete;
+    ThreadPool& operator=(const ThreadPool&) = delete;
+
+    // Calls work(worker) on all threads, this one among them, and returns when all have finished. `work` must not throw.
+    void run(const std::function<void(const Worker&)>& work);
+
+    std::size_t threads() const { return threads_; }
+
+  private:
+    friend struct Worker;
+    void start();
+    void stop();
+    void loop(std::size_t index, unsigned seen);
+    void barrier();
+
+    const std::size_t threads_;
+    std::vector<std::thread> others_;
+    long process_ = 0;  // whose threads they are: a forked child has none of them
+    const std::function<void(const Worker&)>* work_ = nullptr;
+    std::atomic<bool> stopping_ = false;
+    alignas(64) std::atomic<unsigned> turn_ = 0;     // counts calls of run
+    alignas(64) std::atomic<unsigned> passed_ = 0;   // counts barriers
+    alignas(64) std::atomic<unsigned> arrived_ = 0;  // threads at the present barrier
+};
+
+inline void Worker::barrier() const { pool->barrier(); }
+
+}  // namespace rwkvquant

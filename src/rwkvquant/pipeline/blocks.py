@@ -1,0 +1,84 @@
+"""What pass 2 knows of the block in hand: the calibration text in front of it, in one stream, or two where errors are corrected.
+
+Rows of text come in two parts: those that the quantisers see, and those kept out, which judge them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from rwkvquant.calibration.collect import HiddenStates, advance, collect_block, collect_cross, collect_head, product_inputs
+from rwkvquant.calibration.partners import PartnerTap
+from rwkvquant.checkpoints import Checkpoint
+from rwkvquant.checkpoints.tables import TABLES
+from rwkvquant.config import QuantizeConfig
+from rwkvquant.models import architecture
+from rwkvquant.pipeline.tensors import Collected
+from rwkvquant.quantizers.correction import CrossStatistics, corrected
+from rwkvquant.quantizers.elementwise import Importance
+
+Weights = Mapping[str, Any]
+
+
+class CalibrationText:
+    """tokens (rows, length), of which the last `kept_out` rows are kept out of what quantisers see."""
+
+    def __init__(
+        self, checkpoint: Checkpoint, config: QuantizeConfig, tokens: NDArray[np.int64], kept_out: int, work_dir: Path, device: torch.device
+    ) -> None:
+        self._table, self._config, self._tokens = TABLES[checkpoint.arch], config, tokens
+        self._model: ModuleType = architecture(checkpoint.arch)
+        self._inputs = product_inputs(self._table)
+        self._batch, self._device = config.calibration.batch, device
+        self._seen, self._kept_out = range(len(tokens) - kept_out), range(len(tokens) - kept_out, len(tokens))
+
+        def stream(name: str) -> HiddenStates:
+            rows, length = tokens.shape
+            return HiddenStates(work_dir, rows, length, checkpoint.dims.width, checkpoint.arch == "rwkv7", device, name)
+
+        self._stream = stream("hidden")
+        self._reference = stream("reference") if config.correction else None  # as the full-precision model sees the text
+
+    def embed(self, outer: Weights, original: Weights) -> None:
+        """Start before block 0, with the embedding as quantised and as it was."""
+        for stream, weights in ((self._stream, outer), (self._reference, original)):
+            if stream is not None:
+                stream.fill(lambda rows, w=weights: self._model.embed(w, self._chosen(rows)), self._batch)  # type: ignore[misc]
+
+    def collect(self, block: Weights, layer: int) -> Collected:
+        """`block`: its weights as they were."""
+        make, reading = self._model.block, self._config.vector_codebook
+        tap = PartnerTap(self._table, lambda width: Importance(width, str(reading))) if reading else None
+        seen = collect_block(make, block, self._inputs, self._stream, self._batch, self._seen, tap)
+        judges = {}
+        if self._kept_out and self._config.fall_back:
+            judges = collect_block(make, block, self._inputs, self._stream, self._batch, self._kept_out)
+        targets = {}
+        if self._reference is not None and layer > 0:  # before the first block both streams differ by the embedding's rounding alone
+            writers = {spec.name: spec.input for spec in self._table if spec.writes_residual and spec.input is not None}
+            width = self._stream.shape[2]
+            sums = {name: CrossStatistics(width, len(seen[name].mean_square), self._device) for name in writers.values()}
+            collect_cross(make, block, sums, self._stream, self._reference, self._batch, self._seen)
+            strength = float(self._config.correction or 0)
+            for key, name in writers.items():
+                targets[f"blocks.{layer}.{key}"] = corrected(block[key], seen[name].H, sums[name], strength)
+        return Collected(seen, judges, tap.sums if tap else {}, targets)
+
+    def advance(self, quantised: Weights, block: Weights) -> None:
+        """Run the text through the block, for the next one."""
+        advance(self._model.block, quantised, self._stream, self._batch)
+        if self._reference is not None:
+            advance(self._model.block, block, self._reference, self._batch)
+
+    def collect_head(self, outer: Weights) -> Collected:
+        return Collected({"head.x": collect_head(self._model.head, outer, self._stream, self._batch, self._seen)})
+
+    def _chosen(self, rows: slice) -> torch.Tensor:
+        return torch.from_numpy(self._tokens[rows]).to(self._device)

@@ -1,0 +1,129 @@
+"""Pass 1: every candidate of every matrix, tried on full-precision inputs, and the proxies. What it finds is kept in plan.json.
+
+A candidate's loss is what it costs the model in nats per token, to second order (calibration/sensitivity.py), so losses of different
+matrices may be added up and traded for bytes. Codes are chosen as in pass 2, with error feedback, but for a sample of rows only:
+rows of a matrix do not depend on one another, or only inside a block of 16.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from rwkvquant.calibration.sensitivity import Sensitivity, Story, block_sensitivities
+from rwkvquant.checkpoints import Checkpoint, LogicalMatrix
+from rwkvquant.checkpoints.tables import QUANTIZED_ROLES, Role
+from rwkvquant.config import QuantizeConfig
+from rwkvquant.models import CheckpointSource, architecture
+from rwkvquant.pipeline.matrices import Hessian, quantise_matrix
+from rwkvquant.pipeline.progress import Progress
+from rwkvquant.pipeline.settings import Setting, allowed_settings
+from rwkvquant.selection.proxy import READINGS, incoherence, proxies
+
+SAMPLED_ROWS = 32  # calibration rows that pass 1 reads
+SAMPLED_WEIGHTS = 1 << 16  # of each matrix, in blocks of 16 rows; at least two blocks
+ROW_BLOCK = 16
+ORDERS = range(2, 7)  # K of Eq. (17)
+TINY = 1e-300
+LORA_CAUTION = 2.0  # their losses are underestimated: they stand in front of tanh and sigmoid (docs/methods/selection.md)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """loss: nats per token. relative_error: tr(E H E^T) / tr(W H W^T). Both for the whole matrix, from a sample of its rows."""
+
+    setting: Setting
+    stored_bytes: int
+    loss: float
+    relative_error: float
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A matrix after pass 1. proxies: reading -> [P_c, P_f of K = 2..6 as Eq. (17), the same with s_k kept]; incoherence: mu of QuIP."""
+
+    name: str
+    weights: int
+    proxies: dict[str, dict[str, Any]]
+    incoherence: float
+    candidates: tuple[Candidate, ...]
+
+
+def measure(
+    checkpoint: Checkpoint, config: QuantizeConfig, tokens: NDArray[np.int64], work_dir: Path, device: torch.device, progress: Progress
+) -> dict[str, Measured]:
+    """By logical name, for all projections and LoRA factors."""
+    source, module = CheckpointSource(checkpoint, device), architecture(checkpoint.arch)
+    outer = source.globals()
+    story = Story(
+        embed=lambda rows: module.embed(outer, rows),
+        block=module.block,
+        head=module.head,
+        globals=outer,
+        weights_of=source.block,
+        layers=checkpoint.dims.layers,
+        width=checkpoint.dims.width,
+        carries=checkpoint.arch == "rwkv7",
+        device=device,
+    )
+    matrices = {(m.layer, _key(m)): m for m in checkpoint.logical_matrices() if m.spec.role in QUANTIZED_ROLES}
+    settings, found = allowed_settings(config, [m.name for m in matrices.values()]), {}
+    progress.phase("pass 1: sensitivities")
+    tokens = tokens[: min(SAMPLED_ROWS, len(tokens))]
+    for layer, weights, sensitivities in block_sensitivities(story, tokens, config.calibration.batch, work_dir, config.seed):
+        progress.phase(f"pass 1: candidates of block {layer + 1} of {story.layers}")
+        for key, sensitivity in sensitivities.items():
+            matrix = matrices[layer, key]
+            dtype = checkpoint.tensors[matrix.source].dtype
+            found[matrix.name] = _measure_matrix(matrix, weights[key], sensitivity, settings[matrix.name], config, dtype)
+    return {m.name: found[m.name] for m in matrices.values()}
+
+
+def _key(matrix: LogicalMatrix) -> str:
+    return matrix.name.removeprefix(f"blocks.{matrix.layer}.")
+
+
+def _measure_matrix(
+    matrix: LogicalMatrix, W: Tensor, sensitivity: Sensitivity, settings: list[Setting], config: QuantizeConfig, dtype: str
+) -> Measured:
+    hessian = Hessian(sensitivity.inputs.H, config, W.dtype)
+    rows = _sampled_rows(*W.shape)
+    part = W[rows]
+    energy = float(((part.double() @ hessian.H) * part.double()).sum())
+    share = float(sensitivity.rows[rows].sum()) / max(float(sensitivity.rows.sum()), TINY)  # of the loss, if all rows erred alike
+    caution = LORA_CAUTION if matrix.spec.role is Role.LORA else 1.0
+    candidates = []
+    for setting in settings:
+        decoded = quantise_matrix(setting, config, part, hessian, rounds=0).decode()
+        E = (part - torch.from_numpy(decoded).to(W.device)).double()
+        error = float(((E @ hessian.H) * E).sum())
+        loss = caution * sensitivity.loss(E, rows) / max(share, TINY)
+        candidates.append(Candidate(setting, setting.stored_bytes(matrix.shape), loss, error / energy if energy else 0.0))
+    values = W.cpu().numpy()
+    return Measured(matrix.name, W.numel(), _proxies(values, dtype), incoherence(values), tuple(candidates))
+
+
+def _proxies(W: NDArray[np.float32], dtype: str) -> dict[str, dict[str, Any]]:
+    found = {reading: proxies(W, reading, dtype) for reading in READINGS}
+    return {
+        reading: {
+            "coarse": p.coarse,
+            "fine": [p.fine(order) for order in ORDERS],
+            "fine_signed": [p.fine(order, signed=True) for order in ORDERS],
+        }
+        for reading, p in found.items()
+    }
+
+
+def _sampled_rows(rows: int, cols: int) -> Tensor:
+    """Whole blocks of 16 rows, evenly spread; all rows of a small matrix."""
+    blocks = -(-rows // ROW_BLOCK)
+    chosen = min(blocks, max(2, SAMPLED_WEIGHTS // (ROW_BLOCK * cols)))
+    starts = np.linspace(0, blocks - 1, chosen).round().astype(int) * ROW_BLOCK
+    return torch.cat([torch.arange(start, min(start + ROW_BLOCK, rows)) for start in starts])

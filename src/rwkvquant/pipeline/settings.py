@@ -1,0 +1,139 @@
+"""The settings a method may give a matrix: which quantiser, and what it rounds to.
+
+`uniform` and `codebook` are the papers' SQ and VQ. Budgets choose among many settings, `code_bits` leaves one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rwkvquant.config import GROUP_SIZES, CodebookConfig, Codec, GridConfig, PairConfig, QuantizeConfig
+from rwkvquant.errors import ConfigError
+from rwkvquant.formats.layout import choose_layout, stored_bytes, stored_bytes_codebook, stored_bytes_pairs
+from rwkvquant.selection.policy import override_bits
+
+UNIFORM_BITS = range(2, 9)
+LOW_BUDGET = 4.5  # budgets up to it share their candidates, so that one pass 1 serves them all
+CODECS = {"uniform": GridConfig, "codebook": CodebookConfig, "pairs": PairConfig}
+QUANTISERS = {"uniform": ("rtn", "gptq"), "codebook": ("kmeans", "gptvq")}  # without and with error feedback
+
+# What a budget may choose from. Codebooks of 4 bits and plain ones for 4 rows were tried: grids of the same bits, or compressed
+# codebooks, lose less (docs/methods/selection.md).
+CODEBOOKS = (
+    CodebookConfig(2, 16),
+    CodebookConfig(2, 8),
+    CodebookConfig(2, 4),
+    CodebookConfig(3, 16),
+    CodebookConfig(3, 8),
+    CodebookConfig(3, 4, 4),
+    CodebookConfig(3, 2, 4),
+)
+WIDE_CODEBOOKS = (CodebookConfig(4, 16), CodebookConfig(4, 8))  # for budgets that 3 bits cannot use up
+
+
+@dataclass(frozen=True)
+class Setting:
+    """`method` rtn | gptq for a GridConfig, kmeans | gptvq for the others."""
+
+    method: str
+    codec: Codec
+
+    @property
+    def kind(self) -> str:
+        """uniform | codebook: the papers' SQ | VQ."""
+        return "uniform" if isinstance(self.codec, GridConfig) else "codebook"
+
+    @property
+    def feedback(self) -> bool:
+        """Whether it needs the Hessian of the input to choose codes."""
+        return self.method in ("gptq", "gptvq")
+
+    @property
+    def plain(self) -> Setting:
+        """The same grid or codebooks without error feedback: what a tensor falls back to."""
+        return Setting(QUANTISERS[self.kind][0], self.codec)
+
+    def layout(self, shape: tuple[int, ...], rows: bool = False) -> str:
+        codec = self.codec
+        if isinstance(codec, GridConfig):
+            return choose_layout("uniform", codec.bits, shape, codec.group_size, rows)
+        return choose_layout("pairs" if isinstance(codec, PairConfig) else "codebook", codec.bits, shape, rows_layout=rows)
+
+    def stored_bytes(self, shape: tuple[int, ...], rows: bool = False) -> int:
+        codec = self.codec
+        if isinstance(codec, GridConfig):
+            return stored_bytes(codec, shape, rows)
+        if isinstance(codec, PairConfig):
+            return stored_bytes_pairs(shape, codec.bits, codec.group_rows)
+        return stored_bytes_codebook(shape, codec.bits, codec.group_rows, codec.rank, rows)
+
+    def to_json(self) -> dict[str, Any]:
+        name = next(name for name, kind in CODECS.items() if isinstance(self.codec, kind))
+        return {"method": self.method, "codec": name, **dataclasses.asdict(self.codec)}
+
+    @classmethod
+    def from_json(cls, found: dict[str, Any]) -> Setting:
+        options = {key: value for key, value in found.items() if key not in ("method", "codec")}
+        return cls(found["method"], CODECS[found["codec"]](**options))
+
+
+def code_bits_of(codec: Codec) -> int:
+    """Bits of a code per weight, which is what --tensor-bits names."""
+    return codec.bits // 2 if isinstance(codec, PairConfig) else codec.bits
+
+
+def settings_of(config: QuantizeConfig) -> list[Setting]:
+    """Everything that the options allow a matrix to become, uniform grids first."""
+    if config.code_bits is not None:
+        return [Setting(config.method, config.plain_codec)]
+    if config.method == "paper":  # as Algorithm 1 implies: docs/methods/selection.md
+        return [Setting("gptq", GridConfig(3, 32, scale_bits=16)), Setting("gptvq", CodebookConfig(3, 4, 4))]
+    if config.method == "readme":
+        return [Setting("gptq", GridConfig(3, 64, scale_bits=16)), Setting("gptvq", CodebookConfig(3, 2, 4))]
+    uniform, codebook = ("gptq", "gptvq") if config.method == "rwkvquant" else (config.method, config.method)
+    found = []
+    if uniform in QUANTISERS["uniform"]:
+        scale_bits = 16 if config.style == "paper" else 8
+        near = UNIFORM_BITS if config.method != "rwkvquant" else _bits_near(config)
+        grids = [GridConfig(bits, group, False, scale_bits) for bits in near for group in GROUP_SIZES[::-1]]
+        found += [Setting(uniform, grid) for grid in grids]
+    if codebook in QUANTISERS["codebook"]:
+        high = config.bits is not None and config.bits > LOW_BUDGET
+        found += [Setting(codebook, codec) for codec in (*CODEBOOKS, *(WIDE_CODEBOOKS if high or config.method != "rwkvquant" else ()))]
+    return found
+
+
+def _bits_near(config: QuantizeConfig) -> range:
+    """Grids that a budget may use, and those that --tensor-bits may ask for: pass 1 has no time to try them all."""
+    if config.tensor_bits:
+        return UNIFORM_BITS
+    return range(2, 7) if config.bits is None or config.bits <= LOW_BUDGET else range(4, 9)
+
+
+def allowed_settings(config: QuantizeConfig, names: Sequence[str]) -> dict[str, list[Setting]]:
+    """The settings of each matrix, after --tensor-bits. Raises ConfigError for bits that the method has no setting for."""
+    settings = settings_of(config)
+    overrides = override_bits(config.tensor_bits, names)
+    found = {}
+    for name in names:
+        found[name] = settings
+        if name in overrides:
+            found[name] = _of_bits(settings, config, overrides[name])
+            if not found[name]:
+                has = ", ".join(map(str, sorted({code_bits_of(setting.codec) for setting in settings})))
+                raise ConfigError(f"--tensor-bits asks for {overrides[name]} bits in {name}; the method {config.method} has {has}")
+    return found
+
+
+def _of_bits(settings: list[Setting], config: QuantizeConfig, bits: int) -> list[Setting]:
+    """Those of `bits`; one setting for all matrices only changes its bits, where it can."""
+    if config.code_bits is None:
+        return [setting for setting in settings if code_bits_of(setting.codec) == bits]
+    codec = settings[0].codec
+    try:
+        return [Setting(settings[0].method, dataclasses.replace(codec, bits=2 * bits if isinstance(codec, PairConfig) else bits))]
+    except ConfigError:
+        return []

@@ -1,0 +1,123 @@
+"""Coordinate descent on codes: with all grids and tables as they are, every weight in turn goes to the value that loses least.
+
+    W  (rows, cols)     E = W - Q     H  (cols, cols)     G = E H     x  what a weight's value is changed by
+
+    loss = tr(E H E^T);    changing Q_rj by x changes it by    H_jj x^2 - 2 G_rj x
+
+and for two neighbouring columns by x H_pair x^T - 2 G_r,pair . x. Error feedback (gptq.py) chooses a column once, when those behind it
+are still free; here each is chosen with all others where they ended, and a step is taken only where it gains, so that the loss never rises
+(Behdin et al., QuantEase, arXiv:2309.01885, start the same descent from nearest values; from feedback it ends lower). G is kept up
+to date inside a block of columns at once and behind it by a matrix product, as in gptq.py; each pass begins with a new G.
+
+Gives up: it ends where no single code can gain, which is not the best set of codes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rwkvquant.formats.qtensor import CENTROID_ZERO, CodebookTensor, PairCodebookTensor, UniformTensor
+from rwkvquant.quantizers.loss import row_losses
+
+Coded = TypeVar("Coded", UniformTensor, CodebookTensor, PairCodebookTensor)
+Choose = Callable[[slice, Tensor], Tensor]  # columns, G (columns, rows) -> change of Q (columns, rows); it keeps the codes itself
+BLOCK = 128  # columns between products with all columns behind; even
+
+
+def descend(W: Tensor, H: Tensor, q: Coded, passes: int = 1) -> Coded:
+    """W (rows, cols), H (cols, cols) -> q with codes that lose no more in any row, after `passes` over all columns."""
+    H = H.to(W)
+    for _ in range(passes):
+        codes = torch.from_numpy(q.codes).to(W.device).long().T.contiguous()  # (columns or pairs, rows), changed in place
+        choose, width = _chooser(q, W, H, codes)
+        _descend(W, H, torch.from_numpy(q.decode()).to(W), choose, width)
+        new = replace(q, codes=codes.T.contiguous().to(torch.uint8).cpu().numpy())
+        better = (row_losses(W, new.decode(), H) < row_losses(W, q.decode(), H)).cpu().numpy()
+        if not better.any():
+            break
+        q = replace(q, codes=np.where(better[:, None], new.codes, q.codes))
+    return q
+
+
+def _descend(W: Tensor, H: Tensor, Q: Tensor, choose: Choose, width: int) -> None:
+    cols = W.shape[1]
+    G = ((W - Q) @ H).T.contiguous()  # (cols, rows)
+    for start in range(0, cols, BLOCK):
+        stop = min(start + BLOCK, cols)
+        g, changes = G[start:stop], torch.empty_like(G[start:stop])
+        for j in range(start, stop, width):
+            columns = slice(j, min(j + width, stop))
+            change = choose(columns, G[columns])
+            changes[j - start : columns.stop - start] = change
+            g.addmm_(H[start:stop, columns], change, alpha=-1)
+        G[stop:].addmm_(H[stop:, start:stop], changes, alpha=-1)
+
+
+def _chooser(q: Coded, W: Tensor, H: Tensor, codes: Tensor) -> tuple[Choose, int]:
+    """How a column, or a pair of columns, chooses; and how many columns that is."""
+    if isinstance(q, UniformTensor):
+        return _uniform(q, W, H, codes), 1
+    if isinstance(q, CodebookTensor):
+        return _codebook(q, W, H, codes), 1
+    return _pairs(q, W, H, codes), 2
+
+
+def _uniform(q: UniformTensor, W: Tensor, H: Tensor, codes: Tensor) -> Choose:
+    scales = torch.from_numpy(q.group_scales()).to(W)
+
+    def choose(columns: slice, G: Tensor) -> Tensor:
+        j = columns.start
+        h, code, scale = H[j, j], codes[j], scales[:, j // q.group_size]
+        new = (code + (G[0] / (h * scale)).nan_to_num(0.0, 0.0, 0.0)).round().clamp(0, 2**q.bits - 1)  # h is 0 in a dead column
+        x = scale * (new - code)
+        gains = h * x.square() < 2 * G[0] * x
+        codes[j] = torch.where(gains, new.long(), code)
+        return torch.where(gains, x, 0.0)[None]
+
+    return choose
+
+
+def _codebook(q: CodebookTensor, W: Tensor, H: Tensor, codes: Tensor) -> Choose:
+    centroids = torch.from_numpy(q.codebooks).to(W) - CENTROID_ZERO
+    scale = torch.from_numpy(q.row_scale).to(W)
+
+    def choose(columns: slice, G: Tensor) -> Tensor:
+        j = columns.start
+        table = centroids[:, j // q.group_cols].repeat_interleave(q.group_rows, 0)[: len(W)]  # (rows, K)
+        x = scale[:, None] * (table - table.gather(1, codes[j, :, None]))
+        least = (H[j, j] * x.square() - 2 * G[0, :, None] * x).min(1)
+        gains = least.values < 0
+        codes[j] = torch.where(gains, least.indices, codes[j])
+        return torch.where(gains, x.gather(1, least.indices[:, None])[:, 0], 0.0)[None]
+
+    return choose
+
+
+def _pairs(q: PairCodebookTensor, W: Tensor, H: Tensor, codes: Tensor) -> Choose:
+    """With x = s (c - c_old) the cost is, but for what is the same for all c, s^2 times  c h c^T - 2 (c_old h + G / s) . c:
+    a quadratic of the table alone, and a product."""
+    rows, groups = len(W), len(q.codebooks)
+    height = min(q.group_rows, rows)
+    tables = torch.from_numpy(q.codebooks).to(W) - CENTROID_ZERO  # (row groups, K, 2)
+    scale = torch.from_numpy(q.row_scale).to(W)[:, None]
+    group = torch.arange(rows, device=W.device) // q.group_rows
+
+    def choose(columns: slice, G: Tensor) -> Tensor:
+        width = len(G)
+        h, code, of_width = H[columns, columns], codes[columns.start // 2], tables[..., :width]
+        old = of_width[group, code]  # (rows, width)
+        aim = torch.nn.functional.pad(old @ h + G.T / scale, (0, 0, 0, groups * height - rows)).view(groups, height, width)
+        alone = ((of_width @ h) * of_width).sum(-1)[:, None]  # (row groups, 1, K)
+        cost = torch.baddbmm(alone, aim, of_width.transpose(1, 2), alpha=-2).flatten(0, 1)[:rows]
+        least = cost.min(1)
+        gains = least.values < cost.gather(1, code[:, None])[:, 0]
+        code.copy_(torch.where(gains, least.indices, code))
+        return (scale * (of_width[group, code] - old)).T
+
+    return choose

@@ -1,0 +1,96 @@
+"""The linear map from tables of centroids to the weights they stand for, its transpose, and least squares under the Hessian.
+
+    t  tables, any shape         (A t)_rj = s_r t[index_rj]         (A^T e)_k = sum of s_r e_rj over the weights with index k
+
+    minimise over t    tr((E - A t) H (E - A t)^T)
+
+where the normal equations A^T (A t H) = A^T (E H) are too large to be written down: a table that serves many columns meets all of H.
+Conjugate gradients need one product with H a step. docs/methods/gptvq.md and docs/methods/pairs.md say who uses it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rwkvquant.formats.qtensor import CodebookTensor, PairCodebookTensor
+
+Map = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class TableMap:
+    """scale (rows, 1); index (rows, cols) int64 into the flattened tables; shape of the tables."""
+
+    scale: Tensor
+    index: Tensor
+    shape: tuple[int, ...]
+
+    @classmethod
+    def of_codebooks(cls, q: CodebookTensor, like: Tensor) -> TableMap:
+        """Tables (row blocks, column blocks, 2**bits)."""
+        rows, cols = q.shape
+        row_block = torch.arange(rows, device=like.device)[:, None] // q.group_rows
+        col_block = torch.arange(cols, device=like.device)[None, :] // q.group_cols
+        table = row_block * q.codebooks.shape[1] + col_block
+        return cls(_scale(q, like), (table << q.bits) + torch.from_numpy(q.codes).to(like.device).long(), q.codebooks.shape)
+
+    @classmethod
+    def of_pairs(cls, q: PairCodebookTensor, like: Tensor) -> TableMap:
+        """Tables (row groups, 2**bits, 2)."""
+        rows, cols = q.shape
+        group = torch.arange(rows, device=like.device)[:, None] // q.group_rows
+        entry = (group << q.bits) + torch.from_numpy(q.codes).to(like.device).long()  # (rows, pairs)
+        index = torch.stack([2 * entry, 2 * entry + 1], -1).view(rows, -1)[:, :cols]
+        return cls(_scale(q, like), index, q.codebooks.shape)
+
+    def spread(self, tables: Tensor) -> Tensor:
+        """A t: tables -> (rows, cols)."""
+        return self.scale * tables.flatten()[self.index]
+
+    def gather(self, values: Tensor) -> Tensor:
+        """A^T e: (rows, cols) -> tables."""
+        return self._add(self.scale * values)
+
+    def weights(self, diagonal: Tensor) -> Tensor:
+        """The diagonal of A^T H A where H is diagonal (cols,): sum of s_r^2 H_jj over what each centroid serves, as tables."""
+        return self._add(self.scale.square() * diagonal)
+
+    def _add(self, values: Tensor) -> Tensor:
+        total = torch.zeros(self.shape, dtype=values.dtype, device=values.device)
+        total.view(-1).index_add_(0, self.index.flatten(), values.expand(self.index.shape).flatten())
+        return total
+
+
+def least_squares(E: Tensor, H: Tensor, spread: Map, gather: Map, precondition: Map, independent: int, steps: int) -> Tensor:
+    """`steps` of preconditioned conjugate gradients from 0: the parameters t by which tr((E - A t) H (E - A t)^T) falls.
+
+    spread: parameters -> (rows, cols), A; gather: its transpose; precondition: about the inverse of A^T H A, symmetric. The first
+    `independent` axes of the parameters count problems that do not touch each other, each with step lengths of its own.
+    """
+
+    def dot(a: Tensor, b: Tensor) -> Tensor:
+        product = a * b
+        return product.sum(tuple(range(independent, a.dim())), keepdim=True)
+
+    gradient = gather(E @ H)
+    t = torch.zeros_like(gradient)
+    residual = precondition(gradient)
+    direction, slope = residual, dot(gradient, residual)
+    for _ in range(steps):
+        product = gather(spread(direction) @ H)
+        curvature = dot(direction, product)
+        length = torch.where(curvature > 0, slope / curvature, 0.0)
+        t = t + length * direction
+        gradient = gradient - length * product
+        residual = precondition(gradient)
+        before, slope = slope, dot(gradient, residual)
+        direction = residual + torch.where(before > 0, slope / before, 0.0) * direction
+    return t
+
+
+def _scale(q: CodebookTensor | PairCodebookTensor, like: Tensor) -> Tensor:
+    return torch.from_numpy(q.row_scale).to(like)[:, None]

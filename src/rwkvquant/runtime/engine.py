@@ -1,0 +1,138 @@
+"""The native engine's Python face: hands it the file's arrays once, and then tokens, a step of at most 64 at a time.
+
+Matrices stay where the file has them. A prompt is read in steps of 64 tokens, sequences side by side share a step; logits are the
+same bits however the tokens are dealt out, and for any number of threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rwkvquant.errors import FormatError
+from rwkvquant.formats.layout import Layout, parse_layout
+from rwkvquant.kernels import dispatch
+from rwkvquant.kernels.state import State
+from rwkvquant.runtime.weights import Stored, Weights
+
+Array = NDArray[np.float32]
+ACTIVATIONS = ("int8", "float32")
+
+
+class NativeEngine:
+    """Reads tokens into states. `threads` says how many work on one step."""
+
+    def __init__(self, weights: Weights, threads: int, activations: str = "int8") -> None:
+        """Needs the native module. Raises FormatError for weights that do not fit together."""
+        native = dispatch.native_module()
+        assert native is not None
+        self.name, self.threads = str(native.isa()), threads
+        self._step_tokens = int(native.MAX_TOKENS)
+        self._vocab = weights.dims.vocab
+        dims = weights.dims
+        sizes = {name: getattr(dims, name) for name in ("layers", "width", "hidden", "vocab", "heads", "head_size")}
+        matrices = {name: _matrix(stored) for name, stored in weights.matrices.items()}
+        vectors = {name: np.ascontiguousarray(values, np.float32).reshape(-1) for name, values in weights.vectors.items()}
+        try:
+            self._engine = native.Engine(
+                weights.arch, sizes, matrices, vectors, _embedding(weights.embedding), threads, activations == "int8"
+            )
+        except ValueError as error:
+            raise FormatError(str(error)) from None
+
+    def read(
+        self, sequences: Sequence[Sequence[int]], state: State, which: Literal["last", "all"], in_place: bool = False
+    ) -> tuple[list[Array], State]:
+        """Read B sequences, each after its state -> the logits of each, (1, vocab) or (tokens, vocab), and the states after them.
+
+        `state` stays as it was, unless `in_place` gives it away: then it becomes the state after.
+        """
+        before = State(*(np.ascontiguousarray(part, np.float32) for part in (state.att_shift, state.ffn_shift, state.wkv)))
+        after = before if in_place else State(*map(np.empty_like, (before.att_shift, before.ffn_shift, before.wkv)))
+        rows = [len(sequence) if which == "all" else 1 for sequence in sequences]
+        first_row = np.concatenate([[0], np.cumsum(rows)])
+        logits = np.empty((first_row[-1], self._vocab), np.float32)
+        for start in range(0, len(sequences), self._step_tokens):
+            self._read_group(
+                sequences, range(start, min(start + self._step_tokens, len(sequences))), before, after, which, logits, first_row
+            )
+        return [logits[first_row[i] : first_row[i + 1]] for i in range(len(sequences))], after
+
+    def _read_group(
+        self,
+        sequences: Sequence[Sequence[int]],
+        group: range,
+        before: State,
+        after: State,
+        which: Literal["last", "all"],
+        logits: Array,
+        first_row: NDArray[np.intp],
+    ) -> None:
+        """Sequences that fit into one step, from their first token to their last; the step's tokens are shared out equally."""
+        done = dict.fromkeys(group, 0)
+        while running := [i for i in group if done[i] < len(sequences[i])]:
+            each = self._step_tokens // len(running)
+            tokens: list[int] = []
+            parts: list[tuple[int, int]] = []
+            wanted: list[int] = []
+            rows: list[int] = []
+            for i in running:
+                part = sequences[i][done[i] : done[i] + each]
+                for at, token in enumerate(part, start=done[i]):
+                    if which == "all" or at == len(sequences[i]) - 1:
+                        wanted.append(len(tokens))
+                        rows.append(first_row[i] + (at if which == "all" else 0))
+                    tokens.append(int(token))
+                parts.append((len(part), i))
+                done[i] += len(part)
+            together = rows == list(range(rows[0], rows[0] + len(rows))) if rows else True
+            out = logits[rows[0] : rows[0] + len(rows)] if rows and together else np.empty((len(rows), self._vocab), np.float32)
+            self._step(tokens, parts, before, after, wanted, out)
+            if not together:
+                logits[rows] = out
+            before = after
+
+    def _step(self, tokens: list[int], parts: list[tuple[int, int]], before: State, after: State, wanted: list[int], logits: Array) -> None:
+        ids, indices = np.array(tokens, np.uint32), np.array(wanted, np.uint32)
+        from_arrays = before.att_shift, before.ffn_shift, before.wkv
+        self._engine.forward(ids, parts, *from_arrays, after.att_shift, after.ffn_shift, after.wkv, indices, logits)
+
+
+def _matrix(stored: Stored) -> dict[str, Any]:
+    """What the native module is told of a matrix. A layout that is read by rows has no product: it is decoded."""
+    layout = parse_layout(stored.layout)
+    if layout.shape == "rows":
+        return _matrix(Stored.dense(stored.qtensor().decode()))
+    tile = {} if layout.codec == "dense" else {"tile_cols": layout.tile_cols}
+    return _described(stored, layout) | tile
+
+
+def _embedding(stored: Stored) -> dict[str, Any]:
+    """Uniform rows and dense values are read row by row; another layout is decoded."""
+    layout = parse_layout(stored.layout)
+    if layout.codec == "uniform" and layout.shape == "rows":
+        return _described(stored, layout) | {"codec": "rows"}
+    if layout.codec == "dense":
+        return _described(stored, layout)
+    return _embedding(Stored.dense(stored.qtensor().decode()))
+
+
+def _described(stored: Stored, layout: Layout) -> dict[str, Any]:
+    params = stored.params
+    rows, cols = params.shape
+    return {
+        "codec": layout.codec,
+        "bits": layout.bits or int(layout.shape.removeprefix("f")),
+        "rows": rows,
+        "cols": cols,
+        "group_size": params.group_size,
+        "symmetric": int(params.symmetric),
+        "scale_bits": params.scale_bits,
+        "group_rows": params.group_rows,
+        "rank": params.rank,
+        "shift": params.shift,
+        "arrays": {suffix: array.view(np.uint8) for suffix, array in stored.arrays.items()},
+    }

@@ -1,0 +1,121 @@
+"""Random models have the released sizes and keep their budget, and what bench reports adds up."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from rwkvquant.bench.layouts import PRESETS, choose
+from rwkvquant.bench.measure import bytes_per_token, measure
+from rwkvquant.bench.random_model import main, write_random_model
+from rwkvquant.bench.roofline import Roofline
+from rwkvquant.bench.shapes import RELEASED, released
+from rwkvquant.checkpoints.detect import all_specs, is_unused
+from rwkvquant.checkpoints.shapes import forward_shape
+from rwkvquant.checkpoints.tables import Role
+from rwkvquant.cli.main import run
+from rwkvquant.errors import ConfigError
+from rwkvquant.formats.container import open_packed
+from rwkvquant.formats.layout import expected_arrays
+from rwkvquant.kernels.state import Dims, State
+from rwkvquant.runtime.session import load
+
+# Parameters of the published checkpoints, in millions.
+PARAMETERS = {"x070-0.1b": 191.0, "x070-0.4b": 450.8, "x070-1.5b": 1527.4, "x070-2.9b": 2947.7, "x070-7.2b": 7199.1, "x060-1.6b": 1599.9}
+SMALL = Dims(2, 320, 640, 256, 5, 64, {"Rw": 32, "Ra": 32, "Rv": 32, "Rg": 64})
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_shapes_are_the_released_ones(name: str) -> None:
+    arch, dims = released(name)
+    used = [(spec, forward_shape(spec, dims)) for _, spec, layer in all_specs(arch, dims.layers) if not is_unused(spec, layer)]
+    count = sum(math.prod(shape) for spec, shape in used if spec.role is not Role.STATE)
+    assert abs(count / 1e6 - PARAMETERS[name]) < 0.06
+
+
+def test_an_unknown_shape_is_refused_with_those_there_are() -> None:
+    with pytest.raises(ConfigError, match=r"x070-0.1b.*got x071"):
+        released("x071")
+    assert len(RELEASED) == 9
+
+
+@pytest.mark.parametrize("preset", [preset for preset in PRESETS if preset not in ("dense", "paper")])
+@pytest.mark.parametrize("name", ["x070-0.1b", "x070-1.5b", "x060-1.6b"])
+def test_presets_keep_the_budget_and_use_it(name: str, preset: str) -> None:
+    arch, dims = released(name)
+    shapes = {}
+    for tensor, spec, layer in all_specs(arch, dims.layers):
+        if spec.role in (Role.PROJECTION, Role.LORA) and not is_unused(spec, layer) and not spec.slices:
+            rows, cols = forward_shape(spec, dims)
+            shapes[tensor] = (rows, cols)
+    chosen = choose(preset, shapes, 3.275)
+    stored = sum(dtype.itemsize * count for packing in chosen.values() for dtype, count in expected_arrays(*packing).values())
+    assert 3.2 < 8 * stored / sum(rows * cols for rows, cols in shapes.values()) <= 3.275
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_random_model_is_a_whole_packed_file_and_the_same_for_the_same_seed(tmp_path: Path, preset: str) -> None:
+    paths = [tmp_path / f"{name}.safetensors" for name in ("a", "b", "c")]
+    for path, seed in zip(paths, (1, 1, 2), strict=True):
+        write_random_model(path, "rwkv7", SMALL, layouts=preset, bits=4.0, seed=seed)
+    open_packed(paths[0]).verify()
+    assert paths[0].read_bytes() == paths[1].read_bytes() != paths[2].read_bytes()
+    logits, _ = load(paths[0]).forward([1, 2, 3])
+    assert 0.01 < logits.std() < 100
+
+
+def test_a_budget_that_cannot_be_met_and_an_unknown_preset_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ConfigError, match="bits 1 cannot be reached"):
+        write_random_model(tmp_path / "m", "rwkv7", SMALL, bits=1.0)
+    with pytest.raises(ConfigError, match=r"layouts must be one of default.*got best"):
+        write_random_model(tmp_path / "m", "rwkv7", SMALL, layouts="best")
+    assert main([str(tmp_path / "m"), "x070-9b", "default", "3.275"]) == 2
+    assert "got x070-9b" in capsys.readouterr().err and not (tmp_path / "m").exists()
+
+
+def test_bytes_of_a_token_are_all_that_its_forward_reads(tmp_path: Path) -> None:
+    write_random_model(tmp_path / "m.safetensors", "rwkv7", SMALL, bits=4.0)
+    packed = open_packed(tmp_path / "m.safetensors")
+    state = State.zeros(packed.dims)
+    states = 2 * (state.att_shift.nbytes + state.ffn_shift.nbytes + state.wkv.nbytes)
+    arrays = sum(array.nbytes for name in packed.tensors for array in packed.arrays(name).values())
+    embedding = sum(array.nbytes for array in packed.arrays("emb.weight").values())
+    assert bytes_per_token(packed) == arrays - embedding + embedding // 256 + states
+
+
+def test_bench_reports_what_it_promises(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rwkvquant.bench.measure.SECONDS", 0.01)
+    monkeypatch.setattr("rwkvquant.bench.roofline.BYTES", 1 << 24)
+    path = tmp_path / "m.safetensors"
+    write_random_model(path, "rwkv7", SMALL, bits=4.0)
+    assert run(["bench", str(path), "--json", "--rounds", "2", "--prefill", "70", "--batch", "3", "--threads", "2"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    for key in ("decode_tok_s", "prefill_tok_s", "gb_s", "roofline_gb_s", "roofline_share", "bytes_per_token", "threads", "peak_rss_bytes"):
+        assert result[key] > 0, key
+    assert result["threads"] == 2 and set(result["batch_tok_s"]) == {"3"} and len(result["logits_hash"]) == 16
+    assert result["gb_s"] == pytest.approx(result["decode_tok_s"] * result["bytes_per_token"] / 1e9)
+    assert result["roofline_share"] == pytest.approx(result["gb_s"] / result["roofline_gb_s"])
+    assert measure(path, threads=1, rounds=1, prefill_tokens=8)["logits_hash"] == result["logits_hash"]
+    assert run(["bench", str(path), "--rounds", "1", "--prefill", "8"]) == 0
+    assert "tokens/s" in capsys.readouterr().out
+
+
+def test_bench_takes_one_file_or_one_shape(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "notes.txt").write_text("not a model")
+    for arguments in (
+        ["bench"],
+        ["bench", "x", "--random", "x070-0.1b"],
+        ["bench", str(tmp_path / "notes.txt")],
+        ["bench", "--random", "x"],
+    ):
+        assert run(arguments) == 2
+        assert capsys.readouterr().err.strip()
+
+
+def test_the_roofline_reads_all_of_its_memory() -> None:
+    with Roofline(2, 1 << 20) as roofline:
+        assert sum(map(len, roofline._parts)) == 1 << 20
+        assert roofline.read() > 0

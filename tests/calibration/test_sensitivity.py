@@ -1,0 +1,146 @@
+"""Block by block, the backward pass gives what autograd gives for the whole model at once; the loss is its formula."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from rwkvquant.calibration.sensitivity import Sensitivity, Story, block_sensitivities
+from rwkvquant.checkpoints import Checkpoint, open_checkpoint
+from rwkvquant.checkpoints.tables import QUANTIZED_ROLES
+from rwkvquant.errors import CheckpointError
+from rwkvquant.models import CheckpointSource, architecture
+from tests.helpers import random_state_dict, write_pth
+
+TOKENS = np.random.default_rng(3).integers(0, 64, (5, 7))
+LAYERS, SEED = 3, 4
+
+
+def tiny(tmp_path: Path, arch: str, scale: float = 1.0) -> Checkpoint:
+    state = random_state_dict(arch, layers=LAYERS, width=32, head_size=8, hidden=48, vocab=64)
+    state["blocks.1.ffn.key.weight"] *= scale
+    return open_checkpoint(write_pth(tmp_path / f"{arch}.pth", state))
+
+
+def story_of(checkpoint: Checkpoint) -> tuple[Story, ModuleType, dict[str, Any]]:
+    source, module = CheckpointSource(checkpoint), architecture(checkpoint.arch)
+    outer, carries = source.globals(), checkpoint.arch == "rwkv7"
+    embed = lambda rows: module.embed(outer, rows)  # noqa: E731
+    story = Story(embed, module.block, module.head, outer, source.block, LAYERS, checkpoint.dims.width, carries, torch.device("cpu"))
+    return story, module, outer
+
+
+class Listened:
+    """A matrix that keeps its input and its output, for autograd to leave a gradient at."""
+
+    def __init__(self, W: Tensor) -> None:
+        self.W = W
+
+    def product(self, x: Tensor) -> Tensor:
+        self.x, self.y = x, functional.linear(x, self.W)
+        self.y.retain_grad()
+        return self.y
+
+
+def whole_model(checkpoint: Checkpoint, batch: int) -> dict[str, Sensitivity]:
+    """Plain autograd through all blocks at once: x and g of every product of the table, by logical name."""
+    story, module, outer = story_of(checkpoint)
+    names = {m.name for m in checkpoint.logical_matrices() if m.spec.role in QUANTIZED_ROLES}
+    draws = torch.Generator().manual_seed(SEED)
+    found: dict[str, Sensitivity] = {}
+    for start in range(0, len(TOKENS), batch):
+        heard: dict[str, Listened] = {}
+        x, carry = module.embed(outer, torch.from_numpy(TOKENS[start : start + batch])).requires_grad_(True), None
+        for layer in range(LAYERS):
+            weights = story.weights_of(layer)
+            for key, W in weights.items():
+                if f"blocks.{layer}.{key}" in names:
+                    weights[key] = heard[f"blocks.{layer}.{key}"] = Listened(W)
+            x, _, carry = module.block(weights, x, None, carry)
+        log_p = torch.log_softmax(module.head(outer, x), -1).flatten(0, 1)
+        drawn = torch.multinomial(log_p.detach().exp(), 1, generator=draws)
+        (-log_p.gather(1, drawn)).sum().backward()
+        for name, matrix in heard.items():
+            assert matrix.y.grad is not None, name
+            out, width = matrix.W.shape
+            found.setdefault(name, Sensitivity(out, width))
+            found[name].add(matrix.x.detach().reshape(-1, width), matrix.y.grad.reshape(-1, out))
+    assert set(found) == names
+    return found
+
+
+@pytest.mark.parametrize(("arch", "batch"), [("rwkv6", 2), ("rwkv7", 2), ("rwkv7", 5)])
+def test_blocks_backward_are_the_whole_model_backward(tmp_path: Path, arch: str, batch: int) -> None:
+    """For RWKV-7 that takes the gradient which reaches block 0's values by v_first, from every block behind."""
+    checkpoint = tiny(tmp_path, arch)
+    expected, seen = whole_model(checkpoint, batch), 0
+    for layer, weights, sensitivities in block_sensitivities(story_of(checkpoint)[0], TOKENS, batch, tmp_path, SEED):
+        for key, found in sensitivities.items():
+            other = expected[f"blocks.{layer}.{key}"]
+            E = torch.randn(weights[key].shape, generator=torch.Generator().manual_seed(1))
+            every = torch.arange(len(E))
+            torch.testing.assert_close(found.inputs.H, other.inputs.H, rtol=1e-4, atol=1e-6)
+            scale = float(other.rows.max())
+            torch.testing.assert_close(found.rows / scale, other.rows / scale, rtol=2e-3, atol=1e-5)
+            assert found.loss(E, every) == pytest.approx(other.loss(E, every), rel=2e-3)
+            seen += 1
+    assert seen == len(expected) > 20
+
+
+def test_loss_is_its_formula() -> None:
+    """KL = 1/2 sum_r f_r E_r H_g E_r^T, worked out token by token."""
+    rng = np.random.default_rng(0)
+    x, g, E = rng.normal(size=(11, 4)), rng.normal(size=(11, 6)), rng.normal(size=(3, 4))
+    rows = [5, 0, 2]
+    found = Sensitivity(6, 4)
+    for part in (slice(0, 5), slice(5, 11)):
+        found.add(torch.from_numpy(x[part]).float(), torch.from_numpy(g[part]).float())
+    f = (g**2).mean(0)
+    H_g = sum(np.sum(g[t] ** 2) * np.outer(x[t], x[t]) for t in range(11)) / np.sum(g**2)
+    expected = 0.5 * sum(f[row] * e @ H_g @ e for row, e in zip(rows, E, strict=True))
+    assert found.rows.numpy() == pytest.approx(f, rel=1e-6)
+    assert found.loss(torch.from_numpy(E), torch.tensor(rows)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_where_no_gradient_arrives_nothing_is_lost() -> None:
+    found = Sensitivity(2, 3)
+    found.add(torch.ones(4, 3), torch.zeros(4, 2))
+    assert found.loss(torch.ones(2, 3), torch.arange(2)) == 0.0
+
+
+def test_predicted_loss_is_the_divergence_of_a_slightly_changed_model(tmp_path: Path) -> None:
+    """To second order, with all gradients drawn anew many times: within a factor of two, for errors that are independent noise."""
+    checkpoint = tiny(tmp_path, "rwkv6")
+    story, module, outer = story_of(checkpoint)
+    key, layer = "ffn.value.weight", LAYERS - 1
+    predicted = []
+    for seed in range(8):
+        at, weights, found = next(block_sensitivities(story, TOKENS, 5, tmp_path, seed))
+        assert at == layer
+        E = 0.01 * torch.randn(weights[key].shape, generator=torch.Generator().manual_seed(2))
+        predicted.append(found[key].loss(E, torch.arange(len(E))))
+
+    def log_p(change: float) -> Tensor:
+        x, carry = module.embed(outer, torch.from_numpy(TOKENS)), None
+        for at in range(LAYERS):
+            block = story.weights_of(at)
+            if at == layer:
+                block[key] = block[key] + change * E
+            x, _, carry = module.block(block, x, None, carry)
+        return torch.log_softmax(module.head(outer, x).double(), -1).flatten(0, 1)
+
+    before, after = log_p(0.0), log_p(1.0)
+    divergence = float((before.exp() * (before - after)).sum(1).mean())
+    assert divergence / 2 < np.mean(predicted) < 2 * divergence
+
+
+def test_a_block_that_overflows_is_named(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"blocks\.1\..*far too large"):
+        next(block_sensitivities(story_of(tiny(tmp_path, "rwkv7", 1e30))[0], TOKENS, 2, tmp_path, SEED))

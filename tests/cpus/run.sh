@@ -1,0 +1,39 @@
+#!/usr/bin/env bash
+# The native module on CPUs that this machine is not: `make test-cpus`.
+#
+# qemu raises an illegal instruction for what the named CPU lacks. Nehalem is the oldest one that NumPy's wheels run on
+# (x86-64-v2, no AVX), SandyBridge has AVX without AVX2, Haswell AVX2 without AVX-512.
+#
+# Processes that a test starts would run on the real CPU: tests that start some are left out, and so is tests/conftest.py with torch.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+PYTHON=${PYTHON:-.venv/bin/python}
+
+if ! command -v qemu-x86_64 > /dev/null; then
+    echo "qemu-x86_64 is missing: installing Debian's qemu-user"
+    as_root=$(test "$(id -u)" = 0 || echo sudo)
+    $as_root apt-get -o DPkg::Lock::Timeout=300 update -qq
+    $as_root apt-get -o DPkg::Lock::Timeout=300 install -y -qq --no-install-recommends qemu-user
+fi
+qemu-x86_64 --version | head -1
+
+on() {  # on CPU BODIES PYTEST_ARGUMENTS...: OpenBLAS is told the CPU too, as a setting for the real one would crash it
+    local cpu=$1 bodies=$2
+    shift 2
+    echo "== $cpu: $bodies"
+    env -u RWKVQUANT_ISA -u RWKVQUANT_KERNELS OMP_NUM_THREADS=1 OPENBLAS_CORETYPE="$cpu" EXPECTED_BODIES="$bodies" \
+        qemu-x86_64 -cpu "$cpu" "$PYTHON" -m pytest --noconftest -p no:cacheprovider "$@"
+}
+
+suite=(tests/cpus/check_body.py tests/kernels/test_product.py tests/kernels/test_activations.py tests/kernels/test_steps.py
+    tests/runtime/test_engine.py -k 'check_body or not (every_length or every_body or presets_run)')
+
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+status=0
+on Haswell "plain avx2" "${suite[@]}" > "$log" 2>&1 &
+on SandyBridge plain tests/cpus/check_body.py -k bodies || status=1
+on Nehalem plain "${suite[@]}" || status=1
+wait $! || status=1
+cat "$log"
+exit $status

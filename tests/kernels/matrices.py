@@ -1,0 +1,91 @@
+"""Random packed matrices of every layout that `product` takes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rwkvquant.kernels import tiles
+from rwkvquant.kernels.product import Matrix
+
+UNIFORM = [(bits, tile_cols) for bits in range(1, 9) for tile_cols in (64, 32)]
+CODEBOOKS = [(bits, group_rows) for bits in (2, 3, 4) for group_rows in (2, 4, 8, 16) if 2**bits <= 4 * group_rows]
+
+
+def random_bytes(rng: np.random.Generator, count: int, below: int = 256) -> NDArray[np.uint8]:
+    return rng.integers(0, below, count, dtype=np.uint8)
+
+
+def row_scales(rng: np.random.Generator, rows: int) -> NDArray[np.float16]:
+    """Of whole row-blocks: what stands behind the last row is read by kernels, and must not show."""
+    scales = (rng.random(tiles.padded(rows, 16)) + 0.1).astype(np.float16)
+    scales[rows:] = np.nan
+    return scales
+
+
+def uniform(
+    rows: int,
+    cols: int,
+    bits: int,
+    tile_cols: int = 64,
+    group_size: int = 64,
+    symmetric: bool = False,
+    scale_bits: int = 8,
+    seed: int = 0,
+) -> Matrix:
+    """Codes, scales and zeros are random in the padding too."""
+    rng = np.random.default_rng([rows, cols, bits, tile_cols, group_size, seed])
+    blocks, groups = -(-rows // 16), -(-cols // group_size)
+    arrays: dict[str, Any] = {"codes": random_bytes(rng, tiles.packed_bytes(rows, cols, bits, tile_cols))}
+    if scale_bits == 8:
+        arrays |= {"scales": random_bytes(rng, blocks * groups * 16), "row_scale": row_scales(rng, rows)}
+    else:
+        arrays["scales"] = rng.random(blocks * groups * 16).astype(np.float16)
+    if not symmetric:
+        arrays["zeros"] = random_bytes(rng, blocks * groups * 2 * bits)
+    return Matrix("uniform", arrays, rows, cols, bits, tile_cols, group_size, symmetric, scale_bits)
+
+
+def codebook(rows: int, cols: int, bits: int = 3, group_rows: int = 2, rank: int = 0, shift: int = 8, seed: int = 0) -> Matrix:
+    rng = np.random.default_rng([rows, cols, bits, group_rows, rank, seed])
+    tables = tiles.codebook_bytes(rows, cols, group_rows, 1)
+    arrays: dict[str, Any] = {"codes": random_bytes(rng, tiles.packed_bytes(rows, cols, bits, 32)), "row_scale": row_scales(rng, rows)}
+    if rank == 0:
+        arrays["codebooks"] = random_bytes(rng, tables << bits, 128)
+        return Matrix("codebook", arrays, rows, cols, bits, group_rows=group_rows)
+    arrays["coefficients"] = rng.integers(-128, 128, tables * rank, dtype=np.int8)
+    arrays["basis"] = rng.integers(-128, 128, rank << bits, dtype=np.int8)
+    return Matrix("codebook", arrays, rows, cols, bits, group_rows=group_rows, rank=rank, shift=shift)
+
+
+def pairs(rows: int, cols: int, bits: int = 6, group_rows: int = 16, seed: int = 0) -> Matrix:
+    rng = np.random.default_rng([rows, cols, bits, group_rows, seed])
+    codes = random_bytes(rng, tiles.packed_bytes(rows, -(-cols // 2), bits, 32))
+    arrays = {"codes": codes, "codebooks": random_bytes(rng, tiles.pair_codebook_bytes(rows, group_rows, bits), 128)}
+    return Matrix("pairs", {**arrays, "row_scale": row_scales(rng, rows)}, rows, cols, bits, group_rows=group_rows)
+
+
+def dense(rows: int, cols: int, bits: int = 16, seed: int = 0) -> Matrix:
+    values = np.random.default_rng([rows, cols, bits, seed]).standard_normal(rows * cols)
+    return Matrix("dense", {"values": values.astype(np.float16 if bits == 16 else np.float32)}, rows, cols, bits)
+
+
+def every_layout(rows: int, cols: int) -> list[Matrix]:
+    """One matrix of each layout and width, with side information that differs from one to the next."""
+    grids = [(False, 8), (True, 16), (False, 16), (True, 8)]
+    found = []
+    for at, (bits, tile_cols) in enumerate(UNIFORM):
+        symmetric, scale_bits = grids[(at + at // 4) % 4]
+        for group_size in (64, 128, 1 << 20) if tile_cols == 64 else (32, 64, 96, 160):
+            found.append(uniform(rows, cols, bits, tile_cols, group_size, symmetric, scale_bits))
+    for bits, group_rows in CODEBOOKS:
+        found += [codebook(rows, cols, bits, group_rows, rank, shift) for rank, shift in ((0, 0), (1, 0), (3, 9), (4, 8), (5, 10), (8, 14))]
+    found += [pairs(rows, cols, bits, group_rows) for bits in range(4, 9) for group_rows in (16, 48)]
+    return [*found, dense(rows, cols, 16), dense(rows, cols, 32)]
+
+
+def name(matrix: Matrix) -> str:
+    parts = (matrix.bits, matrix.tile_cols, matrix.group_size, matrix.symmetric, matrix.scale_bits, matrix.group_rows, matrix.rank)
+    return f"{matrix.codec}{parts} {matrix.rows}x{matrix.cols}"

@@ -1,0 +1,94 @@
+"""Whatever a matrix is said to be, the native module refuses it or multiplies: `make sanitize` watches every byte of it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rwkvquant import _native
+from rwkvquant.kernels.product import Matrix
+from tests.kernels import matrices
+from tests.kernels.guarded import body
+
+NUMBERS = [0, 1, 3, 16, 31, 32, 2**16, 2**20 + 64, 2**31 - 1, 2**31, 2**32 + 8, 2**40, 2**63, 2**64 - 64, 2**64 - 16, 2**64 - 1, 2**64, -1]
+NUMBERED = ("bits", "rows", "cols", "tile_cols", "group_size", "symmetric", "scale_bits", "group_rows", "rank", "shift")
+WANTED = re.compile(r"\] (\w+) (?:must hold (\d+) values|is missing)")
+SOUND = [
+    matrices.uniform(35, 70, 3),
+    matrices.uniform(35, 70, 5, 32, 96, True, 16),
+    matrices.uniform(35, 70, 8, 32, 32),
+    matrices.codebook(35, 70),
+    matrices.codebook(35, 70, 4, 8, rank=3),
+    matrices.pairs(35, 70),
+    matrices.dense(35, 70),
+    matrices.dense(35, 70, 32),
+]
+
+
+def given_what_it_asks_for(matrix: Matrix, changes: dict[str, Any], rng: np.random.Generator) -> tuple[Any, dict[str, Any]] | None:
+    """The native matrix with some numbers changed, of arrays with random bytes and just as long as it wants them, and these arrays.
+
+    None if it refuses the numbers, or wants more than a megabyte.
+    """
+    fields = asdict(matrix) | changes
+    arrays: dict[str, Any] = {suffix: np.zeros(0, array.dtype) for suffix, array in matrix.arrays.items()}
+    for _ in range(len(arrays) + 1):
+        try:
+            return _native.Matrix(**(fields | {"arrays": arrays})), arrays
+        except ValueError as refusal:
+            found = WANTED.search(str(refusal))
+            if found is None or found[2] is None or int(found[2]) > 1 << 20:
+                return None
+            dtype = arrays[found[1]].dtype
+            arrays[found[1]] = rng.integers(0, 256, int(found[2]) * dtype.itemsize, np.uint8).view(dtype)
+        except (TypeError, OverflowError):
+            return None
+    raise AssertionError(f"{matrices.name(matrix)} with {changes} goes on asking")
+
+
+def multiply(held: Any, rows: int, cols: int) -> None:
+    """By every body, int8 and float32, one vector and several, whole and by halves; all arrays exactly as long as they must be."""
+    groups = -(-cols // 64)
+    for isa in _native.available_isas():
+        with body(isa):
+            for count in (1, 9):
+                x = np.zeros(count * groups * 64, np.float32)
+                x.reshape(count, -1)[:, :cols] = 1
+                q, scale, sums = np.empty(x.size, np.int8), np.empty(count * groups, np.float32), np.empty(count * groups, np.int32)
+                _native.quantize_activations(x, count, cols, q, scale, sums)
+                out, middle = np.empty(count * rows, np.float32), rows // 32 * 16
+                for inputs in ((q, scale, sums, x), (None, None, None, x)):
+                    _native.product(held, *inputs, count, out, rows, 0, middle)
+                    _native.product(held, *inputs, count, out, rows, middle, rows)
+
+
+@pytest.mark.parametrize("matrix", SOUND, ids=matrices.name)
+def test_a_wrong_number_is_refused_or_harmless(matrix: Matrix) -> None:
+    rng, accepted, refused = np.random.default_rng(0), 0, 0
+    for key in NUMBERED:
+        for number in (True, False) if key == "symmetric" else NUMBERS:
+            found = given_what_it_asks_for(matrix, {key: number}, rng)
+            refused += found is None
+            accepted += found is not None
+            rows, cols = (number if key == name else getattr(matrix, name) for name in ("rows", "cols"))
+            if found is not None and rows * cols < 1 << 20:
+                multiply(found[0], rows, cols)
+    assert accepted > 20 and refused > 20
+
+
+@pytest.mark.parametrize("matrix", SOUND, ids=matrices.name)
+def test_arrays_of_just_the_bytes_that_are_asked_for_are_enough_and_no_less(matrix: Matrix) -> None:
+    rng = np.random.default_rng(0)
+    for rows, cols in ((1, 2), (16, 64), (17, 65), (48, 32), (33, 200)):
+        found = given_what_it_asks_for(matrix, {"rows": rows, "cols": cols}, rng)
+        assert found is not None
+        held, arrays = found
+        multiply(held, rows, cols)
+        for suffix, array in arrays.items():
+            for wrong in (array[:-1], np.repeat(array, 2)[::2], array.reshape(1, -1), array.astype(np.float64), None, "codes"):
+                with pytest.raises((ValueError, TypeError)):
+                    _native.Matrix(**(asdict(matrix) | {"rows": rows, "cols": cols, "arrays": arrays | {suffix: wrong}}))

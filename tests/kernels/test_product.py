@@ -1,0 +1,322 @@
+"""product: every native body gives the bits of the NumPy definition, for every layout, any number of vectors, and any split of rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from rwkvquant import _native
+from rwkvquant.formats import layout
+from rwkvquant.formats.layout_sizes import TensorParams
+from rwkvquant.kernels import dispatch, tiles
+from rwkvquant.kernels import product as definition
+from rwkvquant.kernels.product import Matrix
+from tests.kernels import matrices
+from tests.kernels.guarded import assert_same_bits, at_offset, body, on_every_body
+
+Floats = NDArray[np.float32]
+
+
+def vectors(count: int, cols: int, seed: int = 0) -> Floats:
+    return np.random.default_rng([count, cols, seed]).standard_normal((count, cols)).astype(np.float32)
+
+
+def int8_parts(q: NDArray[np.int8]) -> tuple[Any, Any, Any]:
+    """(count, padded) -> q, scale of 1, sum, as the native product takes them."""
+    groups = q.shape[1] // 64
+    return q.reshape(-1), np.ones(q.shape[0] * groups, np.float32), q.reshape(-1, 64).sum(axis=1, dtype=np.int32)
+
+
+def native_int8(matrix: Matrix, q: NDArray[np.int8]) -> dict[str, Floats]:
+    """By instruction set, (count * rows,) products of activations given as whole numbers, a scale of 1 each."""
+    held, parts = dispatch.held(_native, matrix), int8_parts(q)
+    run: Callable[[Floats], None] = lambda out: _native.product(held, *parts, None, len(q), out, matrix.rows, 0, matrix.rows)  # noqa: E731
+    return on_every_body(run, len(q) * matrix.rows)
+
+
+def native(matrix: Matrix, x: Floats, int8: bool = True) -> dict[str, Floats]:
+    results = {}
+    for isa in _native.available_isas():
+        with body(isa):
+            results[isa] = dispatch.native_product(_native, matrix, x, int8)
+    return results
+
+
+def check(matrix: Matrix, x: Floats, int8: bool = True) -> None:
+    want = definition.product(matrix, x, int8)
+    for isa, got in native(matrix, x, int8).items():
+        np.testing.assert_array_equal(got.view(np.uint32), want.view(np.uint32), err_msg=f"{isa} {matrices.name(matrix)}")
+
+
+def decoded(matrix: Matrix) -> NDArray[np.float64]:
+    """By formats/layout.py, which knows nothing of products."""
+    if matrix.codec == "dense":
+        return matrix.arrays["values"].reshape(matrix.rows, matrix.cols).astype(np.float64)
+    shape = f"t16x{matrix.tile_cols}"
+    names = ("group_size", "symmetric", "scale_bits", "group_rows", "rank", "shift")
+    params = TensorParams((matrix.rows, matrix.cols), **{name: getattr(matrix, name) for name in names})
+    layout_id = f"{matrix.codec}{matrix.bits}.{shape}"
+    arrays = {}
+    for suffix, (dtype, count) in layout.expected_arrays(layout_id, params).items():
+        arrays[suffix] = np.zeros(count, dtype)
+        arrays[suffix][: len(matrix.arrays[suffix])] = matrix.arrays[suffix]
+    return layout.unpack(layout_id, params, arrays).decode().astype(np.float64)
+
+
+def test_every_length_up_to_two_tiles_and_every_remainder_of_rows() -> None:
+    for cols in range(1, 130):
+        rows, count = cols * 7 % 33 + 1, cols % 3 + 1
+        for matrix in matrices.every_layout(rows, cols):
+            check(matrix, vectors(count, cols))
+
+
+def test_every_number_of_vectors_is_one_vector_many_times() -> None:
+    """Registers hold 8 vectors, then 4, 2 and 1; and a pass holds 128."""
+    for matrix in (matrices.uniform(40, 200, 5), matrices.uniform(40, 200, 8, 32, 96), matrices.codebook(40, 200), matrices.dense(40, 200)):
+        x = vectors(131, 200)
+        alone = np.concatenate([native(matrix, each[None])[_native.available_isas()[-1]] for each in x])
+        for count in (*range(1, 18), 128, 131):
+            for isa, got in native(matrix, x[:count]).items():
+                np.testing.assert_array_equal(got, alone[:count], err_msg=f"{isa} {count} {matrices.name(matrix)}")
+
+
+def test_float32_activations_give_the_bits_of_the_definition() -> None:
+    for rows, cols, count in ((17, 70, 3), (40, 129, 2), (5, 31, 1)):
+        for matrix in matrices.every_layout(rows, cols):
+            check(matrix, vectors(count, cols), int8=False)
+
+
+@pytest.mark.parametrize("int8", [True, False], ids=["int8", "float32"])
+def test_the_definition_is_the_product_of_the_decoded_weights(int8: bool) -> None:
+    """Within one rounding for each float32 operation on the longest path; the weights are decoded by another file."""
+    for matrix in matrices.every_layout(30, 250):
+        x = vectors(2, 250)
+        x64 = x.astype(np.float64)
+        if int8 and matrix.codec != "dense":
+            parts = [definition.quantize_activations(vector) for vector in x]
+            x64 = np.stack([(xq * xscale.astype(np.float64).repeat(64))[:250] for xq, xscale in parts])
+        W = decoded(matrix)
+        operations = 250 / 32 + 20 + (0 if int8 else 20)
+        bound = operations * 2.0**-24 * (np.abs(x64) @ np.abs(W).T)
+        if not int8:  # code - zero loses digits that cancel: what is added is up to 2^bits larger
+            bound *= 2
+        assert (np.abs(definition.product(matrix, x, int8) - x64 @ W.T) <= bound).all(), matrices.name(matrix)
+
+
+def test_work_split_by_rows_gives_the_same_bits() -> None:
+    isa = _native.available_isas()[-1]
+    for matrix in matrices.every_layout(85, 130):
+        for count in (1, 9):
+            x = np.zeros((count, 192), np.float32)
+            x[:, :130] = vectors(count, 130)
+            want = native(matrix, x[:, :130])[isa]
+            q, scale, sums = np.empty(count * 192, np.int8), np.empty(count * 3, np.float32), np.empty(count * 3, np.int32)
+            _native.quantize_activations(x.reshape(-1), count, 130, q, scale, sums)
+            out = np.full(count * 100, np.nan, np.float32)
+            for begin, end in ((32, 48), (0, 32), (48, 85)):
+                _native.product(dispatch.held(_native, matrix), q, scale, sums, x.reshape(-1), count, out, 100, begin, end)
+            got = out.reshape(count, 100)
+            np.testing.assert_array_equal(got[:, :85], want, err_msg=matrices.name(matrix))
+            assert np.isnan(got[:, 85:]).all(), "written beyond the last row"
+
+
+def one_hot(column: int, padded: int = 64) -> NDArray[np.int8]:
+    return np.eye(1, padded, column, dtype=np.int8)
+
+
+@pytest.mark.parametrize(("bits", "tile_cols"), matrices.UNIFORM)
+def test_every_code_is_read_from_its_own_place(bits: int, tile_cols: int) -> None:
+    """With one activation of 1 the product is one column of codes; as many matrices as codes put every code in every place."""
+    base = np.arange(16)[:, None] + 3 * np.arange(64)
+    ones, zeros = np.ones((16, 1), np.uint8), np.zeros((16, 1), np.uint8)
+    sides = {"scales": tiles.pack_scales(ones), "row_scale": np.ones(16, np.float16), "zeros": tiles.pack_zeros(zeros, bits)}
+    columns = np.eye(64, dtype=np.int8)
+    for turn in range(1 << bits):
+        codes = ((base + turn) % (1 << bits)).astype(np.uint8)
+        matrix = Matrix("uniform", {**sides, "codes": tiles.pack_tiles(codes, bits, tile_cols)}, 16, 64, bits, tile_cols, 64, False, 8)
+        assert_same_bits(native_int8(matrix, columns), codes.T.astype(np.float32).reshape(-1))
+        for column in range(turn % 5, 64, 1 if bits < 4 else 16 if bits == 8 else 5):
+            assert_same_bits(native_int8(matrix, one_hot(column)), codes[:, column].astype(np.float32))
+
+
+@pytest.mark.parametrize(("bits", "group_rows"), matrices.CODEBOOKS)
+def test_every_table_and_entry_is_read_from_its_own_place(bits: int, group_rows: int) -> None:
+    entries, tables = 1 << bits, 16 // group_rows
+    codebooks = (np.arange(2 * tables * entries) * 37 % 128).reshape(tables, 2, entries).astype(np.uint8)
+    columns = np.eye(64, dtype=np.int8)
+    for turn in range(entries):
+        codes = ((np.arange(16)[:, None] + 3 * np.arange(64) + turn) % entries).astype(np.uint8)
+        arrays = {"codes": tiles.pack_tiles(codes, bits, 32), "codebooks": tiles.pack_codebooks(codebooks, group_rows)}
+        matrix = Matrix("codebook", {**arrays, "row_scale": np.ones(16, np.float16)}, 16, 64, bits, group_rows=group_rows)
+        want = codebooks[np.arange(16)[:, None] // group_rows, np.arange(64) // 32, codes].astype(np.float32) - 64
+        assert_same_bits(native_int8(matrix, columns), want.T.reshape(-1))
+        for column in range(64):
+            assert_same_bits(native_int8(matrix, one_hot(column)), want[:, column].copy())
+
+
+@pytest.mark.parametrize("bits", range(4, 9))
+def test_every_pair_is_read_from_its_own_place(bits: int) -> None:
+    codebooks = np.random.default_rng(bits).integers(0, 128, (1, 1 << bits, 2), dtype=np.uint8)
+    columns = np.eye(64, dtype=np.int8)
+    for turn in range(1 << bits):
+        codes = ((np.arange(16)[:, None] + 3 * np.arange(32) + turn) % (1 << bits)).astype(np.uint8)
+        arrays = {"codes": tiles.pack_tiles(codes, bits, 32), "codebooks": tiles.pack_pair_codebooks(codebooks)}
+        matrix = Matrix("pairs", {**arrays, "row_scale": np.ones(16, np.float16)}, 16, 64, bits, group_rows=16)
+        want = codebooks[0, codes].reshape(16, 64).astype(np.float32) - 64
+        assert_same_bits(native_int8(matrix, columns), want.T.reshape(-1))
+        for column in range(turn % 7, 64, 7):
+            assert_same_bits(native_int8(matrix, one_hot(column)), want[:, column].copy())
+
+
+@pytest.mark.parametrize("rank", range(1, 9))
+def test_compressed_centroids_follow_their_definition_to_both_ends(rank: int) -> None:
+    """Coefficients and bases at their ends and every shift: sums of 2^17 and centroids clamped on both sides."""
+    for bits, group_rows in matrices.CODEBOOKS:
+        for shift in range(15):
+            matrix = matrices.codebook(32, 96, bits, group_rows, rank, shift)
+            rng = np.random.default_rng(shift)
+            ends = {name: rng.choice(np.array([-128, 127], np.int8), len(matrix.arrays[name])) for name in ("coefficients", "basis")}
+            for arrays in ({}, ends):
+                check(replace(matrix, arrays={**matrix.arrays, **arrays}), vectors(1, 96))
+
+
+@pytest.mark.parametrize("activation", [127, -127, -128])
+def test_the_largest_products_do_not_saturate(activation: int) -> None:
+    for count in (1, 8, 11):
+        q = np.full((count, 128), activation, np.int8)
+        for bits, tile_cols in matrices.UNIFORM:
+            for code in (0, (1 << bits) - 1):
+                for zero in (0, (1 << bits) - 1):
+                    codes, sides = np.full((32, 128), code, np.uint8), np.full((32, 128 // tile_cols), zero, np.uint8)
+                    arrays = {"codes": tiles.pack_tiles(codes, bits, tile_cols), "zeros": tiles.pack_zeros(sides, bits)}
+                    arrays |= {"scales": np.full(sides.size, 255, np.uint8), "row_scale": np.ones(32, np.float16)}
+                    matrix = Matrix("uniform", arrays, 32, 128, bits, tile_cols, tile_cols, False, 8)
+                    # Every partial sum is a whole multiple of 64 * 255, and below 2^24 of them: exact in float32.
+                    want = np.full(32 * count, 255 * 128 * (code - zero) * activation, np.float32) + 0
+                    assert_same_bits(native_int8(matrix, q), want)
+        for centroid in (0, 64, 127):
+            want = np.full(32 * count, 128 * (centroid - 64) * activation, np.float32) + 0
+            for bits, group_rows in matrices.CODEBOOKS:
+                matrix = matrices.codebook(32, 128, bits, group_rows)
+                arrays = {"codebooks": np.full_like(matrix.arrays["codebooks"], centroid), "row_scale": np.ones(32, np.float16)}
+                assert_same_bits(native_int8(replace(matrix, arrays={**matrix.arrays, **arrays}), q), want)
+            for bits in range(4, 9):
+                matrix = matrices.pairs(32, 128, bits)
+                arrays = {"codebooks": np.full_like(matrix.arrays["codebooks"], centroid), "row_scale": np.ones(32, np.float16)}
+                assert_same_bits(native_int8(replace(matrix, arrays={**matrix.arrays, **arrays}), q), want)
+
+
+def test_every_finite_float16_is_decoded_exactly() -> None:
+    """As row_scale, as scales and as dense values; subnormals and both zeros among them."""
+    halves = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
+    halves = halves[np.isfinite(halves)]
+    rows = len(halves)
+    ones = np.ones((rows, 1), np.uint8)
+    arrays = {"codes": tiles.pack_tiles(5 * ones.repeat(64, axis=1), 3, 64)}
+    by_row = Matrix("uniform", {**arrays, "scales": ones[:, 0], "row_scale": halves}, rows, 64, 3, 64, 64, True, 8)
+    assert_same_bits(native_int8(by_row, one_hot(0)), halves.astype(np.float32))
+    by_group = Matrix("uniform", {**arrays, "scales": halves}, rows, 64, 3, 64, 64, True, 16)
+    assert_same_bits(native_int8(by_group, one_hot(0)), halves.astype(np.float32) + 0)  # y starts at +0
+    dense = Matrix("dense", {"values": halves}, rows, 1, 16)
+    for got in native(dense, np.ones((1, 1), np.float32)).values():
+        np.testing.assert_array_equal(got[0], halves.astype(np.float32))
+
+
+@pytest.mark.parametrize("offset", [1, 2, 4, 31, 63])
+def test_inputs_may_stand_at_any_address(offset: int) -> None:
+    for matrix in matrices.every_layout(35, 100):
+        moved = replace(matrix, arrays={name: at_offset(array, offset) for name, array in matrix.arrays.items()})
+        held = dispatch.held(_native, moved)
+        x = np.zeros((3, 128), np.float32)
+        x[:, :100] = vectors(3, 100)
+        q, scale, sums = np.empty(3 * 128, np.int8), np.empty(6, np.float32), np.empty(6, np.int32)
+        _native.quantize_activations(x.reshape(-1), 3, 100, q, scale, sums)
+        inputs = [at_offset(each, offset) for each in (q, scale, sums, x.reshape(-1))]
+        for count in (1, 3):
+            got = on_every_body(lambda out: _native.product(held, *inputs, count, out, 35, 0, 35), 35 * count)  # noqa: B023
+            assert_same_bits(got, definition.product(matrix, x[:count, :100]).reshape(-1))
+
+
+def test_the_guard_band_notices_a_write_outside() -> None:
+    with pytest.raises(AssertionError, match="wrote outside"):
+        on_every_body(lambda out: out.base.__setitem__(0, 1.0), 16)
+
+
+UNIFORM = matrices.uniform(16, 64, 3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"codec": "trellis"}, "codec must be uniform, codebook, pairs, or dense"),
+        ({"bits": 9}, "bits of a uniform matrix must be 1 to 8"),
+        ({"tile_cols": 48}, "tile_cols must be 64 or 32"),
+        ({"group_size": 96}, "group_size must be a multiple of tile_cols below"),
+        ({"group_size": 0}, "group_size must be a multiple of tile_cols below"),
+        ({"scale_bits": 16}, "scales must be float16; got uint8"),
+        ({"rows": 17}, r"codes must hold 768 values; got 384"),
+        ({"rows": 1 << 31}, r"rows and cols must be 1 to 2\*\*31 - 1"),
+        ({"arrays": {**UNIFORM.arrays, "codes": np.zeros(384, np.int8)}}, "codes must be uint8; got int8"),
+        ({"arrays": {**UNIFORM.arrays, "codes": np.zeros((2, 192), np.uint8)}}, "codes must be flat and contiguous"),
+        ({"arrays": {**UNIFORM.arrays, "codes": np.zeros(768, np.uint8)[::2]}}, "codes must be flat and contiguous"),
+        ({"arrays": {**UNIFORM.arrays, "zeros": np.zeros(5, np.uint8)}}, "zeros must hold 6 values; got 5"),
+        ({"arrays": {"codes": UNIFORM.arrays["codes"]}}, "scales is missing"),
+        ({"codec": "codebook", "bits": 4, "group_rows": 2}, "a codebook of 2 to 4 bits serves"),
+        ({"codec": "codebook", "group_rows": 2, "rank": 9}, "rank must be 0 to 8"),
+        ({"codec": "pairs", "bits": 6, "group_rows": 8}, "group_rows of pairs must be a multiple of 16"),
+        ({"codec": "pairs", "bits": 3, "group_rows": 16}, "bits of a pair codebook must be 4 to 8"),
+        ({"codec": "dense", "bits": 16}, "values is missing"),
+    ],
+)
+def test_a_matrix_that_does_not_fit_is_refused_by_name(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=rf"\[Matrix\] {message}"):
+        dispatch.held(_native, replace(UNIFORM, **changes))
+
+
+PARTS = (np.zeros(64, np.int8), np.zeros(1, np.float32), np.zeros(1, np.int32), None, 1, np.zeros(16, np.float32), 16, 0, 16)
+
+
+@pytest.mark.parametrize(
+    ("argument", "value", "message"),
+    [
+        (0, np.zeros(60, np.int8), "q must hold 64 values; got 60"),
+        (0, None, "x is needed where q is not given"),
+        (1, np.zeros(1), "scale must be float32; got float64"),
+        (2, None, "q comes with scale and sum"),
+        (4, 0, "count must be 1 to 65535"),
+        (4, 2, "q must hold 128 values; got 64|out must hold"),
+        (5, np.zeros(15, np.float32), "out must hold"),
+        (6, 15, "out must hold"),
+        (7, 8, "rows begin and end at multiples of 16"),
+        (8, 17, "rows begin and end at multiples of 16"),
+    ],
+)
+def test_an_argument_that_does_not_fit_is_named(argument: int, value: Any, message: str) -> None:
+    arguments = list(PARTS)
+    arguments[argument] = value
+    with pytest.raises(ValueError, match=rf"\[product\] ({message})"):
+        _native.product(dispatch.held(_native, UNIFORM), *arguments)
+
+
+@pytest.mark.parametrize("out", [np.zeros(16), np.zeros(32, np.float32)[::2], np.zeros((16, 1), np.float32)])
+def test_an_output_that_would_be_copied_is_refused(out: NDArray[Any]) -> None:
+    with pytest.raises(TypeError):
+        _native.product(dispatch.held(_native, UNIFORM), *PARTS[:5], out, *PARTS[6:])
+
+
+def test_a_matrix_keeps_its_arrays_alive() -> None:
+    matrix = matrices.uniform(64, 256, 3)
+    x = vectors(1, 256)
+    want = definition.product(matrix, x)
+    held = dispatch.held(_native, replace(matrix, arrays={name: array.copy() for name, array in matrix.arrays.items()}))
+    junk = [np.full(1 << 14, 255, np.uint8) for _ in range(64)]  # would take the place of freed arrays
+    q, scale, sums = np.empty(256, np.int8), np.empty(4, np.float32), np.empty(4, np.int32)
+    _native.quantize_activations(x.reshape(-1), 1, 256, q, scale, sums)
+    out = np.empty(64, np.float32)
+    _native.product(held, q, scale, sums, None, 1, out, 64, 0, 64)
+    assert np.array_equal(out, want[0]) and len(junk) == 64

@@ -1,0 +1,149 @@
+"""Some documents are kept out of what quantisers see, and judge them: where error feedback does worse on these, a tensor does without."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from rwkvquant import CalibrationConfig, QuantizeConfig
+from rwkvquant.calibration.samples import SEPARATOR
+from rwkvquant.calibration.statistics import InputStatistics
+from rwkvquant.checkpoints import Checkpoint, open_checkpoint
+from rwkvquant.models import CheckpointSource, architecture
+from rwkvquant.pipeline import quantize as pipeline
+from rwkvquant.pipeline import tensors as tensors_module
+from rwkvquant.pipeline.blocks import CalibrationText
+from rwkvquant.pipeline.choose import choose_settings
+from rwkvquant.pipeline.plan import make_plan
+from rwkvquant.pipeline.quantize import quantize
+from rwkvquant.pipeline.tensors import Collected, TensorWriter
+from rwkvquant.quantizers.loss import hessian_error
+from rwkvquant.runtime.tokenizer import load_tokenizer
+from tests.pipeline.toys import TINY, Notes, checkpoint_file, few_candidates, opened
+
+LETTERS = "abcdefghijklmnop"  # one document each; the first and the ninth are kept out
+
+
+def letters(tmp_path: Path, rows: int = 16, documents: str = LETTERS) -> CalibrationConfig:
+    path = tmp_path / "letters.txt"
+    path.write_text(SEPARATOR.join(letter * 127 for letter in documents))
+    return CalibrationConfig(path=str(path), rows=rows, length=64, batch=4)
+
+
+def calibrated(config: QuantizeConfig) -> pipeline.Calibration:
+    return pipeline._calibrate(config, load_tokenizer("bytes", 256), Notes())
+
+
+def test_documents_kept_out_are_the_last_rows_and_no_others(tmp_path: Path) -> None:
+    found = calibrated(QuantizeConfig(calibration=letters(tmp_path)))
+    assert found.tokens.shape == (16, 64) and found.kept_out == 2
+    tokens = {letter: set(load_tokenizer("bytes", 256).encode(letter)) for letter in LETTERS}
+    judges = {letter for letter in LETTERS if tokens[letter] & set(found.tokens[-2:].ravel().tolist())}
+    seen = {letter for letter in LETTERS if tokens[letter] & set(found.tokens[:-2].ravel().tolist())}
+    assert judges and judges <= {"a", "i"} and seen and not seen & {"a", "i"}
+
+
+@pytest.mark.parametrize(
+    ("options", "rows", "documents"),
+    [({"fall_back": False}, 16, LETTERS), ({}, 7, LETTERS), ({}, 14, "abcdefg")],
+    ids=["no", "rows", "few"],
+)
+def test_nothing_is_kept_out_of_little_text_or_where_nobody_asks(tmp_path: Path, options: dict, rows: int, documents: str) -> None:
+    found = calibrated(QuantizeConfig(**options, calibration=letters(tmp_path, rows, documents)))
+    assert found.kept_out == 0 and len(found.tokens) == rows
+
+
+def test_statistics_are_of_the_seen_rows_and_judges_of_the_others(tmp_path: Path) -> None:
+    checkpoint = open_checkpoint(checkpoint_file(tmp_path, "rwkv6", **TINY))
+    config = QuantizeConfig(calibration=letters(tmp_path))
+    tokens = calibrated(config).tokens
+    text = CalibrationText(checkpoint, config, tokens, 2, tmp_path, torch.device("cpu"))
+    source, module = CheckpointSource(checkpoint), architecture("rwkv6")
+    outer, block = source.globals(), source.block(0)
+    text.embed(outer, outer)
+    found = text.collect(block, 0)
+    for statistics, rows in ((found.inputs, tokens[:-2]), (found.kept_out, tokens[-2:])):
+        heard: dict[str, torch.Tensor] = {}
+        with torch.no_grad():
+            module.block(block, module.embed(outer, torch.from_numpy(rows)), None, None, heard.__setitem__)
+        X = heard["ffn.xk"].reshape(-1, 64).double()
+        torch.testing.assert_close(statistics["ffn.xk"].H, X.T @ X / len(X), rtol=1e-4, atol=1e-6)
+    assert found.targets == {}  # before the first block there is nothing to make up for
+    text.advance(block, block)
+    targets = text.collect(source.block(1), 1).targets
+    assert set(targets) == {"blocks.1.att.output.weight", "blocks.1.ffn.value.weight"}
+    for name, target in targets.items():  # both streams ran through the same weights
+        assert torch.equal(target, source.block(1)[name.removeprefix("blocks.1.")])
+
+
+def test_pass_1_sees_nothing_of_what_is_kept_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    few_candidates(monkeypatch)
+    given: list[np.ndarray] = []
+
+    def stop(checkpoint, config, tokens, *rest):  # type: ignore[no-untyped-def]
+        given.append(tokens)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pipeline, "measure", stop)
+    config = QuantizeConfig(calibration=letters(tmp_path), tokenizer="bytes")
+    with pytest.raises(KeyboardInterrupt):
+        quantize(checkpoint_file(tmp_path, "rwkv6", **TINY), tmp_path / "out", config)
+    assert np.array_equal(given[0], calibrated(config).tokens[:-2])
+
+
+def statistics_of(X: torch.Tensor) -> InputStatistics:
+    statistics = InputStatistics(X.shape[1])
+    statistics.add(X)
+    return statistics
+
+
+class NoFile:
+    def add(self, *args: object, **options: object) -> None:
+        raise AssertionError("nothing is written")
+
+
+def tensor_writer(checkpoint: Checkpoint, config: QuantizeConfig) -> tuple[TensorWriter, list]:
+    plan = make_plan(checkpoint, config, choose_settings(checkpoint, config, None, Notes()))
+    return TensorWriter(checkpoint, plan, config, NoFile(), Notes()), plan  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("method", ["gptq", "gptvq"])
+def test_a_tensor_falls_back_where_feedback_does_worse_on_the_judges(tmp_path: Path, method: str) -> None:
+    """Three tokens, and judges that look everywhere else: feedback has pushed all errors there."""
+    checkpoint = open_checkpoint(checkpoint_file(tmp_path, "rwkv6", **TINY))
+    config = QuantizeConfig(method=method, code_bits=3, damping=0.001)
+    name = "blocks.0.ffn.key.weight"
+    W = torch.from_numpy(checkpoint.read_matrix(name))
+    generator = torch.Generator().manual_seed(0)
+    few, many = torch.randn(3, 64, generator=generator), torch.randn(500, 64, generator=generator)
+    plain = {"gptq": "rtn", "gptvq": "kmeans"}[method]
+    for judges, expected in ((many, plain), (few, method), (None, method)):
+        writer, plan = tensor_writer(checkpoint, config)
+        tensor = next(t for t in plan if t.name == name)
+        collected = Collected({"ffn.xk": statistics_of(few)}, {} if judges is None else {"ffn.xk": statistics_of(judges)})
+        quantised, setting, error = writer._matrix(tensor, W, tensor.setting, collected)
+        assert (setting.method, setting.codec) == (expected, tensor.setting.codec)
+        assert writer.fallen_back == ([name] if expected == plain else [])
+        assert error == pytest.approx(hessian_error(W, quantised.decode(), collected.inputs["ffn.xk"].H))
+
+
+def test_the_file_and_the_user_are_told_what_fell_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spoilt, real = "blocks.0.att.key.weight", tensors_module.quantise_matrix
+    source = checkpoint_file(tmp_path, "rwkv6", **TINY | {"layers": 1})
+    target = torch.from_numpy(open_checkpoint(source).read_matrix(spoilt))
+
+    def worse(setting, config, W, hessian, *rest):  # type: ignore[no-untyped-def]
+        broken = setting.feedback and W.shape == target.shape and torch.equal(W, target)
+        return real(setting, config, 3 * W if broken else W, hessian, *rest)
+
+    monkeypatch.setattr(tensors_module, "quantise_matrix", worse)
+    for fall_back, method in ((True, "rtn"), (False, "gptq")):
+        config = QuantizeConfig(method="gptq", code_bits=4, calibration=letters(tmp_path), fall_back=fall_back)
+        notes = Notes()
+        result = quantize(source, tmp_path / f"{fall_back}", config, progress=notes)
+        assert opened(tmp_path / f"{fall_back}").tensors[spoilt].method == method
+        assert (spoilt in result["fallen_back"]) == fall_back == any(spoilt in note for note in notes.notes)
+        assert next(report for report in notes.reports if report.name == spoilt).method == method

@@ -1,0 +1,118 @@
+"""A setting's size is what a tensor quantised by it packs to; --tensor-bits leaves settings of those bits, or says why none."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from rwkvquant import QuantizeConfig
+from rwkvquant.config import CodebookConfig, GridConfig, PairConfig
+from rwkvquant.errors import ConfigError
+from rwkvquant.formats.layout import pack
+from rwkvquant.kernels.tiles import padded
+from rwkvquant.pipeline.matrices import Hessian, quantise_matrix
+from rwkvquant.pipeline.settings import Setting, allowed_settings, code_bits_of, settings_of
+
+SHAPES = [(35, 100), (5, 32)]  # a multiple of nothing; fewer tables than a rank
+METHODS: dict[str, dict[str, Any]] = {
+    "rwkvquant": {},
+    "rwkvquant, more bits": {"bits": 6.0},
+    "paper": {"method": "paper"},
+    "readme": {"method": "readme"},
+    "rtn": {"method": "rtn"},
+    "gptq, paper style": {"method": "gptq", "style": "paper"},
+    "gptvq": {"method": "gptvq"},
+    "kmeans, paper style": {"method": "kmeans", "style": "paper"},
+    "gptq symmetric": {"method": "gptq", "code_bits": 5, "group_size": 32, "symmetric": True, "scale_bits": 16},
+    "pairs": {"method": "gptvq", "code_bits": 2, "codebook_dim": 2},
+    "kmeans pairs": {"method": "kmeans", "code_bits": 3, "codebook_dim": 2},
+    "as much rank as goes": {"method": "kmeans", "code_bits": 2, "codebook_size": 64, "codebook_rank": 3},
+}
+NAMES = ["blocks.0.att.key.weight", "blocks.0.att.value.weight", "blocks.1.att.w1"]
+
+
+def matrix_and_hessian(config: QuantizeConfig, shape: tuple[int, int]) -> tuple[torch.Tensor, Hessian]:
+    generator = torch.Generator().manual_seed(0)
+    W, X = torch.randn(shape, generator=generator), torch.randn(300, shape[1], generator=generator).double()
+    return W, Hessian(X.T @ X / len(X), config, W.dtype)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("options", METHODS.values(), ids=METHODS)
+def test_stored_bytes_are_what_is_packed(options: dict[str, Any], shape: tuple[int, int]) -> None:
+    config = QuantizeConfig(**options)
+    W, hessian = matrix_and_hessian(config, shape)
+    settings = settings_of(config)
+    assert len(set(settings)) == len(settings) >= 1
+    for setting in settings if len(settings) < 12 else settings[::3]:  # what is left out of one list is in another
+        quantised = quantise_matrix(setting, config, W, hessian, rounds=0)
+        layout, arrays = pack(quantised, setting.layout(shape))
+        assert layout == setting.layout(shape)
+        assert sum(padded(array.nbytes, 64) for array in arrays.values()) == setting.stored_bytes(shape), setting
+        assert quantised.shape == shape and code_bits_of(setting.codec) in range(2, 9)
+
+
+def test_settings_of_methods() -> None:
+    assert settings_of(QuantizeConfig(method="paper")) == [
+        Setting("gptq", GridConfig(3, 32, scale_bits=16)),
+        Setting("gptvq", CodebookConfig(3, 4, 4)),
+    ]
+    assert settings_of(QuantizeConfig(method="readme")) == [
+        Setting("gptq", GridConfig(3, 64, scale_bits=16)),
+        Setting("gptvq", CodebookConfig(3, 2, 4)),
+    ]
+    hybrid = settings_of(QuantizeConfig())
+    assert {setting.method for setting in hybrid} == {"gptq", "gptvq"}
+    assert {setting.method for setting in settings_of(QuantizeConfig(method="kmeans"))} == {"kmeans"}
+    assert {setting.codec.scale_bits for setting in settings_of(QuantizeConfig(method="gptq", style="paper"))} == {16}  # type: ignore[union-attr]
+    assert hybrid == settings_of(QuantizeConfig(bits=4.0)) != settings_of(QuantizeConfig(bits=6.0))  # one plan serves all low budgets
+
+
+@pytest.mark.parametrize(
+    "setting", [Setting("gptq", GridConfig(5)), Setting("gptvq", CodebookConfig(4, 8, 2)), Setting("kmeans", PairConfig(7))]
+)
+def test_json_comes_back(setting: Setting) -> None:
+    assert Setting.from_json(setting.to_json()) == setting
+
+
+def test_plain_is_the_same_without_feedback() -> None:
+    assert Setting("gptq", GridConfig(5)).plain == Setting("rtn", GridConfig(5)) == Setting("rtn", GridConfig(5)).plain
+    assert Setting("gptvq", PairConfig()).plain == Setting("kmeans", PairConfig())
+    assert [Setting(method, GridConfig()).feedback for method in ("gptq", "rtn")] == [True, False]
+
+
+@pytest.mark.parametrize("options", [{}, {"method": "gptq"}, {"method": "kmeans"}, {"method": "paper"}], ids=str)
+def test_tensor_bits_leave_settings_of_those_bits(options: dict[str, Any]) -> None:
+    config = QuantizeConfig(**options, tensor_bits=("att.value=3",))
+    found = allowed_settings(config, NAMES)
+    assert {code_bits_of(setting.codec) for setting in found[NAMES[1]]} == {3}
+    assert found[NAMES[0]] == found[NAMES[2]] == settings_of(config)
+
+
+def test_tensor_bits_reach_all_grids_whatever_the_budget() -> None:
+    found = allowed_settings(QuantizeConfig(tensor_bits=("att.value=8", "w1=2")), NAMES)
+    assert {setting.codec for setting in found[NAMES[1]]} == {GridConfig(8, group) for group in (32, 64, 128)}
+    assert {setting.kind for setting in found[NAMES[2]]} == {"uniform", "codebook"}
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"method": "rtn", "code_bits": 3, "group_size": 32}, GridConfig(4, 32)),
+        ({"method": "gptvq", "code_bits": 3}, CodebookConfig(4, 4)),
+        ({"method": "gptvq", "code_bits": 3, "codebook_dim": 2}, PairConfig(8)),
+    ],
+    ids=str,
+)
+def test_tensor_bits_change_the_bits_of_one_setting_and_nothing_else(options: dict[str, Any], expected: object) -> None:
+    found = allowed_settings(QuantizeConfig(**options, tensor_bits=("att.value=4",)), NAMES)
+    assert [setting.codec for setting in found[NAMES[1]]] == [expected]
+    assert [setting.codec for setting in found[NAMES[0]]] == [QuantizeConfig(**options).plain_codec]
+
+
+@pytest.mark.parametrize("options", [{"method": "gptvq"}, {"method": "kmeans", "code_bits": 3}, {"method": "paper"}], ids=str)
+def test_tensor_bits_that_a_method_does_not_have_are_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=r"7 bits in blocks\.0\.att\.value\.weight; the method \w+ has .*3"):
+        allowed_settings(QuantizeConfig(**options, tensor_bits=("att.value=7",)), NAMES)

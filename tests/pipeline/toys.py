@@ -1,0 +1,66 @@
+"""What the tests of the pipeline share: tiny checkpoints, a short text, a listener, and few candidates to try."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from rwkvquant import CalibrationConfig
+from rwkvquant.config import CodebookConfig
+from rwkvquant.formats.container import PackedFile, open_packed
+from rwkvquant.pipeline.progress import Progress, TensorReport
+from tests.helpers import random_state_dict, write_pth
+
+TEXT = "".join(f"{n} green bottles hanging on the wall, and {n * n} more in the cellar. " for n in range(200))
+TINY = {"layers": 2, "width": 64, "hidden": 96, "vocab": 256, "ranks": dict.fromkeys(("Rw", "Ra", "Rv", "Rg", "Rm", "Rd"), 8)}
+
+
+class Notes(Progress):
+    """Keeps what the pipeline says."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+        self.phases: list[str] = []
+        self.reports: list[TensorReport] = []
+        self.expected = 0
+
+    def begin(self, tensors: int) -> None:
+        self.expected = tensors
+
+    def phase(self, what: str) -> None:
+        self.phases.append(what)
+
+    def note(self, sentence: str) -> None:
+        self.notes.append(sentence)
+
+    def tensor(self, report: TensorReport) -> None:
+        self.reports.append(report)
+
+
+def checkpoint_file(tmp_path: Path, arch: str, **shape: object) -> Path:
+    return write_pth(tmp_path / f"{arch}.pth", random_state_dict(arch, **shape))  # type: ignore[arg-type]
+
+
+def calibration_text(tmp_path: Path, rows: int = 6, length: int = 96) -> CalibrationConfig:
+    path = tmp_path / "calibration.txt"
+    path.write_text(TEXT)
+    return CalibrationConfig(path=str(path), rows=rows, length=length, batch=4)
+
+
+def few_candidates(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two codebooks and one group size in place of all: the road is the same, and shorter."""
+    monkeypatch.setattr("rwkvquant.pipeline.settings.WIDE_CODEBOOKS", ())
+    monkeypatch.setattr("rwkvquant.pipeline.settings.CODEBOOKS", (CodebookConfig(2, 16), CodebookConfig(3, 4, 4)))
+    monkeypatch.setattr("rwkvquant.pipeline.settings.GROUP_SIZES", (64,))
+
+
+def projections(packed: PackedFile) -> dict[str, str]:
+    """Name -> method of everything a budget is about."""
+    return {name: str(entry.method) for name, entry in packed.tensors.items() if entry.role in ("projection", "lora")}
+
+
+def opened(path: Path) -> PackedFile:
+    packed = open_packed(path)
+    packed.verify()
+    return packed

@@ -1,0 +1,253 @@
+"""The native engine is the NumPy forward, for every layout and odd sizes; and how tokens and threads are dealt out changes no bit."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from rwkvquant.bench.layouts import PRESETS, Packing, codebook, dense, pairs, uniform
+from rwkvquant.bench.random_model import default_side, write_model, write_random_model
+from rwkvquant.checkpoints.tables import Role, TensorSpec
+from rwkvquant.config import GridConfig
+from rwkvquant.errors import FormatError
+from rwkvquant.formats.container import open_packed
+from rwkvquant.formats.layout import TensorParams
+from rwkvquant.kernels.activations import quantize_activations
+from rwkvquant.kernels.state import Dims, State
+from rwkvquant.runtime.engine import NativeEngine
+from rwkvquant.runtime.reference import ReferenceEngine
+from rwkvquant.runtime.session import load, logits_hash
+from rwkvquant.runtime.weights import Stored, Weights, packed_weights
+
+Shape = tuple[int, int]
+
+# No width is a multiple of 64, ranks run from 8 to 96, and heads have 16, 32, 48 and 64 rows.
+SIZES = {
+    "rwkv7 heads of 16": ("rwkv7", Dims(2, 80, 200, 100, 5, 16, {"Rw": 8, "Ra": 24, "Rv": 17, "Rg": 96})),
+    "rwkv7 heads of 48": ("rwkv7", Dims(2, 144, 130, 77, 3, 48, {"Rw": 33, "Ra": 8, "Rv": 8, "Rg": 40})),
+    "rwkv7 heads of 64": ("rwkv7", Dims(3, 320, 1000, 300, 5, 64, {"Rw": 64, "Ra": 64, "Rv": 32, "Rg": 90})),
+    "rwkv6 heads of 16": ("rwkv6", Dims(2, 80, 200, 100, 5, 16, {"Rm": 8, "Rd": 24})),
+    "rwkv6 heads of 32": ("rwkv6", Dims(3, 160, 130, 77, 5, 32, {"Rm": 19, "Rd": 70})),
+    "rwkv6 heads of 64": ("rwkv6", Dims(2, 320, 1000, 300, 5, 64, {"Rm": 32, "Rd": 96})),
+}
+SMALL = [name for name in SIZES if name.endswith("16")]
+
+
+def every_layout(shape: Shape, seed: int) -> Packing:
+    """One after another, all kinds of packing that a matrix can have."""
+    kinds = [
+        uniform(shape, GridConfig(bits, group, seed % 2 == 0, scale_bits))
+        for bits in range(1, 9)
+        for group in (32, 64)
+        for scale_bits in (8, 16)
+    ]
+    kinds += [codebook(shape, bits, rows, rank) for bits, rows in ((2, 2), (3, 2), (3, 8), (4, 4), (4, 16)) for rank in (0, 1, 8)]
+    kinds += [pairs(shape, bits) for bits in range(4, 9)]
+    kinds += [dense(shape, 16), dense(shape, 32), uniform(shape, GridConfig(5), rows=True)]
+    return kinds[seed % len(kinds)]
+
+
+def random_weights(folder: Path, name: str, seed: int = 0) -> Weights:
+    """All layouts in one model: matrices, embedding and head take turns."""
+    arch, dims = SIZES[name]
+    counter = iter(range(seed, 10_000))
+
+    def choose(_: str, spec: TensorSpec, shape: tuple[int, ...]) -> Packing:
+        if spec.role not in (Role.PROJECTION, Role.LORA, Role.HEAD):
+            return default_side(spec, shape)
+        return every_layout((shape[0], shape[1]), 7 * next(counter) + 3 * seed)
+
+    write_model(folder / "random.safetensors", arch, dims, choose, seed=seed)
+    return packed_weights(open_packed(folder / "random.safetensors"))
+
+
+def random_state(dims: Dims, batch: int) -> State:
+    rng, zeros = np.random.default_rng(1), State.zeros(dims, batch)
+    return State(*(rng.standard_normal(part.shape).astype(np.float32) / 2 for part in (zeros.att_shift, zeros.ffn_shift, zeros.wkv)))
+
+
+class Int8Product:
+    """Stands where a step has a matrix: x @ W.T with x rounded as the quantised products round it."""
+
+    __array_ufunc__ = None  # so that x @ this asks this
+
+    def __init__(self, W: NDArray[np.float32]) -> None:
+        self.W = W
+
+    @property
+    def T(self) -> Int8Product:
+        return self
+
+    def __rmatmul__(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        return np.stack([self.rounded(row) for row in x]) @ self.W.T
+
+    def rounded(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        q, scale = quantize_activations(x)
+        return (q.reshape(len(scale), -1) * scale[:, None]).reshape(-1)[: len(x)]
+
+
+def int8_definition(weights: Weights) -> ReferenceEngine:
+    engine = ReferenceEngine(weights)
+    tensors: dict[str, Any] = dict(engine._tensors)
+    for name, stored in weights.matrices.items():
+        if not stored.layout.startswith("dense") and not stored.layout.endswith(".rows"):
+            stack, _, index = name.rpartition(".")
+            if stack in tensors:
+                tensors[stack] = list(tensors[stack])
+                tensors[stack][int(index)] = Int8Product(tensors[stack][int(index)])
+            else:
+                tensors[name] = Int8Product(tensors[name])
+    engine._tensors = tensors
+    return engine
+
+
+def assert_near(got: NDArray[np.float32], want: NDArray[np.float32], share: float) -> None:
+    assert np.abs(got - want).max() <= share * np.abs(want).max()
+
+
+def fields(state: State) -> list[NDArray[np.float32]]:
+    return [state.att_shift, state.ffn_shift, state.wkv]
+
+
+def assert_equal(a: State, b: State) -> None:
+    for one, other in zip(fields(a), fields(b), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("name", SIZES)
+def test_the_engine_with_float32_activations_is_the_definition(tmp_path: Path, name: str, seed: int) -> None:
+    weights = random_weights(tmp_path, name, seed)
+    tokens, state = [5, 1, 76, 0, 33], random_state(weights.dims, 1)
+    (want,), after = ReferenceEngine(weights).read([tokens], state, "all")
+    (got,), got_after = NativeEngine(weights, 1, "float32").read([tokens], state, "all")
+    assert_near(got, want, 1e-5)
+    for one, expected in zip(fields(got_after), fields(after), strict=True):
+        assert_near(one, expected, 1e-5)
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_the_engine_with_int8_activations_is_the_definition_on_rounded_inputs(tmp_path: Path, name: str) -> None:
+    """Where float32 falls to the other side of a half, an activation is a whole step away: that may happen to one token of four."""
+    weights, tokens = random_weights(tmp_path, name, 1), [[7 * i] for i in range(8)]
+    state = random_state(weights.dims, len(tokens))
+    want, after = int8_definition(weights).read(tokens, state, "last")
+    got, got_after = NativeEngine(weights, 1, "int8").read(tokens, state, "last")
+    exact = 0
+    for i in range(len(tokens)):
+        assert_near(got[i], want[i], 0.2)
+        near = [np.abs(got[i] - want[i]).max() <= 1e-5 * np.abs(want[i]).max()]
+        for one, expected in zip(fields(got_after.select([i])), fields(after.select([i])), strict=True):
+            near.append(np.abs(one - expected).max() <= 1e-5 * np.abs(expected).max())
+        exact += all(near)
+    assert exact >= 6
+
+
+@pytest.mark.parametrize("activations", ["int8", "float32"])
+@pytest.mark.parametrize("name", SIZES)
+def test_threads_batches_and_steps_change_no_bit(tmp_path: Path, name: str, activations: str) -> None:
+    weights = random_weights(tmp_path, name)
+    rng = np.random.default_rng(0)
+    sequences = [rng.integers(0, 77, length).tolist() for length in (1, 70, 3, 64, 7)]
+    state = random_state(weights.dims, len(sequences))
+    one = NativeEngine(weights, 1, activations)
+    alone = [one.read([sequence], state.select([i]), "all") for i, sequence in enumerate(sequences)]
+    for threads in (1, 2, 5):
+        engine = NativeEngine(weights, threads, activations)
+        rows, after = engine.read(sequences, state, "all")
+        last, _ = engine.read(sequences, state, "last")
+        for i, ((want,), want_after) in enumerate(alone):
+            np.testing.assert_array_equal(rows[i], want)
+            np.testing.assert_array_equal(last[i], want[-1:])
+            assert_equal(after.select([i]), want_after)
+    token_by_token, part = [], state.select([1])
+    for token in sequences[1]:
+        (row,), part = one.read([[token]], part, "last")
+        token_by_token.append(row[0])
+    np.testing.assert_array_equal(np.stack(token_by_token), alone[1][0][0])
+    assert_equal(part, alone[1][1])
+
+
+def test_more_sequences_than_a_step_holds(tmp_path: Path) -> None:
+    weights = random_weights(tmp_path, SMALL[0])
+    engine = NativeEngine(weights, 2)
+    sequences = [[i % 77] * (1 + i % 3) for i in range(130)]
+    state = random_state(weights.dims, 130)
+    rows, after = engine.read(sequences, state, "last")
+    for i in (0, 1, 2, 63, 64, 65, 127, 128, 129):
+        (want,), want_after = engine.read([sequences[i]], state.select([i]), "last")
+        np.testing.assert_array_equal(rows[i], want)
+        assert_equal(after.select([i]), want_after)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_state_is_left_alone_unless_it_is_given_away(tmp_path: Path, name: str) -> None:
+    engine = NativeEngine(random_weights(tmp_path, name), 2)
+    state = random_state(SIZES[name][1], 2)
+    kept = state.copy()
+    sequences = [[3, 4, 5], [6]]
+    want, after = engine.read(sequences, state, "last")
+    assert_equal(state, kept)
+    got, same = engine.read(sequences, state, "last", in_place=True)
+    np.testing.assert_array_equal(np.concatenate(got), np.concatenate(want))
+    assert same is state or all(np.shares_memory(a, b) for a, b in zip(fields(same), fields(state), strict=True))
+    assert_equal(state, after)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_weights_that_do_not_fit_together_are_refused(tmp_path: Path, name: str) -> None:
+    weights = random_weights(tmp_path, name)
+    matrix, vector = "blocks.1.att.key.weight", "blocks.0.ln1.bias"
+    stored = Stored.dense(np.zeros((weights.dims.width, weights.dims.width), np.float32))
+    wide = dataclasses.replace(stored, params=TensorParams((weights.dims.width, 2 * weights.dims.width)))
+    other = Stored.dense(np.zeros((16, 16), np.float32))
+    wrong = [
+        (dataclasses.replace(weights, matrices={n: m for n, m in weights.matrices.items() if n != matrix}), "needs this matrix"),
+        (dataclasses.replace(weights, matrices=weights.matrices | {matrix: other}), "shape of the model's sizes"),
+        (dataclasses.replace(weights, matrices=weights.matrices | {matrix: wide}), "must hold"),
+        (dataclasses.replace(weights, vectors={n: v for n, v in weights.vectors.items() if n != vector}), "needs this vector"),
+        (dataclasses.replace(weights, vectors=weights.vectors | {vector: np.zeros(3, np.float32)}), "must have"),
+        (dataclasses.replace(weights, embedding=other), "one row of the width"),
+    ]
+    for broken, message in wrong:
+        with pytest.raises(FormatError, match=message):
+            NativeEngine(broken, 1)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("name", ["rwkv7 heads of 64", "rwkv6 heads of 64"])
+def test_presets_run(tmp_path: Path, name: str, preset: str) -> None:
+    arch, dims = SIZES[name]
+    write_random_model(tmp_path / "m.safetensors", arch, dims, layouts=preset, bits=4.5)
+    logits, _ = load(tmp_path / "m.safetensors").forward([1, 2, 3])
+    want, _ = load(tmp_path / "m.safetensors", activations="float32").forward([1, 2, 3])
+    assert_near(logits, want, 0.2)  # random weights enlarge what rounding changes
+    assert math.isfinite(float(logits.sum()))
+
+
+@pytest.mark.parametrize("isa", ["plain", "avx2", "avx512"])
+def test_every_body_gives_the_same_logits(tmp_path: Path, isa: str) -> None:
+    """In a process of its own, as RWKVQUANT_ISA is read once."""
+    random_weights(tmp_path, "rwkv7 heads of 48")
+    script = f"""
+from rwkvquant import _native
+from rwkvquant.runtime.session import load, logits_hash
+if {isa!r} in _native.available_isas():
+    model = load({str(tmp_path / "random.safetensors")!r}, threads=2)
+    assert model.backend == {isa!r}
+    print(logits_hash(model.forward([5, 1, 76, 0, 33])[0]))
+"""
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=os.environ | {"RWKVQUANT_ISA": isa})
+    if "cannot run" in result.stderr:  # this CPU has no such body
+        return
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip() == logits_hash(load(tmp_path / "random.safetensors").forward([5, 1, 76, 0, 33])[0])
