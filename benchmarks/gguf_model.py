@@ -75,6 +75,7 @@ def write_gguf(path: Path, packed: PackedFile) -> None:
     entries = list(_entries(packed))
     writer = GGUFWriter(path, packed.arch)
     _add_metadata(writer, packed.arch, packed.dims)
+    writer.add_file_type(LlamaFileType.MOSTLY_F16)
     _add_vocabulary(writer, packed.dims.vocab)
     for entry in entries:
         dtype = np.dtype(entry.dtype)
@@ -84,6 +85,31 @@ def write_gguf(path: Path, packed: PackedFile) -> None:
     writer.write_ti_data_to_file()
     for entry in entries:
         writer.write_tensor_data(entry.read(packed))
+    writer.close()
+
+
+def write_deeper(path: Path, shallow: Path, arch: str, dims: Dims) -> None:
+    """A GGUF of dims.layers layers from one of two: all from the third on are copies of the second (the first is unlike the others)."""
+    reader = GGUFReader(shallow)
+    block = re.compile(r"blk\.1\.(.*)")
+    tensors = [(tensor.name, tensor) for tensor in reader.tensors]
+    tensors += [
+        (f"blk.{layer}.{match[1]}", tensor)
+        for layer in range(2, dims.layers)
+        for tensor in reader.tensors
+        if (match := block.fullmatch(tensor.name))
+    ]
+    writer = GGUFWriter(path, arch)
+    _add_metadata(writer, arch, dims)
+    writer.add_file_type(int(reader.fields["general.file_type"].contents()))
+    _add_vocabulary(writer, dims.vocab)
+    for name, tensor in tensors:
+        writer.add_tensor_info(name, tensor.data.shape, tensor.data.dtype, tensor.data.nbytes, raw_dtype=tensor.tensor_type)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    for _, tensor in tensors:
+        writer.write_tensor_data(tensor.data)
     writer.close()
 
 
@@ -141,7 +167,6 @@ def _add_metadata(writer: GGUFWriter, arch: str, dims: Dims) -> None:
     writer.add_layer_norm_eps(1e-5)
     writer.add_wkv_head_size(dims.head_size)
     writer.add_feed_forward_length(dims.hidden)
-    writer.add_file_type(LlamaFileType.MOSTLY_F16)
     writer.add_head_count(0)  # required, unused
     if arch == "rwkv7":
         writer.add_decay_lora_rank(dims.ranks["Rw"])

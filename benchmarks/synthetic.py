@@ -59,9 +59,13 @@ SOURCES: dict[str, Callable[[np.random.Generator, tuple[int, int]], NDArray[np.f
     "outliers": lambda rng, shape: rng.standard_normal(shape) * np.where(rng.random(shape) < 0.005, 8, 1),  # one weight in 200
 }
 
-GRIDS = tuple(GridConfig(3, group) for group in (128, 64, 32))
-CODEBOOKS = tuple(CodebookConfig(3, rows) for rows in (16, 8, 4, 2))
-COMPRESSED = (CodebookConfig(3, 8, 4), CodebookConfig(3, 4, 4), CodebookConfig(3, 2, 4), CodebookConfig(3, 4, 2), CodebookConfig(3, 2, 2))
+# Of each family also the next larger code, for the line to 3.25 bits to be as long in all of them.
+GRIDS = (*(GridConfig(3, group) for group in (128, 64, 32)), GridConfig(4, 128))
+CODEBOOKS = (*(CodebookConfig(3, rows) for rows in (16, 8, 4, 2)), CodebookConfig(4, 16))
+COMPRESSED = (
+    *(CodebookConfig(3, rows, rank) for rows, rank in ((8, 4), (4, 4), (2, 4), (4, 2), (2, 2))),
+    CodebookConfig(4, 8, 4),
+)
 PAIRS = (PairConfig(6, 64), PairConfig(6, 16), PairConfig(7, 64))
 PAPER = (GridConfig(3, 64, scale_bits=16), GridConfig(3, 32, scale_bits=16), CodebookConfig(3, 4, 4), CodebookConfig(3, 2, 4))
 
@@ -118,11 +122,10 @@ def made_up_hessian(size: int) -> Tensor:
 
 def methods(x: Input) -> Iterator[tuple[str, str, tuple[Codec, ...], Callable[[Codec, Tensor], Quantised]]]:
     """(method, family, settings, quantiser)."""
-    tables = {"bits": 3, "group_cols": 32}
     yield "RTN", "grid", GRIDS, lambda c, W: rtn(W, c)
     yield "RTN, clip search", "grid", GRIDS, lambda c, W: rtn(W, c, "weight")
-    yield "k-means", "codebook", CODEBOOKS, lambda c, W: kmeans_codebooks(W, group_rows=c.group_rows, **tables)
-    yield "k-means", "compressed", COMPRESSED, lambda c, W: kmeans_compressed(W, group_rows=c.group_rows, rank=c.rank, **tables)
+    yield "k-means", "codebook", CODEBOOKS, lambda c, W: kmeans_codebooks(W, c.bits, c.group_rows)
+    yield "k-means", "compressed", COMPRESSED, lambda c, W: kmeans_compressed(W, c.bits, c.group_rows, rank=c.rank)
     yield "k-means", "pairs", PAIRS, lambda c, W: pair_codebooks(W, c.bits, c.group_rows)
     yield "GPTQ", "grid", GRIDS, lambda c, W: gptq_with(x.tuned, W, c, static_groups=True)
     yield "GPTQ, clip search", "grid", GRIDS, lambda c, W: _clipped(x, c, W)
@@ -152,10 +155,10 @@ def measure(source: str, size: int, x: Input) -> Iterator[Row]:
 
 def name_of(codec: Codec) -> str:
     if isinstance(codec, GridConfig):
-        return f"g{codec.group_size}" + (", float16 scales" if codec.scale_bits == 16 else "")
+        return f"{codec.bits} bits, g{codec.group_size}" + (", float16 scales" if codec.scale_bits == 16 else "")
     if isinstance(codec, PairConfig):
         return f"{codec.bits} bits a pair, {codec.group_rows} rows"
-    return f"{codec.group_rows} x 32" + (f", rank {codec.rank}" if codec.rank else "")
+    return f"{codec.bits} bits, {codec.group_rows} x 32" + (f", rank {codec.rank}" if codec.rank else "")
 
 
 def at_bits(points: list[tuple[float, float]], bits: float = BITS) -> float:
@@ -217,13 +220,12 @@ def show(rows: list[Row], verdicts: dict[str, dict[str, dict[str, float]]], scor
         print("{source:<14} {std:5.2f} {reading:<9} {coarse:7.3f} {fine:9.2e}  {fixed_thresholds}".format(**score))
 
 
-def conditions(size: int, seconds: float) -> dict[str, object]:
+def conditions(size: int) -> dict[str, object]:
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
     return {
         "size": size,
         "seed": SEED,
         "std": STD,
-        "seconds": round(seconds),
         "torch": torch.__version__,
         "numpy": np.__version__,
         "threads": torch.get_num_threads(),
@@ -250,7 +252,7 @@ def main() -> None:
     show(rows, verdicts, scores)
     if args.json:
         result = {
-            "conditions": conditions(args.size, time.perf_counter() - started),
+            "conditions": conditions(args.size),
             "rows": [dataclasses.asdict(row) for row in rows],
             "at_bits": {"bits": BITS, **verdicts},
             "proxies": scores,

@@ -6,8 +6,8 @@
 
 First it checks. The model is written once in 16 bits, as a packed file and as a GGUF: on the same 64 tokens the two programs must
 agree about the next token (KL divergence below 1e-4). Every packed layout must run natively and give the same bits twice and with
-one thread; llama-quantize makes the other types, and each must generate. Packed codes are drawn, not quantised from the 16-bit
-weights: a layout's speed does not depend on its values.
+one thread; llama-quantize makes the other types, and each must generate. Speed does not depend on values, so packed codes are drawn
+and not quantised from the 16-bit weights, and llama-quantize, which is slow, does two layers, whose second is then repeated.
 
 Then it times. A round runs every layout and every type once, one after the other in turns, odd rounds backwards, so that a slow
 moment of the machine meets both; the memory's speed is read before each of ours. Each run of llama.cpp is a process of llama-bench
@@ -28,11 +28,12 @@ import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from gguf_model import gguf_sizes, write_gguf
+from gguf_model import gguf_sizes, write_deeper, write_gguf
 from llama_tools import PACKAGE, LlamaCpp, build, sample_text
 from roofline import conditions
 from vs_report import show, summarise
@@ -148,25 +149,39 @@ def write(shape: str, llama: LlamaCpp, folder: Path, options: argparse.Namespace
         dense.unlink()
 
     models: dict[str, Path] = {}
-    failed: dict[str, str] = {}
     for preset in PRESETS:
         say(f"{shape}: packing {preset}")
         models[preset] = folder / f"{shape}-{preset}-{options.bits}.safetensors"
         make(models[preset], lambda path, preset=preset: write_random_model(path, arch, dims, layouts=preset, bits=options.bits))
-    for kind in options.types:
+    types, failed = write_types(shape, llama, folder, options.types)
+    return models | types, agreement, failed
+
+
+def write_types(shape: str, llama: LlamaCpp, folder: Path, kinds: list[str]) -> tuple[dict[str, Path], dict[str, str]]:
+    """-> {type: its file}, {type: why it cannot be made}. llama-quantize has two layers to do; its choices do not depend on the layer."""
+    arch, dims = released(shape)
+    text, dense, two = folder / "sample.txt", folder / f"{shape}-two-dense.safetensors", folder / f"{shape}-two-F16.gguf"
+    make(dense, lambda path: write_random_model(path, arch, replace(dims, layers=2), layouts="dense"))
+    make(two, lambda path: write_gguf(path, open_packed(dense)))
+    models: dict[str, Path] = {}
+    failed: dict[str, str] = {}
+    for kind in kinds:
         say(f"{shape}: making {kind}")
         target, imatrix = folder / f"{shape}-{kind}.gguf", None
         try:
             if kind.startswith("IQ"):
-                imatrix = folder / f"{shape}-imatrix.gguf"
-                make(imatrix, lambda path: llama.imatrix(half, path, text))
-            if kind != "F16":
-                make(target, lambda path, kind=kind, imatrix=imatrix: llama.quantize(half, path, kind, imatrix))
+                imatrix = folder / f"{shape}-two-imatrix.gguf"
+                make(imatrix, lambda path: llama.imatrix(two, path, text))
+            if not target.exists():
+                shallow = folder / f"{shape}-two-{kind}.gguf"
+                llama.quantize(two, shallow, kind, imatrix)
+                make(target, lambda path, shallow=shallow: write_deeper(path, shallow, arch, dims))
+                shallow.unlink()
             models[kind] = target
         except RuntimeError as error:
             failed[kind] = str(error)
             say(f"{shape}: no {kind}: {error}")
-    return models, agreement, failed
+    return models, failed
 
 
 def make(target: Path, writer: Any) -> None:

@@ -61,9 +61,8 @@ def runs_alike(path: Path) -> None:
 @pytest.mark.parametrize(("arch", "options"), CASES, ids=lambda case: case if isinstance(case, str) else " ".join(map(str, case.values())))
 def test_every_method_makes_a_file_that_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arch: str, options: Options) -> None:
     few_candidates(monkeypatch)
-    hybrid = QuantizeConfig(**options).measures_candidates
-    source = checkpoint_file(tmp_path, arch, **TINY | {"layers": 2 if hybrid else 1})
     config, out = QuantizeConfig(**options, calibration=calibration_text(tmp_path, rows=4)), tmp_path / "out.safetensors"
+    source = checkpoint_file(tmp_path, arch, **TINY | {"layers": 2 if config.correction else 1})
     notes = Notes()
     result = quantize(source, out, config, progress=notes)
     packed = opened(out)

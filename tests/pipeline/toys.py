@@ -49,7 +49,8 @@ def calibration_text(tmp_path: Path, rows: int = 6, length: int = 96) -> Calibra
 
 
 def few_candidates(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two codebooks and one group size in place of all: the road is the same, and shorter."""
+    """Two codebooks, one group size and every second width in place of all: the road is the same, and shorter."""
+    monkeypatch.setattr("rwkvquant.pipeline.settings._bits_near", lambda config: range(2, 7, 2))
     monkeypatch.setattr("rwkvquant.pipeline.settings.WIDE_CODEBOOKS", ())
     monkeypatch.setattr("rwkvquant.pipeline.settings.CODEBOOKS", (CodebookConfig(2, 16), CodebookConfig(3, 4, 4)))
     monkeypatch.setattr("rwkvquant.pipeline.settings.GROUP_SIZES", (64,))

@@ -43,7 +43,7 @@ def collect_activation(
 
     def tap(tapped: str, x: Tensor) -> None:
         if tapped == name:
-            heard.append((x if index is None else x[0]).flatten(2).clone())
+            heard.append((x if index is None else x[index]).flatten(2).clone())
 
     for at in range(source.dims.layers if layer is None else layer + 1):
         weights = source.block(at)

@@ -58,7 +58,6 @@ class QuantizedMatrix:
         centroids = pairs.flatten(1)[:, : self.shape[1]]  # an odd last column stands alone
         return self._row_scale[rows, None] * (centroids.float() - CENTROID_ZERO)
 
-
     def product(self, x: Tensor) -> Tensor:
         """x (..., cols) -> (..., rows)."""
         return functional.linear(x, self.decode())

@@ -47,7 +47,12 @@ class Tensor {
         codec = nb::cast<std::string>(table_["codec"]);
     }
 
-    std::size_t number(const char* key) const { return size_at(table_, key, name_); }
+    // Below 2**31, so that neither an int nor what is rounded up to whole groups overflows.
+    std::size_t number(const char* key) const {
+        const std::size_t value = size_at(table_, key, name_);
+        require(value < std::size_t{1} << 31, name_, std::string(key) + " must be below 2**31; got " + std::to_string(value));
+        return value;
+    }
 
     const std::uint8_t* array(const char* suffix, std::size_t bytes) {
         const nb::dict arrays = nb::cast<nb::dict>(table_["arrays"]);
