@@ -1,6 +1,6 @@
 """rwkvquant beside llama.cpp: the same random model in the layouts of the one and the types of the other, in turns.
 
-    pip install gguf cmake ninja
+    pip install gguf cmake ninja scikit-build-core          # beside rwkvquant; the last three only to build llama.cpp
     python benchmarks/vs_llama_cpp.py x070-0.1b x070-0.4b --build-dir /tmp/llama --json OUT.json     # builds llama.cpp if it has to
     python benchmarks/vs_llama_cpp.py x060-1.6b --llama-bench /tmp/llama/build/bin/llama-bench       # or takes what stands there
 
@@ -14,7 +14,7 @@ moment of the machine meets both; the memory's speed is read before each of ours
 with its own warm-up; ours stay loaded, and read one token before the clock starts. Ratios and shares are medians of those within a
 round. Neither side samples. A token's bytes are all weights but the embedding, a row of that, and the state read and written once.
 
-Disk: some seven times the 16-bit file (2.9B: 40 GB), in --work-dir if given, whose files are kept and used again.
+Disk: some six times the 16-bit file (2.9B: 35 GB), in --work-dir if given, whose files are kept and used again.
 """
 
 from __future__ import annotations

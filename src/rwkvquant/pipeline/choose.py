@@ -31,7 +31,6 @@ SAMPLED_ROWS = 16
 FINE_ORDER = 4  # K of the paper
 INCOHERENT = 8.0  # the authors' command: above it, a tensor becomes VQ
 PAPER_BITS = {"sq": 3.5, "vq": 3.25}  # by the paper's count, one tensor like another
-SQ_SHARE = 0.1  # C F of Algorithm 1
 
 Kinds = dict[str, str]  # name -> "sq" | "vq"
 
