@@ -59,7 +59,8 @@ def test_an_interrupted_job_says_so_and_leaves_nothing(folder: Path, number: sig
     # A pipe as calibration text that nobody writes to: the job waits there until it is interrupted.
     os.mkfifo(folder / "never.txt")
     command = [sys.executable, "-m", "rwkvquant", "quantize", "model.pth", "-o", "out.safetensors", "--calib", "never.txt"]
-    job = subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True)
+    # A test run in the background of a shell inherits SIGINT as ignored, and would hand that on.
+    job = subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True, preexec_fn=lambda: signal.signal(number, signal.SIG_DFL))
     with open(folder / "never.txt", "w"):  # returns when the job has opened the other end, so it is well under way
         time.sleep(0.2)
         job.send_signal(number)
