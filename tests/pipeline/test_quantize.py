@@ -33,8 +33,8 @@ ODD_SHAPES = {
     "one layer, heads of 8, width 32": {"layers": 1, "width": 32, "head_size": 8},
     "width 96, heads of 32": {"layers": 1, "width": 96, "head_size": 32},
     "width 192, hidden 416": {"layers": 1, "width": 192, "head_size": 64, "hidden": 416},
-    "one head": {"layers": 2, "width": 64, "head_size": 64},
-    "a tuned state": {"layers": 2, "width": 64, "head_size": 16, "time_state": True},
+    "one head": {"layers": 1, "width": 64, "head_size": 64},
+    "a tuned state": {"layers": 1, "width": 64, "head_size": 16, "time_state": True},
 }
 
 
