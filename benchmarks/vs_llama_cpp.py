@@ -23,6 +23,7 @@ import argparse
 import json
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -245,6 +246,7 @@ def main() -> None:
     parser.add_argument("--work-dir", type=Path, help="keep the models here, and use them again (default: a temporary folder)")
     parser.add_argument("--json", type=Path, help="write everything here, after each model")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # which removes the temporary folder
     options.types = [kind.strip().upper() for kind in options.types.split(",") if kind.strip()]
 
     for shape in options.shapes:

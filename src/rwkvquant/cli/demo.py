@@ -1,4 +1,4 @@
-"""rwkvquant demo: the main job from start to finish on the small embedded model, in a minute or two."""
+"""rwkvquant demo: the main job from start to finish on the small embedded model, in a few minutes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rwkvquant.cli.quantize import show as show_quantized
 from rwkvquant.errors import ConfigError
 
 OURS, OTHERS = "rwkvquant", ("gptq", "rtn")  # at the same bits
-ROWS = 32  # of calibration text: a quarter of the default, to keep the demo within a minute or two
+ROWS = 32  # of calibration text: a quarter of the default, to keep the demo within a few minutes
 PROMPT = "The old man looked out of the window and said"
 EMBEDDED = Path(__file__).parent.parent / "assets" / "rwkv7-8m-3.275bpw.safetensors"
 
