@@ -43,10 +43,10 @@ def run(program: str = PROGRAM, **environment: str) -> subprocess.CompletedProce
 def unread_environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """The environment is read again at the first call in the test, and at the first one after it."""
     before = _native.isa()
-    dispatch._native.cache_clear()
+    dispatch.native_module.cache_clear()
     yield monkeypatch
     monkeypatch.undo()
-    dispatch._native.cache_clear()
+    dispatch.native_module.cache_clear()
     _native.set_isa(before)
 
 

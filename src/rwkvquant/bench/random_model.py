@@ -20,15 +20,14 @@ from rwkvquant.bench.shapes import released
 from rwkvquant.checkpoints.detect import all_specs, is_unused
 from rwkvquant.checkpoints.shapes import forward_shape
 from rwkvquant.checkpoints.tables import QUANTIZED_ROLES, Role, TensorSpec
-from rwkvquant.config import DEFAULT_BITS, GridConfig
+from rwkvquant.config import DEFAULT_BITS, GridConfig, QuantizeConfig
 from rwkvquant.errors import RwkvQuantError
 from rwkvquant.formats.container import ContainerWriter
-from rwkvquant.formats.layout import Layout, TensorParams, expected_arrays, parse_layout
+from rwkvquant.formats.layout import Layout, TensorParams, expected_arrays, parse_layout, stored_bytes, stored_bytes_dense
 from rwkvquant.formats.tokenizer_data import TokenizerData
 from rwkvquant.kernels.state import Dims
 
-HEAD_BITS, EMBEDDING_BITS, VECTOR_BITS = 6, 8, 8
-NARROW = 256  # below this width padding eats what 8 bits save
+_DEFAULT = QuantizeConfig()
 MEAN_SCALE_CODE = 96.0  # scale codes are drawn from 64 to 127
 _CHUNK = 1 << 24
 
@@ -77,11 +76,12 @@ def write_model(
 def default_side(spec: TensorSpec, shape: tuple[int, ...]) -> Packing:
     """Head, embedding and vectors as `rwkvquant quantize` packs them by default."""
     if spec.role is Role.HEAD:
-        return uniform(_matrix(shape), GridConfig(HEAD_BITS))
+        return uniform(_matrix(shape), GridConfig(_DEFAULT.head_bits))
     if spec.role is Role.EMBEDDING:
-        return uniform(_matrix(shape), GridConfig(EMBEDDING_BITS, symmetric=True, scale_bits=16), rows=True)
-    if spec.role is Role.ELEMENTWISE and math.prod(shape) >= NARROW:
-        return uniform((1, math.prod(shape)), GridConfig(VECTOR_BITS, scale_bits=16), rows=True)
+        return uniform(_matrix(shape), GridConfig(_DEFAULT.emb_bits, symmetric=True, scale_bits=16), rows=True)
+    vector, grid = (1, math.prod(shape)), GridConfig(_DEFAULT.vector_bits, scale_bits=16)
+    if spec.role is Role.ELEMENTWISE and stored_bytes(grid, vector, rows_layout=True) < stored_bytes_dense(shape):
+        return uniform(vector, grid, rows=True)
     return _dense_side(spec, shape)
 
 

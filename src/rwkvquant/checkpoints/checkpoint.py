@@ -88,7 +88,11 @@ class Checkpoint:
         return found
 
     def sha256(self) -> str:
-        """Of the file's bytes, in hexadecimal."""
+        """Of the file's bytes, in hexadecimal; the file is read once."""
+        return self._sha256
+
+    @cached_property
+    def _sha256(self) -> str:
         with open(self.path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
 

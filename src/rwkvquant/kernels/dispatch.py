@@ -27,18 +27,13 @@ from rwkvquant.kernels.product import Matrix
 
 def backend() -> str:
     """What runs the native operations: "avx512", "avx2", "plain", or "reference" for NumPy."""
-    native = _native()
+    native = native_module()
     return "reference" if native is None else str(native.isa())
-
-
-def native_module() -> ModuleType | None:
-    """The native module, set to the body asked for; None, after one warning, where NumPy has to do."""
-    return _native()
 
 
 def product(matrix: Matrix, x: NDArray[np.float32], int8: bool = True) -> NDArray[np.float32]:
     """x (count, cols) -> out (count, rows) float32; see kernels/product.py. For tests and tools: the engine keeps its matrices."""
-    native = _native()
+    native = native_module()
     return definition.product(matrix, x, int8) if native is None else native_product(native, matrix, x, int8)
 
 
@@ -65,8 +60,11 @@ def held(native: ModuleType, matrix: Matrix) -> Any:
 
 
 @functools.cache
-def _native() -> ModuleType | None:
-    """The native module set to the body asked for, or None. Raises ConfigError for a body that cannot run here."""
+def native_module() -> ModuleType | None:
+    """The native module set to the body asked for; None, after one warning, where NumPy has to do.
+
+    Raises ConfigError for a body that cannot run here.
+    """
     kernels, isa = os.environ.get("RWKVQUANT_KERNELS", "native"), os.environ.get("RWKVQUANT_ISA")
     if kernels not in ("native", "reference"):
         raise ConfigError(f"RWKVQUANT_KERNELS must be native or reference; got {kernels}")

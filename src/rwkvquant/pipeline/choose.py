@@ -18,12 +18,11 @@ import torch
 from numpy.typing import NDArray
 
 from rwkvquant.checkpoints import Checkpoint
-from rwkvquant.checkpoints.tables import QUANTIZED_ROLES
 from rwkvquant.config import DEFAULT_BITS, CodebookConfig, GridConfig, QuantizeConfig
 from rwkvquant.pipeline.matrices import quantise_matrix
 from rwkvquant.pipeline.measure import Measured
 from rwkvquant.pipeline.progress import Progress
-from rwkvquant.pipeline.settings import Setting, allowed_settings
+from rwkvquant.pipeline.settings import Setting, allowed_settings, quantized_shapes
 from rwkvquant.selection.algorithm1 import FIXED_THRESHOLDS, algorithm1, choose
 from rwkvquant.selection.policy import fit_budget
 
@@ -42,7 +41,7 @@ def choose_settings(
 
     Raises ConfigError for an explicit budget that no choice meets; without one, the smallest reachable is used and named.
     """
-    shapes = {matrix.name: matrix.shape for matrix in checkpoint.logical_matrices() if matrix.spec.role in QUANTIZED_ROLES}
+    shapes = quantized_shapes(checkpoint)
     if measured is None:
         settings = allowed_settings(config, list(shapes))
         if config.code_bits is not None:
@@ -64,10 +63,10 @@ def require_reachable(checkpoint: Checkpoint, config: QuantizeConfig) -> None:
     """Raises ConfigError for a budget below the smallest candidates: before pass 1, not after it."""
     if config.method != "rwkvquant" or config.bits is None:
         return
-    shapes = {matrix.name: matrix.shape for matrix in checkpoint.logical_matrices() if matrix.spec.role in QUANTIZED_ROLES}
+    shapes = quantized_shapes(checkpoint)
     settings = allowed_settings(config, list(shapes))
     sizes = {name: [(size := s.stored_bytes(shape), -float(size), s) for s in settings[name]] for name, shape in shapes.items()}
-    fit_budget(sizes, {name: rows * cols for name, (rows, cols) in shapes.items()}, config.bits, explicit=True)
+    fit_budget(sizes, _weight_counts(shapes), config.bits, explicit=True)
 
 
 def choose_kinds(config: QuantizeConfig, measured: Mapping[str, Measured]) -> Kinds:
@@ -125,13 +124,16 @@ def _of_kind(found: Measured, kind: str | None) -> list[tuple[int, float, Settin
 def _fitted(
     candidates: dict[str, list[tuple[int, float, Setting]]], shapes: dict[str, tuple[int, int]], config: QuantizeConfig, progress: Progress
 ) -> dict[str, Setting]:
-    weights = {name: rows * cols for name, (rows, cols) in shapes.items()}
     bits = DEFAULT_BITS if config.bits is None else config.bits
-    settings, reached = fit_budget(candidates, weights, bits, explicit=config.bits is not None)
+    settings, reached = fit_budget(candidates, _weight_counts(shapes), bits, explicit=config.bits is not None)
     if reached > bits:
         cause = "these shapes with your --tensor-bits" if config.tensor_bits else "these shapes"
         progress.note(f"{cause} cannot reach {bits} bits per weight; using the smallest reachable, {reached:.3f}")
     return settings
+
+
+def _weight_counts(shapes: dict[str, tuple[int, int]]) -> dict[str, int]:
+    return {name: rows * cols for name, (rows, cols) in shapes.items()}
 
 
 def _rounding_errors(W: NDArray[np.float32], settings: list[Setting], config: QuantizeConfig) -> list[tuple[int, float, Setting]]:

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from rwkvquant.calibration.samples import calibration_rows, load_documents
 from rwkvquant.checkpoints import Checkpoint, open_checkpoint
-from rwkvquant.checkpoints.tables import QUANTIZED_ROLES, Role
+from rwkvquant.checkpoints.tables import Role
 from rwkvquant.config import CalibrationConfig, QuantizeConfig
 from rwkvquant.errors import CalibrationError, ConfigError
 from rwkvquant.formats.container import ContainerWriter, check_output, open_packed
@@ -38,7 +38,7 @@ from rwkvquant.pipeline.measure import measure
 from rwkvquant.pipeline.plan import PlannedTensor, make_plan, planned_ledger
 from rwkvquant.pipeline.plan_file import fingerprint, load_plan, save_plan
 from rwkvquant.pipeline.progress import Progress
-from rwkvquant.pipeline.settings import Setting, allowed_settings
+from rwkvquant.pipeline.settings import Setting, allowed_settings, quantized_shapes
 from rwkvquant.pipeline.tensors import NOTHING, TensorWriter
 from rwkvquant.runtime.tokenizer import Tokenizer, load_tokenizer
 
@@ -136,17 +136,19 @@ def _choose(
         return choose_settings(checkpoint, config, None, progress)
     assert calibrated is not None
     require_reachable(checkpoint, config)
-    names = [matrix.name for matrix in checkpoint.logical_matrices() if matrix.spec.role in QUANTIZED_ROLES]
-    mark = fingerprint(checkpoint.sha256(), calibrated.sha256, allowed_settings(config, names), config)
-    keep = None if work_dir is None else Path(work_dir)
-    measured = None if keep is None else load_plan(keep, mark)
+    seen = calibrated.tokens[: len(calibrated.tokens) - calibrated.kept_out]
+    if work_dir is None:
+        return choose_settings(checkpoint, config, measure(checkpoint, config, seen, scratch, device, progress), progress)
+
+    keep, settings = Path(work_dir), allowed_settings(config, list(quantized_shapes(checkpoint)))
+    mark = fingerprint(checkpoint.sha256(), calibrated.sha256, settings, config)
+    measured = load_plan(keep, mark)
     if measured is None:
-        measured = measure(checkpoint, config, calibrated.tokens[: len(calibrated.tokens) - calibrated.kept_out], scratch, device, progress)
+        measured = measure(checkpoint, config, seen, scratch, device, progress)
     else:
         progress.note(f"pass 1 skipped: {keep}/plan.json has it")
     chosen = choose_settings(checkpoint, config, measured, progress)
-    if keep is not None:
-        save_plan(keep, mark, measured, chosen)
+    save_plan(keep, mark, measured, chosen)
     return chosen
 
 

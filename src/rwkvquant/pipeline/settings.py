@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rwkvquant.checkpoints import Checkpoint
+from rwkvquant.checkpoints.tables import QUANTIZED_ROLES
 from rwkvquant.config import GROUP_SIZES, CodebookConfig, Codec, GridConfig, PairConfig, QuantizeConfig
 from rwkvquant.errors import ConfigError
 from rwkvquant.formats.layout import choose_layout, stored_bytes, stored_bytes_codebook, stored_bytes_pairs
@@ -111,6 +113,11 @@ def _bits_near(config: QuantizeConfig) -> range:
     if config.tensor_bits:
         return UNIFORM_BITS
     return range(2, 7) if config.bits is None or config.bits <= LOW_BUDGET else range(4, 9)
+
+
+def quantized_shapes(checkpoint: Checkpoint) -> dict[str, tuple[int, int]]:
+    """(out, in) of each projection and LoRA factor, by logical name: what a setting is chosen for."""
+    return {matrix.name: matrix.shape for matrix in checkpoint.logical_matrices() if matrix.spec.role in QUANTIZED_ROLES}
 
 
 def allowed_settings(config: QuantizeConfig, names: Sequence[str]) -> dict[str, list[Setting]]:

@@ -72,7 +72,7 @@ def _chunks(x: Tensor, weights: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 def _exact(x: Tensor, p: Tensor, k: int, limits: tuple[int, int] | None) -> Tensor:
-    """Sorted x, p (groups, n) float64 -> centroids (groups, k): native on the CPU, or the definition, which is a hundred times slower."""
+    """Sorted x, p (groups, n) float64 -> centroids (groups, k): native on the CPU, or the definition, 10 to 50 times slower."""
     if x.device.type == "cpu" and k <= NATIVE_CENTROIDS:
         found = workshop.exact_kmeans(x.contiguous().numpy(), p.contiguous().numpy(), k, limits)
         if found is not None:
