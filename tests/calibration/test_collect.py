@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from rwkvquant.calibration.collect import HiddenStates, advance, collect_block, collect_head, product_inputs
+from rwkvquant.calibration.collect import Beside, HiddenStates, advance, collect_block, collect_head, product_inputs
 from rwkvquant.checkpoints.tables import TABLES
 from rwkvquant.errors import CalibrationError
 from rwkvquant.models import rwkv6, rwkv7
@@ -123,3 +123,41 @@ def test_a_work_directory_without_room_is_named(tmp_path: Path, monkeypatch: pyt
     with pytest.raises(CalibrationError, match=r"No space left on device.*--work-dir"):
         HiddenStates(tmp_path, 3, 4, 8)
     assert list(tmp_path.iterdir()) == []
+
+
+class Kept:
+    """Sums that keep what they are given."""
+
+    def __init__(self) -> None:
+        self.parts: list[tuple[Tensor, ...]] = []
+
+    def add(self, missing_x: Tensor, missing_h: Tensor, h: Tensor) -> None:
+        self.parts.append((missing_x, missing_h, h))
+
+    def joined(self) -> list[Tensor]:
+        return [torch.cat(part) for part in zip(*self.parts, strict=True)]
+
+
+@pytest.mark.parametrize("arch", MODELS)
+def test_beside_gives_the_differences_of_two_forwards_and_goes_on_with_the_rows_it_saw(arch: str, tmp_path: Path) -> None:
+    model, weights, seen = MODELS[arch], random_weights(arch), range(3)
+    start, block = embedded(arch, weights), of_block(weights, 1)
+    streams = [HiddenStates(tmp_path, ROWS, LENGTH, WIDTH, arch == "rwkv7", name=name) for name in ("hidden", "reference")]
+    for stream, x in zip(streams, (start, 1.1 * start + 0.1), strict=True):
+        stream.fill(lambda rows, x=x: x[rows], 2)
+        advance(model.block, of_block(weights, 0), stream, 2)
+    before = [stream.read(slice(0, ROWS)) for stream in streams]
+    heard: list[dict[str, Tensor]] = [{}, {}]
+    after = [model.block(block, x, None, carry, into.__setitem__) for (x, carry), into in zip(before, heard, strict=True)]
+
+    sums = {"att.out": Kept(), "ffn.hidden": Kept()}
+    with torch.no_grad():
+        collect_block(
+            model.block, block, product_inputs(TABLES[arch]), streams[0], 2, seen, beside=Beside(model.block, block, sums, streams[1])
+        )
+    for name, kept in sums.items():
+        expected = (before[1][0] - before[0][0], heard[1][name] - heard[0][name], heard[0][name])
+        for found, whole in zip(kept.joined(), expected, strict=True):
+            torch.testing.assert_close(found, whole[: len(seen)], rtol=1e-4, atol=1e-5)
+    advance(model.block, block, streams[1], 2, range(len(seen), ROWS))
+    torch.testing.assert_close(streams[1].read(slice(0, ROWS))[0], after[1][0], rtol=1e-4, atol=1e-5)

@@ -72,7 +72,7 @@ def test_statistics_are_of_the_seen_rows_and_judges_of_the_others(tmp_path: Path
         X = heard["ffn.xk"].reshape(-1, 64).double()
         torch.testing.assert_close(statistics["ffn.xk"].H, X.T @ X / len(X), rtol=1e-4, atol=1e-6)
     assert found.targets == {}  # before the first block there is nothing to make up for
-    text.advance(block, block)
+    text.advance(block, block, 0)
     targets = text.collect(source.block(1), 1).targets
     assert set(targets) == {"blocks.1.att.output.weight", "blocks.1.ffn.value.weight"}
     for name, target in targets.items():  # both streams ran through the same weights

@@ -9,7 +9,7 @@
     statistics = collect_head(model.head, weights, stream, batch)
 
 `model` is models.rwkv7 or models.rwkv6. Every row starts from the state before the first token.
-A second stream, of the full-precision model, is read beside the first by `collect_cross`, for quantizers/correction.py.
+A second stream, of the full-precision model, is run beside the first by `Beside`, for quantizers/correction.py.
 
 Gives up: hidden states are overwritten in place, so a run that is killed while advancing has to start again.
 """
@@ -67,7 +67,7 @@ class HiddenStates:
 
     def batches(self, batch: int, rows: range | None = None) -> Iterator[slice]:
         """All rows, or those of a range of step 1, `batch` at a time."""
-        rows = rows or range(self.shape[0])
+        rows = range(self.shape[0]) if rows is None else rows
         for start in range(rows.start, rows.stop, batch):
             yield slice(start, min(start + batch, rows.stop))
 
@@ -101,21 +101,25 @@ def collect_block(
     batch: int,
     rows: range | None = None,
     tap: Tap | None = None,
+    beside: Beside | None = None,
 ) -> dict[str, InputStatistics]:
     """Statistics of the block's product inputs over all rows or some, `batch` rows at a time. The hidden states stay as they are.
 
-    A sliced input, (slices, batch, length, width), gives "<name>.0", "<name>.1" ... A second `tap` hears the same activations.
+    A sliced input, (slices, batch, length, width), gives "<name>.0", "<name>.1" ... A second `tap` hears the same activations, and
+    `beside` runs the same rows through the full-precision block.
     """
     collector = _Collector(inputs)
+    taps: list[Tap] = [each for each in (collector, tap, beside) if each is not None]
 
-    def both(name: str, x: Tensor) -> None:
-        collector(name, x)
-        if tap is not None:
-            tap(name, x)
+    def hear(name: str, x: Tensor) -> None:
+        for each in taps:
+            each(name, x)
 
     for chosen in stream.batches(batch, rows):
         x, carry = stream.read(chosen)
-        block(weights, x, None, carry, both)
+        block(weights, x, None, carry, hear)
+        if beside is not None:
+            beside.run(chosen, x)
     return collector.statistics
 
 
@@ -125,18 +129,28 @@ class Cross(Protocol):
     def add(self, missing_x: Tensor, missing_h: Tensor, h: Tensor) -> None: ...
 
 
-@torch.no_grad()
-def collect_cross(
-    block: Block, weights: Weights, sums: Mapping[str, Cross], stream: HiddenStates, reference: HiddenStates, batch: int, rows: range
-) -> None:
-    """Add to `sums`, by product input, what the block gets and makes of both streams: x' - x, h' - h, and h."""
-    for chosen in stream.batches(batch, rows):
-        (x, carry), (full_x, full_carry) = stream.read(chosen), reference.read(chosen)
-        heard: list[dict[str, Tensor]] = [{}, {}]
-        for into, (y, c) in zip(heard, ((x, carry), (full_x, full_carry)), strict=True):
-            block(weights, y, None, c, lambda name, value, into=into: into.update({name: value} if name in sums else {}))  # type: ignore[misc]
-        for name, each in sums.items():
-            each.add(full_x - x, heard[1][name] - heard[0][name], heard[0][name])
+class Beside:
+    """The full-precision model on the rows that `collect_block` is at: adds x' - x, h' - h and h to `sums`, by product input h.
+
+    Its hidden states, `reference`, go on to the next block with it, so that no row is run twice.
+    """
+
+    def __init__(self, block: Block, weights: Weights, sums: Mapping[str, Cross], reference: HiddenStates) -> None:
+        self._block, self._weights, self._sums, self._reference = block, weights, sums, reference
+        self._heard: dict[str, Tensor] = {}
+
+    def __call__(self, name: str, x: Tensor) -> None:
+        if name in self._sums:
+            self._heard[name] = x
+
+    def run(self, rows: slice, x: Tensor) -> None:
+        """Behind the quantised model's block, whose input was x."""
+        quantised, self._heard = self._heard, {}
+        full_x, carry = self._reference.read(rows)
+        y, _, carry = self._block(self._weights, full_x, None, carry, self)
+        for name, each in self._sums.items():
+            each.add(full_x - x, self._heard[name] - quantised[name], quantised[name])
+        self._reference.write(rows, y, carry)
 
 
 @torch.no_grad()
@@ -150,12 +164,12 @@ def collect_head(head: Head, weights: Weights, stream: HiddenStates, batch: int,
 
 
 @torch.no_grad()
-def advance(block: Block, weights: Weights, stream: HiddenStates, batch: int) -> None:
-    """Run all rows through a block, now quantised: its output becomes the hidden states."""
-    for rows in stream.batches(batch):
-        x, carry = stream.read(rows)
+def advance(block: Block, weights: Weights, stream: HiddenStates, batch: int, rows: range | None = None) -> None:
+    """Run all rows, or the last ones that have not been, through a block, now quantised: its output becomes the hidden states."""
+    for chosen in stream.batches(batch, rows):
+        x, carry = stream.read(chosen)
         x, _, carry = block(weights, x, None, carry, None)
-        stream.write(rows, x, carry)
+        stream.write(chosen, x, carry)
     stream.carried = True
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from rwkvquant.calibration.collect import HiddenStates, advance, collect_block, collect_cross, collect_head, product_inputs
+from rwkvquant.calibration.collect import Beside, HiddenStates, advance, collect_block, collect_head, product_inputs
 from rwkvquant.calibration.partners import PartnerTap
 from rwkvquant.checkpoints import Checkpoint
 from rwkvquant.checkpoints.tables import TABLES
@@ -53,29 +53,31 @@ class CalibrationText:
                 stream.fill(lambda rows, w=weights: self._model.embed(w, self._chosen(rows)), self._batch)  # type: ignore[misc]
 
     def collect(self, block: Weights, layer: int) -> Collected:
-        """`block`: its weights as they were."""
+        """`block`: its weights as they were. Once a block: the full-precision model goes on to the next one with it."""
         make, reading = self._model.block, self._config.vector_codebook
         tap = PartnerTap(self._table, lambda width: Importance(width, str(reading))) if reading else None
-        seen = collect_block(make, block, self._inputs, self._stream, self._batch, self._seen, tap)
+        writers = {spec.name: spec.input for spec in self._table if spec.writes_residual and spec.input is not None}
+        sums: dict[str, CrossStatistics] = {}
+        beside = None
+        if self._reference is not None and layer > 0:  # before the first block both streams differ by the embedding's rounding alone
+            width = self._stream.shape[2]
+            sums = {writers[key]: CrossStatistics(width, block[key].shape[1], self._device) for key in writers}
+            beside = Beside(make, block, sums, self._reference)
+        seen = collect_block(make, block, self._inputs, self._stream, self._batch, self._seen, tap, beside)
         judges = {}
         if self._kept_out and self._config.fall_back:
             judges = collect_block(make, block, self._inputs, self._stream, self._batch, self._kept_out)
-        targets = {}
-        if self._reference is not None and layer > 0:  # before the first block both streams differ by the embedding's rounding alone
-            writers = {spec.name: spec.input for spec in self._table if spec.writes_residual and spec.input is not None}
-            width = self._stream.shape[2]
-            sums = {name: CrossStatistics(width, len(seen[name].mean_square), self._device) for name in writers.values()}
-            collect_cross(make, block, sums, self._stream, self._reference, self._batch, self._seen)
-            strength = float(self._config.correction or 0)
-            for key, name in writers.items():
-                targets[f"blocks.{layer}.{key}"] = corrected(block[key], seen[name].H, sums[name], strength)
+        strength = float(self._config.correction or 0)
+        targets = {
+            f"blocks.{layer}.{key}": corrected(block[key], seen[name].H, sums[name], strength) for key, name in writers.items() if sums
+        }
         return Collected(seen, judges, tap.sums if tap else {}, targets)
 
-    def advance(self, quantised: Weights, block: Weights) -> None:
+    def advance(self, quantised: Weights, block: Weights, layer: int) -> None:
         """Run the text through the block, for the next one."""
         advance(self._model.block, quantised, self._stream, self._batch)
-        if self._reference is not None:
-            advance(self._model.block, block, self._reference, self._batch)
+        if self._reference is not None:  # the rows that `collect` saw have gone on with it, but not from the first block
+            advance(self._model.block, block, self._reference, self._batch, self._kept_out if layer > 0 else None)
 
     def collect_head(self, outer: Weights) -> Collected:
         return Collected({"head.x": collect_head(self._model.head, outer, self._stream, self._batch, self._seen)})

@@ -83,7 +83,7 @@ def quantize(
                 progress.phase(f"block {layer + 1} of {checkpoint.dims.layers}")
                 quantised = tensors.write(block, layer, BLOCK, text.collect(block, layer) if text else NOTHING)
                 if text:
-                    text.advance(quantised, block)
+                    text.advance(quantised, block, layer)
 
             tensors.write(outer, None, BEHIND, text.collect_head(outer) if text else NOTHING)
             progress.phase("writing")
