@@ -132,7 +132,7 @@ def prepare(case: Case, isa: str, memory: NDArray[np.uint8], cols: int, count: i
     x = np.zeros((count, groups * 64), np.float32)
     x[:, :cols] = vectors_of(count, cols)
     flat = x.reshape(-1)
-    q, scale, sums = np.empty(flat.size, np.int8), np.empty(count * groups, np.float32), np.empty(count * groups, np.int32)
+    q, scale, sums = np.empty(flat.size, np.int8), np.empty(count * groups, np.float32), np.empty(2 * count * groups, np.int32)
     _native.quantize_activations(flat, count, cols, q, scale, sums)
     out = np.empty(count * rows, np.float32)
 

@@ -29,7 +29,7 @@ def vectors(count: int, cols: int, seed: int = 0) -> Floats:
 def int8_parts(q: NDArray[np.int8]) -> tuple[Any, Any, Any]:
     """(count, padded) -> q, scale of 1, sum, as the native product takes them."""
     groups = q.shape[1] // 64
-    return q.reshape(-1), np.ones(q.shape[0] * groups, np.float32), q.reshape(-1, 64).sum(axis=1, dtype=np.int32)
+    return q.reshape(-1), np.ones(q.shape[0] * groups, np.float32), q.reshape(-1, 32).sum(axis=1, dtype=np.int32)
 
 
 def native_int8(matrix: Matrix, q: NDArray[np.int8]) -> dict[str, Floats]:
@@ -115,7 +115,7 @@ def test_work_split_by_rows_gives_the_same_bits() -> None:
             x = np.zeros((count, 192), np.float32)
             x[:, :130] = vectors(count, 130)
             want = native(matrix, x[:, :130])[isa]
-            q, scale, sums = np.empty(count * 192, np.int8), np.empty(count * 3, np.float32), np.empty(count * 3, np.int32)
+            q, scale, sums = np.empty(count * 192, np.int8), np.empty(count * 3, np.float32), np.empty(count * 6, np.int32)
             _native.quantize_activations(x.reshape(-1), count, 130, q, scale, sums)
             out = np.full(count * 100, np.nan, np.float32)
             for begin, end in ((32, 48), (0, 32), (48, 85)):
@@ -234,7 +234,7 @@ def test_inputs_may_stand_at_any_address(offset: int) -> None:
         held = dispatch.held(_native, moved)
         x = np.zeros((3, 128), np.float32)
         x[:, :100] = vectors(3, 100)
-        q, scale, sums = np.empty(3 * 128, np.int8), np.empty(6, np.float32), np.empty(6, np.int32)
+        q, scale, sums = np.empty(3 * 128, np.int8), np.empty(6, np.float32), np.empty(12, np.int32)
         _native.quantize_activations(x.reshape(-1), 3, 100, q, scale, sums)
         inputs = [at_offset(each, offset) for each in (q, scale, sums, x.reshape(-1))]
         for count in (1, 3):
@@ -278,7 +278,7 @@ def test_a_matrix_that_does_not_fit_is_refused_by_name(changes: dict[str, Any], 
         dispatch.held(_native, replace(UNIFORM, **changes))
 
 
-PARTS = (np.zeros(64, np.int8), np.zeros(1, np.float32), np.zeros(1, np.int32), None, 1, np.zeros(16, np.float32), 16, 0, 16)
+PARTS = (np.zeros(64, np.int8), np.zeros(1, np.float32), np.zeros(2, np.int32), None, 1, np.zeros(16, np.float32), 16, 0, 16)
 
 
 @pytest.mark.parametrize(
@@ -315,7 +315,7 @@ def test_a_matrix_keeps_its_arrays_alive() -> None:
     want = definition.product(matrix, x)
     held = dispatch.held(_native, replace(matrix, arrays={name: array.copy() for name, array in matrix.arrays.items()}))
     junk = [np.full(1 << 14, 255, np.uint8) for _ in range(64)]  # would take the place of freed arrays
-    q, scale, sums = np.empty(256, np.int8), np.empty(4, np.float32), np.empty(4, np.int32)
+    q, scale, sums = np.empty(256, np.int8), np.empty(4, np.float32), np.empty(8, np.int32)
     _native.quantize_activations(x.reshape(-1), 1, 256, q, scale, sums)
     out = np.empty(64, np.float32)
     _native.product(held, q, scale, sums, None, 1, out, 64, 0, 64)

@@ -46,7 +46,7 @@ def native_product(native: ModuleType, matrix: Matrix, x: NDArray[np.float32], i
     flat = padded.reshape(-1)
     q = scale = sums = None
     if int8 and matrix.codec != "dense":
-        q, scale, sums = np.empty(flat.size, np.int8), np.empty(count * groups, np.float32), np.empty(count * groups, np.int32)
+        q, scale, sums = np.empty(flat.size, np.int8), np.empty(count * groups, np.float32), np.empty(2 * count * groups, np.int32)
         native.quantize_activations(flat, count, cols, q, scale, sums)
     out = np.empty(count * matrix.rows, np.float32)
     native.product(held(native, matrix), q, scale, sums, flat, count, out, matrix.rows, 0, matrix.rows)

@@ -1,44 +1,74 @@
 // float32 activations -> int8 in groups of 64; the definition is kernels/activations.py.
 //
-// x (count, padded) -> q (count, padded), scale = absmax / 127 and sum of q (count, groups). Halves round to even.
-#include "lanes.h"
+// x (count, padded) -> q (count, padded), scale = absmax / 127 (count, groups), and for the products the sums of q over each half
+// of a group (count, 2 groups). Halves of a step round to even.
 #include "operations.h"
+#include "tiles.h"
+#include "vectors.h"
 
 namespace rwkvquant::RWKVQUANT_BODY {
 namespace {
 
-constexpr std::uint32_t kMagnitude = 0x7FFFFFFF, kInfinity = 0x7F800000;
+typedef std::int8_t ByteVec __attribute__((vector_size(kLanes)));
+
+constexpr std::int32_t kMagnitude = 0x7FFFFFFF, kInfinity = 0x7F800000;
+constexpr std::size_t kVectors = kActivationGroup / kLanes;
+
+RWKVQUANT_INLINE IntVec larger(IntVec a, IntVec b) { return a > b ? a : b; }
+
+// What `combine` makes of all lanes.
+template <typename Combine>
+RWKVQUANT_INLINE std::int32_t over_lanes(IntVec values, Combine combine) {
+    typedef std::int32_t Eight __attribute__((vector_size(32)));
+    typedef std::int32_t Four __attribute__((vector_size(16)));
+    Eight halves[2];
+    std::memcpy(halves, &values, sizeof halves);
+    const Eight eight = combine(halves[0], halves[1]);
+    Four quarters[2];
+    std::memcpy(quarters, &eight, sizeof quarters);
+    const Four four = combine(quarters[0], quarters[1]);
+    const Four two = combine(four, __builtin_shuffle(four, Four{2, 3, 0, 1}));
+    return combine(two, __builtin_shuffle(two, Four{1, 0, 3, 2}))[0];
+}
 
 // As whole numbers, magnitudes compare as they should, infinities and NaN above all others: one of those becomes the scale.
-float largest(const float* x) {
-    std::uint32_t most = 0;
-    for (std::size_t c = 0; c < kActivationGroup; ++c) {
-        const std::uint32_t magnitude = load<std::uint32_t>(x + c) & kMagnitude;
-        most = magnitude > most ? magnitude : most;
-    }
-    return load<float>(&most);
+RWKVQUANT_INLINE float largest(const Vec* x) {
+    IntVec most = (IntVec)x[0] & kMagnitude;
+    for (std::size_t i = 1; i < kVectors; ++i) most = larger(most, (IntVec)x[i] & kMagnitude);
+    const std::int32_t bits = over_lanes(most, [](auto a, auto b) { return a > b ? a : b; });
+    float value;
+    std::memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+// x / step, rounded, -127..127. 0 / 0 in a group of zeros is 0, as is what is not finite; up to 190 where step is subnormal.
+RWKVQUANT_INLINE IntVec in_steps(Vec x, float step) {
+    Vec steps = x / spread(step);
+    steps = ((IntVec)steps & kMagnitude) < kInfinity ? steps : Vec{};
+    steps = steps > 127.0f ? spread(127.0f) : steps;
+    steps = steps < -127.0f ? spread(-127.0f) : steps;
+    const Vec round = spread(0x1.8p23f);  // what is added to it keeps no fraction
+    return __builtin_convertvector((steps + round) - round, IntVec);
 }
 
 }  // namespace
 
-void quantize_activations(const float* x, std::size_t count, std::size_t cols, std::int8_t* q, float* scale, std::int32_t* sum) {
-    const std::size_t groups = count * ceil_divide(cols, kActivationGroup);
+RWKVQUANT_FLATTEN void quantize_activations(const float* x, std::size_t count, std::size_t cols, std::int8_t* q, float* scale,
+                                            std::int32_t* sum) {
+    const std::size_t groups = count * ((cols + kActivationGroup - 1) / kActivationGroup);
     for (std::size_t g = 0; g < groups; ++g, x += kActivationGroup, q += kActivationGroup) {
-        const float step = largest(x) / 127.0f;
-        constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: what is added to it keeps no fraction
-        std::int32_t total = 0;
-        for (std::size_t c = 0; c < kActivationGroup; ++c) {
-            float steps = x[c] / step;  // 0 / 0 in a group of zeros; up to 190 where step is subnormal
-            const bool finite = (load<std::uint32_t>(&steps) & kMagnitude) < kInfinity;
-            steps = finite ? steps : 0.0f;
-            steps = steps > 127.0f ? 127.0f : steps;
-            steps = steps < -127.0f ? -127.0f : steps;
-            const auto whole = static_cast<std::int32_t>((steps + kRound) - kRound);
-            q[c] = static_cast<std::int8_t>(whole);
-            total += whole;
+        Vec values[kVectors];
+        for (std::size_t i = 0; i < kVectors; ++i) values[i] = load(x + i * kLanes);
+        scale[g] = largest(values) / 127.0f;
+        IntVec whole[kVectors];
+        for (std::size_t i = 0; i < kVectors; ++i) {
+            whole[i] = in_steps(values[i], scale[g]);
+            const ByteVec bytes = __builtin_convertvector(whole[i], ByteVec);
+            std::memcpy(q + i * kLanes, &bytes, sizeof bytes);
         }
-        scale[g] = step;
-        sum[g] = total;
+        for (std::size_t half = 0; half < 2; ++half) {
+            sum[2 * g + half] = over_lanes(whole[2 * half] + whole[2 * half + 1], [](auto a, auto b) { return a + b; });
+        }
     }
 }
 

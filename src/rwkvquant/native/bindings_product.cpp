@@ -136,7 +136,7 @@ void product(const HeldMatrix& held, const std::optional<Array>& q, const std::o
         check_rule(op, scale && sum, "q comes with scale and sum");
         activations.q = reinterpret_cast<const std::int8_t*>(checked(op, "q", *q, kInt8, count * padded));
         activations.scale = reinterpret_cast<const float*>(checked(op, "scale", *scale, kFloat32, count * groups));
-        activations.sum = reinterpret_cast<const std::int32_t*>(checked(op, "sum", *sum, kInt32, count * groups));
+        activations.sum = reinterpret_cast<const std::int32_t*>(checked(op, "sum", *sum, kInt32, 2 * count * groups));
     }
     const bool dense = matrix.codec == Codec::kHalf || matrix.codec == Codec::kFloat;
     check_rule(op, x || (q && !dense), "x is needed where q is not given, and by dense matrices");
@@ -151,8 +151,8 @@ void quantize_activations(const Array& x, std::size_t count, std::size_t cols, S
     check_count(op, count, cols);
     const std::size_t groups = ceil_divide(cols, kActivationGroup), padded = groups * kActivationGroup;
     const auto* x_data = reinterpret_cast<const float*>(checked(op, "x", x, kFloat32, count * padded));
-    const bool fits = q.shape(0) >= count * padded && scale.shape(0) >= count * groups && sum.shape(0) >= count * groups;
-    check_rule(op, fits, "q must hold count vectors padded to 64, scale and sum a value for each 64");
+    const bool fits = q.shape(0) >= count * padded && scale.shape(0) >= count * groups && sum.shape(0) >= 2 * count * groups;
+    check_rule(op, fits, "q must hold count vectors padded to 64, scale a value for each 64, sum one for each 32");
 
     const nb::gil_scoped_release released;
     operations().quantize_activations(x_data, count, cols, q.data(), scale.data(), sum.data());

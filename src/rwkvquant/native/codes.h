@@ -58,18 +58,4 @@ RWKVQUANT_INLINE Ints dot_codes(Ints start, const std::uint8_t* tile, const std:
     }
 }
 
-// The sum of 32 activations: half a group.
-RWKVQUANT_INLINE std::int32_t sum_of_half(const std::int8_t* x) {
-#if defined(RWKVQUANT_AVX512) || defined(RWKVQUANT_AVX2)
-    const __m256i unsigned_x = _mm256_xor_si256(load<__m256i>(x), _mm256_set1_epi8(-128));  // x + 128
-    const __m256i eights = _mm256_sad_epu8(unsigned_x, _mm256_setzero_si256());
-    const __m128i fours = _mm_add_epi32(_mm256_castsi256_si128(eights), _mm256_extracti128_si256(eights, 1));
-    return _mm_cvtsi128_si32(_mm_add_epi32(fours, _mm_unpackhi_epi64(fours, fours))) - 32 * 128;
-#else
-    std::int32_t sum = 0;
-    for (std::size_t c = 0; c < 32; ++c) sum += x[c];
-    return sum;
-#endif
-}
-
 }  // namespace rwkvquant::RWKVQUANT_BODY

@@ -69,14 +69,14 @@ void Vectors::reserve(std::size_t count) {
     x_ = Buffer<float>(count * padded_);
     q_ = Buffer<std::int8_t>(count * padded_);
     scale_ = Buffer<float>(count * groups_);
-    sum_ = Buffer<std::int32_t>(count * groups_);
+    sum_ = Buffer<std::int32_t>(2 * count * groups_);
 }
 
 void Vectors::quantize(std::size_t b, Range columns) const {
     if (columns.begin >= columns.end) return;
     const std::size_t at = b * padded_ + columns.begin, group = b * groups_ + columns.begin / kColumnGroup;
     operations().quantize_activations(x_.data() + at, 1, columns.end - columns.begin, q_.data() + at, scale_.data() + group,
-                                      sum_.data() + group);
+                                      sum_.data() + 2 * group);
 }
 
 Activations Vectors::view(std::size_t count, bool quantized) const {

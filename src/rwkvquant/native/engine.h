@@ -59,7 +59,8 @@ class Weights {
     std::size_t rank(const std::string& name) const;  // the rows of a LoRA factor
 };
 
-// Activation vectors (count, cols) in float32 and, for the quantised products, in int8 with a scale for each 64 columns.
+// Activation vectors (count, cols) in float32 and, for the quantised products, in int8 with a scale for each 64 columns and a sum for
+// each 32.
 class Vectors {
   public:
     explicit Vectors(std::size_t cols = 0);

@@ -11,7 +11,8 @@
 //     index_of(code, m, offset)       (code & m) | offset
 //     lookup(tables, index)           tables[index % 16] in each 16 bytes; bit 7 of an index must be 0
 //     four_from(x)                    four activations, for all rows
-//     dot<bits>(sum, bytes, four)     sum[r] + sum over c of byte[4r + c] * four[c]; bytes below 2^bits. Nothing saturates.
+//     dot<bits>(sum, bytes, four)     sum[r] + sum over c of byte[4r + c] * four[c]; bytes below 2^bits. Nothing saturates. The address
+//                                     of four activations serves as well as `four`
 //     multiply_zeros(zeros, factor)   zeros of at most 8 bits times a factor of at most 16, sign included, exactly
 //     zeros_of<bits>(packed)          the zeros of 16 rows and one group, from 2 * bits bytes (tiles.h)
 //     column<c>(bytes)                byte 4r + c of each row r
@@ -79,4 +80,15 @@ constexpr std::size_t ceil_divide(std::size_t a, std::size_t b) { return (a + b 
 #include "lanes_avx2.h"
 #else
 #include "lanes_plain.h"
+#endif
+
+#if !defined(RWKVQUANT_AVX512)
+namespace rwkvquant::RWKVQUANT_BODY {
+
+template <int bits>
+RWKVQUANT_INLINE Ints dot(Ints sum, Bytes a, const std::int8_t* x) {
+    return dot<bits>(sum, a, four_from(x));
+}
+
+}  // namespace rwkvquant::RWKVQUANT_BODY
 #endif

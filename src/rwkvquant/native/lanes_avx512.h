@@ -59,6 +59,9 @@ RWKVQUANT_INLINE Ints column(Bytes a) {
 }
 
 using Four = __m512i;
+struct FourBytes {  // what an instruction reads and spreads by itself
+    std::int8_t each[4];
+};
 RWKVQUANT_INLINE Four four_from(const std::int8_t* x) { return splat(load<std::int32_t>(x)); }
 
 // Products are added in 32 bits: 64 * 255 * 128 is far below 2^31.
@@ -70,6 +73,16 @@ RWKVQUANT_INLINE Ints dot(Ints sum, Bytes a, Four x) {
     return sum;
 #else
     return _mm512_dpbusd_epi32(sum, a.all, x);
+#endif
+}
+
+template <int bits>
+RWKVQUANT_INLINE Ints dot(Ints sum, Bytes a, const std::int8_t* x) {
+#if defined(__GNUC__)
+    __asm__("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(sum) : "v"(a.all), "m"(*reinterpret_cast<const FourBytes*>(x)));
+    return sum;
+#else
+    return dot<bits>(sum, a, four_from(x));
 #endif
 }
 
@@ -108,8 +121,8 @@ struct NibbleSums {
     template <int chain>
     RWKVQUANT_INLINE_MEMBER void add_step(Bytes both, const std::int8_t* x_low, const std::int8_t* x_high) {
         constexpr std::uint8_t kCode = (1 << bits) - 1;
-        low[chain] = dot<8>(low[chain], mask(both, kCode), four_from(x_low));
-        high[chain] = dot<8>(high[chain], mask(both, kCode << 4), four_from(x_high));
+        low[chain] = dot<8>(low[chain], mask(both, kCode), x_low);
+        high[chain] = dot<8>(high[chain], mask(both, kCode << 4), x_high);
     }
     RWKVQUANT_INLINE_MEMBER Ints total() const {
         return add(add(low[0], low[1]), _mm512_srai_epi32(add(high[0], high[1]), 4));

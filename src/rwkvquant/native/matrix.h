@@ -41,7 +41,7 @@ struct Matrix {
 struct Activations {
     const std::int8_t* q = nullptr;       // (count, padded), zeros in the padding
     const float* scale = nullptr;         // (count, groups): x is q * scale
-    const std::int32_t* sum = nullptr;    // (count, groups): sums of q
+    const std::int32_t* sum = nullptr;    // (count, 2 groups): sums of q over each 32 columns
     const float* x = nullptr;             // (count, padded), zeros in the padding
     std::size_t cols = 0, count = 0;
 };

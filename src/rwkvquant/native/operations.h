@@ -13,7 +13,7 @@
 
 //  product               out[b * out_stride + r] for rows row_begin .. row_end, multiples of 16; row_end may be `rows`. The bits depend
 //                        neither on how the rows are split nor on how many vectors stand side by side.
-//  quantize_activations  x (count, padded) with zeros in the padding -> q (count, padded), scale and sum (count, groups)
+//  quantize_activations  x (count, padded) with zeros in the padding -> q (count, padded), scale (count, groups), sum (count, 2 groups)
 //  read_memory           the measure of memory bandwidth
 #define RWKVQUANT_OPERATIONS(body)                                                                                     \
     namespace rwkvquant::body {                                                                                        \

@@ -27,8 +27,8 @@ RWKVQUANT_INLINE Ints dot_centroids(Ints start, const std::uint8_t* tile, Bytes 
         constexpr int j = decltype(index)::v;
         const Bytes both = index_of(two_steps<bits, kSteps, j>(tile), kOneMask ? kBoth : kFirst, offset);
         const Bytes second = shift<-4>(kOneMask ? both : two_steps<bits, kSteps, j>(tile));
-        sums[0] = dot<7>(sums[0], lookup(tables, both), four_from(x + 4 * j));
-        sums[1] = dot<7>(sums[1], lookup(tables, kOneMask ? second : index_of(second, kFirst, offset)), four_from(x + 4 * (j + kSteps / 2)));
+        sums[0] = dot<7>(sums[0], lookup(tables, both), x + 4 * j);
+        sums[1] = dot<7>(sums[1], lookup(tables, kOneMask ? second : index_of(second, kFirst, offset)), x + 4 * (j + kSteps / 2));
     });
     return add(sums[0], sums[1]);
 }
@@ -48,7 +48,7 @@ void one_vector(const Matrix& matrix, const Tables& tables, const Activations& a
             prefetch<2 * kTileBytes>(tile, kCodesAhead);
             tables.prefetch_ahead(at);
             const std::int8_t* x = activations.q + kActivationGroup * g;
-            Ints isum = dot_centroids<bits, Tables>(splat(-kCentroidZero * activations.sum[g]), tile, tables.of_tile(at), offset, x);
+            Ints isum = dot_centroids<bits, Tables>(splat(-kCentroidZero * sum_of_group(activations.sum, g)), tile, tables.of_tile(at), offset, x);
             if (2 * g + 1 < tiles) isum = dot_centroids<bits, Tables>(isum, tile + kTileBytes, tables.of_tile(at + 1), offset, x + 32);
             y = add(y, multiply(to_floats(isum), splat(activations.scale[g])));
         }

@@ -47,16 +47,17 @@ void add_int8(const Pass& pass, std::size_t vector, std::size_t at) {
     float* const y = pass.y[0] + kTileRows * at;
     const std::size_t padded = pass.padded, groups = pass.groups, count = pass.count;
     const std::int8_t* q = pass.activations.q + vector * padded + kActivationGroup * pass.first_group;
-    const std::int32_t* sum = pass.activations.sum + vector * groups + pass.first_group;
+    const std::int32_t* sum = pass.activations.sum + 2 * (vector * groups + pass.first_group);
     const float* xscale = pass.activations.scale + vector * groups + pass.first_group;
-    for (std::size_t g = 0; g < count; ++g, q += kActivationGroup, ++sum, ++xscale) {
+    for (std::size_t g = 0; g < count; ++g, q += kActivationGroup, sum += 2, ++xscale) {
         int step = 0;
         for (int p = 0; p < strip[0][g].pieces; ++p) {
+            const bool whole = strip[0][g].pieces == 1;
             std::int32_t xsum[vectors];
-            unroll<vectors>([&](auto v) RWKVQUANT_ALWAYS { xsum[v.v] = sum[v.v * groups]; });
-            if (strip[0][g].pieces == 2) {
-                unroll<vectors>([&](auto v) RWKVQUANT_ALWAYS { xsum[v.v] = sum_of_half(q + v.v * padded + 4 * step); });
-            }
+            unroll<vectors>([&](auto v) RWKVQUANT_ALWAYS {
+                const std::int32_t* halves = sum + 2 * v.v * groups;
+                xsum[v.v] = whole ? halves[0] + halves[1] : halves[p];
+            });
             Ints isum[blocks][vectors], other[blocks][vectors];
             each([&](auto b, auto v) RWKVQUANT_ALWAYS {
                 isum[b.v][v.v] = multiply_zeros(strip[b.v][g].piece[p].zero, -xsum[v.v]);

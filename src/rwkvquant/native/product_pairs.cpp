@@ -28,13 +28,13 @@ void one_vector(const Matrix& matrix, const Activations& activations, float* out
             const std::int8_t* x = activations.q + kActivationGroup * t;
             Bytes codes[kCodeSteps];
             unpack_codes<bits, kCodeSteps>(tile, codes);
-            Ints sums[2] = {splat(-kCentroidZero * activations.sum[t]), splat(0)};
+            Ints sums[2] = {splat(-kCentroidZero * sum_of_group(activations.sum, t)), splat(0)};
             unroll<kCodeSteps>([&](auto index) RWKVQUANT_ALWAYS {
                 constexpr int j = decltype(index)::v;
                 Bytes weights[2];
                 tables.look_up(codes[j], weights);
-                sums[0] = dot<7>(sums[0], weights[0], four_from(x + 8 * j));
-                sums[1] = dot<7>(sums[1], weights[1], four_from(x + 8 * j + 4));
+                sums[0] = dot<7>(sums[0], weights[0], x + 8 * j);
+                sums[1] = dot<7>(sums[1], weights[1], x + 8 * j + 4);
             });
             y = add(y, multiply(to_floats(add(sums[0], sums[1])), splat(activations.scale[t])));
         }

@@ -51,7 +51,7 @@ void one_vector_64(const Matrix& matrix, const Activations& activations, float* 
             grid.prefetch_ahead();
             for (const std::size_t stop = t + in_group < tiles ? t + in_group : tiles; t < stop; ++t, tile += kTileBytes) {
                 prefetch<kTileBytes>(tile, kCodesAhead);
-                const Ints isum = dot_codes<bits, 16>(multiply_zeros(zero, -activations.sum[t]), tile, activations.q + 64 * t);
+                const Ints isum = dot_codes<bits, 16>(multiply_zeros(zero, -sum_of_group(activations.sum, t)), tile, activations.q + 64 * t);
                 y = add(y, multiply(to_floats(isum), multiply(scale, splat(activations.scale[t]))));
             }
         }
@@ -76,8 +76,7 @@ void one_vector_32(const Matrix& matrix, const Activations& activations, float* 
                 prefetch<2 * kTileBytes>(tile, kCodesAhead);
                 const std::int8_t* x = activations.q + 32 * t;
                 const std::size_t in_piece = t % 2 == 0 && t + 1 < stop ? 2 : 1;
-                const bool whole = t % 2 == 0 && (in_piece == 2 || t + 1 == tiles);  // all of its activation group
-                const std::int32_t xsum = whole ? activations.sum[t / 2] : sum_of_half(x);
+                const std::int32_t xsum = activations.sum[t] + (in_piece == 2 ? activations.sum[t + 1] : 0);
                 Ints isum = dot_codes<bits, 8>(multiply_zeros(zero, -xsum), tile, x);
                 if (in_piece == 2) isum = dot_codes<bits, 8>(isum, tile + kTileBytes, x + 32);
                 y = add(y, multiply(to_floats(isum), multiply(scale, splat(activations.scale[t / 2]))));
