@@ -12,12 +12,26 @@
 
 namespace rwkvquant::RWKVQUANT_BODY {
 
-// Where things stand in the 64 bytes: byte 16 * lane + place serves rows 4 * lane .. 4 * lane + 3.
+constexpr std::size_t kTablesAhead = 3072;
+
+// What the file holds, and where things stand in the 64 bytes: byte 16 * lane + place serves rows 4 * lane .. 4 * lane + 3.
 template <int bits, bool two_tables>
 struct TablePlaces {
     static constexpr std::size_t kEntries = 1 << bits;
     static constexpr std::size_t kUsed = (two_tables ? 2 : 1) * kEntries;  // bytes of the 16
     static_assert(kUsed <= 16);
+
+    const std::uint8_t* const stored;  // one tile after another
+    const std::size_t tile_bytes;
+
+    TablePlaces(const std::uint8_t* from, const Matrix& matrix, std::size_t table_bytes)
+        : stored(from), tile_bytes(kTileRows / matrix.group_rows * table_bytes) {}
+
+    // For two tiles from here on: of every line, or it is worth nothing.
+    RWKVQUANT_INLINE_MEMBER void prefetch_ahead(const std::uint8_t* tile) const {
+        prefetch<64>(tile, kTablesAhead);
+        if (tile_bytes > 32) prefetch<64>(tile + 64, kTablesAhead);
+    }
 
     static constexpr std::size_t table(std::size_t lane, std::size_t place, std::size_t group_rows) {
         return two_tables ? 2 * lane + place / kEntries % 2 : 4 * lane / group_rows;
@@ -35,45 +49,37 @@ struct TablePlaces {
     }
 };
 
-constexpr std::size_t kTablesAhead = 3072;
-
 template <int bits, bool two_tables>
 class StoredTables : public TablePlaces<bits, two_tables> {
     using Places = TablePlaces<bits, two_tables>;
 
   public:
-    explicit StoredTables(const Matrix& matrix) : codebooks(matrix.codebooks), tile_bytes(kTileRows / matrix.group_rows * Places::kEntries) {
+    using Places::tile_bytes;
+
+    explicit StoredTables(const Matrix& matrix) : Places(matrix.codebooks, matrix, Places::kEntries) {
         for (std::size_t four = 0; four < 16; ++four) {
             const std::size_t lane = four / 4, place = 4 * (four % 4);
             source[four] = static_cast<std::int32_t>((Places::table(lane, place, matrix.group_rows) * Places::kEntries + Places::entry(place)) / 4);
         }
     }
-    // For two tiles: of every line, or it is worth nothing.
-    RWKVQUANT_INLINE_MEMBER void prefetch_ahead(std::size_t tile) const {
-        prefetch<64>(codebooks + tile * tile_bytes, kTablesAhead);
-        if (tile_bytes > 32) prefetch<64>(codebooks + tile * tile_bytes + 64, kTablesAhead);
-    }
 
-    RWKVQUANT_INLINE_MEMBER Bytes of_tile(std::size_t tile) const {
-        const std::uint8_t* stored = codebooks + tile * tile_bytes;
+    RWKVQUANT_INLINE_MEMBER Bytes of_tile(const std::uint8_t* tile) const {
 #if defined(RWKVQUANT_AVX512)
-        const __m512i fours = _mm512_maskz_loadu_epi8(~std::uint64_t{0} >> (64 - tile_bytes), stored);
+        const __m512i fours = _mm512_maskz_loadu_epi8(~std::uint64_t{0} >> (64 - tile_bytes), tile);
         return {_mm512_permutexvar_epi32(_mm512_loadu_si512(source), fours)};
 #elif defined(RWKVQUANT_AVX2)
-        if (tile_bytes == kStepBytes) return bytes_from(stored);
+        if (tile_bytes == kStepBytes) return bytes_from(tile);
         const __m256i present = _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(tile_bytes / 4)), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
-        const __m256i fours = _mm256_maskload_epi32(reinterpret_cast<const int*>(stored), present);
+        const __m256i fours = _mm256_maskload_epi32(reinterpret_cast<const int*>(tile), present);
         return {_mm256_permutevar8x32_epi32(fours, load<__m256i>(source)), _mm256_permutevar8x32_epi32(fours, load<__m256i>(source + 8))};
 #else
         std::uint8_t all[kStepBytes];
-        for (std::size_t four = 0; four < 16; ++four) std::memcpy(all + 4 * four, stored + 4 * source[four], 4);
+        for (std::size_t four = 0; four < 16; ++four) std::memcpy(all + 4 * four, tile + 4 * source[four], 4);
         return bytes_from(all);
 #endif
     }
 
   private:
-    const std::uint8_t* codebooks;
-    std::size_t tile_bytes;
     std::int32_t source[16];  // which four bytes of a tile's come to these four
 };
 

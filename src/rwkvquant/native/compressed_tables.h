@@ -22,9 +22,10 @@ class CompressedTables : public TablePlaces<bits, two_tables> {
     static constexpr int kTables = two_tables ? 2 : 1;  // of a lane
 
   public:
+    using Places::tile_bytes;
+
     explicit CompressedTables(const Matrix& matrix)
-        : coefficients(matrix.coefficients),
-          tile_bytes(kTileRows / matrix.group_rows * static_cast<std::size_t>(matrix.rank)),
+        : Places(matrix.coefficients, matrix, static_cast<std::size_t>(matrix.rank)),
           places(_mm512_set1_epi32(matrix.shift)) {
         const auto rank = static_cast<std::size_t>(matrix.rank);
         std::uint16_t word[32] = {};
@@ -60,14 +61,10 @@ class CompressedTables : public TablePlaces<bits, two_tables> {
             start[quarter] = _mm512_broadcast_i32x4(load<__m128i>(begin));
         }
     }
-    RWKVQUANT_INLINE_MEMBER void prefetch_ahead(std::size_t tile) const {
-        prefetch<64>(coefficients + tile * tile_bytes, kTablesAhead);
-        if (tile_bytes > 32) prefetch<64>(coefficients + tile * tile_bytes + 64, kTablesAhead);
-    }
 
-    RWKVQUANT_INLINE_MEMBER Bytes of_tile(std::size_t tile) const {
-        const __m512i stored = _mm512_maskz_loadu_epi8(~std::uint64_t{0} >> (64 - tile_bytes), coefficients + tile * tile_bytes);
-        const __m512i lanes = _mm512_permutexvar_epi16(words, _mm512_xor_si512(stored, splat_byte(0x80).all));
+    RWKVQUANT_INLINE_MEMBER Bytes of_tile(const std::uint8_t* tile) const {
+        const __m512i all = _mm512_maskz_loadu_epi8(~std::uint64_t{0} >> (64 - tile_bytes), tile);
+        const __m512i lanes = _mm512_permutexvar_epi16(words, _mm512_xor_si512(all, splat_byte(0x80).all));
         __m512i of_table[kTables][kFours];
         for (int table = 0; table < kTables; ++table) {
             for (int four = 0; four < kFours; ++four) of_table[table][four] = _mm512_shuffle_epi8(lanes, bytes[table][four]);
@@ -86,8 +83,6 @@ class CompressedTables : public TablePlaces<bits, two_tables> {
     }
 
   private:
-    const std::uint8_t* coefficients;
-    std::size_t tile_bytes;
     __m512i places, words, bytes[kTables][kFours], basis[kQuarters][kFours], start[kQuarters];
 };
 
@@ -102,9 +97,10 @@ class CompressedTables : public TablePlaces<bits, two_tables> {
     static constexpr int kTables = two_tables ? 2 : 1;  // of a lane
 
   public:
+    using Places::tile_bytes;
+
     explicit CompressedTables(const Matrix& matrix)
-        : coefficients(matrix.coefficients),
-          tile_bytes(kTileRows / matrix.group_rows * static_cast<std::size_t>(matrix.rank)),
+        : Places(matrix.coefficients, matrix, static_cast<std::size_t>(matrix.rank)),
           places(_mm_cvtsi32_si128(matrix.shift + 8)) {
         const auto rank = static_cast<std::size_t>(matrix.rank);
         for (std::size_t lane = 0; lane < 4; ++lane) lane_begins[lane] = Places::table(lane, 0, matrix.group_rows) * rank;
@@ -128,15 +124,11 @@ class CompressedTables : public TablePlaces<bits, two_tables> {
         }
         start = _mm256_set1_epi32(((1 << matrix.shift >> 1) + (kCentroidZero << matrix.shift)) * 256);
     }
-    RWKVQUANT_INLINE_MEMBER void prefetch_ahead(std::size_t tile) const {
-        prefetch<64>(coefficients + tile * tile_bytes, kTablesAhead);
-        if (tile_bytes > 32) prefetch<64>(coefficients + tile * tile_bytes + 64, kTablesAhead);
-    }
 
-    RWKVQUANT_INLINE_MEMBER Bytes of_tile(std::size_t tile) const {
-        std::uint8_t stored[kStepBytes + 16];  // a copy, because lanes are read 16 bytes at a time, and the array may end before
-        copy(stored, coefficients + tile * tile_bytes);
-        return {half(stored, 0), half(stored, 2)};
+    RWKVQUANT_INLINE_MEMBER Bytes of_tile(const std::uint8_t* tile) const {
+        std::uint8_t bytes_of_tile[kStepBytes + 16];  // a copy, because lanes are read 16 bytes at a time, and the array may end before
+        copy(bytes_of_tile, tile);
+        return {half(bytes_of_tile, 0), half(bytes_of_tile, 2)};
     }
 
   private:
@@ -145,8 +137,8 @@ class CompressedTables : public TablePlaces<bits, two_tables> {
         for (; at + 16 <= tile_bytes; at += 16) _mm_storeu_si128(reinterpret_cast<__m128i*>(to + at), load<__m128i>(from + at));
         for (; at < tile_bytes; ++at) to[at] = from[at];
     }
-    RWKVQUANT_INLINE_MEMBER __m256i half(const std::uint8_t* stored, std::size_t lane) const {
-        const __m256i lanes = _mm256_setr_m128i(load<__m128i>(stored + lane_begins[lane]), load<__m128i>(stored + lane_begins[lane + 1]));
+    RWKVQUANT_INLINE_MEMBER __m256i half(const std::uint8_t* from, std::size_t lane) const {
+        const __m256i lanes = _mm256_setr_m128i(load<__m128i>(from + lane_begins[lane]), load<__m128i>(from + lane_begins[lane + 1]));
         __m256i entries[kQuarters];
         for (int quarter = 0; quarter < kQuarters; ++quarter) {
             __m256i total = start;
@@ -161,8 +153,7 @@ class CompressedTables : public TablePlaces<bits, two_tables> {
         return _mm256_max_epi8(_mm256_packs_epi16(low, high), _mm256_setzero_si256());  // 64 is in `start`: 0..127
     }
 
-    const std::uint8_t* coefficients;
-    std::size_t tile_bytes, lane_begins[4];
+    std::size_t lane_begins[4];
     __m128i places;
     __m256i bytes[kTables][kTwos], basis[kQuarters][kTwos], start;
 };
@@ -175,20 +166,22 @@ class CompressedTables : public TablePlaces<bits, two_tables> {
     using Places = TablePlaces<bits, two_tables>;
 
   public:
+    using Places::tile_bytes;
+
     explicit CompressedTables(const Matrix& matrix)
-        : coefficients(matrix.coefficients), rank(static_cast<std::size_t>(matrix.rank)), group_rows(matrix.group_rows), shift(matrix.shift) {
+        : Places(matrix.coefficients, matrix, static_cast<std::size_t>(matrix.rank)),
+          rank(static_cast<std::size_t>(matrix.rank)),
+          group_rows(matrix.group_rows),
+          shift(matrix.shift) {
         const auto* basis_of = reinterpret_cast<const std::int8_t*>(matrix.basis);
         for (std::size_t k = 0; k < Places::kEntries; ++k) {
             for (std::size_t r = 0; r < rank; ++r) basis[r][k] = basis_of[r * Places::kEntries + k];
         }
     }
-    RWKVQUANT_INLINE_MEMBER void prefetch_ahead(std::size_t tile) const {
-        prefetch<64>(coefficients + tile * (kTileRows / group_rows * rank), kTablesAhead);
-    }
 
-    RWKVQUANT_INLINE_MEMBER Bytes of_tile(std::size_t tile) const {
+    RWKVQUANT_INLINE_MEMBER Bytes of_tile(const std::uint8_t* tile) const {
         const std::size_t tables = kTileRows / group_rows;
-        const auto* of_tables = reinterpret_cast<const std::int8_t*>(coefficients + tile * (tables * rank));
+        const auto* of_tables = reinterpret_cast<const std::int8_t*>(tile);
         std::uint8_t centroids[kTileRows][16], all[kStepBytes];
         for (std::size_t table = 0; table < tables; ++table) {
             std::int32_t total[16];
@@ -209,7 +202,6 @@ class CompressedTables : public TablePlaces<bits, two_tables> {
     }
 
   private:
-    const std::uint8_t* coefficients;
     std::size_t rank, group_rows;
     int shift;
     std::int32_t basis[most][16] = {};

@@ -37,20 +37,24 @@ template <int bits, typename Tables>
 void one_vector(const Matrix& matrix, const Tables& tables, const Activations& activations, float* out, std::size_t row_begin,
                 std::size_t row_end) {
     constexpr std::size_t kTileBytes = kTileRows * 32 * bits / 8;
-    const std::size_t tiles = ceil_divide(matrix.cols, 32), groups = ceil_divide(tiles, 2);
+    const std::size_t tiles = ceil_divide(matrix.cols, 32), first = row_begin / kTileRows * tiles;
+    const std::uint8_t *tile = matrix.codes + first * kTileBytes, *table = tables.stored + first * tables.tile_bytes;
     const Bytes offset = tables.offset();
     for (std::size_t row = row_begin; row < row_end; row += kTileRows) {
         Floats y = splat(0.0f);
-        const std::size_t first = row / kTileRows * tiles;
-        for (std::size_t g = 0; g < groups; ++g) {
-            const std::size_t at = first + 2 * g;
-            const std::uint8_t* tile = matrix.codes + at * kTileBytes;
+        const std::int8_t* q = activations.q;
+        const std::int32_t* sum = activations.sum;
+        const float* xscale = activations.scale;
+        for (std::size_t t = 0; t < tiles; t += 2, q += kActivationGroup, sum += 2, ++xscale) {
             prefetch<2 * kTileBytes>(tile, kCodesAhead);
-            tables.prefetch_ahead(at);
-            const std::int8_t* x = activations.q + kActivationGroup * g;
-            Ints isum = dot_centroids<bits, Tables>(splat(-kCentroidZero * sum_of_group(activations.sum, g)), tile, tables.of_tile(at), offset, x);
-            if (2 * g + 1 < tiles) isum = dot_centroids<bits, Tables>(isum, tile + kTileBytes, tables.of_tile(at + 1), offset, x + 32);
-            y = add(y, multiply(to_floats(isum), splat(activations.scale[g])));
+            tables.prefetch_ahead(table);
+            Ints isum = dot_centroids<bits, Tables>(splat(-kCentroidZero * (sum[0] + sum[1])), tile, tables.of_tile(table), offset, q);
+            tile += kTileBytes, table += tables.tile_bytes;
+            if (t + 1 < tiles) {
+                isum = dot_centroids<bits, Tables>(isum, tile, tables.of_tile(table), offset, q + 32);
+                tile += kTileBytes, table += tables.tile_bytes;
+            }
+            y = add(y, multiply(to_floats(isum), splat(*xscale)));
         }
         store(out + row, multiply(y, floats_from_f16(matrix.row_scale + 2 * row)), rows_left(row, row_end));
     }
@@ -59,18 +63,17 @@ void one_vector(const Matrix& matrix, const Tables& tables, const Activations& a
 template <int bits, typename Tables>
 void decode(const void* source, const Matrix& matrix, std::size_t block, std::size_t group, std::size_t count, Decoded* decoded) {
     const Tables& tables = *static_cast<const Tables*>(source);
-    const std::size_t tiles = ceil_divide(matrix.cols, 32);
+    const std::size_t tiles = ceil_divide(matrix.cols, 32), first = block * tiles + 2 * group;
+    const std::uint8_t *tile = matrix.codes + first * (bits * kStepBytes), *table = tables.stored + first * tables.tile_bytes;
     const Bytes offset = tables.offset();
     for (const std::size_t stop = group + count; group < stop; ++group, ++decoded) {
         const int in_group = 2 * group + 1 < tiles ? 2 : 1;
-        const std::size_t first = block * tiles + 2 * group;
-        tables.prefetch_ahead(first);
-        for (int t = 0; t < in_group; ++t) {
-            const std::uint8_t* tile = matrix.codes + (first + static_cast<std::size_t>(t)) * (bits * kStepBytes);
+        tables.prefetch_ahead(table);
+        for (int t = 0; t < in_group; ++t, tile += bits * kStepBytes, table += tables.tile_bytes) {
             prefetch<bits * kStepBytes>(tile, kCodesAhead);
             Bytes* step = decoded->step + kSteps * t;
             unpack_codes<bits, kSteps>(tile, step);
-            const Bytes of_tile = tables.of_tile(first + static_cast<std::size_t>(t));
+            const Bytes of_tile = tables.of_tile(table);
             for (int j = 0; j < kSteps; ++j) step[j] = lookup(of_tile, index_of(step[j], kCodeMask<bits>, offset));
         }
         decoded->pieces = 1;

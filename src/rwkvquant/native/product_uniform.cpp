@@ -45,14 +45,19 @@ void one_vector_64(const Matrix& matrix, const Activations& activations, float* 
     Grid<bits, wide_scales, symmetric> grid(matrix, row_begin / kTileRows * groups);
     for (std::size_t row = row_begin; row < row_end; row += kTileRows) {
         Floats y = splat(0.0f);
-        for (std::size_t t = 0; t < tiles; grid.next()) {
+        const std::int8_t* q = activations.q;
+        const std::int32_t* sum = activations.sum;
+        const float* xscale = activations.scale;
+        for (std::size_t left = tiles; left > 0; grid.next()) {
             const Floats scale = grid.scale();
             const Ints zero = grid.zero();
             grid.prefetch_ahead();
-            for (const std::size_t stop = t + in_group < tiles ? t + in_group : tiles; t < stop; ++t, tile += kTileBytes) {
+            std::size_t count = in_group < left ? in_group : left;
+            left -= count;
+            for (; count > 0; --count, tile += kTileBytes, q += 64, sum += 2, ++xscale) {
                 prefetch<kTileBytes>(tile, kCodesAhead);
-                const Ints isum = dot_codes<bits, 16>(multiply_zeros(zero, -sum_of_group(activations.sum, t)), tile, activations.q + 64 * t);
-                y = add(y, multiply(to_floats(isum), multiply(scale, splat(activations.scale[t]))));
+                const Ints isum = dot_codes<bits, 16>(multiply_zeros(zero, -(sum[0] + sum[1])), tile, q);
+                y = add(y, multiply(to_floats(isum), multiply(scale, splat(*xscale))));
             }
         }
         if (!wide_scales) y = multiply(y, floats_from_f16(matrix.row_scale + 2 * row));
@@ -68,20 +73,25 @@ void one_vector_32(const Matrix& matrix, const Activations& activations, float* 
     Grid<bits, wide_scales, symmetric> grid(matrix, row_begin / kTileRows * groups);
     for (std::size_t row = row_begin; row < row_end; row += kTileRows) {
         Floats y = splat(0.0f);
+        const std::int8_t* q = activations.q;
+        const std::int32_t* sum = activations.sum;
         for (std::size_t t = 0; t < tiles; grid.next()) {
             const Floats scale = grid.scale();
             const Ints zero = grid.zero();
             grid.prefetch_ahead();
             for (const std::size_t stop = t + in_group < tiles ? t + in_group : tiles; t < stop;) {
                 prefetch<2 * kTileBytes>(tile, kCodesAhead);
-                const std::int8_t* x = activations.q + 32 * t;
+                const Floats both_scales = multiply(scale, splat(activations.scale[t / 2]));
                 const std::size_t in_piece = t % 2 == 0 && t + 1 < stop ? 2 : 1;
-                const std::int32_t xsum = activations.sum[t] + (in_piece == 2 ? activations.sum[t + 1] : 0);
-                Ints isum = dot_codes<bits, 8>(multiply_zeros(zero, -xsum), tile, x);
-                if (in_piece == 2) isum = dot_codes<bits, 8>(isum, tile + kTileBytes, x + 32);
-                y = add(y, multiply(to_floats(isum), multiply(scale, splat(activations.scale[t / 2]))));
-                t += in_piece;
-                tile += in_piece * kTileBytes;
+                Ints isum;
+                if (in_piece == 2) {
+                    isum = dot_codes<bits, 8>(multiply_zeros(zero, -(sum[0] + sum[1])), tile, q);
+                    isum = dot_codes<bits, 8>(isum, tile + kTileBytes, q + 32);
+                } else {
+                    isum = dot_codes<bits, 8>(multiply_zeros(zero, -sum[0]), tile, q);
+                }
+                y = add(y, multiply(to_floats(isum), both_scales));
+                t += in_piece, sum += in_piece, q += 32 * in_piece, tile += in_piece * kTileBytes;
             }
         }
         if (!wide_scales) y = multiply(y, floats_from_f16(matrix.row_scale + 2 * row));
