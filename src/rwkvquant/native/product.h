@@ -24,8 +24,10 @@ struct Decoded {
 // `decode` fills decoded[0 .. count) for rows 16 * block .. and columns 64 * group .. 64 * (group + count).
 struct Decoder {
     void (*decode)(const void* source, const Matrix& matrix, std::size_t block, std::size_t group, std::size_t count, Decoded* decoded);
-    const void* source;  // what the codec prepared once for the matrix, or null
-    int value_bits;      // 7 or 8: decoded bytes are below 2^value_bits
+    const void* source;       // what the codec prepared once for the matrix, or null
+    int value_bits;           // 7 or 8: decoded bytes are below 2^value_bits
+    std::size_t group_bytes;  // of the codes of 16 rows x one activation group
+    std::size_t block_bytes;  // of the codes of 16 rows
 };
 
 void product_decoded(const Decoder& decoder, const Matrix& matrix, const Activations& activations, float* out, std::size_t out_stride,

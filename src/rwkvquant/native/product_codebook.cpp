@@ -70,7 +70,6 @@ void decode(const void* source, const Matrix& matrix, std::size_t block, std::si
         const int in_group = 2 * group + 1 < tiles ? 2 : 1;
         tables.prefetch_ahead(table);
         for (int t = 0; t < in_group; ++t, tile += bits * kStepBytes, table += tables.tile_bytes) {
-            prefetch<bits * kStepBytes>(tile, kCodesAhead);
             Bytes* step = decoded->step + kSteps * t;
             unpack_codes<bits, kSteps>(tile, step);
             const Bytes of_tile = tables.of_tile(table);
@@ -88,7 +87,7 @@ void with_tables(const Matrix& matrix, const Activations& activations, float* ou
     if constexpr (kOneVectorFace) {
         if (is_one_int8_vector(activations)) return one_vector<bits>(matrix, tables, activations, out, row_begin, row_end);
     }
-    product_decoded({decode<bits, Tables>, &tables, 7}, matrix, activations, out, out_stride, row_begin, row_end);
+    product_decoded({decode<bits, Tables>, &tables, 7, 2 * bits * kStepBytes, ceil_divide(matrix.cols, 32) * bits * kStepBytes}, matrix, activations, out, out_stride, row_begin, row_end);
 }
 
 template <int bits, bool two_tables>

@@ -47,7 +47,6 @@ void decode(const void*, const Matrix& matrix, std::size_t block, std::size_t gr
     const std::uint8_t* tile = matrix.codes + (block * ceil_divide(matrix.cols, 64) + group) * (bits * kStepBytes);
     const PairTables<bits> tables(matrix, kTileRows * block / matrix.group_rows);
     for (const Decoded* end = decoded + count; decoded != end; ++decoded, tile += bits * kStepBytes) {
-        prefetch<bits * kStepBytes>(tile, kCodesAhead);
         Bytes codes[kCodeSteps];
         unpack_codes<bits, kCodeSteps>(tile, codes);
         for (int j = 0; j < kCodeSteps; ++j) tables.look_up(codes[j], decoded->step + 2 * j);
@@ -62,7 +61,7 @@ void with_bits(const Matrix& matrix, const Activations& activations, float* out,
     if constexpr (kOneVectorFace) {
         if (is_one_int8_vector(activations)) return one_vector<bits>(matrix, activations, out, row_begin, row_end);
     }
-    product_decoded({decode<bits>, nullptr, 7}, matrix, activations, out, out_stride, row_begin, row_end);
+    product_decoded({decode<bits>, nullptr, 7, bits * kStepBytes, ceil_divide(matrix.cols, 64) * bits * kStepBytes}, matrix, activations, out, out_stride, row_begin, row_end);
 }
 
 }  // namespace

@@ -104,7 +104,10 @@ template <int bits>
 class Pieces {
   public:
     Pieces(const Matrix& of, std::size_t block, std::size_t column)
-        : matrix(of), at(block * ceil_divide(of.cols, of.group_size) + column / of.group_size), left(of.group_size - column % of.group_size) {}
+        : matrix(of), at(block * ceil_divide(of.cols, of.group_size) + column / of.group_size), left(of.group_size - column % of.group_size) {
+        prefetch<64>(matrix.scales + kTileRows * at * (matrix.scale_bits == 16 ? 2 : 1), kScalesAhead);
+        if (!matrix.symmetric) prefetch<64>(matrix.zeros + 2 * bits * at, kZerosAhead);
+    }
 
     // The piece that begins here, of `steps` steps, all in one weight group.
     Piece next(int steps) {
@@ -131,7 +134,6 @@ void decode_64(const void*, const Matrix& matrix, std::size_t block, std::size_t
     const std::uint8_t* tile = matrix.codes + (block * ceil_divide(matrix.cols, 64) + group) * (2 * bits * kStepBytes);
     Pieces<bits> pieces(matrix, block, 64 * group);
     for (const Decoded* end = decoded + count; decoded != end; ++decoded, tile += 2 * bits * kStepBytes) {
-        prefetch<2 * bits * kStepBytes>(tile, kCodesAhead);
         unpack_codes<bits, 16>(tile, decoded->step);
         decoded->pieces = 1;
         decoded->piece[0] = pieces.next(16);
@@ -145,7 +147,6 @@ void decode_32(const void*, const Matrix& matrix, std::size_t block, std::size_t
     const std::uint8_t* tile = matrix.codes + (block * tiles + 2 * group) * kTileBytes;
     Pieces<bits> pieces(matrix, block, 64 * group);
     for (const std::size_t stop = group + count; group < stop; ++group, ++decoded, tile += 2 * kTileBytes) {
-        prefetch<2 * kTileBytes>(tile, kCodesAhead);
         const bool two_tiles = 2 * group + 1 < tiles;
         unpack_codes<bits, 8>(tile, decoded->step);
         if (two_tiles) unpack_codes<bits, 8>(tile + kTileBytes, decoded->step + 8);
@@ -172,7 +173,8 @@ void with_bits(const Matrix& matrix, const Activations& activations, float* out,
             return multiply(matrix, activations, out, row_begin, row_end);
         }
     }
-    const Decoder decoder = {matrix.tile_cols == 64 ? decode_64<bits> : decode_32<bits>, nullptr, bits == 8 ? 8 : 7};
+    const Decoder decoder = {matrix.tile_cols == 64 ? decode_64<bits> : decode_32<bits>, nullptr, bits == 8 ? 8 : 7, 2 * bits * kStepBytes,
+                             ceil_divide(matrix.cols, static_cast<std::size_t>(matrix.tile_cols)) * static_cast<std::size_t>(matrix.tile_cols) * (2 * bits)};
     product_decoded(decoder, matrix, activations, out, out_stride, row_begin, row_end);
 }
 
