@@ -15,7 +15,7 @@ namespace {
 
 constexpr std::size_t kPass = 128;  // vectors that share one decoding
 constexpr std::size_t kStrip = 4;   // activation groups decoded ahead: 4 KiB a row-block, in the first-level cache
-constexpr std::size_t kAhead = 4;   // strips for which memory is asked before they are decoded: 6 KiB a row-block at 3 bits
+constexpr std::size_t kAhead = 4;   // strips from asking memory to decoding: 6 KiB a row-block at 3 bits
 
 // Row-blocks and vectors multiplied side by side. Each pair of them has a register of sums; four activations are spread over a
 // register once for all row-blocks.
@@ -34,6 +34,8 @@ struct Pass {
     std::size_t first_group, count;  // of the strip
     const Decoded (*strip)[kStrip];  // [row-block][group of the strip]
     float (*y)[kPass * kTileRows];   // [row-block][vector of the pass, row]
+    std::size_t group_bytes, block_bytes;
+    const std::uint8_t* ahead = nullptr;  // the codes to ask memory for meanwhile
 };
 
 // `at` is the place in the pass of vector `vector`. What the loop needs is copied first: behind a store to y, a compiler must take
@@ -51,6 +53,13 @@ void add_int8(const Pass& pass, std::size_t vector, std::size_t at) {
     const std::int32_t* sum = pass.activations.sum + 2 * (vector * groups + pass.first_group);
     const float* xscale = pass.activations.scale + vector * groups + pass.first_group;
     for (std::size_t g = 0; g < count; ++g, q += kActivationGroup, sum += 2, ++xscale) {
+        // A few lines at a time: a core waits for no more than some dozens, and would stand still until they are there.
+        if (at == 0) {
+            for (std::size_t b = 0; b < blocks; ++b) {
+                const std::uint8_t* codes = pass.ahead + b * pass.block_bytes + g * pass.group_bytes;
+                for (std::size_t line = 0; line < pass.group_bytes; line += kStepBytes) __builtin_prefetch(codes + line);
+            }
+        }
         int step = 0;
         for (int p = 0; p < strip[0][g].pieces; ++p) {
             const bool whole = strip[0][g].pieces == 1;
@@ -139,15 +148,12 @@ AddStrip add_strip_for([[maybe_unused]] const Decoder& decoder, const Activation
     return add_int8_strip<8, blocks>;
 }
 
-// Asks for the codes of a strip. Row-blocks stand side by side, so what follows the last group of one is not the next one's first.
-RWKVQUANT_INLINE void prefetch_strip(const Decoder& decoder, const std::uint8_t* codes, std::size_t block, std::size_t group,
-                                     std::size_t groups) {
-    for (; group >= groups; group -= groups) block += kBlocks;
-    const std::size_t left = groups - group, bytes = (left < kStrip ? left : kStrip) * decoder.group_bytes;
-    for (std::size_t b = 0; b < kBlocks; ++b) {
-        const std::uint8_t* strip = codes + (block + b) * decoder.block_bytes + group * decoder.group_bytes;
-        for (std::size_t line = 0; line < bytes; line += kStepBytes) __builtin_prefetch(strip + line);
-    }
+// Where the codes lie that will be decoded kAhead strips later. Row-blocks stand side by side, so what follows the last group of one
+// is not the first group of the next.
+RWKVQUANT_INLINE void look_ahead(const Decoder& decoder, const std::uint8_t* codes, std::size_t block, Pass& pass) {
+    std::size_t group = pass.first_group + kAhead * kStrip;
+    for (; group >= pass.groups; group -= pass.groups) block += kBlocks;
+    pass.ahead = codes + block * decoder.block_bytes + group * decoder.group_bytes;
 }
 
 }  // namespace
@@ -158,7 +164,7 @@ void product_decoded(const Decoder& decoder, const Matrix& matrix, const Activat
     const std::size_t groups = ceil_divide(matrix.cols, kActivationGroup);
     alignas(64) float y[kBlocks][kPass * kTileRows];
     Decoded strip[kBlocks][kStrip];
-    Pass pass = {activations, groups * kActivationGroup, groups, 0, 0, strip, y};
+    Pass pass = {activations, groups * kActivationGroup, groups, 0, 0, strip, y, decoder.group_bytes, decoder.block_bytes};
     for (std::size_t row = row_begin; row < row_end; row += kBlocks * kTileRows) {
         const std::size_t blocks = row + kBlocks * kTileRows - kTileRows < row_end ? kBlocks : 1;
         for (std::size_t first = 0; first < activations.count; first += kPass) {
@@ -166,7 +172,7 @@ void product_decoded(const Decoder& decoder, const Matrix& matrix, const Activat
             for (std::size_t b = 0; b < blocks; ++b) std::memset(y[b], 0, count * kTileRows * sizeof(float));
             for (pass.first_group = 0; pass.first_group < groups; pass.first_group += pass.count) {
                 pass.count = groups - pass.first_group < kStrip ? groups - pass.first_group : kStrip;
-                prefetch_strip(decoder, matrix.codes, row / kTileRows, pass.first_group + kAhead * kStrip, groups);
+                look_ahead(decoder, matrix.codes, row / kTileRows, pass);
                 for (std::size_t b = 0; b < blocks; ++b) {
                     decoder.decode(decoder.source, matrix, row / kTileRows + b, pass.first_group, pass.count, strip[b]);
                 }
