@@ -122,7 +122,6 @@ FOREIGN = {
     "not a zip": b"Once upon a time there was a text.\n",
     "a GGUF file": b"GGUF\x03\0\0\0" + bytes(100),
     "a ggml file": b"fmgg" + bytes(100),
-    "a safetensors file": (2).to_bytes(8, "little") + b"{}",
     "a tar file": bytes(257) + b"ustar" + bytes(300),
 }
 

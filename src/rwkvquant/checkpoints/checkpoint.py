@@ -19,8 +19,10 @@ from numpy.typing import NDArray
 from rwkvquant.checkpoints.detect import all_specs, detect, is_unused
 from rwkvquant.checkpoints.summary import summary
 from rwkvquant.checkpoints.tables import QUANTIZED_ROLES, Role, TensorSpec
-from rwkvquant.checkpoints.tensor_info import TensorFile
+from rwkvquant.checkpoints.translate import TranslatedFile
 from rwkvquant.errors import CheckpointError
+
+WORLD_VOCABULARY = 65536
 
 
 @dataclass(frozen=True)
@@ -38,13 +40,15 @@ class LogicalMatrix:
 class Checkpoint:
     """Other people's weights, whole and checked by name and shape; values are checked when they are read.
 
-    `arch` "rwkv7" | "rwkv6"; `dims` all sizes; `tensors` name -> TensorInfo(name, dtype, shape), in the file's order.
+    `arch` "rwkv7" | "rwkv6"; `dims` all sizes; `tensors` name -> TensorInfo(name, dtype, shape), in the file's order; `layout` whose
+    names the file has, see names.py; `format` "pth" | "safetensors".
     """
 
-    def __init__(self, path: Path, file: TensorFile) -> None:
-        """Raises CheckpointError unless the file's tensors are those of a supported architecture."""
-        self.path = path
+    def __init__(self, path: Path, file: TranslatedFile, files: list[Path]) -> None:
+        """`files` are all that hold its weights. Raises CheckpointError unless the tensors are those of a supported architecture."""
+        self.path, self.files = path, files
         self._file = file
+        self.layout, self.format = file.layout, file.format
         self.tensors = file.tensors
         self.arch, self.dims = detect({name: info.shape for name, info in file.tensors.items()})
 
@@ -88,14 +92,38 @@ class Checkpoint:
         return found
 
     def sha256(self) -> str:
-        """Of the file's bytes, in hexadecimal; the file is read once."""
+        """In hexadecimal; the bytes are read once.
+
+        Of one file's bytes; of several files, of the lines that sha256sum prints for them, in the order of their names.
+        """
         return self._sha256
 
     @cached_property
     def _sha256(self) -> str:
-        with open(self.path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        if len(self.files) == 1:
+            return _sha256(self.files[0])
+        lines = [f"{_sha256(path)}  {path.name}\n" for path in sorted(self.files, key=lambda path: path.name)]
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+    @property
+    def tokenizer(self) -> Path | None:
+        """The tokenizer's file in a Hugging Face directory: a World vocabulary, or a tokenizer.json of another vocabulary.
+
+        Not the tokenizer.json of a World model: its vocabulary comes with the package, and conversions of it are not all faithful.
+        """
+        if not self.path.is_dir():
+            return None
+        found = sorted(self.path.glob("rwkv_vocab_v*.txt"))
+        if not found and self.dims.vocab != WORLD_VOCABULARY:
+            found = sorted(self.path.glob("tokenizer.json"))
+        return found[0] if found else None
 
     def summary(self) -> dict[str, Any]:
         """What `inspect` shows, as plain JSON; no weight is read."""
-        return summary(self.path, self.arch, self.dims, self.tensors, self.specs())
+        kind = {"format": self.format, "layout": self.layout}
+        return summary(self.path, self.files, kind, self.arch, self.dims, self.tensors, self.specs())
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -7,41 +7,83 @@ from pathlib import Path
 
 from rwkvquant.checkpoints.checkpoint import Checkpoint
 from rwkvquant.checkpoints.pth import PthFile
+from rwkvquant.checkpoints.safetensors_file import SafetensorsFile
+from rwkvquant.checkpoints.shards import ShardedFile
+from rwkvquant.checkpoints.tensor_info import TensorFile
+from rwkvquant.checkpoints.translate import TranslatedFile
 from rwkvquant.errors import CheckpointError
 
-SUPPORTED = "a checkpoint is a .pth as torch.save writes it (torch 1.6 or newer)"
+SUPPORTED = "a checkpoint is a .pth as torch.save writes it (torch 1.6 or newer), a safetensors file, or a Hugging Face directory"
+# In a Hugging Face directory, safetensors before pickles; each as one file or as shards with an index.
+IN_DIRECTORY = [("model.safetensors", "model.safetensors.index.json"), ("pytorch_model.bin", "pytorch_model.bin.index.json")]
 
 
 def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     """Open a checkpoint by reading its table of tensors, not its weights; never imports torch, never runs what a pickle names.
 
+    `path` is a .pth, a safetensors file, an index of shards, or a directory with one of them, in any layout of names.py.
     Raises CheckpointError for whatever is not a checkpoint of a supported architecture, with the path in front.
     """
     path = Path(path)
     try:
-        refuse_other_files(path)
-        return Checkpoint(path, PthFile(path))
+        found = _in_directory(path) if path.is_dir() else path
+        file: TensorFile
+        if kind(found) == "index":
+            file = shards = ShardedFile(found, open_file)
+            files = [found, *shards.parts]
+        else:
+            file, files = open_file(found), [found]
+        # torch.save is how BlinkDL's layout travels, so a .pth is believed where shapes do not tell.
+        translated = TranslatedFile(file, "blinkdl" if isinstance(file, PthFile) else None)
+        try:
+            return Checkpoint(path, translated, files)
+        except CheckpointError as error:
+            raise CheckpointError(translated.explain(str(error))) from error
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
 
 
-def refuse_other_files(path: Path) -> None:
-    """Return if the file begins like a zip; otherwise raise CheckpointError and say what it seems to be."""
+def open_file(path: Path) -> TensorFile:
+    """One file with tensors, by its content. Raises CheckpointError for an index too: shards have no shards."""
+    container = kind(path)
+    if container == "index":
+        raise CheckpointError("this is a JSON file, where one with weights should be")
+    if container == "pth":
+        return PthFile(path)
+    return SafetensorsFile(path)
+
+
+def kind(path: Path) -> str:
+    """What the first bytes are: "pth", "safetensors" or "index". Otherwise raises CheckpointError and says what it seems to be."""
     if not path.exists():
         raise CheckpointError("there is no such file")
-    if path.is_dir():
-        raise CheckpointError(f"this is a directory; {SUPPORTED}")
     if not path.is_file():  # a pipe would wait for ever
         raise CheckpointError(f"this is not a regular file; {SUPPORTED}")
     with open(path, "rb") as file:
         head = file.read(512)
-    if not head.startswith(b"PK\x03\x04"):
-        raise CheckpointError(f"this is {_kind(head, path.stat().st_size)}; {SUPPORTED}")
+    if head.startswith(b"PK\x03\x04"):
+        return "pth"
+    if head[8:9] == b"{" and not head.startswith(b"{"):
+        return "safetensors"
+    if head.lstrip().startswith(b"{") and path.name.endswith(".json"):
+        return "index"
+    raise CheckpointError(f"this is {_kind(head)}; {SUPPORTED}")
 
 
-def _kind(head: bytes, size: int) -> str:
+def _in_directory(directory: Path) -> Path:
+    for single, index in IN_DIRECTORY:
+        there = [name for name in (single, index) if (directory / name).exists()]
+        if len(there) == 2:
+            raise CheckpointError(f"this directory has {single} and {index}; name the one that is meant")
+        if there:
+            return directory / there[0]
+    wanted = ", ".join(name for pair in IN_DIRECTORY for name in pair)
+    raise CheckpointError(f"this is a directory without a checkpoint under a name of Hugging Face ({wanted}); name the file that is meant")
+
+
+def _kind(head: bytes) -> str:
     if not head:
         return "an empty file"
     if head[257:262] == b"ustar":
@@ -52,6 +94,4 @@ def _kind(head: bytes, size: int) -> str:
         return "a GGUF file"
     if head[:4] in (b"ggml", b"lmgg", b"fmgg", b"tjgg"):
         return "a ggml file (rwkv.cpp)"
-    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= size - 8:
-        return "a safetensors file, which cannot be read as a checkpoint yet"
     return "not a zip, so it is no checkpoint"

@@ -15,16 +15,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rwkvquant.checkpoints.archive import Member, find_members
-from rwkvquant.checkpoints.tensor_info import TensorInfo
+from rwkvquant.checkpoints.tensor_info import TensorInfo, check_name
 from rwkvquant.checkpoints.unpickler import StoredTensor, read_pickle, shown
+from rwkvquant.checkpoints.values import DTYPES, as_float32
 from rwkvquant.errors import CheckpointError
-
-DTYPES = {"bfloat16": ("<u2", 2), "float16": ("<f2", 2), "float32": ("<f4", 4)}  # NumPy code, bytes
-MAX_NAME = 256
 
 
 class PthFile:
     """A mapped .pth. Raises CheckpointError for anything but a zip with a plain dict of bf16, fp16 and fp32 tensors."""
+
+    format = "pth"
 
     def __init__(self, path: Path) -> None:
         with open(path, "rb") as file:
@@ -47,11 +47,7 @@ class PthFile:
             # The stride of an axis of length 1 is never taken, so it was not checked, and NumPy refuses to multiply a huge one.
             strides=tuple(stride * item if length > 1 else 0 for length, stride in zip(tensor.shape, tensor.strides, strict=True)),
         )
-        values = widen_bfloat16(view) if tensor.dtype == "bfloat16" else view.astype(np.float32, order="C")
-        # NaN and infinity survive min and max, which need no array of booleans as large as the embedding.
-        if not (np.isfinite(values.min()) and np.isfinite(values.max())):
-            raise CheckpointError(f"weights must be finite; {name} has {np.count_nonzero(~np.isfinite(values))} NaN or infinite values")
-        return values
+        return as_float32(name, view, tensor.dtype)
 
     def _read_index(self) -> dict[str, StoredTensor]:
         order = f"{self._root}/byteorder"  # torch before 2.1 wrote none
@@ -96,8 +92,7 @@ class PthFile:
 
 def checked_kind(name: str, value: object) -> StoredTensor:
     """`value`, if it is a tensor of a dtype that we read; otherwise raises CheckpointError."""
-    if not name.isprintable() or len(name) > MAX_NAME:
-        raise CheckpointError(f"a tensor's name is printable and has at most {MAX_NAME} characters; got {shown(name)}")
+    check_name(name)
     if not isinstance(value, StoredTensor):
         kind = "dict, perhaps the checkpoint itself" if isinstance(value, dict) else type(value).__name__
         raise CheckpointError(f"a checkpoint is a plain dict of tensors; here {name!r} is a {kind}; save the tensors alone with torch.save")
@@ -115,10 +110,3 @@ def _root(members: dict[str, Member]) -> str:
         if not name.startswith(roots[0] + "/"):
             raise CheckpointError(f"all members of a checkpoint's zip lie in one folder, {shown(roots[0])!r}; got {shown(name)!r}")
     return roots[0]
-
-
-def widen_bfloat16(bits: NDArray[np.uint16]) -> NDArray[np.float32]:
-    """bfloat16 is the upper half of a float32."""
-    wide = bits.astype(np.uint32, order="C")
-    wide <<= 16
-    return wide.view(np.float32)

@@ -17,8 +17,18 @@ BITS = {"bfloat16": 16, "float16": 16, "float32": 32}
 UsedTensor = tuple[str, TensorSpec, int | None]  # of Checkpoint.specs()
 
 
-def summary(path: Path, arch: str, dims: Dims, tensors: dict[str, TensorInfo], used: Iterable[UsedTensor]) -> dict[str, Any]:
-    """Plain JSON; the keys that packed files have too mean the same there.
+def summary(
+    path: Path,
+    files: list[Path],
+    kind: dict[str, str],
+    arch: str,
+    dims: Dims,
+    tensors: dict[str, TensorInfo],
+    used: Iterable[UsedTensor],
+) -> dict[str, Any]:
+    """Plain JSON; the keys that packed files have too mean the same there. Names and shapes are ours, whatever the layout.
+
+    `kind` is {"format": the container, "layout": whose names}.
 
     `parameters_by_role` counts the tensors that the forward uses; "unused" are layer 0's v0, v1, v2; `parameters` is the sum.
     """
@@ -33,10 +43,10 @@ def summary(path: Path, arch: str, dims: Dims, tensors: dict[str, TensorInfo], u
         by_dtype[info.dtype] += info.parameters
         bits[role] += BITS[info.dtype] * info.parameters
         rows.append({"name": name, "role": role, "dtype": info.dtype, "shape": list(info.shape), "bits_per_weight": BITS[info.dtype]})
-    file_bytes = path.stat().st_size
+    file_bytes = sum(part.stat().st_size for part in files)
     return {
         "file": str(path),
-        "format": "pth",
+        **kind,
         "arch": arch,
         "dims": dataclasses.asdict(dims),
         "dtype": ", ".join(dtype for dtype, _ in by_dtype.most_common()),

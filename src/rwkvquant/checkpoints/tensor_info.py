@@ -8,6 +8,11 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from rwkvquant.checkpoints.unpickler import shown
+from rwkvquant.errors import CheckpointError
+
+MAX_NAME = 256
+
 
 @dataclass(frozen=True)
 class TensorInfo:
@@ -26,8 +31,18 @@ class TensorInfo:
 
 
 class TensorFile(Protocol):
-    """`tensors` in the file's order; `read` raises CheckpointError for a tensor whose bytes are damaged or not finite."""
+    """`tensors` in the file's order; `format` "pth" | "safetensors".
+
+    `read` raises CheckpointError for a tensor whose bytes are damaged or not finite.
+    """
 
     tensors: dict[str, TensorInfo]
+    format: str
 
     def read(self, name: str) -> NDArray[np.float32]: ...
+
+
+def check_name(name: str) -> None:
+    """Raises CheckpointError for a name that could not be shown to the user."""
+    if not name.isprintable() or len(name) > MAX_NAME:
+        raise CheckpointError(f"a tensor's name is printable and has at most {MAX_NAME} characters; got {shown(name)}")

@@ -64,7 +64,7 @@ def command(
     from rwkvquant.runtime.tokenizer import load_tokenizer
 
     documents = load_documents(text or str(importlib.resources.files("rwkvquant") / "assets" / "calibration.txt"))
-    tokens = calibration_rows(documents, load_tokenizer(tokenizer, opened.dims.vocab), rows, length, option="--length")
+    tokens = calibration_rows(documents, load_tokenizer(tokenizer or opened.tokenizer, opened.dims.vocab), rows, length, option="--length")
     X = collect_activation(CheckpointSource(opened), tokens, met.layer, met.activation, met.index)
     found = distribution(X, PERCENTILE)
     if output is not None:

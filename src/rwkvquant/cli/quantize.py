@@ -29,7 +29,7 @@ def _one_of(values: tuple[Any, ...]) -> str:
 
 
 def command(
-    checkpoint: Annotated[str, typer.Argument(help="A BlinkDL .pth of RWKV-6 (x060) or RWKV-7 (x070).")],
+    checkpoint: Annotated[str, typer.Argument(help="RWKV-6 (x060) or RWKV-7 (x070): a .pth, safetensors or Hugging Face directory.")],
     output: Annotated[str | None, typer.Option("--output", "-o", help="The packed file to write, a .safetensors.")] = None,
     bits: Annotated[
         float | None,

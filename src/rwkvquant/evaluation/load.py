@@ -13,7 +13,7 @@ def load_model(file: str, tokenizer: str | None = None) -> tuple[TorchModel, Tok
     """A packed file brings its tokenizer; `tokenizer` (world | bytes | a file) is for checkpoints, or to override it."""
     if not is_packed(file):
         checkpoint = open_checkpoint(file)
-        return TorchModel(CheckpointSource(checkpoint)), load_tokenizer(tokenizer, checkpoint.dims.vocab)
+        return TorchModel(CheckpointSource(checkpoint)), load_tokenizer(tokenizer or checkpoint.tokenizer, checkpoint.dims.vocab)
     packed = open_packed(file)
     found = from_data(packed.tokenizer, packed.dims.vocab) if tokenizer is None else load_tokenizer(tokenizer, packed.dims.vocab)
     return TorchModel(PackedSource(packed)), found

@@ -60,7 +60,8 @@ def quantize(
     config, progress = config or QuantizeConfig(), progress or Progress()
     check_output(output, source, *_given(config.calibration.path, config.tokenizer))
     checkpoint = open_checkpoint(source)
-    tokenizer = load_tokenizer(config.tokenizer, checkpoint.dims.vocab)
+    check_output(output, *checkpoint.files)
+    tokenizer = load_tokenizer(config.tokenizer or checkpoint.tokenizer, checkpoint.dims.vocab)
     device = _device(config)
     calibrated = _calibrate(config, tokenizer, progress) if config.needs_calibration else None
     try:
@@ -109,7 +110,7 @@ def plan_only(
     """
     config, progress = config or QuantizeConfig(), progress or Progress()
     checkpoint = open_checkpoint(source)
-    tokenizer = load_tokenizer(config.tokenizer, checkpoint.dims.vocab)
+    tokenizer = load_tokenizer(config.tokenizer or checkpoint.tokenizer, checkpoint.dims.vocab)
     device, calibrated = _device(config), None
     if config.needs_calibration:  # a text that is none should not be found out on the day
         calibrated = _calibrate(config, tokenizer, progress)
@@ -227,7 +228,7 @@ def _quantization_config(config: QuantizeConfig, plan: list[PlannedTensor]) -> d
 
 def _provenance(checkpoint: Checkpoint, calibrated: Calibration | None) -> dict[str, Any]:
     return {
-        "source": checkpoint.path.name,
+        "source": checkpoint.path.resolve().name,
         "source_sha256": checkpoint.sha256(),
         "calibration_sha256": calibrated.sha256 if calibrated else None,
         "calibration_tokens": list(calibrated.tokens.shape) if calibrated else None,

@@ -45,7 +45,8 @@ Which = Literal["last", "all"]
 def load(path: str | os.PathLike[str], tokenizer: str | None = None, threads: int | None = None, activations: str | None = None) -> Model:
     """Open a packed file or an original checkpoint, whichever it is by its content. A packed one is mapped, and read as it is used.
 
-    `tokenizer` is "world", "bytes" or a file; by default the one in the packed file, or the usual one for the vocabulary's size.
+    `tokenizer` is "world", "bytes" or a file; by default the one in the packed file or the
+    checkpoint's directory, or the usual one for the vocabulary's size.
     `threads`: by default one for each physical core that is ours. `activations` "int8" or "float32" is what quantised products
     multiply with: int8 unless RWKVQUANT_ACTIVATIONS or the caller says float32, which is slower and judges the other.
     Raises FormatError or CheckpointError for a file that is neither, TokenizerError for a tokenizer that does not fit, and
@@ -54,7 +55,8 @@ def load(path: str | os.PathLike[str], tokenizer: str | None = None, threads: in
     if is_packed(path):
         packed = open_packed(Path(path))
         return Model(packed_weights(packed), tokenizer, packed.tokenizer, threads, activations)
-    return Model(checkpoint_weights(open_checkpoint(path)), tokenizer, None, threads, activations)
+    checkpoint = open_checkpoint(path)
+    return Model(checkpoint_weights(checkpoint), tokenizer or checkpoint.tokenizer, None, threads, activations)
 
 
 def is_packed(path: str | os.PathLike[str]) -> bool:
@@ -74,7 +76,7 @@ class Model:
     def __init__(
         self,
         weights: Weights,
-        tokenizer: str | None = None,
+        tokenizer: str | Path | None = None,
         packed_tokenizer: TokenizerData | None = None,
         threads: int | None = None,
         activations: str | None = None,
@@ -83,7 +85,7 @@ class Model:
         self._time_state = weights.time_state
         self._engine = _engine(weights, threads, activations)
         self._tokenizer_name, self._packed_tokenizer = tokenizer, packed_tokenizer
-        if tokenizer is not None:
+        if isinstance(tokenizer, str):
             _ = self.tokenizer  # a name that was given is tested now; the default only if somebody wants text
 
     @property

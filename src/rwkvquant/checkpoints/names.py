@@ -1,0 +1,148 @@
+"""One name table for each layout: where it keeps each tensor of tables.py, and how it is turned there.
+
+    layout        architectures   names                                          turned
+    blinkdl       both            blocks.0.att.w1, perhaps behind a prefix       as tables.py says
+    web-rwkv      both            blocks.0.att.w1; time_maa is time_mix          LoRA factors and time_state
+    fla           both            model.layers.0.attn.w_lora.lora.0.weight       LoRA factors; RWKV-6 mixes stacked
+    hf            rwkv6           rwkv.blocks.0.attention.time_maa_w1            as tables.py says
+
+Where a table has no line for a tensor, the layout has no name for it. `att.x_x` and `x_bias` hold several tensors in one array.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from rwkvquant.checkpoints.tables import GLOBAL, TABLES, Role, TensorSpec
+from rwkvquant.checkpoints.turns import AS_IT_IS, FLAT, MIX_DOWN, MIX_UP, TURNED, VECTOR, Turn, row
+
+
+@dataclass(frozen=True)
+class Place:
+    """The name inside its block (or, outside of blocks, the whole name) and the turn."""
+
+    name: str
+    turn: Turn = AS_IT_IS
+
+
+@dataclass(frozen=True)
+class Layout:
+    """`block` is what stands before a block's number; `places` tensor of tables.py -> where it is written and read.
+
+    `also` holds older names, which are read and never written.
+    """
+
+    name: str
+    block: str
+    places: Mapping[str, Place]
+    also: Mapping[str, Place] = field(default_factory=dict)
+
+
+def _as_it_is(spec: TensorSpec) -> Turn:
+    return VECTOR if spec.shape == (1, 1, "C") else AS_IT_IS
+
+
+def _turned(spec: TensorSpec) -> Turn:
+    return TURNED if spec.transposed or spec.role is Role.STATE else _as_it_is(spec)
+
+
+def _blinkdl(arch: str) -> Layout:
+    places = {spec.name: Place(spec.name, _as_it_is(spec)) for spec in (*GLOBAL, *TABLES[arch])}
+    return Layout("blinkdl", "blocks.", places, {"emb.weight": Place("embeddings.weight")})
+
+
+def _web_rwkv(arch: str) -> Layout:
+    def renamed(name: str) -> str:
+        return name.replace("time_maa", "time_mix").replace("time_faaaa", "time_first").lower()
+
+    return Layout("web-rwkv", "blocks.", {spec.name: Place(renamed(spec.name), _turned(spec)) for spec in (*GLOBAL, *TABLES[arch])})
+
+
+def _pairs(**names: str) -> dict[str, Place]:
+    """The weight and bias of norms."""
+    return {f"{ours}.{part}": Place(f"{theirs}.{part}") for ours, theirs in names.items() for part in ("weight", "bias")}
+
+
+FLA_GLOBAL = {
+    "emb.weight": Place("model.embeddings.weight"),
+    **_pairs(ln_out="model.norm"),
+    "head.weight": Place("lm_head.weight"),
+}
+FLA_NORMS = _pairs(ln0="pre_norm", ln1="attn_norm", ln2="ffn_norm") | {
+    f"att.ln_x.{part}": Place(f"attn.g_norm.{part}") for part in ("weight", "bias")
+}
+PROJECTIONS = {"receptance": "r_proj", "key": "k_proj", "value": "v_proj", "output": "o_proj"}
+
+FLA_RWKV7 = Layout(
+    "fla",
+    "model.layers.",
+    {
+        **FLA_GLOBAL,
+        **FLA_NORMS,
+        **{f"att.{ours}.weight": Place(f"attn.{theirs}.weight") for ours, theirs in PROJECTIONS.items()},
+        **{f"att.x_{c}": Place(f"attn.x_{c}", VECTOR) for c in "rwkvag"},
+        **{f"att.{c}0": Place(f"attn.{c}_lora.lora.2.bias", FLAT) for c in "wav"},
+        **{f"att.{c}1": Place(f"attn.{c}_lora.lora.0.weight", TURNED) for c in "wavg"},
+        **{f"att.{c}2": Place(f"attn.{c}_lora.lora.2.weight", TURNED) for c in "wavg"},
+        "att.k_k": Place("attn.k_k", FLAT),
+        "att.k_a": Place("attn.k_a", FLAT),
+        "att.r_k": Place("attn.r_k"),
+        "ffn.x_k": Place("ffn.x_k", FLAT),
+        "ffn.key.weight": Place("ffn.key.weight"),
+        "ffn.value.weight": Place("ffn.value.weight"),
+    },
+    also={f"att.x_{c}": Place("attn.x_x", row(i)) for i, c in enumerate("rwkvag")},  # until 2025
+)
+
+FLA_RWKV6 = Layout(
+    "fla",
+    "model.layers.",
+    {
+        **FLA_GLOBAL,
+        **FLA_NORMS,
+        **{f"att.{ours}.weight": Place(f"attn.{theirs}.linear.weight") for ours, theirs in PROJECTIONS.items()},
+        "att.output.weight": Place("attn.o_proj.weight"),
+        "att.gate.weight": Place("attn.g_proj.linear.weight"),
+        "att.time_maa_x": Place("attn.x_proj.0.mu", FLAT),
+        "att.time_maa_w1": Place("attn.x_proj.0.linear.weight", MIX_DOWN),
+        "att.time_maa_w2": Place("attn.x_proj.2.weight", MIX_UP),
+        **{f"att.time_maa_{c}": Place("attn.x_bias", row(i)) for i, c in enumerate("rwkvg")},
+        "att.time_decay": Place("attn.w_proj.linear.lora.2.bias", FLAT),
+        "att.time_decay_w1": Place("attn.w_proj.linear.lora.0.weight", TURNED),
+        "att.time_decay_w2": Place("attn.w_proj.linear.lora.2.weight", TURNED),
+        "att.time_faaaa": Place("attn.bonus"),
+        "ffn.time_maa_k": Place("ffn.key.mu", FLAT),
+        "ffn.time_maa_r": Place("ffn.receptance.mu", FLAT),
+        "ffn.key.weight": Place("ffn.key.linear.weight"),
+        "ffn.receptance.weight": Place("ffn.receptance.linear.weight"),
+        "ffn.value.weight": Place("ffn.value.weight"),
+    },
+)
+
+
+def _hf_rwkv6() -> Layout:
+    def renamed(name: str) -> str:
+        name = name.replace("ln0.", "pre_ln.") if name.startswith("ln0.") else name
+        return name.replace("att.", "attention.", 1) if name.startswith("att.") else name.replace("ffn.", "feed_forward.", 1)
+
+    places = {spec.name: Place(renamed(spec.name), _as_it_is(spec)) for spec in TABLES["rwkv6"]}
+    outside = {"emb.weight": Place("rwkv.embeddings.weight"), **_pairs(ln_out="rwkv.ln_out"), "head.weight": Place("head.weight")}
+    return Layout("hf", "rwkv.blocks.", places | outside)
+
+
+def _hf_rwkv7() -> Layout:
+    """BlinkDL's names behind "model.", but for the head: what the `blinkdl` layout reads as a prefix."""
+    own = _blinkdl("rwkv7").places
+    outside = {spec.name: Place(spec.name if spec.role is Role.HEAD else f"model.{spec.name}") for spec in GLOBAL}
+    return Layout("hf", "model.blocks.", {**own, **outside})
+
+
+LAYOUTS: dict[tuple[str, str], Layout] = {
+    **{("blinkdl", arch): _blinkdl(arch) for arch in TABLES},
+    **{("web-rwkv", arch): _web_rwkv(arch) for arch in TABLES},
+    ("fla", "rwkv7"): FLA_RWKV7,
+    ("fla", "rwkv6"): FLA_RWKV6,
+    ("hf", "rwkv7"): _hf_rwkv7(),
+    ("hf", "rwkv6"): _hf_rwkv6(),
+}

@@ -1,0 +1,142 @@
+"""Which layout a file's tensors have, told from their names (and, where two layouts share names, shapes), and the file in our names.
+
+After this everything sees the names and shapes of tables.py. What the layout's table does not know keeps its name: detect.py
+refuses it, or says which architecture it belongs to.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rwkvquant.checkpoints.names import LAYOUTS, Layout, Place
+from rwkvquant.checkpoints.tables import GLOBAL
+from rwkvquant.checkpoints.tensor_info import TensorFile, TensorInfo
+from rwkvquant.checkpoints.turns import AS_IT_IS, Turn, shape_after
+from rwkvquant.errors import CheckpointError
+
+PREFIXES = ("rwkv7.", "rwkv6.", "model.")
+# What stands before the number of a block tells the family; one family a file.
+FAMILIES = {
+    "BlinkDL": r"blocks\.\d",
+    **{f"BlinkDL behind {prefix!r}": re.escape(prefix) + r"blocks\.\d" for prefix in PREFIXES},
+    "fla": r"model\.layers\.\d",
+    "Hugging Face RWKV-6": r"rwkv\.blocks\.\d",
+}
+WEB_RWKV6 = r"blocks\.\d+\.att\.time_mix_(x|w1|w2)"  # RWKV-4 and 5 have other time_mix names in BlinkDL's checkpoints
+FLA_RWKV6 = r"model\.layers\.\d+\.attn\.(x_proj|x_bias|w_proj)\b"
+FIRST_FACTOR = r"blocks\.\d+\.att\.([wavg]1|time_(maa|mix|decay)_w1)"  # (C, rank) in BlinkDL's orientation
+OUTSIDE = {spec.name for spec in GLOBAL}  # of blocks
+OUR_NAME = re.compile(r"\b(?:blocks\.\d+\.\w+(?:\.\w+)*|(?:emb|head|ln_out)\.(?:weight|bias))")
+
+
+class TranslatedFile:
+    """`file` under the names of tables.py. Raises CheckpointError for a mixture of layouts, and for an impossible shape.
+
+    `layout` is a name of names.py. `square` says which orientation LoRA factors have that are as high as wide: None if nobody knows.
+    """
+
+    def __init__(self, file: TensorFile, square: str | None = None) -> None:
+        self._file = file
+        family = _family(file.tensors)
+        self._prefix = next((p for p in PREFIXES if family == f"BlinkDL behind {p!r}"), "")
+        self._layout = _layout(file.tensors, family, self._prefix, square)
+        self.layout, self.format = self._layout.name, file.format
+        self._sources: dict[str, tuple[str, Turn]] = {}
+        self._unknown: list[str] = []
+        by_name = _by_stored_name(self._layout)
+        for stored in file.tensors:
+            for name, turn in self._translations(stored, by_name):
+                if name in self._sources:
+                    raise CheckpointError(f"there are two tensors for {name}: {self._sources[name][0]} and {stored}")
+                self._sources[name] = stored, turn
+        self.tensors = {name: self._info(name, file.tensors[stored], turn) for name, (stored, turn) in self._sources.items()}
+
+    def read(self, name: str) -> NDArray[np.float32]:
+        stored, turn = self._sources[name]
+        return np.ascontiguousarray(turn.read(self._file.read(stored)))
+
+    def explain(self, sentence: str) -> str:
+        """A sentence about tensors by our names, with the first one's name in the file, and what may be its misspelling."""
+        found = OUR_NAME.search(sentence)
+        if found is None:
+            return sentence
+        name, stored = found[0], self._stored_name(found[0])
+        near = difflib.get_close_matches(stored, self._unknown, n=1, cutoff=0.8) if name not in self._sources else []
+        hints = [f"{stored} in the names of this file"] if stored != name else []
+        hints += [f"is {near[0]} a misspelling of it?"] if near and near[0] != stored else []
+        return f"{sentence} ({'; '.join(hints)})" if hints else sentence
+
+    def _translations(self, stored: str, by_name: Mapping[str, list[tuple[str, Turn]]]) -> list[tuple[str, Turn]]:
+        """(our name, turn) for each tensor of ours that this one holds."""
+        bare = stored.removeprefix(self._prefix)
+        block = re.fullmatch(re.escape(self._layout.block) + r"(\d{1,5})\.(.+)", bare)
+        within = by_name.get(block[2] if block else bare)
+        if within is None or (within[0][0] in OUTSIDE) == bool(block):
+            self._unknown.append(stored)
+            return [(bare, AS_IT_IS)]
+        return [(f"blocks.{block[1]}.{name}" if block else name, turn) for name, turn in within]
+
+    def _info(self, name: str, stored: TensorInfo, turn: Turn) -> TensorInfo:
+        try:
+            return TensorInfo(name, stored.dtype, shape_after(turn, stored.shape))
+        except ValueError:
+            shape = ", ".join(map(str, stored.shape))
+            raise CheckpointError(f"{stored.name} cannot have the shape ({shape}), if it is {name} in the layout {self.layout}") from None
+
+    def _stored_name(self, name: str) -> str:
+        block = re.fullmatch(r"blocks\.(\d+)\.(.+)", name)
+        place = self._layout.places.get(block[2] if block else name, Place(block[2] if block else name))
+        stored = f"{self._layout.block}{block[1]}.{place.name}" if block else place.name
+        return stored if name == "head.weight" else self._prefix + stored
+
+
+def _family(tensors: Mapping[str, TensorInfo]) -> str | None:
+    found = {family: name for family, pattern in FAMILIES.items() for name in tensors if re.match(pattern, name)}
+    if len(found) > 1:
+        (one, first), (other, second) = list(found.items())[:2]
+        raise CheckpointError(f"the names of a checkpoint are of one layout; {first} is {one}'s and {second} is {other}'s")
+    return next(iter(found), None)
+
+
+def _layout(tensors: Mapping[str, TensorInfo], family: str | None, prefix: str, square: str | None) -> Layout:
+    if family == "fla":
+        return LAYOUTS["fla", "rwkv6" if _some(FLA_RWKV6, tensors) else "rwkv7"]
+    if family == "Hugging Face RWKV-6":
+        return LAYOUTS["hf", "rwkv6"]
+    shapes = {name.removeprefix(prefix): info.shape for name, info in tensors.items()}
+    if _some(WEB_RWKV6, shapes):
+        return LAYOUTS["web-rwkv", "rwkv6"]
+    arch = "rwkv6" if _some(r"blocks\.\d+\.att\.time_maa_", shapes) else "rwkv7"
+    return LAYOUTS[_orientation(shapes) or square or _refuse_square(shapes), arch]
+
+
+def _orientation(shapes: Mapping[str, tuple[int, ...]]) -> str | None:
+    """By the first LoRA factor that is not square, where the width is known; without any, BlinkDL's: there is nothing to turn."""
+    width = next((shapes[name][-1] for name in ("emb.weight", "embeddings.weight") if name in shapes), None)
+    factors = [shape for name, shape in shapes.items() if re.fullmatch(FIRST_FACTOR, name)]
+    for shape in factors:
+        if len(shape) == 2 and shape[0] != shape[1] and width in shape:
+            return "blinkdl" if shape[0] == width else "web-rwkv"
+    return None if any(shape == (width, width) for shape in factors) else "blinkdl"
+
+
+def _refuse_square(shapes: Mapping[str, tuple[int, ...]]) -> str:
+    name = next(name for name in shapes if re.fullmatch(FIRST_FACTOR, name))
+    raise CheckpointError(f"LoRA factors as wide as the model, such as {name}, do not tell BlinkDL's layout from web-rwkv's; use a .pth")
+
+
+def _some(pattern: str, names: Mapping[str, object]) -> bool:
+    return any(re.match(pattern, name) for name in names)
+
+
+def _by_stored_name(layout: Layout) -> dict[str, list[tuple[str, Turn]]]:
+    found: dict[str, list[tuple[str, Turn]]] = {}
+    for places in (layout.places, layout.also):
+        for ours, place in places.items():
+            found.setdefault(place.name, []).append((ours, place.turn))
+    return found

@@ -1,0 +1,63 @@
+"""How a layout keeps a tensor that tables.py describes: as it is, turned, flat, or with others in one array.
+
+A Turn is two functions of arrays. `read` gives the tensor from the layout's array, `write` the array from all tensors that share
+it; `order` is a tensor's place among those. `read` works on the shape alone too, see `shape_after`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Turn:
+    """`read` may raise ValueError for an array of an impossible shape."""
+
+    read: Callable[[Array], Array]
+    write: Callable[[Sequence[Array]], Array]
+    order: int = 0
+
+
+def shape_after(turn: Turn, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape that `turn.read` makes of this one. Raises ValueError as that does."""
+    return turn.read(np.broadcast_to(np.uint8(0), shape)).shape  # one byte, however large the shape
+
+
+def _flatten(array: Array) -> Array:
+    if array.size != max(array.shape):
+        raise ValueError("not a vector")
+    return array.reshape(-1)
+
+
+AS_IT_IS = Turn(lambda a: a, lambda parts: parts[0])
+TURNED = Turn(lambda a: a.swapaxes(-1, -2), lambda parts: parts[0].swapaxes(-1, -2))
+FLAT = Turn(lambda a: _flatten(a).reshape(1, 1, -1), lambda parts: parts[0].reshape(-1))
+VECTOR = Turn(FLAT.read, AS_IT_IS.write)  # read in any shape of a vector, written as (1, 1, C)
+
+
+def row(order: int) -> Turn:
+    """One of several vectors in an array (count, C), or (count, 1, 1, C)."""
+    return Turn(lambda a: _flatten(a[order]).reshape(1, 1, -1), lambda parts: np.stack([part.reshape(-1) for part in parts]), order)
+
+
+# RWKV-6's five token-shift mixes stand in the order w, k, v, r, g in BlinkDL's checkpoints and r, w, k, v, g in fla's.
+TO_BLINKDL = [1, 2, 3, 0, 4]
+TO_FLA = [3, 0, 1, 2, 4]
+
+# time_maa_w1, (C, 5*Rm): fla has (5*Rm, C).
+MIX_DOWN = Turn(
+    lambda a: a.reshape(5, -1, a.shape[-1])[TO_BLINKDL].reshape(a.shape).T,
+    lambda parts: parts[0].T.reshape(5, -1, parts[0].shape[0])[TO_FLA].reshape(parts[0].T.shape),
+)
+# time_maa_w2, (5, Rm, C): fla has (C, 5*Rm).
+MIX_UP = Turn(
+    lambda a: a.reshape(a.shape[0], 5, -1).transpose(1, 2, 0)[TO_BLINKDL],
+    lambda parts: parts[0][TO_FLA].transpose(2, 0, 1).reshape(parts[0].shape[2], -1),
+)

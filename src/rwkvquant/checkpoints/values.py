@@ -1,0 +1,28 @@
+"""Numbers as checkpoints store them, and as float32: shared by the readers of every container."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rwkvquant.errors import CheckpointError
+
+DTYPES = {"bfloat16": ("<u2", 2), "float16": ("<f2", 2), "float32": ("<f4", 4)}  # NumPy code, bytes
+
+
+def as_float32(name: str, stored: NDArray[Any], dtype: str) -> NDArray[np.float32]:
+    """A new array with the values of `stored`, whose NumPy code is DTYPES[dtype]. Raises CheckpointError for NaN or infinity."""
+    values = widen_bfloat16(stored) if dtype == "bfloat16" else stored.astype(np.float32, order="C")
+    # NaN and infinity survive min and max, which need no array of booleans as large as the embedding.
+    if not (np.isfinite(values.min()) and np.isfinite(values.max())):
+        raise CheckpointError(f"weights must be finite; {name} has {np.count_nonzero(~np.isfinite(values))} NaN or infinite values")
+    return values
+
+
+def widen_bfloat16(bits: NDArray[np.uint16]) -> NDArray[np.float32]:
+    """bfloat16 is the upper half of a float32."""
+    wide = bits.astype(np.uint32, order="C")
+    wide <<= 16
+    return wide.view(np.float32)

@@ -1,0 +1,179 @@
+"""A checkpoint as other projects write it: each function from the layout's own description, without our name tables.
+
+All take BlinkDL's tensors and give those of the layout. Linear layers of fla are (out, in), so its LoRA factors are turned.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+Tensors = dict[str, torch.Tensor]
+
+
+def layers_of(tensors: Tensors) -> range:
+    return range(1 + max(int(name.split(".")[1]) for name in tensors if name.startswith("blocks.")))
+
+
+def prefixed(prefix: str) -> Callable[[Tensors], Tensors]:
+    """The body of the model is an attribute of the class with the head, as in transformers."""
+    return lambda tensors: {name if name == "head.weight" else prefix + name: tensor for name, tensor in tensors.items()}
+
+
+def hf_rwkv7(tensors: Tensors) -> Tensors:
+    """As prefixed "model.", with flat vectors and without the first layer's v."""
+    kept = {name: tensor for name, tensor in tensors.items() if name not in [f"blocks.0.att.v{i}" for i in range(3)]}
+    return prefixed("model.")({name: t.flatten() if t.shape[:2] == (1, 1) else t for name, t in kept.items()})
+
+
+def web_rwkv(tensors: Tensors) -> Tensors:
+    """Lower case, fp16, two words renamed, and the last two axes of whatever has one of these names swapped."""
+    swapped = ["time_mix_w1", "time_mix_w2", "time_decay_w1", "time_decay_w2", "w1", "w2", "a1", "a2", "g1", "g2", "v1", "v2", "time_state"]
+    found = {}
+    for name, tensor in tensors.items():
+        name = name.replace("time_faaaa", "time_first").replace("time_maa", "time_mix").lower()
+        found[name] = (tensor.transpose(-2, -1) if name.split(".")[-1] in swapped else tensor).half().contiguous()
+    return found
+
+
+def _fla_outside(tensors: Tensors) -> Tensors:
+    return {
+        "model.embeddings.weight": tensors["emb.weight"],
+        "model.norm.weight": tensors["ln_out.weight"],
+        "model.norm.bias": tensors["ln_out.bias"],
+        "lm_head.weight": tensors["head.weight"],
+        "model.layers.0.pre_norm.weight": tensors["blocks.0.ln0.weight"],
+        "model.layers.0.pre_norm.bias": tensors["blocks.0.ln0.bias"],
+    }
+
+
+def _fla_norms(tensors: Tensors, layer: int) -> Tensors:
+    ours, theirs = f"blocks.{layer}.", f"model.layers.{layer}."
+    names = {"ln1": "attn_norm", "ln2": "ffn_norm", "att.ln_x": "attn.g_norm"}
+    return {f"{theirs}{b}.{part}": tensors[f"{ours}{a}.{part}"] for a, b in names.items() for part in ("weight", "bias")}
+
+
+def fla_rwkv7(tensors: Tensors) -> Tensors:
+    found = _fla_outside(tensors)
+    for layer in layers_of(tensors):
+        att, ffn, attn = f"blocks.{layer}.att.", f"blocks.{layer}.ffn.", f"model.layers.{layer}.attn."
+        found |= _fla_norms(tensors, layer)
+        for c in "rwkvag":
+            found[f"{attn}x_{c}"] = tensors[f"{att}x_{c}"]
+        for c in "wavg" if layer else "wag":
+            found[f"{attn}{c}_lora.lora.0.weight"] = tensors[f"{att}{c}1"].t()
+            found[f"{attn}{c}_lora.lora.2.weight"] = tensors[f"{att}{c}2"].t()
+            if c != "g":
+                found[f"{attn}{c}_lora.lora.2.bias"] = tensors[f"{att}{c}0"].squeeze()
+        found[f"{attn}k_k"], found[f"{attn}k_a"] = tensors[f"{att}k_k"].squeeze(), tensors[f"{att}k_a"].squeeze()
+        found[f"{attn}r_k"] = tensors[f"{att}r_k"]
+        found[f"{attn}r_proj.weight"] = tensors[f"{att}receptance.weight"]
+        found[f"{attn}k_proj.weight"] = tensors[f"{att}key.weight"]
+        found[f"{attn}v_proj.weight"] = tensors[f"{att}value.weight"]
+        found[f"{attn}o_proj.weight"] = tensors[f"{att}output.weight"]
+        found[f"model.layers.{layer}.ffn.x_k"] = tensors[f"{ffn}x_k"].squeeze()
+        found[f"model.layers.{layer}.ffn.key.weight"] = tensors[f"{ffn}key.weight"]
+        found[f"model.layers.{layer}.ffn.value.weight"] = tensors[f"{ffn}value.weight"]
+    return found
+
+
+def fla_rwkv7_of_2024(tensors: Tensors) -> Tensors:
+    """The six mixes of a layer in one array x_x, (6, 1, 1, C)."""
+    found = fla_rwkv7(tensors)
+    for layer in layers_of(tensors):
+        attn = f"model.layers.{layer}.attn."
+        found[f"{attn}x_x"] = torch.stack([found.pop(f"{attn}x_{c}") for c in "rwkvag"])
+    return found
+
+
+def fla_rwkv6(tensors: Tensors) -> Tensors:
+    """fla's forward views x_proj.0's output as (5, rank) and x_proj.2.weight as (C, 5, rank), for r, w, k, v, g in this order."""
+    found = _fla_outside(tensors)
+    for layer in layers_of(tensors):
+        att, ffn, attn = f"blocks.{layer}.att.", f"blocks.{layer}.ffn.", f"model.layers.{layer}.attn."
+        found |= _fla_norms(tensors, layer)
+        w, k, v, r, g = tensors[f"{att}time_maa_w1"].chunk(5, dim=1)  # BlinkDL's order
+        found[f"{attn}x_proj.0.linear.weight"] = torch.cat([r, w, k, v, g], dim=1).t()
+        w, k, v, r, g = tensors[f"{att}time_maa_w2"]
+        found[f"{attn}x_proj.2.weight"] = torch.cat([r, w, k, v, g]).t()
+        found[f"{attn}x_proj.0.mu"] = tensors[f"{att}time_maa_x"].squeeze()
+        found[f"{attn}x_bias"] = torch.stack([tensors[f"{att}time_maa_{c}"].squeeze() for c in "rwkvg"])
+        found[f"{attn}w_proj.linear.lora.0.weight"] = tensors[f"{att}time_decay_w1"].t()
+        found[f"{attn}w_proj.linear.lora.2.weight"] = tensors[f"{att}time_decay_w2"].t()
+        found[f"{attn}w_proj.linear.lora.2.bias"] = tensors[f"{att}time_decay"].squeeze()
+        found[f"{attn}bonus"] = tensors[f"{att}time_faaaa"]
+        for ours, theirs in {"receptance": "r", "key": "k", "value": "v", "gate": "g"}.items():
+            found[f"{attn}{theirs}_proj.linear.weight"] = tensors[f"{att}{ours}.weight"]
+        found[f"{attn}o_proj.weight"] = tensors[f"{att}output.weight"]
+        for ours in ("key", "receptance"):
+            found[f"model.layers.{layer}.ffn.{ours}.linear.weight"] = tensors[f"{ffn}{ours}.weight"]
+            found[f"model.layers.{layer}.ffn.{ours}.mu"] = tensors[f"{ffn}time_maa_{ours[0]}"].squeeze()
+        found[f"model.layers.{layer}.ffn.value.weight"] = tensors[f"{ffn}value.weight"]
+    return found
+
+
+def hf_rwkv6(tensors: Tensors) -> Tensors:
+    """What RWKV's own repositories of RWKV-6 hold, mostly as pytorch_model.bin."""
+    words = {"emb.weight": "embeddings.weight", ".att.": ".attention.", ".ffn.": ".feed_forward.", ".ln0.": ".pre_ln."}
+    found = {}
+    for name, tensor in tensors.items():
+        renamed = name
+        for ours, theirs in words.items():
+            renamed = renamed.replace(ours, theirs)
+        found[name if name == "head.weight" else f"rwkv.{renamed}"] = tensor
+    return found
+
+
+LAYOUTS: dict[str, dict[str, Callable[[Tensors], Tensors]]] = {
+    "rwkv7": {
+        "blinkdl": dict,
+        "prefix rwkv7": prefixed("rwkv7."),
+        "prefix model": prefixed("model."),
+        "hf": hf_rwkv7,
+        "web-rwkv": web_rwkv,
+        "fla": fla_rwkv7,
+        "fla of 2024": fla_rwkv7_of_2024,
+    },
+    "rwkv6": {
+        "blinkdl": dict,
+        "prefix rwkv6": prefixed("rwkv6."),
+        "web-rwkv": web_rwkv,
+        "fla": fla_rwkv6,
+        "hf": hf_rwkv6,
+    },
+}
+
+
+def write_safetensors(path: Path, tensors: Tensors) -> Path:
+    save_file(
+        {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}, path, metadata={"format": "pt"}
+    )
+    return path
+
+
+def write_directory(
+    path: Path, tensors: Tensors, shards: int = 1, *, stem: str = "model", ending: str = "safetensors", vocabulary: Path | None = None
+) -> Path:
+    """As save_pretrained leaves it: config.json, weights in one file or in shards with an index, perhaps a tokenizer.json."""
+    path.mkdir()
+    (path / "config.json").write_text(json.dumps({"architectures": ["SomethingForCausalLM"], "num_hidden_layers": 99}))
+    if vocabulary:
+        (path / "tokenizer.json").write_bytes(vocabulary.read_bytes())
+    write = write_safetensors if ending == "safetensors" else lambda file, part: torch.save(part, file)
+    if shards == 1:
+        write(path / f"{stem}.{ending}", tensors)
+        return path
+    weight_map = {}
+    names = list(tensors)
+    for i in range(shards):
+        shard = f"{stem}-{i + 1:05}-of-{shards:05}.{ending}"
+        part = {name: tensors[name].clone() for name in names[i::shards]}
+        write(path / shard, part)
+        weight_map |= dict.fromkeys(part, shard)
+    index = {"metadata": {"total_size": 1}, "weight_map": weight_map}
+    (path / f"{stem}.{ending}.index.json").write_text(json.dumps(index))
+    return path

@@ -1,0 +1,243 @@
+"""One model in every layout: the same tensors, and so the same logits."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import rwkvquant
+from rwkvquant.checkpoints import open_checkpoint
+from rwkvquant.checkpoints.names import LAYOUTS as TABLES
+from rwkvquant.checkpoints.tables import TABLES as ARCHITECTURES
+from rwkvquant.checkpoints.translate import TranslatedFile
+from rwkvquant.errors import CheckpointError
+from tests.checkpoints.layouts import LAYOUTS, fla_rwkv7, hf_rwkv6, prefixed, web_rwkv, write_directory, write_safetensors
+from tests.helpers import random_state_dict, write_pth
+
+DATA = Path(__file__).parents[1] / "data"
+TRAINED = {"rwkv7": DATA / "rwkv7-tiny.pth", "rwkv6": DATA / "rwkv6-8m.pth"}
+CASES = [(arch, layout) for arch, layouts in LAYOUTS.items() for layout in layouts]
+TOKENS = [0, 7, 99, 3, 41, 7]
+UNUSED = {f"blocks.0.att.v{i}" for i in range(3)}
+
+
+def half_state_dict(arch: str, **options: object) -> dict[str, torch.Tensor]:
+    """Values that fp16 holds exactly, so that web-rwkv's files lose nothing. Every size and rank is another number."""
+    ranks = {"Rw": 5, "Ra": 7, "Rv": 11, "Rg": 13, "Rm": 3, "Rd": 17}
+    return random_state_dict(arch, **{"layers": 3, "width": 48, "hidden": 100, "ranks": ranks, "dtype": torch.float16, **options})
+
+
+def logits(path: Path) -> np.ndarray:
+    return rwkvquant.load(path, threads=1).forward(TOKENS, logits="all")[0]
+
+
+@pytest.mark.parametrize(("arch", "layout"), CASES)
+def test_every_tensor_arrives_under_our_name_and_shape(tmp_path: Path, arch: str, layout: str) -> None:
+    original = half_state_dict(arch, time_state=layout in ("blinkdl", "web-rwkv"))
+    checkpoint = open_checkpoint(write_safetensors(tmp_path / "a.safetensors", LAYOUTS[arch][layout](original)))
+    assert checkpoint.arch == arch and checkpoint.tensors.keys() | UNUSED == original.keys() | UNUSED
+    for name, info in checkpoint.tensors.items():
+        values = checkpoint.read(name)
+        assert info.shape == values.shape == tuple(original[name].shape) and info.name == name
+        np.testing.assert_array_equal(values, original[name].float().numpy(), err_msg=name)
+
+
+@pytest.mark.parametrize(("arch", "layout"), CASES)
+def test_a_trained_model_gives_the_same_logits_in_every_layout(tmp_path: Path, arch: str, layout: str) -> None:
+    original = torch.load(TRAINED[arch], weights_only=True)
+    path = write_directory(tmp_path / "model", LAYOUTS[arch][layout](original))
+    np.testing.assert_array_equal(logits(path), logits(TRAINED[arch]))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+def test_every_dtype_of_safetensors_is_read_exactly(tmp_path: Path, dtype: torch.dtype) -> None:
+    original = random_state_dict("rwkv7", layers=1, dtype=dtype)
+    checkpoint = open_checkpoint(write_safetensors(tmp_path / "a.safetensors", original))
+    for name, tensor in original.items():
+        assert f"torch.{checkpoint.tensors[name].dtype}" == str(dtype)
+        np.testing.assert_array_equal(checkpoint.read(name), tensor.float().numpy(), err_msg=name)
+
+
+@pytest.mark.parametrize(("stem", "ending"), [("model", "safetensors"), ("pytorch_model", "bin")])
+@pytest.mark.parametrize("shards", [1, 2, 5])
+def test_shards_and_whole_files_of_a_directory_are_one_model(tmp_path: Path, shards: int, stem: str, ending: str) -> None:
+    original = half_state_dict("rwkv6")
+    path = write_directory(tmp_path / "model", hf_rwkv6(original), shards, stem=stem, ending=ending)
+    checkpoint = open_checkpoint(path)
+    assert checkpoint.format == ("safetensors" if ending == "safetensors" else "pth") and checkpoint.layout == "hf"
+    np.testing.assert_array_equal(logits(path), logits(write_pth(tmp_path / "a.pth", original)))
+    weights = sum(file.stat().st_size for file in path.glob(f"{stem}*"))
+    assert checkpoint.summary()["file_bytes"] == weights
+    if shards > 1:
+        assert open_checkpoint(path / f"{stem}.{ending}.index.json").sha256() == checkpoint.sha256()
+
+
+def test_layouts_are_told_by_names_and_shapes_not_by_endings(tmp_path: Path) -> None:
+    original = half_state_dict("rwkv7")
+    web = write_pth(tmp_path / "web.pth", web_rwkv(original))
+    plain = write_safetensors(tmp_path / "plain.st", original)
+    fla = write_pth(tmp_path / "fla.pth", fla_rwkv7(original))
+    assert [open_checkpoint(path).layout for path in (web, plain, fla)] == ["web-rwkv", "blinkdl", "fla"]
+    assert [open_checkpoint(path).format for path in (web, plain, fla)] == ["pth", "safetensors", "pth"]
+    for path in (plain, fla):
+        np.testing.assert_array_equal(logits(path), logits(web))
+
+
+def test_the_hash_of_shards_covers_every_file(tmp_path: Path) -> None:
+    path = write_directory(tmp_path / "model", half_state_dict("rwkv7"), 3)
+    before = open_checkpoint(path).sha256()
+    last = sorted(path.glob("*.safetensors"))[-1]
+    content = bytearray(last.read_bytes())
+    content[-1] ^= 1
+    last.write_bytes(content)
+    assert open_checkpoint(path).sha256() != before
+
+
+def test_a_directory_brings_its_tokenizer(tmp_path: Path) -> None:
+    original = half_state_dict("rwkv7", vocab=4096)
+    assert open_checkpoint(write_directory(tmp_path / "without", original)).tokenizer is None
+    path = write_directory(tmp_path / "with", original, vocabulary=DATA / "tokenizer.json")
+    assert open_checkpoint(path).tokenizer == path / "tokenizer.json"
+    text = "The old man and the sea."
+    model = rwkvquant.load(path, threads=1)
+    assert model.tokenizer.decode(model.tokenizer.encode(text)) == text and len(model.tokenizer.encode(text)) < len(text) / 2
+    (path / "rwkv_vocab_v20230424.txt").write_text("1 'a' 1\n")
+    assert open_checkpoint(path).tokenizer == path / "rwkv_vocab_v20230424.txt"
+
+
+def test_lora_factors_as_wide_as_the_model_are_believed_of_a_pth_alone(tmp_path: Path) -> None:
+    original = half_state_dict("rwkv7", ranks=dict.fromkeys(("Rw", "Ra", "Rv", "Rg"), 48))
+    assert open_checkpoint(write_pth(tmp_path / "a.pth", original)).layout == "blinkdl"
+    with pytest.raises(CheckpointError, match=r"a\.st: LoRA factors as wide as the model, such as blocks\.0\.att\.\w1, do not tell"):
+        open_checkpoint(write_safetensors(tmp_path / "a.st", original))
+    one_is_enough = half_state_dict("rwkv7", ranks={"Rw": 48, "Ra": 48, "Rv": 48, "Rg": 47})
+    assert open_checkpoint(write_safetensors(tmp_path / "b.st", web_rwkv(one_is_enough))).layout == "web-rwkv"
+
+
+@pytest.mark.parametrize(("name", "arch"), TABLES)
+def test_tables_name_tensors_that_exist_and_no_name_twice_for_one_turn(name: str, arch: str) -> None:
+    layout = TABLES[name, arch]
+    ours = {spec.name for spec in ARCHITECTURES[arch]} | {"emb.weight", "ln_out.weight", "ln_out.bias", "head.weight"}
+    assert set(layout.places) | {"att.time_state"} == ours
+    stored = [(place.name, place.turn.order) for place in layout.places.values()]
+    assert len(set(stored)) == len(stored)
+
+
+def test_names_of_two_layouts_are_refused(tmp_path: Path) -> None:
+    original = half_state_dict("rwkv7")
+    fla = fla_rwkv7(original)
+    mixed = {name: tensor for name, tensor in fla.items() if ".layers.2." not in name}
+    mixed |= {name: tensor for name, tensor in original.items() if name.startswith("blocks.2.")}
+    with pytest.raises(CheckpointError, match=r"a\.st: the names of a checkpoint are of one layout; blocks\.2\.\S+ is BlinkDL's and model"):
+        open_checkpoint(write_safetensors(tmp_path / "a.st", mixed))
+    half_prefixed = original | prefixed("model.")({name: t for name, t in original.items() if name.startswith("blocks.1.")})
+    with pytest.raises(CheckpointError, match="of one layout"):
+        open_checkpoint(write_safetensors(tmp_path / "a.st", half_prefixed))
+    twice = prefixed("model.")(original) | {"model.head.weight": original["head.weight"]}
+    with pytest.raises(CheckpointError, match=r"two tensors for head\.weight: head\.weight and model\.head\.weight"):
+        open_checkpoint(write_safetensors(tmp_path / "a.st", twice))
+
+
+@pytest.mark.parametrize("layout", ["fla", "prefix model", "web-rwkv"])
+def test_a_misspelt_name_is_named_as_the_file_has_it(tmp_path: Path, layout: str) -> None:
+    tensors = LAYOUTS["rwkv7"][layout](half_state_dict("rwkv7"))
+    right = next(name for name in tensors if name.endswith(("1.att.w1", "1.attn.w_lora.lora.0.weight")))
+    wrong = right.replace("att", "atn", 1)
+    tensors[wrong] = tensors.pop(right)
+    with pytest.raises(CheckpointError) as caught:
+        open_checkpoint(write_safetensors(tmp_path / "a.st", tensors))
+    said = str(caught.value)
+    assert "a.st: the checkpoint lacks blocks.1.att.w1, which" in said and right in said and f"is {wrong} a misspelling of it?" in said
+
+
+def test_a_wrong_shape_is_named_as_the_file_has_it(tmp_path: Path) -> None:
+    tensors = fla_rwkv7(half_state_dict("rwkv7"))
+    name = "model.layers.1.attn.w_lora.lora.0.weight"
+    for shape, told in [((5, 47), "C = 48 as in emb.weight.*; got \\(47, 5\\)"), ((48, 5), "got \\(5, 48\\)")]:
+        with pytest.raises(
+            CheckpointError, match=rf"a\.st: blocks\.1\.att\.w1 must have the shape \(C, Rw\), .*{told} \({name} in the names"
+        ):
+            open_checkpoint(write_safetensors(tmp_path / "a.st", tensors | {name: torch.zeros(shape)}))
+    with pytest.raises(
+        CheckpointError, match=r"model\.layers\.1\.attn\.k_k cannot have the shape \(6, 8\), if it is blocks\.1\.att\.k_k in"
+    ):
+        open_checkpoint(write_safetensors(tmp_path / "a.st", tensors | {"model.layers.1.attn.k_k": torch.zeros(6, 8)}))
+
+
+def test_shapes_are_translated_without_memory(tmp_path: Path) -> None:
+    """A header's claims are checked against the file before; a translation must not make them real."""
+
+    class Huge:
+        format = "safetensors"
+        tensors = open_checkpoint(write_pth(tmp_path / "a.pth", half_state_dict("rwkv7"))).tensors
+
+    huge = Huge()
+    huge.tensors = {name: type(info)(name, info.dtype, tuple(size << 20 for size in info.shape)) for name, info in huge.tensors.items()}
+    huge.tensors = {name: info for name, info in huge.tensors.items() if len(info.shape) == 2}
+    assert TranslatedFile(huge).tensors["emb.weight"].shape == (256 << 20, 48 << 20)
+
+
+def test_bad_indexes_are_refused_in_a_sentence(tmp_path: Path) -> None:
+    path = write_directory(tmp_path / "model", half_state_dict("rwkv7"), 2)
+    file = path / "model.safetensors.index.json"
+    good = json.loads(file.read_text())
+    first, second = sorted(set(good["weight_map"].values()))
+    name = next(name for name, shard in good["weight_map"].items() if shard == first)
+
+    def refused(weight_map: object, match: str) -> None:
+        file.write_text(json.dumps({"weight_map": weight_map}))
+        with pytest.raises(CheckpointError, match=rf"model: .*{match}"):
+            open_checkpoint(path)
+
+    right = good["weight_map"]
+    refused(right | {"blocks.9.ghost": first}, rf"says that blocks\.9\.ghost lies in {first}, and it does not")
+    refused(right | {name: second}, rf"says that {name} lies in {second}, and it does not")
+    refused(
+        {other: shard for other, shard in right.items() if other != name}, rf"{first} holds {name}, and model\.safetensors\.index\.json"
+    )
+    refused(right | {name: "model-00003-of-00003.safetensors"}, r"shard model-00003-of-00003\.safetensors, which \S+ names, is missing")
+    refused({}, '"weight_map"')
+    refused([name], '"weight_map"')
+    refused(right | {name: 7}, "without a folder")
+    refused(right | {name: file.name}, "this is a JSON file")
+    file.write_text('{"weight_map": {"a": "b", "a": "c"}}')
+    with pytest.raises(CheckpointError, match="'a' is there twice"):
+        open_checkpoint(path)
+    file.write_text("{" * 100_000)
+    with pytest.raises(CheckpointError, match="is not the JSON"):
+        open_checkpoint(path)
+    (path / second).unlink()
+    refused(right, f"the shard {second}, which model.safetensors.index.json names, is missing")
+
+
+@pytest.mark.parametrize(
+    "shard", ["../secret.safetensors", "/etc/passwd", "a/b.safetensors", "..", "..\\secret", "C:secret", ".hidden", ""]
+)
+def test_an_index_cannot_lead_out_of_its_directory(tmp_path: Path, shard: str) -> None:
+    original = half_state_dict("rwkv7")
+    write_safetensors(tmp_path / "secret.safetensors", original)
+    path = write_directory(tmp_path / "model", original, 2)
+    (path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": dict.fromkeys(original, shard)}))
+    with pytest.raises(CheckpointError, match=r"may name files beside itself only, without a folder"):
+        open_checkpoint(path)
+
+
+def test_directories_that_are_unclear_are_refused(tmp_path: Path) -> None:
+    original = half_state_dict("rwkv7")
+    path = write_directory(tmp_path / "both", original, 2)
+    write_safetensors(path / "model.safetensors", original)
+    with pytest.raises(CheckpointError, match=r"has model\.safetensors and model\.safetensors\.index\.json; name the one"):
+        open_checkpoint(path)
+    (tmp_path / "other").mkdir()
+    write_pth(tmp_path / "other" / "somewhere.pth", original)
+    with pytest.raises(CheckpointError, match=r"this is a directory without a checkpoint .*name the file"):
+        open_checkpoint(tmp_path / "other")
+
+
+def test_a_packed_file_is_no_checkpoint() -> None:
+    with pytest.raises(CheckpointError, match="this is a file packed by rwkvquant, not a checkpoint"):
+        open_checkpoint(DATA / "rwkv7-tiny-rtn4.safetensors")
