@@ -26,3 +26,16 @@ def widen_bfloat16(bits: NDArray[np.uint16]) -> NDArray[np.float32]:
     wide = bits.astype(np.uint32, order="C")
     wide <<= 16
     return wide.view(np.float32)
+
+
+def as_stored(name: str, values: NDArray[np.float32], dtype: str) -> NDArray[Any]:
+    """Rounded to nearest, ties to even; bfloat16 as its bits. Raises CheckpointError for values beyond the dtype's range."""
+    with np.errstate(over="ignore"):
+        stored = _narrow_bfloat16(values) if dtype == "bfloat16" else np.ascontiguousarray(values, DTYPES[dtype][0])
+    as_float32(name, stored, dtype)
+    return stored
+
+
+def _narrow_bfloat16(values: NDArray[np.float32]) -> NDArray[np.uint16]:
+    bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
+    return ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype(np.uint16)

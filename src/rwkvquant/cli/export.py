@@ -1,4 +1,4 @@
-"""rwkvquant export: a packed file back to a dequantised .pth, for the `rwkv` package and other tools."""
+"""rwkvquant export: a packed file back to dequantised weights, for the `rwkv` package, Hugging Face, fla and web-rwkv."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from rwkvquant.cli.output import JsonOption, emit, human_bytes, stdout
 
 def command(
     file: Annotated[str, typer.Argument(help="A packed file.")],
-    output: Annotated[str, typer.Option("--output", "-o", help="The .pth to write.")],
+    output: Annotated[str, typer.Option("--output", "-o", help="The file to write; for hf and fla the directory to make.")],
+    layout: Annotated[str, typer.Option(help="pth | safetensors | hf | fla | web-rwkv, see docs/checkpoints.md.")] = "pth",
     dtype: Annotated[str, typer.Option(help="fp16 | bf16 | fp32")] = "fp16",
     as_json: JsonOption = False,
 ) -> None:
-    """Write the dequantised weights under the checkpoint's own names and shapes."""
-    from rwkvquant.pipeline.export import export_pth
+    """Write the dequantised weights under the names and in the shapes that another tool reads."""
+    from rwkvquant.pipeline.export import export
 
-    result = export_pth(file, output, dtype)
+    result = export(file, output, dtype, layout)
     emit(result, as_json, lambda: stdout.print(f"{output}: {result['tensors']} tensors, {human_bytes(result['file_bytes'])}"))

@@ -1,0 +1,73 @@
+"""The dequantised tensors of a packed file as a layout of checkpoints/names.py has them: the way back from `TranslatedFile`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rwkvquant.checkpoints.names import Layout, Place
+from rwkvquant.errors import ConfigError
+from rwkvquant.formats.container import PackedFile
+
+
+class PackedInLayout:
+    """`shapes` are all tensors by the layout's names; nothing is decoded before `values` asks for it.
+
+    Raises ConfigError for a tensor that the layout has no place for: a tuned time_state, outside of .pth and its kin.
+    """
+
+    def __init__(self, packed: PackedFile, layout: Layout) -> None:
+        self._packed, self._layout = packed, layout
+        self._slices = _slices(packed)
+        self._held: dict[str, list[str]] = {}  # the layout's name -> ours, in their order inside the tensor
+        for name in self._slices:
+            block, _ = _split(name)
+            stored = (f"{layout.block}{block}." if block else "") + self._place(name).name
+            self._held.setdefault(stored, []).append(name)
+        for names in self._held.values():
+            names.sort(key=lambda name: self._place(name).turn.order)
+        self.shapes = {stored: self._write(stored, [self._empty(name) for name in names]).shape for stored, names in self._held.items()}
+
+    def values(self, stored: str) -> NDArray[np.float32]:
+        return self._write(stored, [self._decoded(name) for name in self._held[stored]])
+
+    def _write(self, stored: str, arrays: list[NDArray[Any]]) -> NDArray[Any]:
+        return self._place(self._held[stored][0]).turn.write(arrays)
+
+    def _place(self, name: str) -> Place:
+        place = self._layout.places.get(_split(name)[1])
+        if place is None:
+            raise ConfigError(f"the layout {self._layout.name} has no place for {name}; try --layout pth or safetensors")
+        return place
+
+    def _empty(self, name: str) -> NDArray[np.uint8]:
+        """The shape of the checkpoint's tensor, without memory: one byte stands for all weights, and turns do not copy it."""
+        slices = self._slices[name]
+        shape = self._packed.tensors[slices[0]].source_shape
+        return np.broadcast_to(np.uint8(0), shape if slices == [name] else (len(slices), *shape))
+
+    def _decoded(self, name: str) -> NDArray[np.float32]:
+        parts = []
+        for part in self._slices[name]:
+            entry, values = self._packed.tensors[part], self._packed.qtensor(part).decode()
+            parts.append((values.T if entry.transposed else values).reshape(entry.source_shape))
+        return parts[0] if self._slices[name] == [name] else np.stack(parts)
+
+
+def _slices(packed: PackedFile) -> dict[str, list[str]]:
+    """The checkpoint's names -> the packed names: several where a tensor was packed in slices, <name>.0, <name>.1, ..."""
+    found: dict[str, list[str]] = {}
+    for name in packed.tensors:
+        stem, _, index = name.rpartition(".")
+        found.setdefault(stem if index.isdecimal() else name, []).append(name)
+    return found
+
+
+def _split(name: str) -> tuple[str, str]:
+    """ "blocks.3.att.w1" -> ("3", "att.w1"); "emb.weight" -> ("", "emb.weight")"""
+    if not name.startswith("blocks."):
+        return "", name
+    _, block, inside = name.split(".", 2)
+    return block, inside
