@@ -9,26 +9,41 @@ import typer
 from rwkvquant.cli.evaluate import BatchOption, ContextOption, MaxTokensOption, TokenizerOption
 from rwkvquant.cli.output import Counter, JsonOption, emit, interval, stdout, table
 
+CONTEXT, BATCH = 512, 8
+
 
 def command(
     original: Annotated[str, typer.Argument(help="The original checkpoint (or any file to compare with).")],
     quantised: Annotated[str, typer.Argument(help="The packed file.")],
     text: Annotated[str, typer.Option(help="Text to compare on; not the calibration text.")],
-    context: ContextOption = 512,
-    batch: BatchOption = 8,
+    context: ContextOption = CONTEXT,
+    batch: BatchOption = BATCH,
     max_tokens: MaxTokensOption = None,
     tokenizer: TokenizerOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """KL divergence, same top token, and change of perplexity."""
+    result = compare_files(original, quantised, text, context, batch, max_tokens, tokenizer)
+    emit({"original": original, "quantised": quantised, **result}, as_json, lambda: show(result))
+
+
+def compare_files(
+    original: str,
+    quantised: str,
+    text: str,
+    context: int = CONTEXT,
+    batch: int = BATCH,
+    max_tokens: int | None = None,
+    tokenizer: str | None = None,
+) -> dict[str, Any]:
+    """The numbers of evaluation/divergence.py as plain JSON, with a bar on a terminal."""
     from rwkvquant.evaluation import divergence, windows
     from rwkvquant.evaluation.load import load_pair
 
     base, changed, found = load_pair(original, quantised, tokenizer)
     cut = windows.text_windows(text, found, context=context, max_tokens=max_tokens)
     with Counter("windows") as progress:
-        result = divergence.compare(base, changed, cut, batch=batch, progress=progress).to_json()
-    emit({"original": original, "quantised": quantised, **result}, as_json, lambda: show(result))
+        return divergence.compare(base, changed, cut, batch=batch, progress=progress).to_json()
 
 
 def show(result: dict[str, Any]) -> None:

@@ -83,6 +83,17 @@ def command(
     ] = None,
     device: Annotated[str, typer.Option(help="cpu | cuda")] = _DEFAULT.device,
     seed: Annotated[int, typer.Option()] = _DEFAULT.seed,
+    card: Annotated[bool, typer.Option("--card", help="For publishers: write README.md and config.json beside the output.")] = False,
+    licence: Annotated[
+        str | None,
+        typer.Option("--license", help="Of the original, for the card, such as apache-2.0. Default: what its directory's card says."),
+    ] = None,
+    base_model: Annotated[
+        str | None, typer.Option(help="For the card: the original's name on the Hub, such as BlinkDL/rwkv7-g1. Default: its file's name.")
+    ] = None,
+    card_text: Annotated[
+        str | None, typer.Option(help="For the card: measure the KL divergence on this text, which is not the calibration text.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the ledger of the file that would be written, and stop.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -117,11 +128,17 @@ def command(
         device=device,
         seed=seed,
     )
+    if not card and (licence, base_model, card_text) != (None, None, None):
+        raise typer.BadParameter("--license, --base-model and --card-text go with --card")
     progress = quantize_progress()
     if dry_run:
         result = pipeline.plan_only(checkpoint, config, progress, work_dir)
     elif output is None:
         raise typer.BadParameter("give -o OUT.safetensors, or --dry-run")
+    elif card:
+        from rwkvquant.cli.publish import publish
+
+        result = publish(checkpoint, output, config, progress, work_dir, licence, base_model, card_text)
     else:
         result = pipeline.quantize(checkpoint, output, config, progress=progress, work_dir=work_dir)
     emit(result, as_json, lambda: show(result, planned=dry_run))
@@ -138,3 +155,5 @@ def show(result: dict[str, Any], planned: bool = False) -> None:
     ]
     title = f"{source['file_bytes'] / result['file_bytes']:.2f}x smaller; bits per weight"
     stdout.print(table(title, ["", "file", "projections and LoRA", "whole file"], rows))
+    if "card" in result:
+        stdout.print(f"written for publishing: {', '.join(result['card'])}")

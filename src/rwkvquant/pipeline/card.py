@@ -1,0 +1,200 @@
+"""What publishers put beside a packed file: README.md, the model card of Hugging Face, and config.json.
+
+Every number in the card was measured in this run, and says on what. The licence is the publisher's word or the original's card;
+it is never guessed. Files of that name that we did not write are not touched.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rwkvquant.checkpoints import open_checkpoint
+from rwkvquant.errors import ConfigError
+from rwkvquant.formats.container import PackedFile, open_packed
+from rwkvquant.formats.writer import one_sentence
+
+CARD, CONFIG = "README.md", "config.json"
+MARK = "<!-- written by rwkvquant -->"
+LICENCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+_-]{0,63}")
+MODEL_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?")
+MAX_CARD_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Publication:
+    """Where the card goes, and what only the publisher knows. Made by `prepare`, before any work."""
+
+    output: Path
+    licence: str
+    base_model: str
+
+
+def prepare(source: str | Path, output: str | Path, licence: str | None, base_model: str | None) -> Publication:
+    """`base_model` is a name on the Hub; without one the checkpoint's own name stands there.
+
+    Raises ConfigError if there is no licence, or a file in the way that is not ours; CheckpointError for a bad checkpoint.
+    """
+    checkpoint = open_checkpoint(source)
+    licence = licence or (_licence_in(checkpoint.path / CARD) if checkpoint.path.is_dir() else None)
+    if licence is None:
+        raise ConfigError("a card names the licence of the original, which this checkpoint does not tell; give it, as --license apache-2.0")
+    if not LICENCE.fullmatch(licence):
+        raise ConfigError(f"a licence is an identifier of the Hub, such as apache-2.0 or cc0-1.0; got {licence!r}")
+    path = checkpoint.path.resolve()
+    base_model = base_model or re.sub(r"[^A-Za-z0-9._-]+", "-", path.name if path.is_dir() else path.stem).strip("-._") or "unknown"
+    if not MODEL_ID.fullmatch(base_model):
+        raise ConfigError(f"a base model is a name on the Hub, such as BlinkDL/rwkv7-g1; got {base_model!r}")
+    refuse_to_overwrite(Path(output).parent)
+    return Publication(Path(output), licence, base_model)
+
+
+def refuse_to_overwrite(folder: Path) -> None:
+    """Raises ConfigError if the card or the config that lies there is not ours."""
+    for name, is_ours in ((CARD, _is_our_card), (CONFIG, _is_our_config)):
+        path = folder / name
+        if (path.exists() or path.is_symlink()) and not is_ours(path):
+            raise ConfigError(f"{path} exists and was not written by rwkvquant; put the output in a folder of its own, or move {name} away")
+
+
+def publish(publication: Publication, divergence: dict[str, Any] | None = None) -> list[str]:
+    """Write both files and return their paths. `divergence` is what `compare` printed, with the "text" it was measured on.
+
+    Raises ConfigError as `prepare` does, RwkvQuantError for a full disk.
+    """
+    folder = publication.output.parent
+    refuse_to_overwrite(folder)
+    packed = open_packed(publication.output)
+    texts = {CARD: card(publication, packed, divergence), CONFIG: json.dumps(config(packed), indent=2) + "\n"}
+    for name, text in texts.items():
+        partial = folder / f".{name}.{os.getpid()}.partial"
+        try:
+            with one_sentence(folder / name), partial.open("x", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(partial, folder / name)
+        finally:
+            partial.unlink(missing_ok=True)
+    return [str(folder / name) for name in texts]
+
+
+def config(packed: PackedFile) -> dict[str, Any]:
+    """config.json: the sizes, and `quantization_config` without the paths of the machine that made the file."""
+    dims, ledger = packed.dims, packed.ledger()
+    written = {key: value for key, value in packed.quantization_config.items() if key != "options"}
+    options = packed.quantization_config.get("options", {})
+    kept = ("method", "style", "choice", "emb_bits", "vector_bits", "symmetric", "scale_bits", "seed")
+    quantisation = written | {key: options[key] for key in kept if key in options}
+    quantisation |= {
+        "bits_total": round(8 * packed.file_bytes / ledger.weights, 4),
+        "calibration": {
+            "sha256": packed.provenance.get("calibration_sha256"),
+            "tokens": packed.provenance.get("calibration_tokens"),
+        },
+        "base_model_sha256": packed.provenance.get("source_sha256"),
+        "file": packed.path.name,
+    }
+    return {
+        "model_type": packed.arch,
+        "vocab_size": dims.vocab,
+        "hidden_size": dims.width,
+        "intermediate_size": dims.hidden,
+        "num_hidden_layers": dims.layers,
+        "head_dim": dims.head_size,
+        "quantization_config": quantisation,
+    }
+
+
+def card(publication: Publication, packed: PackedFile, divergence: dict[str, Any] | None) -> str:
+    """README.md. Strings in the header are quoted as JSON does, which is YAML too."""
+    ledger, file, told = packed.ledger(), packed.path.name, packed.provenance
+    method = packed.quantization_config.get("options", {}).get("method", "unknown")
+    numbers = [
+        ("bits per weight, projections and LoRA factors", f"{ledger.bits_per_weight:.3f}"),
+        ("bits per weight, whole file", f"{ledger.bits_per_weight_file:.3f}"),
+        ("file size", f"{packed.file_bytes:,} bytes"),
+        ("weights", f"{ledger.weights:,}"),
+    ]
+    rows = [f"| {row.label} | {row.weights:,} | {row.stored_bytes:,} |" for row in ledger.rows() if row.weights and not row.subtotal]
+    made = [
+        ("method", method),
+        ("original, sha256", told.get("source_sha256")),
+        ("calibration tokens, sha256", told.get("calibration_sha256")),
+    ]
+    made += [("rwkvquant", told.get("package_version")), ("torch", told.get("torch"))]
+    return "\n".join(
+        [
+            "---",
+            f"base_model: {json.dumps(publication.base_model)}",
+            "base_model_relation: quantized",
+            f"license: {json.dumps(publication.licence)}",
+            "library_name: rwkvquant",
+            "pipeline_tag: text-generation",
+            f"tags: [rwkv, {packed.arch}, quantized, rwkvquant]",
+            "---",
+            MARK,
+            "",
+            f"# {publication.base_model}, quantised to {ledger.bits_per_weight:.3f} bits a weight",
+            "",
+            f"`{file}` is {publication.base_model} in one file with its tokenizer. It runs on a CPU, without torch:",
+            "",
+            "    pip install rwkv-hybridquant",
+            f'    rwkvquant generate {file} -p "Once upon a time"',
+            "",
+            *_table(numbers + _measured(divergence)),
+            "",
+            "Bits count everything stored for these weights: codes, scales, zeros, codebooks and padding.",
+            *([] if divergence else ["What quantisation did to the predictions was not measured in this run: `rwkvquant compare` tells."]),
+            "",
+            "| where the bytes go | weights | bytes |",
+            "|---|---|---|",
+            *rows,
+            "",
+            *_table([(name, f"`{value}`") for name, value in made if value is not None]),
+            "",
+        ]
+    )
+
+
+def _table(rows: list[tuple[str, str]]) -> list[str]:
+    return ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)]
+
+
+def _measured(divergence: dict[str, Any] | None) -> list[tuple[str, str]]:
+    if divergence is None:
+        return []
+    interval = divergence["kl_ci95"]
+    within = f" [{interval[0]:.5f}, {interval[1]:.5f}]" if interval else ""
+    return [
+        ("KL divergence from the original, nats per token (95 % interval)", f"{divergence['kl_mean']:.5f}{within}"),
+        ("same top token", f"{100 * divergence['top1_agreement']:.2f} %"),
+        ("perplexity, original and quantised", f"{divergence['ppl_base']:.3f}, {divergence['ppl_quantized']:.3f}"),
+        ("measured on", f"{divergence['tokens']:,} tokens of {Path(divergence['text']).name}"),
+    ]
+
+
+def _is_our_card(path: Path) -> bool:
+    return path.is_file() and path.stat().st_size < MAX_CARD_BYTES and MARK.encode() in path.read_bytes()
+
+
+def _is_our_config(path: Path) -> bool:
+    if not path.is_file() or path.stat().st_size > MAX_CARD_BYTES:
+        return False
+    try:
+        return json.loads(path.read_bytes())["quantization_config"]["quant_method"] == "rwkvquant"
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return False
+
+
+def _licence_in(path: Path) -> str | None:
+    """The `license:` of a card's header. No YAML is parsed: one plain value on its line, or nothing."""
+    if not path.is_file() or path.stat().st_size > MAX_CARD_BYTES:
+        return None
+    header = re.match(r"---\r?\n(.*?)\n---\s*\n", path.read_text(encoding="utf-8", errors="replace"), re.DOTALL)
+    found = re.search(r"^license:\s*[\"']?([^\s\"'#]+)[\"']?\s*$", header[1], re.MULTILINE) if header else None
+    return found[1] if found else None
