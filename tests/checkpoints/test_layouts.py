@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import random
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,7 @@ import pytest
 import torch
 
 import rwkvquant
-from rwkvquant.checkpoints import open_checkpoint
+from rwkvquant.checkpoints import Checkpoint, TensorInfo, open_checkpoint
 from rwkvquant.checkpoints.names import LAYOUTS as TABLES
 from rwkvquant.checkpoints.tables import TABLES as ARCHITECTURES
 from rwkvquant.checkpoints.translate import TranslatedFile
@@ -168,17 +170,52 @@ def test_a_wrong_shape_is_named_as_the_file_has_it(tmp_path: Path) -> None:
         open_checkpoint(write_safetensors(tmp_path / "a.st", tensors | {"model.layers.1.attn.k_k": torch.zeros(6, 8)}))
 
 
-def test_shapes_are_translated_without_memory(tmp_path: Path) -> None:
+class Claims:
+    """A file that is nothing but what its header says."""
+
+    format = "safetensors"
+
+    def __init__(self, tensors: dict[str, TensorInfo]) -> None:
+        self.tensors = tensors
+
+    def read(self, name: str) -> np.ndarray:
+        raise AssertionError("nothing is read before it is asked for")
+
+
+def test_shapes_are_translated_without_memory() -> None:
     """A header's claims are checked against the file before; a translation must not make them real."""
+    tensors = {f"model.layers.0.attn.{name}": (1 << 40, 1 << 20) for name in ("w_lora.lora.0.weight", "r_proj.weight", "r_k")}
+    tensors |= {"model.embeddings.weight": (1 << 40, 1 << 20), "model.layers.0.attn.k_k": (1 << 50,)}
+    file = TranslatedFile(Claims({name: TensorInfo(name, "float16", shape) for name, shape in tensors.items()}))
+    assert file.tensors["blocks.0.att.w1"].shape == (1 << 20, 1 << 40) and file.tensors["blocks.0.att.k_k"].shape == (1, 1, 1 << 50)
 
-    class Huge:
-        format = "safetensors"
-        tensors = open_checkpoint(write_pth(tmp_path / "a.pth", half_state_dict("rwkv7"))).tensors
 
-    huge = Huge()
-    huge.tensors = {name: type(info)(name, info.dtype, tuple(size << 20 for size in info.shape)) for name, info in huge.tensors.items()}
-    huge.tensors = {name: info for name, info in huge.tensors.items() if len(info.shape) == 2}
-    assert TranslatedFile(huge).tensors["emb.weight"].shape == (256 << 20, 48 << 20)
+@pytest.mark.parametrize(("arch", "layout"), CASES)
+def test_wrong_shapes_and_names_of_any_kind_are_refused_in_a_sentence(arch: str, layout: str) -> None:
+    original = LAYOUTS[arch][layout](half_state_dict(arch, layers=2))
+    good = {name: TensorInfo(name, "float16", tuple(tensor.shape)) for name, tensor in original.items()}
+    chooser = random.Random(0)
+
+    def refused(tensors: dict[str, TensorInfo]) -> bool:
+        try:
+            Checkpoint(Path("a.st"), TranslatedFile(Claims(tensors), "blinkdl"), [])
+        except CheckpointError as error:
+            return len(str(error)) < 600
+        return False
+
+    assert not refused(good)
+    for name, info in good.items():
+        shapes = [(1,), (5,), info.shape[1:], (*info.shape, 2), (2, *info.shape), tuple(n + 1 for n in info.shape), info.shape[:1] * 8]
+        for shape in {*shapes} - {info.shape, ()}:  # readers of files know no tensor without axes
+            wrong = TensorInfo(name, "float16", shape)
+            # A vector may come with any axes of length 1, and layer 0's v may be missing altogether.
+            same_vector = sorted(n for n in shape if n > 1) == sorted(n for n in info.shape if n > 1) and max(info.shape) == math.prod(
+                info.shape
+            )
+            assert refused(good | {name: wrong}) or same_vector, (name, shape)
+        renamed = chooser.choice([name + "x", "x" + name, name.upper(), name.replace("0", "٠"), name.replace(".0.", ".00."), "blocks"])
+        changed = {renamed if other == name else other: info for other, info in good.items()}
+        assert refused(changed) or renamed == name
 
 
 def test_bad_indexes_are_refused_in_a_sentence(tmp_path: Path) -> None:
@@ -203,7 +240,7 @@ def test_bad_indexes_are_refused_in_a_sentence(tmp_path: Path) -> None:
     refused({}, '"weight_map"')
     refused([name], '"weight_map"')
     refused(right | {name: 7}, "without a folder")
-    refused(right | {name: file.name}, "this is a JSON file")
+    refused(right | {name: file.name}, "this is a JSON file, where one with weights should be")
     file.write_text('{"weight_map": {"a": "b", "a": "c"}}')
     with pytest.raises(CheckpointError, match="'a' is there twice"):
         open_checkpoint(path)

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from rwkvquant.checkpoints import open_checkpoint
+from rwkvquant.checkpoints.open import kind
 from rwkvquant.checkpoints.safetensors_file import SafetensorsFile
 from rwkvquant.errors import CheckpointError
 from tests.checkpoints.layouts import write_safetensors
@@ -36,6 +37,14 @@ def test_values_need_not_be_aligned(tmp_path: Path) -> None:
     path = write(tmp_path / "a.st", json.dumps({"x": ENTRY}).encode() + b" " * (5 - len(json.dumps({"x": ENTRY})) % 4))
     assert (int.from_bytes(path.read_bytes()[:8], "little") + 8) % 4 == 1
     np.testing.assert_array_equal(SafetensorsFile(path).read("x").reshape(-1), np.arange(6))
+
+
+def test_every_length_of_header_is_told_from_an_index(tmp_path: Path) -> None:
+    """The first byte of the length may be that of a JSON text."""
+    text = json.dumps({"x": ENTRY}).encode()
+    for length in (ord("{"), 256 + ord("{"), (ord("{") << 8) + ord("{")):
+        path = write(tmp_path / "a.json", text.ljust(length))
+        assert path.read_bytes()[:1] == b"{" and kind(path) == "safetensors"
 
 
 BAD: dict[str, tuple[Any, str]] = {

@@ -92,7 +92,7 @@ FLA_RWKV7 = Layout(
         "ffn.key.weight": Place("ffn.key.weight"),
         "ffn.value.weight": Place("ffn.value.weight"),
     },
-    also={f"att.x_{c}": Place("attn.x_x", row(i)) for i, c in enumerate("rwkvag")},  # until 2025
+    also={f"att.x_{c}": Place("attn.x_x", row(i, of=6)) for i, c in enumerate("rwkvag")},  # until 2025
 )
 
 FLA_RWKV6 = Layout(
@@ -107,7 +107,7 @@ FLA_RWKV6 = Layout(
         "att.time_maa_x": Place("attn.x_proj.0.mu", FLAT),
         "att.time_maa_w1": Place("attn.x_proj.0.linear.weight", MIX_DOWN),
         "att.time_maa_w2": Place("attn.x_proj.2.weight", MIX_UP),
-        **{f"att.time_maa_{c}": Place("attn.x_bias", row(i)) for i, c in enumerate("rwkvg")},
+        **{f"att.time_maa_{c}": Place("attn.x_bias", row(i, of=5)) for i, c in enumerate("rwkvg")},
         "att.time_decay": Place("attn.w_proj.linear.lora.2.bias", FLAT),
         "att.time_decay_w1": Place("attn.w_proj.linear.lora.0.weight", TURNED),
         "att.time_decay_w2": Place("attn.w_proj.linear.lora.2.weight", TURNED),

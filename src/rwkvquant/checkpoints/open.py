@@ -65,9 +65,10 @@ def kind(path: Path) -> str:
         head = file.read(512)
     if head.startswith(b"PK\x03\x04"):
         return "pth"
-    if head[8:9] == b"{" and not head.startswith(b"{"):
+    # A header's length may begin with the byte of "{" as well, but no text has the zeros that then follow.
+    if head[8:9] == b"{" and (head[:1] != b"{" or head[6:8] == b"\0\0"):
         return "safetensors"
-    if head.lstrip().startswith(b"{") and path.name.endswith(".json"):
+    if head.lstrip().startswith(b"{"):
         return "index"
     raise CheckpointError(f"this is {_kind(head)}; {SUPPORTED}")
 
@@ -94,4 +95,4 @@ def _kind(head: bytes) -> str:
         return "a GGUF file"
     if head[:4] in (b"ggml", b"lmgg", b"fmgg", b"tjgg"):
         return "a ggml file (rwkv.cpp)"
-    return "not a zip, so it is no checkpoint"
+    return "not a zip and no safetensors file, so it is no checkpoint"

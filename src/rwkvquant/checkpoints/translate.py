@@ -74,7 +74,7 @@ class TranslatedFile:
     def _translations(self, stored: str, by_name: Mapping[str, list[tuple[str, Turn]]]) -> list[tuple[str, Turn]]:
         """(our name, turn) for each tensor of ours that this one holds."""
         bare = stored.removeprefix(self._prefix)
-        block = re.fullmatch(re.escape(self._layout.block) + r"(\d{1,5})\.(.+)", bare)
+        block = re.fullmatch(re.escape(self._layout.block) + r"([0-9]{1,5})\.(.+)", bare)
         within = by_name.get(block[2] if block else bare)
         if within is None or (within[0][0] in OUTSIDE) == bool(block):
             self._unknown.append(stored)
@@ -84,12 +84,12 @@ class TranslatedFile:
     def _info(self, name: str, stored: TensorInfo, turn: Turn) -> TensorInfo:
         try:
             return TensorInfo(name, stored.dtype, shape_after(turn, stored.shape))
-        except ValueError:
+        except (ValueError, IndexError):
             shape = ", ".join(map(str, stored.shape))
             raise CheckpointError(f"{stored.name} cannot have the shape ({shape}), if it is {name} in the layout {self.layout}") from None
 
     def _stored_name(self, name: str) -> str:
-        block = re.fullmatch(r"blocks\.(\d+)\.(.+)", name)
+        block = re.fullmatch(r"blocks\.([0-9]+)\.(.+)", name)
         place = self._layout.places.get(block[2] if block else name, Place(block[2] if block else name))
         stored = f"{self._layout.block}{block[1]}.{place.name}" if block else place.name
         return stored if name == "head.weight" else self._prefix + stored

@@ -18,7 +18,7 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class Turn:
-    """`read` may raise ValueError for an array of an impossible shape."""
+    """`read` raises ValueError or IndexError for an array of an impossible shape."""
 
     read: Callable[[Array], Array]
     write: Callable[[Sequence[Array]], Array]
@@ -26,8 +26,8 @@ class Turn:
 
 
 def shape_after(turn: Turn, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape that `turn.read` makes of this one. Raises ValueError as that does."""
-    return turn.read(np.broadcast_to(np.uint8(0), shape)).shape  # one byte, however large the shape
+    """The shape that `turn.read` makes of this one. Raises as that does."""
+    return turn.read(np.broadcast_to(np.uint8(0), shape)).shape  # one byte, which few turns copy
 
 
 def _flatten(array: Array) -> Array:
@@ -42,22 +42,35 @@ FLAT = Turn(lambda a: _flatten(a).reshape(1, 1, -1), lambda parts: parts[0].resh
 VECTOR = Turn(FLAT.read, AS_IT_IS.write)  # read in any shape of a vector, written as (1, 1, C)
 
 
-def row(order: int) -> Turn:
-    """One of several vectors in an array (count, C), or (count, 1, 1, C)."""
-    return Turn(lambda a: _flatten(a[order]).reshape(1, 1, -1), lambda parts: np.stack([part.reshape(-1) for part in parts]), order)
+def row(order: int, of: int) -> Turn:
+    """One of `of` vectors in an array (of, C), or (of, 1, 1, C)."""
+
+    def read(array: Array) -> Array:
+        if len(array) != of:
+            raise ValueError(f"not {of} vectors")
+        return FLAT.read(array[order])
+
+    return Turn(read, lambda parts: np.stack([part.reshape(-1) for part in parts]), order)
 
 
 # RWKV-6's five token-shift mixes stand in the order w, k, v, r, g in BlinkDL's checkpoints and r, w, k, v, g in fla's.
 TO_BLINKDL = [1, 2, 3, 0, 4]
 TO_FLA = [3, 0, 1, 2, 4]
 
+
+def _as_matrix(array: Array) -> Array:
+    if array.ndim != 2:
+        raise ValueError("not a matrix")
+    return array
+
+
 # time_maa_w1, (C, 5*Rm): fla has (5*Rm, C).
 MIX_DOWN = Turn(
-    lambda a: a.reshape(5, -1, a.shape[-1])[TO_BLINKDL].reshape(a.shape).T,
+    lambda a: _as_matrix(a).reshape(5, -1, a.shape[1])[TO_BLINKDL].reshape(a.shape).T,
     lambda parts: parts[0].T.reshape(5, -1, parts[0].shape[0])[TO_FLA].reshape(parts[0].T.shape),
 )
 # time_maa_w2, (5, Rm, C): fla has (C, 5*Rm).
 MIX_UP = Turn(
-    lambda a: a.reshape(a.shape[0], 5, -1).transpose(1, 2, 0)[TO_BLINKDL],
+    lambda a: _as_matrix(a).reshape(a.shape[0], 5, -1).transpose(1, 2, 0)[TO_BLINKDL],
     lambda parts: parts[0][TO_FLA].transpose(2, 0, 1).reshape(parts[0].shape[2], -1),
 )
