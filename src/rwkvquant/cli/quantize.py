@@ -79,7 +79,8 @@ def command(
         str | None, typer.Option(help="Where hidden states are spilled, and plan.json is kept. Default: a temporary folder.")
     ] = None,
     tokenizer: Annotated[
-        str | None, typer.Option(help="world | bytes | a tokenizer.json | a World vocabulary file. Default: by vocabulary size.")
+        str | None,
+        typer.Option(help="world | bytes | a tokenizer.json | a World vocabulary file. Default: the directory's, or by vocabulary size."),
     ] = None,
     device: Annotated[str, typer.Option(help="cpu | cuda")] = _DEFAULT.device,
     seed: Annotated[int, typer.Option()] = _DEFAULT.seed,
