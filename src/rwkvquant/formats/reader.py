@@ -25,7 +25,7 @@ from rwkvquant.formats.table import TensorEntry, decode_table, parse_checksums
 from rwkvquant.formats.tokenizer_data import TokenizerData
 
 FORMAT = "rwkvquant"
-FORMAT_VERSION = "0"
+FORMAT_VERSION = "1"
 TOKENIZER_PREFIX = "tokenizer."
 _CHUNK = 1 << 22  # bytes looked at together by verify
 
