@@ -48,16 +48,25 @@ void one_vector_64(const Matrix& matrix, const Activations& activations, float* 
         const std::int8_t* q = activations.q;
         const std::int32_t* sum = activations.sum;
         const float* xscale = activations.scale;
-        for (std::size_t left = tiles; left > 0; grid.next()) {
-            const Floats scale = grid.scale();
-            const Ints zero = grid.zero();
-            grid.prefetch_ahead();
-            std::size_t count = in_group < left ? in_group : left;
-            left -= count;
-            for (; count > 0; --count, tile += kTileBytes, q += 64, sum += 2, ++xscale) {
-                prefetch<kTileBytes>(tile, kCodesAhead);
-                const Ints isum = dot_codes<bits, 16>(multiply_zeros(zero, -(sum[0] + sum[1])), tile, q);
-                y = add(y, multiply(to_floats(isum), multiply(scale, splat(*xscale))));
+        const auto add_tile = [&](Floats scale, Ints zero) RWKVQUANT_ALWAYS {
+            prefetch<kTileBytes>(tile, kCodesAhead);
+            const Ints isum = dot_codes<bits, 16>(multiply_zeros(zero, -(sum[0] + sum[1])), tile, q);
+            y = add(y, multiply(to_floats(isum), multiply(scale, splat(*xscale))));
+            tile += kTileBytes, q += 64, sum += 2, ++xscale;
+        };
+        if (in_group == 1) {  // groups of 64, the usual ones: a third of the instructions would go to an inner loop of one turn
+            for (std::size_t t = 0; t < tiles; ++t, grid.next()) {
+                grid.prefetch_ahead();
+                add_tile(grid.scale(), grid.zero());
+            }
+        } else {
+            for (std::size_t left = tiles; left > 0; grid.next()) {
+                grid.prefetch_ahead();
+                const Floats scale = grid.scale();
+                const Ints zero = grid.zero();
+                const std::size_t count = in_group < left ? in_group : left;
+                left -= count;
+                for (std::size_t t = 0; t < count; ++t) add_tile(scale, zero);
             }
         }
         if (!wide_scales) y = multiply(y, floats_from_f16(matrix.row_scale + 2 * row));
