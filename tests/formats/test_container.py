@@ -12,7 +12,7 @@ import pytest
 import safetensors
 
 from rwkvquant.errors import ConfigError, FormatError, RwkvQuantError
-from rwkvquant.formats import reader, writer
+from rwkvquant.formats import disk, reader, writer
 from rwkvquant.formats.container import ContainerWriter, check_output, open_packed
 from rwkvquant.formats.qtensor import CodebookTensor, DenseTensor
 from tests.formats import examples
@@ -176,7 +176,7 @@ def test_centroids_and_zeros_out_of_range_are_found(tmp_path: Path, monkeypatch:
 
 def failing_write(monkeypatch: pytest.MonkeyPatch, at: int, error: BaseException) -> list[int]:
     """Let the write number `at` fail half-way; returns the count of writes."""
-    real, count = writer._write_all, [0]
+    real, count = disk.write_all, [0]
 
     def write(file, data) -> None:
         count[0] += 1
@@ -185,7 +185,7 @@ def failing_write(monkeypatch: pytest.MonkeyPatch, at: int, error: BaseException
             raise error
         real(file, data)
 
-    monkeypatch.setattr(writer, "_write_all", write)
+    monkeypatch.setattr(disk, "write_all", write)
     return count
 
 
@@ -203,7 +203,7 @@ def test_a_full_disk_at_any_write_leaves_nothing_and_says_so(tmp_path: Path, mon
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("no"), OSError(errno.EIO, "Input/output error")])
-@pytest.mark.parametrize("step", ["_write_all", "os.replace", "os.fsync", "verify"])
+@pytest.mark.parametrize("step", ["write_all", "os.replace", "os.fsync", "verify"])
 def test_any_failure_leaves_the_old_file_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, error: BaseException) -> None:
     path = tmp_path / "m.safetensors"
     path.write_bytes(b"old")
@@ -218,7 +218,7 @@ def test_any_failure_leaves_the_old_file_alone(tmp_path: Path, monkeypatch: pyte
         elif step.startswith("os."):
             monkeypatch.setattr(os, step[3:], fail)
         else:
-            monkeypatch.setattr(writer, step, fail)
+            monkeypatch.setattr(disk, step, fail)
         expected = RwkvQuantError if isinstance(error, OSError) and step != "verify" else type(error)
         with pytest.raises(expected):
             examples.finish(out)
@@ -234,14 +234,14 @@ def test_nothing_is_visible_before_finish(tmp_path: Path) -> None:
 
 
 def test_what_was_written_is_read_back_before_it_gets_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = writer._write_all
+    real = disk.write_all
 
     def damage(file, data) -> None:
         real(file, bytes(data)[:-1] + b"\x99" if len(data) > 2000 and bytes(data[:2]) != b"{" else data)
 
     with ContainerWriter(tmp_path / "m.safetensors") as out:
         examples.add_model(out)
-        monkeypatch.setattr(writer, "_write_all", damage)
+        monkeypatch.setattr(disk, "write_all", damage)
         with pytest.raises(FormatError, match="checksum"):
             examples.finish(out)
     assert os.listdir(tmp_path) == []

@@ -183,7 +183,7 @@ def test_nothing_is_left_after_a_failure(
         quantize(write_pth(tmp_path / "nan.pth", state), out / "x.safetensors", QuantizeConfig(method=method, calibration=calibration))
     assert leftovers(out) == []
 
-    import rwkvquant.formats.writer as writer
+    import rwkvquant.formats.disk as disk
 
     written = 0
 
@@ -194,7 +194,7 @@ def test_nothing_is_left_after_a_failure(
             raise OSError(28, "No space left on device")
         file.write(data)
 
-    monkeypatch.setattr(writer, "_write_all", disk_with_room_for_100_kb)
+    monkeypatch.setattr(disk, "write_all", disk_with_room_for_100_kb)
     good = checkpoint_file(tmp_path, "rwkv7", layers=2, width=64)
     with pytest.raises(RwkvQuantError, match="full"):
         quantize(good, out / "x.safetensors", QuantizeConfig(method="gptq", calibration=calibration))

@@ -1,43 +1,43 @@
 """Write a packed file so that it appears whole or not at all.
 
-Arrays are spooled to a file without a name in the output's directory; `finish` writes header and data to a new file beside the
-output, syncs it, reads it back and verifies it, and only then renames it. A failure at any moment leaves nothing behind.
-The directory needs room for the data twice while `finish` runs: the header comes first, and holds every array's checksum.
+Arrays are spooled (spool.py); `finish` writes header and data to a new file beside the output, syncs it, reads it back and verifies
+it, and only then renames it. A failure at any moment leaves nothing behind. There has to be room for the data twice while `finish`
+runs: the header comes first, and holds every array's checksum.
+
+A spool with a path of its own outlives the process: `state` says what it holds, and another writer's `restore` goes on from there.
 """
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import secrets
-import shutil
-import tempfile
 import zlib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
 from importlib import metadata as installed
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rwkvquant.errors import ConfigError, FormatError, RwkvQuantError
+from rwkvquant.errors import ConfigError, FormatError
+from rwkvquant.formats import disk
 from rwkvquant.formats.header import encode_header
 from rwkvquant.formats.layout import TensorParams, check_arrays, describe, pack
+from rwkvquant.formats.layout_sizes import expected_arrays
 from rwkvquant.formats.model import decode_dims, encode_model
 from rwkvquant.formats.qtensor import QTensor
 from rwkvquant.formats.reader import FORMAT, FORMAT_VERSION, TOKENIZER_PREFIX, open_packed
-from rwkvquant.formats.table import TensorEntry, encode_table
+from rwkvquant.formats.spool import Spool
+from rwkvquant.formats.table import TensorEntry, decode_table, encode_table
 from rwkvquant.formats.tokenizer_data import TokenizerData
 from rwkvquant.kernels.state import Dims
 from rwkvquant.kernels.tiles import padded
 
 DISTRIBUTION = "rwkv-hybridquant"
 MAX_NAME_BYTES = 200  # file systems allow 255, and the name of the unfinished file is longer
-_COPY_BYTES = 1 << 20
 
 
 def check_output(path: Path | str, *inputs: Path | str) -> None:
@@ -60,13 +60,12 @@ def check_output(path: Path | str, *inputs: Path | str) -> None:
 class ContainerWriter:
     """Add tensors one by one, then finish. Use it as a context manager, or call `close` if `finish` is never reached."""
 
-    def __init__(self, path: Path | str) -> None:
+    def __init__(self, path: Path | str, spool: Path | None = None) -> None:
+        """`spool` None is a file without a name beside the output. One process at a time may use a spool that has a name."""
         check_output(path)
         self.path = Path(path)
-        self._arrays: dict[str, tuple[np.dtype[Any], int]] = {}
         self._entries: dict[str, TensorEntry] = {}
-        with one_sentence(self.path):
-            self._spool: BinaryIO = tempfile.TemporaryFile(dir=self.path.parent)  # noqa: SIM115 (closed by close)
+        self._spool = Spool(self.path, spool)
 
     def __enter__(self) -> ContainerWriter:
         return self
@@ -76,8 +75,30 @@ class ContainerWriter:
 
     def close(self) -> None:
         """Let go of what was spooled. Harmless after `finish`."""
-        with suppress(OSError):  # a full disk may refuse the last buffered bytes once more; they are of no use now
-            self._spool.close()
+        self._spool.close()
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._entries
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def state(self) -> str:
+        """Bring the spool to the disk and say what it holds, for `restore`. Raises RwkvQuantError for a full disk."""
+        self._spool.sync()
+        return encode_table(list(self._entries.values()))
+
+    def restore(self, state: str) -> None:
+        """Go on where another process's writer said `state`. Raises FormatError where the spool does not hold that unharmed."""
+        entries, arrays, checksums = decode_table(state), {}, {}
+        for name, entry in entries.items():
+            expected = expected_arrays(entry.layout, entry.params)
+            for suffix, checksum in entry.checksums.items():  # in the order they were spooled
+                if suffix not in expected:
+                    raise FormatError(f"{entry.layout} has no array {suffix} ({name})")
+                arrays[f"{name}.{suffix}"], checksums[f"{name}.{suffix}"] = expected[suffix], checksum
+        self._spool.restore(arrays, checksums)
+        self._entries = entries
 
     def add(
         self,
@@ -123,7 +144,7 @@ class ContainerWriter:
         if name in self._entries:
             raise FormatError(f"a packed file holds each tensor once; {name} came twice")
         for suffix, array in arrays.items():
-            self._put(f"{name}.{suffix}", array)
+            self._spool.put(f"{name}.{suffix}", array)
         self._entries[name] = entry
         return entry
 
@@ -134,24 +155,33 @@ class ContainerWriter:
 
         Raises FormatError if the file would break docs/format.md, RwkvQuantError for a full disk. Either leaves no file.
         """
-        partial = self.path.with_name(f".{self.path.name}.{os.getpid()}-{secrets.token_hex(4)}.partial")
+        partial = self._partial()
         try:
             metadata = self._metadata(model, quantization_config, tokenizer, provenance)
-            header = encode_header(metadata, self._arrays)
-            with one_sentence(self.path):
+            header = encode_header(metadata, self._spool.arrays)
+            with disk.one_sentence(self.path):
                 self._write(partial, header)
             try:
                 open_packed(partial).verify()
             except FormatError as error:
                 raise FormatError(str(error).replace(str(partial), str(self.path))) from None
-            with one_sentence(self.path):
+            with disk.one_sentence(self.path):
                 os.replace(partial, self.path)
         except BaseException:
             partial.unlink(missing_ok=True)
             raise
         finally:
             self.close()
-        _sync_directory(self.path.parent)
+        disk.sync_directory(self.path.parent)
+
+    def _partial(self) -> Path:
+        """A name that no other process uses. With a spool of a name it is the same each time, so a killed process's file makes room."""
+        owner = f"{os.getpid()}-{secrets.token_hex(4)}"
+        if self._spool.path is not None:
+            owner = f"{zlib.crc32(os.fsencode(self._spool.path.resolve())):08x}"
+        partial = self.path.with_name(f".{self.path.name}.{owner}.partial")
+        partial.unlink(missing_ok=True)
+        return partial
 
     def _metadata(
         self, model: Mapping[str, Any], quantization_config: Mapping[str, Any], tokenizer: TokenizerData, provenance: Mapping[str, Any]
@@ -169,59 +199,21 @@ class ContainerWriter:
             "tensors": encode_table(list(self._entries.values())),
         }
 
-    def _put(self, array_name: str, array: NDArray[Any]) -> None:
-        with one_sentence(self.path):
-            _write_all(self._spool, _raw(array))
-        self._arrays[array_name] = (array.dtype, array.size)
-
     def _put_tokenizer(self, tokenizer: TokenizerData) -> str:
         arrays = {}
         for suffix, array in tokenizer.arrays.items():
             full = np.zeros(padded(array.size, 64), np.uint8)
             full[: array.size] = array
             arrays[suffix] = {"bytes": array.size, "crc32": f"{zlib.crc32(_raw(full)):08x}"}
-            self._put(TOKENIZER_PREFIX + suffix, full)
+            self._spool.put(TOKENIZER_PREFIX + suffix, full)
         return _json({"kind": tokenizer.kind, "meta": tokenizer.meta, "arrays": arrays})
 
     def _write(self, partial: Path, header: bytes) -> None:
-        self._spool.flush()
-        self._spool.seek(0)
         with partial.open("xb") as out:  # x: never through a link or into a file that somebody else put there
-            _write_all(out, header)
-            while chunk := self._spool.read(_COPY_BYTES):
-                _write_all(out, chunk)
+            disk.write_all(out, header)
+            self._spool.copy_to(out)
             out.flush()
             os.fsync(out.fileno())
-
-
-def _write_all(file: BinaryIO, data: bytes | memoryview) -> None:
-    """The one place that writes, so that a test can make any write fail."""
-    file.write(data)
-
-
-@contextmanager
-def one_sentence(path: Path) -> Iterator[None]:
-    """The operating system's refusals as one sentence for the user."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            free = shutil.disk_usage(path.parent).free
-            message = (
-                f"{path} could not be written: the disk is full ({free / 1e6:.0f} MB left in {path.parent}; the file needs its size twice)"
-            )
-            raise RwkvQuantError(message) from None
-        raise RwkvQuantError(f"{path} could not be written: {error.strerror or error}") from None
-
-
-def _sync_directory(directory: Path) -> None:
-    """Make the new name survive a power cut. Some systems cannot sync a directory; the file itself is safe by then."""
-    with suppress(OSError):
-        handle = os.open(directory, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 def _raw(array: NDArray[Any]) -> memoryview:

@@ -23,7 +23,7 @@ from rwkvquant.checkpoints.values import as_stored
 from rwkvquant.checkpoints.write_safetensors import write_safetensors
 from rwkvquant.errors import CheckpointError, ConfigError
 from rwkvquant.formats.container import PackedFile, check_output, open_packed
-from rwkvquant.formats.writer import one_sentence
+from rwkvquant.formats.disk import one_sentence, sync_directory
 from rwkvquant.pipeline.hf_config import hf_config
 from rwkvquant.pipeline.packed_in_layout import PackedInLayout
 
@@ -89,6 +89,7 @@ def _beside(output: Path, directory_of: PackedFile | None, layout: str, dtype: s
             with weights.open("rb") as written:
                 os.fsync(written.fileno())
             os.replace(partial, output)
+        sync_directory(output.parent)
     finally:
         if partial.is_dir():
             shutil.rmtree(partial)

@@ -1,0 +1,78 @@
+"""The arrays of a packed file while it grows: one behind the other, until the header that comes before them is known.
+
+Without a path of its own the spool is a file without a name beside the output, which the system removes whatever happens. With one it
+survives: bytes that `sync` has brought to the disk are never touched again, so whoever notes its size then can go on from there.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import zlib
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rwkvquant.errors import FormatError
+from rwkvquant.formats import disk
+
+_COPY_BYTES = 1 << 20
+
+
+class Spool:
+    """`arrays`: name -> (dtype, count), in the order they lie in."""
+
+    def __init__(self, output: Path, path: Path | None = None) -> None:
+        self.path = path
+        self.arrays: dict[str, tuple[np.dtype[Any], int]] = {}
+        self.bytes = 0
+        self._named, self._advice = (path, disk.GO_ON) if path else (output, "the file needs its size twice")
+        with disk.one_sentence(self._named, self._advice):
+            if path is None:
+                self._file: BinaryIO = tempfile.TemporaryFile(dir=output.parent)  # noqa: SIM115 (closed by close)
+            else:
+                self._file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b")
+
+    def put(self, name: str, array: NDArray[Any]) -> None:
+        with disk.one_sentence(self._named, self._advice):
+            disk.write_all(self._file, array.view(np.uint8).data)
+        self.arrays[name] = (array.dtype, array.size)
+        self.bytes += array.nbytes
+
+    def sync(self) -> int:
+        """Bring everything to the disk, and give the number of bytes."""
+        with disk.one_sentence(self._named, self._advice):
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        return self.bytes
+
+    def restore(self, arrays: Mapping[str, tuple[np.dtype[Any], int]], checksums: Mapping[str, int]) -> None:
+        """Go on behind these arrays, which an earlier process spooled. Raises FormatError where they are not there unharmed."""
+        self._file.seek(0)
+        for name, (dtype, count) in arrays.items():
+            data = self._file.read(dtype.itemsize * count)
+            if len(data) != dtype.itemsize * count or zlib.crc32(data) != checksums[name]:
+                raise FormatError(f"{self.path}: {name} is torn")
+            self.bytes += len(data)
+        self._file.seek(self.bytes)
+        self._file.truncate()
+        self.arrays = dict(arrays)
+
+    def copy_to(self, out: BinaryIO) -> None:
+        self._file.flush()
+        self._file.seek(0)
+        left = self.bytes
+        while left:
+            chunk = self._file.read(min(_COPY_BYTES, left))
+            if not chunk:
+                raise FormatError(f"{self._named}: the spooled arrays were cut off by somebody else")
+            disk.write_all(out, chunk)
+            left -= len(chunk)
+
+    def close(self) -> None:
+        with suppress(OSError):  # a full disk may refuse the last buffered bytes once more; they are of no use now
+            self._file.close()
