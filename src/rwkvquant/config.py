@@ -20,6 +20,7 @@ CODEBOOK_SIZES = (64, 128, 256, 512)  # weights that share a codebook: 2, 4, 8 o
 GROUP_SIZES = (32, 64, 128)
 SCALE_BITS = (8, 16)
 DEFAULT_BITS = 3.275
+RESUME = ("auto", "required", "never")  # what to do with the work directory of a job that did not end
 
 
 @dataclass(frozen=True)

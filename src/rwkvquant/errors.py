@@ -28,3 +28,7 @@ class TokenizerError(RwkvQuantError):
 
 class CalibrationError(RwkvQuantError):
     """Calibration or evaluation text that is missing, empty or too short."""
+
+
+class StoppedError(RwkvQuantError):
+    """Not a mistake: a job that was asked to stop, has, and can go on. The command line exits with 75."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -108,7 +109,7 @@ def test_quantised_weights_reach_the_next_block(tmp_path: Path) -> None:
 def test_hidden_states_lie_in_the_work_directory_and_have_their_room(tmp_path: Path) -> None:
     HiddenStates(tmp_path, 3, 4, 8, with_carry=True)
     files = {path.name: path.stat() for path in tmp_path.iterdir()}
-    assert {name: stat.st_size for name, stat in files.items()} == {"hidden.f32": 3 * 4 * 8 * 4, "hidden_carry.f32": 3 * 4 * 8 * 4}
+    assert {name: stat.st_size for name, stat in files.items()} == dict.fromkeys(("hidden.0.f32", "hidden.1.f32", "hidden_carry.f32"), 384)
     assert all(stat.st_blocks > 0 for stat in files.values())  # not sparse
 
 
@@ -161,3 +162,37 @@ def test_beside_gives_the_differences_of_two_forwards_and_goes_on_with_the_rows_
             torch.testing.assert_close(found, whole[: len(seen)], rtol=1e-4, atol=1e-5)
     advance(model.block, block, streams[1], 2, range(len(seen), ROWS))
     torch.testing.assert_close(streams[1].read(slice(0, ROWS))[0], after[1][0], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("arch", MODELS)
+def test_a_run_that_dies_while_it_advances_goes_on_from_the_block_before(arch: str, tmp_path: Path) -> None:
+    """And nothing that it wrote of the next block's input is seen."""
+    model, weights, x = MODELS[arch], random_weights(arch), None
+    carries = arch == "rwkv7"
+    x = embedded(arch, weights)
+    first = HiddenStates(tmp_path, ROWS, LENGTH, WIDTH, carries)
+    first.fill(lambda rows: x[rows], 2)
+    for layer in range(LAYERS):
+        state, expected = json.loads(json.dumps(first.state())), first.read(slice(0, ROWS))
+        first.write(slice(0, 2), torch.full((2, LENGTH, WIDTH), torch.nan), torch.full((2, LENGTH, WIDTH), torch.nan) if carries else None)
+        second = HiddenStates(tmp_path, ROWS, LENGTH, WIDTH, carries)
+        assert second.restore(state)
+        for found, whole in zip(second.read(slice(0, ROWS)), expected, strict=True):
+            assert (found is None) == (whole is None) and (found is None or torch.equal(found, whole))
+        advance(model.block, of_block(weights, layer), second, 2)
+        first = second
+
+
+def test_hidden_states_that_are_not_what_they_were_are_noticed(tmp_path: Path) -> None:
+    weights = random_weights("rwkv7")
+    x = embedded("rwkv7", weights)
+    stream = HiddenStates(tmp_path, ROWS, LENGTH, WIDTH, with_carry=True)
+    stream.fill(lambda rows: x[rows], 2)
+    advance(rwkv7.block, of_block(weights, 0), stream, 2)
+    state = stream.state()
+    for name, noticed in (("hidden.1.f32", True), ("hidden_carry.f32", True), ("hidden.0.f32", False)):  # the last will be written anew
+        whole = (tmp_path / name).read_bytes()
+        for damage in (whole[:-4] + b"\1\2\3\4", whole[:-4]):
+            (tmp_path / name).write_bytes(damage)
+            assert HiddenStates(tmp_path, ROWS, LENGTH, WIDTH, with_carry=True).restore(state) != noticed
+            (tmp_path / name).write_bytes(whole)

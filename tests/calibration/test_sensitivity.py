@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from rwkvquant.calibration.sensitivity import Sensitivity, Story, block_sensitivities
+from rwkvquant.calibration.sensitivity import Backward, Sensitivity, Story
 from rwkvquant.checkpoints import Checkpoint, open_checkpoint
 from rwkvquant.checkpoints.tables import QUANTIZED_ROLES
 from rwkvquant.errors import CheckpointError
@@ -76,12 +77,18 @@ def whole_model(checkpoint: Checkpoint, batch: int) -> dict[str, Sensitivity]:
     return found
 
 
+def forward(story: Story, batch: int, folder: Path, seed: int = SEED) -> Backward:
+    found = Backward(story, TOKENS, batch, folder, seed)
+    found.forward()
+    return found
+
+
 @pytest.mark.parametrize(("arch", "batch"), [("rwkv6", 2), ("rwkv7", 2), ("rwkv7", 5)])
 def test_blocks_backward_are_the_whole_model_backward(tmp_path: Path, arch: str, batch: int) -> None:
     """For RWKV-7 that takes the gradient which reaches block 0's values by v_first, from every block behind."""
     checkpoint = tiny(tmp_path, arch)
     expected, seen = whole_model(checkpoint, batch), 0
-    for layer, weights, sensitivities in block_sensitivities(story_of(checkpoint)[0], TOKENS, batch, tmp_path, SEED):
+    for layer, weights, sensitivities in forward(story_of(checkpoint)[0], batch, tmp_path).blocks():
         for key, found in sensitivities.items():
             other = expected[f"blocks.{layer}.{key}"]
             E = torch.randn(weights[key].shape, generator=torch.Generator().manual_seed(1))
@@ -122,7 +129,7 @@ def test_predicted_loss_is_the_divergence_of_a_slightly_changed_model(tmp_path: 
     key, layer = "ffn.value.weight", LAYERS - 1
     predicted = []
     for seed in range(8):
-        at, weights, found = next(block_sensitivities(story, TOKENS, 5, tmp_path, seed))
+        at, weights, found = next(forward(story, 5, tmp_path, seed).blocks())
         assert at == layer
         E = 0.01 * torch.randn(weights[key].shape, generator=torch.Generator().manual_seed(2))
         predicted.append(found[key].loss(E, torch.arange(len(E))))
@@ -143,4 +150,37 @@ def test_predicted_loss_is_the_divergence_of_a_slightly_changed_model(tmp_path: 
 
 def test_a_block_that_overflows_is_named(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"blocks\.1\..*far too large"):
-        next(block_sensitivities(story_of(tiny(tmp_path, "rwkv7", 1e30))[0], TOKENS, 2, tmp_path, SEED))
+        forward(story_of(tiny(tmp_path, "rwkv7", 1e30))[0], 2, tmp_path)
+
+
+@pytest.mark.parametrize("arch", ["rwkv6", "rwkv7"])
+def test_another_process_goes_on_behind_any_block(tmp_path: Path, arch: str) -> None:
+    """With the very numbers of one that was never interrupted, though the first had begun with the next block."""
+    story, expected = story_of(tiny(tmp_path, arch))[0], {}
+    for layer, _, found in forward(story, 2, tmp_path).blocks():
+        expected[layer] = {key: (each.rows, each.inputs.H) for key, each in found.items()}
+    for stop in range(LAYERS, -1, -1):
+        first = forward(story, 2, tmp_path)
+        blocks = first.blocks()
+        for _ in range(LAYERS - stop):
+            next(blocks)
+        state = json.loads(json.dumps(first.state()))
+        next(blocks, None)
+        second = Backward(story, TOKENS, 2, tmp_path, SEED)
+        assert second.restore(state)
+        seen = {layer: {key: (each.rows, each.inputs.H) for key, each in found.items()} for layer, _, found in second.blocks()}
+        assert list(seen) == list(range(stop))[::-1]
+        assert all(
+            torch.equal(a, b) for layer in seen for key in seen[layer] for a, b in zip(seen[layer][key], expected[layer][key], strict=True)
+        )
+
+
+def test_files_that_are_not_what_they_were_are_noticed(tmp_path: Path) -> None:
+    story = story_of(tiny(tmp_path, "rwkv7"))[0]
+    state = forward(story, 2, tmp_path).state()
+    for name in ("inputs.f32", "first.f32", "gradient.0.f32", "first_gradient.0.f32"):
+        whole = (tmp_path / name).read_bytes()
+        (tmp_path / name).write_bytes(whole[:-4] + b"\1\2\3\4")
+        assert not Backward(story, TOKENS, 2, tmp_path, SEED).restore(state)
+        (tmp_path / name).write_bytes(whole)
+    assert Backward(story, TOKENS, 2, tmp_path, SEED).restore(state)

@@ -14,7 +14,7 @@ from rwkvquant.checkpoints.tables import Role
 from rwkvquant.config import CodebookConfig, GridConfig
 from rwkvquant.errors import ConfigError
 from rwkvquant.pipeline.choose import choose_kinds, choose_settings, paper_arithmetic
-from rwkvquant.pipeline.measure import Candidate, Measured
+from rwkvquant.pipeline.plan_file import Candidate, Measured
 from rwkvquant.pipeline.settings import Setting, settings_of
 from tests.pipeline.toys import Notes
 

@@ -14,8 +14,10 @@ from rwkvquant.checkpoints import Checkpoint, open_checkpoint
 from rwkvquant.checkpoints.tables import QUANTIZED_ROLES, Role
 from rwkvquant.pipeline import measure as module
 from rwkvquant.pipeline.matrices import Hessian, quantise_matrix
-from rwkvquant.pipeline.measure import Measured, measure
+from rwkvquant.pipeline.measure import measure
+from rwkvquant.pipeline.plan_file import Measured
 from rwkvquant.pipeline.settings import allowed_settings
+from rwkvquant.pipeline.work_dir import work_directory
 from rwkvquant.selection.proxy import incoherence, proxies
 from tests.pipeline.toys import TINY, Notes, checkpoint_file, few_candidates
 
@@ -35,7 +37,8 @@ def test_sampled_rows_are_whole_blocks_evenly_spread(rows: int, cols: int) -> No
 
 def measured_model(tmp_path: Path, arch: str, config: QuantizeConfig) -> tuple[Checkpoint, dict[str, Measured]]:
     checkpoint = open_checkpoint(checkpoint_file(tmp_path, arch, **TINY | {"layers": 1 if arch == "rwkv6" else 2}))
-    return checkpoint, measure(checkpoint, config, TOKENS, tmp_path, torch.device("cpu"), Notes())
+    with work_directory(None, None, "auto", lambda: False, Notes()) as work:
+        return checkpoint, measure(checkpoint, config, TOKENS, tmp_path, torch.device("cpu"), Notes(), work.journal("plan.json", {}))
 
 
 @pytest.mark.parametrize("arch", ["rwkv6", "rwkv7"])

@@ -11,24 +11,24 @@
 `model` is models.rwkv7 or models.rwkv6. Every row starts from the state before the first token.
 A second stream, of the full-precision model, is run beside the first by `Beside`, for quantizers/correction.py.
 
-Gives up: hidden states are overwritten in place, so a run that is killed while advancing has to start again.
+Hidden states lie in two files in turn (mapped.py): a block's output never overwrites its input, so a run that is killed at any moment
+goes on from where `state` was last noted. Gives up: twice the room on the disk.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from rwkvquant.calibration.mapped import Turns, checksum, map_file, settle
 from rwkvquant.calibration.statistics import InputStatistics
 from rwkvquant.checkpoints.tables import TensorSpec
-from rwkvquant.errors import CalibrationError
 from rwkvquant.models.layers import BlockState, Tap, Weights
 
 Block = Callable[[Weights, Tensor, BlockState | None, Tensor | None, Tap | None], tuple[Tensor, BlockState, Tensor | None]]
@@ -36,9 +36,9 @@ Head = Callable[[Weights, Tensor, Tap | None], Tensor]
 
 
 class HiddenStates:
-    """What the current block sees of every calibration row: x (rows, length, width) float32, in a mapped file.
+    """What the current block sees of every calibration row: x (rows, length, width) float32, in two mapped files in turn.
 
-    With a carry (RWKV-7's v_first) a second file of the same size holds it, from the first block's `advance` on.
+    With a carry (RWKV-7's v_first) another file of the same size holds it, from the first block's `advance` on.
     """
 
     def __init__(
@@ -54,16 +54,17 @@ class HiddenStates:
         """`name` tells the files of two streams apart. Raises CalibrationError where the work directory cannot hold them."""
         self.shape = (rows, length, width)
         self.device = torch.device(device)
-        self._x = map_new(Path(work_dir) / f"{name}.f32", self.shape)
-        self._carry = map_new(Path(work_dir) / f"{name}_carry.f32", self.shape) if with_carry else None
+        self._x = Turns(Path(work_dir), name, self.shape)
+        self._carry = map_file(Path(work_dir) / f"{name}_carry.f32", self.shape) if with_carry else None
+        self._carry_sum: int | None = None
         self.carried = False  # True once the carry of all rows is there
 
     def fill(self, embed: Callable[[slice], Tensor], batch: int) -> None:
         """Start before block 0: embed(rows) gives (batch, length, width) for a slice of rows."""
-        self.carried = False
+        self.carried, self._carry_sum = False, None
         with torch.no_grad():
             for rows in self.batches(batch):
-                self._x[rows] = embed(rows).float().cpu().numpy()
+                self._x.now[rows] = embed(rows).float().cpu().numpy()
 
     def batches(self, batch: int, rows: range | None = None) -> Iterator[slice]:
         """All rows, or those of a range of step 1, `batch` at a time."""
@@ -74,17 +75,34 @@ class HiddenStates:
     def read(self, rows: slice) -> tuple[Tensor, Tensor | None]:
         """Copies of x and the carry, each (batch, length, width) float32 on the device; no carry before the first block."""
         carry = self._tensor(self._carry[rows]) if self._carry is not None and self.carried else None
-        return self._tensor(self._x[rows]), carry
+        return self._tensor(self._x.now[rows]), carry
 
     def write(self, rows: slice, x: Tensor, carry: Tensor | None) -> None:
-        """Overwrite x; the carry is written once, since later blocks only pass it on."""
-        self._x[rows] = x.float().cpu().numpy()
+        """What the next block will see; the carry is written once, since later blocks only pass it on."""
+        self._x.next[rows] = x.float().cpu().numpy()
         if carry is not None and not self.carried:
             assert self._carry is not None, "the block has a carry, but these hidden states were made without"
             self._carry[rows] = carry.float().cpu().numpy()
 
+    def turn(self) -> None:
+        """All rows are written: on to the next block."""
+        self._x.turn()
+        self.carried = True
+
+    def state(self) -> dict[str, Any]:
+        """A note of what is complete, after bringing it to the disk; for `restore` in another process on the same files."""
+        if self._carry is not None and self.carried and self._carry_sum is None:
+            self._carry_sum = settle(self._carry)
+        return {"x": self._x.state(), "carried": self.carried, "carry_crc32": self._carry_sum}
+
+    def restore(self, state: dict[str, Any]) -> bool:
+        """False where the files are not what they were."""
+        self.carried, self._carry_sum = bool(state["carried"]), state["carry_crc32"]
+        whole = self._carry is None or not self.carried or checksum(self._carry) == self._carry_sum
+        return self._x.restore(state["x"]) and whole
+
     def _tensor(self, values: NDArray[np.float32]) -> Tensor:
-        return torch.from_numpy(np.array(values)).to(self.device)
+        return torch.from_numpy(values).clone().to(self.device)  # torch's own memory: as aligned in any process, so the same sums
 
 
 def product_inputs(table: Collection[TensorSpec]) -> dict[str, bool]:
@@ -132,7 +150,7 @@ class Cross(Protocol):
 class Beside:
     """The full-precision model on the rows that `collect_block` is at: adds x' - x, h' - h and h to `sums`, by product input h.
 
-    Its hidden states, `reference`, go on to the next block with it, so that no row is run twice.
+    Its hidden states, `reference`, go on to the next block with it, so that no row is run twice; `advance` runs the others.
     """
 
     def __init__(self, block: Block, weights: Weights, sums: Mapping[str, Cross], reference: HiddenStates) -> None:
@@ -170,7 +188,7 @@ def advance(block: Block, weights: Weights, stream: HiddenStates, batch: int, ro
         x, carry = stream.read(chosen)
         x, _, carry = block(weights, x, None, carry, None)
         stream.write(chosen, x, carry)
-    stream.carried = True
+    stream.turn()
 
 
 class _Collector:
@@ -187,21 +205,3 @@ class _Collector:
             if key not in self.statistics:
                 self.statistics[key] = InputStatistics(part.shape[-1], part.device)
             self.statistics[key].add(part)
-
-
-def map_new(path: Path, shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """A new mapped file of zeros, its room on the disk taken now: a disk that fills up under a mapping kills the process."""
-    size = int(np.prod(shape)) * 4
-    try:
-        with open(path, "wb") as file:
-            if hasattr(os, "posix_fallocate"):
-                os.posix_fallocate(file.fileno(), 0, size)
-            else:
-                file.truncate(size)
-    except OSError as error:
-        path.unlink(missing_ok=True)
-        raise CalibrationError(
-            f"the work directory {path.parent} cannot hold {size / 1e6:.0f} MB of hidden states: {error.strerror or error}. "
-            "Try another --work-dir, or fewer --calib-rows"
-        ) from error
-    return np.memmap(path, np.float32, "r+", shape=shape)

@@ -18,7 +18,7 @@ are not saturated have the large errors (docs/methods/selection.md shows predict
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from rwkvquant.calibration.collect import Block, Head, map_new
+from rwkvquant.calibration.collect import Block, Head
+from rwkvquant.calibration.mapped import Turns, checksum, map_file, settle
 from rwkvquant.calibration.statistics import InputStatistics
 from rwkvquant.errors import CheckpointError
 from rwkvquant.models.layers import Weights
@@ -63,16 +64,6 @@ class Sensitivity:
         return 0.5 * float((self.rows[rows] * ((E @ self._weighted) * E).sum(1)).sum()) / total
 
 
-@dataclass
-class BlockInputs:
-    """The inputs of every block on some rows of text, in mapped files: x (layers + 1, rows, length, width), and the carry."""
-
-    x: NDArray[np.float32]
-    carry: NDArray[np.float32] | None = None
-    gradient: NDArray[np.float32] = field(init=False)
-    carry_gradient: NDArray[np.float32] | None = field(init=False, default=None)
-
-
 @dataclass(frozen=True)
 class Story:
     """What the backward pass asks of a model: its parts, and how to read the weights of a block anew."""
@@ -88,22 +79,116 @@ class Story:
     device: torch.device
 
 
-def block_sensitivities(
-    story: Story, tokens: NDArray[np.int64], batch: int, work_dir: Path, seed: int
-) -> Iterator[tuple[int, dict[str, Any], dict[str, Sensitivity]]]:
-    """tokens (rows, length) -> (layer, its weights, its matrices' sensitivities by key), from the last block to the first.
+class Backward:
+    """The inputs of every block on some rows of text, x (layers + 1, rows, length, width), and the gradients, in mapped files.
 
-    Raises CheckpointError for a block whose output overflows.
+    `blocks` goes from the last block to the first. `state`, asked for behind a block, lets another process go on from there.
     """
-    seen = _forward(story, tokens, batch, work_dir)
-    _through_head(story, seen, tokens.shape, batch, seed)
-    for layer in reversed(range(story.layers)):
-        weights = story.weights_of(layer)
-        found: dict[str, Sensitivity] = {}
-        watched = {key: _Watched(W, key, found) if isinstance(W, Tensor) and _is_matrix(key, W) else W for key, W in weights.items()}
-        for rows in _batches(len(tokens), batch):
-            _through_block(story, layer, watched, seen, rows)
-        yield layer, weights, found
+
+    def __init__(self, story: Story, tokens: NDArray[np.int64], batch: int, work_dir: Path, seed: int) -> None:
+        """tokens (rows, length)."""
+        self._story, self._tokens, self._batch, self._seed = story, tokens, batch, seed
+        shape = (*tokens.shape, story.width)
+        self._x = map_file(work_dir / "inputs.f32", (story.layers + 1, *shape))
+        self._gradient = Turns(work_dir, "gradient", shape)  # by the output of the block in hand
+        self._carry = map_file(work_dir / "first.f32", shape) if story.carries else None
+        self._carry_gradient = Turns(work_dir, "first_gradient", shape) if story.carries else None
+        self._left: int | None = None  # blocks to go; None before the pass forward
+        self._sums: dict[str, int] = {}
+
+    def forward(self) -> None:
+        """Run the rows through the model, and back through its head. Raises CheckpointError for a block whose output overflows."""
+        self._run()
+        self._through_head()
+        if self._carry_gradient is not None:
+            self._carry_gradient.now[:] = 0
+        self._left, self._sums = self._story.layers, {}
+
+    def blocks(self) -> Iterator[tuple[int, dict[str, Any], dict[str, Sensitivity]]]:
+        """(layer, its weights, its matrices' sensitivities by key), for the blocks that are left."""
+        assert self._left is not None, "forward comes first"
+        for layer in reversed(range(self._left)):
+            weights = self._story.weights_of(layer)
+            found: dict[str, Sensitivity] = {}
+            watched = {key: _Watched(W, key, found) if isinstance(W, Tensor) and _is_matrix(key, W) else W for key, W in weights.items()}
+            for rows in self._batches():
+                self._through_block(layer, watched, rows)
+            self._gradient.turn()
+            if self._carry_gradient is not None and layer:
+                self._carry_gradient.turn()
+            self._left = layer
+            yield layer, weights, found
+
+    def state(self) -> dict[str, Any]:
+        if not self._sums:
+            self._sums = {"x": settle(self._x)} | ({"carry": settle(self._carry)} if self._carry is not None else {})
+        gradients = {name: turns.state() for name, turns in self._gradients()}
+        return {"left": self._left, "sums": self._sums, "gradients": gradients}
+
+    def restore(self, state: dict[str, Any]) -> bool:
+        """False where the files are not what they were."""
+        self._left, self._sums = int(state["left"]), dict(state["sums"])
+        whole = [turns.restore(state["gradients"][name]) for name, turns in self._gradients()]
+        return all(whole) and checksum(self._x) == self._sums["x"] and (self._carry is None or checksum(self._carry) == self._sums["carry"])
+
+    def _gradients(self) -> Iterator[tuple[str, Turns]]:
+        yield "x", self._gradient
+        if self._carry_gradient is not None:
+            yield "carry", self._carry_gradient
+
+    @torch.no_grad()
+    def _run(self) -> None:
+        for rows in self._batches():
+            self._x[0, rows] = self._story.embed(torch.from_numpy(self._tokens[rows]).to(self._story.device)).cpu().numpy()
+        for layer in range(self._story.layers):
+            weights = self._story.weights_of(layer)
+            for rows in self._batches():
+                carry = self._tensor(self._carry[rows]) if layer and self._carry is not None else None
+                x, _, carry = self._story.block(weights, self._tensor(self._x[layer, rows]), None, carry, None)
+                if not bool(torch.isfinite(x).all()):
+                    raise CheckpointError(
+                        f"some weight of blocks.{layer}.* is far too large: on the calibration text the block's output overflows float32. "
+                        "Is the checkpoint damaged? Try --method rtn to quantise it all the same"
+                    )
+                self._x[layer + 1, rows] = x.cpu().numpy()
+                if layer == 0 and self._carry is not None and carry is not None:
+                    self._carry[rows] = carry.cpu().numpy()
+
+    def _through_head(self) -> None:
+        """The gradient of -log p of tokens drawn from the model, by the last block's output."""
+        draws = torch.Generator().manual_seed(self._seed)
+        for rows in self._batches():
+            x = self._tensor(self._x[self._story.layers, rows]).requires_grad_(True)
+            with torch.enable_grad():
+                log_p = torch.log_softmax(self._story.head(self._story.globals, x, None), -1).flatten(0, -2)
+                drawn = torch.multinomial(log_p.detach().exp().cpu(), 1, generator=draws).to(log_p.device)
+                (-log_p.gather(1, drawn)).sum().backward()
+            assert x.grad is not None
+            self._gradient.now[rows] = x.grad.cpu().numpy()
+
+    def _through_block(self, layer: int, watched: dict[str, Any], rows: slice) -> None:
+        """One batch backward: adds to the watched matrices, and turns the gradient by the block's output into that by its input."""
+        x = self._tensor(self._x[layer, rows]).requires_grad_(True)
+        carry = self._tensor(self._carry[rows]).requires_grad_(True) if layer and self._carry is not None else None
+        with torch.enable_grad():
+            y, _, passed_on = self._story.block(watched, x, None, carry, None)
+            ends, gradients = [y], [self._tensor(self._gradient.now[rows])]
+            if passed_on is not None and self._carry_gradient is not None:
+                ends.append(passed_on)
+                gradients.append(self._tensor(self._carry_gradient.now[rows]))
+            torch.autograd.backward(ends, gradients)
+        assert x.grad is not None
+        self._gradient.next[rows] = x.grad.cpu().numpy()
+        if carry is not None and self._carry_gradient is not None:
+            assert carry.grad is not None
+            self._carry_gradient.next[rows] = carry.grad.cpu().numpy()
+
+    def _batches(self) -> Iterator[slice]:
+        for start in range(0, len(self._tokens), self._batch):
+            yield slice(start, min(start + self._batch, len(self._tokens)))
+
+    def _tensor(self, values: NDArray[np.float32]) -> Tensor:
+        return torch.from_numpy(values).clone().to(self._story.device)
 
 
 def _is_matrix(key: str, W: Tensor) -> bool:
@@ -127,68 +212,3 @@ class _Watched:
             out, width = self._W.shape
             self._found[self._key] = Sensitivity(out, width, x.device)
         self._found[self._key].add(x, g)
-
-
-@torch.no_grad()
-def _forward(story: Story, tokens: NDArray[np.int64], batch: int, work_dir: Path) -> BlockInputs:
-    shape = (*tokens.shape, story.width)
-    seen = BlockInputs(map_new(work_dir / "inputs.f32", (story.layers + 1, *shape)))
-    seen.gradient = map_new(work_dir / "gradient.f32", shape)
-    if story.carries:
-        seen.carry, seen.carry_gradient = (map_new(work_dir / name, shape) for name in ("first.f32", "first_gradient.f32"))
-    for rows in _batches(len(tokens), batch):
-        seen.x[0, rows] = story.embed(torch.from_numpy(tokens[rows]).to(story.device)).cpu().numpy()
-    for layer in range(story.layers):
-        weights = story.weights_of(layer)
-        for rows in _batches(len(tokens), batch):
-            carry = _tensor(seen.carry[rows], story) if layer and seen.carry is not None else None
-            x, _, carry = story.block(weights, _tensor(seen.x[layer, rows], story), None, carry, None)
-            if not bool(torch.isfinite(x).all()):
-                raise CheckpointError(
-                    f"some weight of blocks.{layer}.* is far too large: on the calibration text the block's output overflows float32. "
-                    "Is the checkpoint damaged? Try --method rtn to quantise it all the same"
-                )
-            seen.x[layer + 1, rows] = x.cpu().numpy()
-            if layer == 0 and seen.carry is not None and carry is not None:
-                seen.carry[rows] = carry.cpu().numpy()
-    return seen
-
-
-def _through_head(story: Story, seen: BlockInputs, shape: tuple[int, ...], batch: int, seed: int) -> None:
-    """The gradient of -log p of tokens drawn from the model, by the last block's output."""
-    draws = torch.Generator().manual_seed(seed)
-    for rows in _batches(shape[0], batch):
-        x = _tensor(seen.x[story.layers, rows], story).requires_grad_(True)
-        with torch.enable_grad():
-            log_p = torch.log_softmax(story.head(story.globals, x, None), -1).flatten(0, -2)
-            drawn = torch.multinomial(log_p.detach().exp().cpu(), 1, generator=draws).to(log_p.device)
-            (-log_p.gather(1, drawn)).sum().backward()
-        assert x.grad is not None
-        seen.gradient[rows] = x.grad.cpu().numpy()
-
-
-def _through_block(story: Story, layer: int, watched: dict[str, Any], seen: BlockInputs, rows: slice) -> None:
-    """One batch backward: adds to the watched matrices, and turns the gradient by the block's output into that by its input."""
-    x = _tensor(seen.x[layer, rows], story).requires_grad_(True)
-    carry = _tensor(seen.carry[rows], story).requires_grad_(True) if layer and seen.carry is not None else None
-    with torch.enable_grad():
-        y, _, passed_on = story.block(watched, x, None, carry, None)
-        ends, gradients = [y], [_tensor(seen.gradient[rows], story)]
-        if passed_on is not None and seen.carry_gradient is not None:
-            ends.append(passed_on)
-            gradients.append(_tensor(seen.carry_gradient[rows], story))
-        torch.autograd.backward(ends, gradients)
-    assert x.grad is not None
-    seen.gradient[rows] = x.grad.cpu().numpy()
-    if carry is not None and seen.carry_gradient is not None:
-        assert carry.grad is not None
-        seen.carry_gradient[rows] = carry.grad.cpu().numpy()
-
-
-def _batches(count: int, batch: int) -> Iterator[slice]:
-    for start in range(0, count, batch):
-        yield slice(start, min(start + batch, count))
-
-
-def _tensor(values: NDArray[np.float32], story: Story) -> Tensor:
-    return torch.from_numpy(np.array(values)).to(story.device)

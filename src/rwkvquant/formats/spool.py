@@ -53,14 +53,15 @@ class Spool:
     def restore(self, arrays: Mapping[str, tuple[np.dtype[Any], int]], checksums: Mapping[str, int]) -> None:
         """Go on behind these arrays, which an earlier process spooled. Raises FormatError where they are not there unharmed."""
         self._file.seek(0)
+        size = 0
         for name, (dtype, count) in arrays.items():
             data = self._file.read(dtype.itemsize * count)
             if len(data) != dtype.itemsize * count or zlib.crc32(data) != checksums[name]:
+                self._file.seek(0)
                 raise FormatError(f"{self.path}: {name} is torn")
-            self.bytes += len(data)
-        self._file.seek(self.bytes)
-        self._file.truncate()
-        self.arrays = dict(arrays)
+            size += len(data)
+        self._file.truncate(size)
+        self.bytes, self.arrays = size, dict(arrays)
 
     def copy_to(self, out: BinaryIO) -> None:
         self._file.flush()

@@ -188,7 +188,7 @@ class ContainerWriter:
     ) -> dict[str, str]:
         dims = model["dims"]
         config = {"quant_method": FORMAT, "version": FORMAT_VERSION} | dict(quantization_config)
-        package = {"package": DISTRIBUTION, "package_version": _package_version()}
+        package = {"package": DISTRIBUTION, "package_version": package_version()}
         return {
             "format": FORMAT,
             "format_version": FORMAT_VERSION,
@@ -224,7 +224,7 @@ def _json(value: dict[str, Any]) -> str:
     return json.dumps(value, separators=(",", ":"), allow_nan=False)
 
 
-def _package_version() -> str:
+def package_version() -> str:
     try:
         return installed.version(DISTRIBUTION)
     except installed.PackageNotFoundError:

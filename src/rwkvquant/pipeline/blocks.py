@@ -5,7 +5,7 @@ Rows of text come in two parts: those that the quantisers see, and those kept ou
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -51,6 +51,19 @@ class CalibrationText:
         for stream, weights in ((self._stream, outer), (self._reference, original)):
             if stream is not None:
                 stream.fill(lambda rows, w=weights: self._model.embed(w, self._chosen(rows)), self._batch)  # type: ignore[misc]
+
+    def state(self) -> dict[str, Any]:
+        """A note of the hidden states in front of the next block, after bringing them to the disk."""
+        return {name: stream.state() for name, stream in self._streams()}
+
+    def restore(self, state: dict[str, Any]) -> bool:
+        """Go on in front of that block; False where the hidden states are not what they were."""
+        return all([stream.restore(state[name]) for name, stream in self._streams()])
+
+    def _streams(self) -> Iterator[tuple[str, HiddenStates]]:
+        yield "hidden", self._stream
+        if self._reference is not None:
+            yield "reference", self._reference
 
     def collect(self, block: Weights, layer: int) -> Collected:
         """`block`: its weights as they were. Once a block: the full-precision model goes on to the next one with it."""

@@ -16,7 +16,7 @@ from typing import Any
 from rwkvquant.checkpoints import open_checkpoint
 from rwkvquant.errors import ConfigError
 from rwkvquant.formats.container import PackedFile, open_packed
-from rwkvquant.formats.writer import one_sentence
+from rwkvquant.formats.disk import one_sentence
 
 CARD, CONFIG = "README.md", "config.json"
 MARK = "<!-- written by rwkvquant -->"

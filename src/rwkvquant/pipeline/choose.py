@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from rwkvquant.checkpoints import Checkpoint
 from rwkvquant.config import DEFAULT_BITS, CodebookConfig, GridConfig, QuantizeConfig
 from rwkvquant.pipeline.matrices import quantise_matrix
-from rwkvquant.pipeline.measure import Measured
+from rwkvquant.pipeline.plan_file import Measured
 from rwkvquant.pipeline.progress import Progress
 from rwkvquant.pipeline.settings import Setting, allowed_settings, quantized_shapes
 from rwkvquant.selection.algorithm1 import FIXED_THRESHOLDS, algorithm1, choose

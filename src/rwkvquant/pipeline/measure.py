@@ -1,4 +1,4 @@
-"""Pass 1: every candidate of every matrix, tried on full-precision inputs, and the proxies. What it finds is kept in plan.json.
+"""Pass 1: every candidate of every matrix, tried on full-precision inputs, and the proxies. plan.json keeps what each block shows.
 
 A candidate's loss is what it costs the model in nats per token, to second order (calibration/sensitivity.py), so losses of different
 matrices may be added up and traded for bytes. Codes are chosen as in pass 2, with error feedback, but for a sample of rows only:
@@ -7,7 +7,6 @@ rows of a matrix do not depend on one another, or only inside a block of 16.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +15,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rwkvquant.calibration.sensitivity import Sensitivity, Story, block_sensitivities
+from rwkvquant.calibration.sensitivity import Backward, Sensitivity, Story
 from rwkvquant.checkpoints import Checkpoint, LogicalMatrix
 from rwkvquant.checkpoints.tables import QUANTIZED_ROLES, Role
 from rwkvquant.config import QuantizeConfig
 from rwkvquant.models import CheckpointSource, architecture
 from rwkvquant.pipeline.matrices import Hessian, quantise_matrix
+from rwkvquant.pipeline.plan_file import Candidate, Measured, from_json, to_json
 from rwkvquant.pipeline.progress import Progress
 from rwkvquant.pipeline.settings import Setting, allowed_settings
+from rwkvquant.pipeline.work_dir import Journal
 from rwkvquant.selection.proxy import READINGS, incoherence, proxies
 
 SAMPLED_ROWS = 32  # calibration rows that pass 1 reads
@@ -34,31 +35,19 @@ TINY = 1e-300
 LORA_CAUTION = 2.0  # their losses are underestimated: they stand in front of tanh and sigmoid (docs/methods/selection.md)
 
 
-@dataclass(frozen=True)
-class Candidate:
-    """loss: nats per token. relative_error: tr(E H E^T) / tr(W H W^T). Both for the whole matrix, from a sample of its rows."""
-
-    setting: Setting
-    stored_bytes: int
-    loss: float
-    relative_error: float
-
-
-@dataclass(frozen=True)
-class Measured:
-    """A matrix after pass 1. proxies: reading -> [P_c, P_f of K = 2..6 as Eq. (17), the same with s_k kept]; incoherence: mu of QuIP."""
-
-    name: str
-    weights: int
-    proxies: dict[str, dict[str, Any]]
-    incoherence: float
-    candidates: tuple[Candidate, ...]
-
-
 def measure(
-    checkpoint: Checkpoint, config: QuantizeConfig, tokens: NDArray[np.int64], work_dir: Path, device: torch.device, progress: Progress
+    checkpoint: Checkpoint,
+    config: QuantizeConfig,
+    tokens: NDArray[np.int64],
+    work_dir: Path,
+    device: torch.device,
+    progress: Progress,
+    journal: Journal,
 ) -> dict[str, Measured]:
-    """By logical name, for all projections and LoRA factors."""
+    """By logical name, for all projections and LoRA factors. Goes on from what `journal` has, and notes every block there.
+
+    Raises StoppedError behind a block if the job was asked to stop.
+    """
     source, module = CheckpointSource(checkpoint, device), architecture(checkpoint.arch)
     outer = source.globals()
     story = Story(
@@ -73,16 +62,41 @@ def measure(
         device=device,
     )
     matrices = {(m.layer, _key(m)): m for m in checkpoint.logical_matrices() if m.spec.role in QUANTIZED_ROLES}
-    settings, found = allowed_settings(config, [m.name for m in matrices.values()]), {}
+    settings = allowed_settings(config, [m.name for m in matrices.values()])
     progress.phase("pass 1: sensitivities")
-    tokens = tokens[: min(SAMPLED_ROWS, len(tokens))]
-    for layer, weights, sensitivities in block_sensitivities(story, tokens, config.calibration.batch, work_dir, config.seed):
+    backward = Backward(story, tokens[:SAMPLED_ROWS], config.calibration.batch, work_dir, config.seed)
+    found = _kept(journal, backward)
+    if found is None:
+        found = {}
+        backward.forward()
+        _note(journal, backward, found, "pass 1's run forward")
+    for layer, weights, sensitivities in backward.blocks():
         progress.phase(f"pass 1: candidates of block {layer + 1} of {story.layers}")
         for key, sensitivity in sensitivities.items():
             matrix = matrices[layer, key]
             dtype = checkpoint.tensors[matrix.source].dtype
             found[matrix.name] = _measure_matrix(matrix, weights[key], sensitivity, settings[matrix.name], config, dtype)
+        _note(journal, backward, found, f"block {layer + 1} of {story.layers}, going backward, of pass 1")
     return {m.name: found[m.name] for m in matrices.values()}
+
+
+def _kept(journal: Journal, backward: Backward) -> dict[str, Measured] | None:
+    """What an earlier run measured, with `backward` in front of the next block; None where there is nothing, or nothing of use."""
+    if journal.state is None:
+        return None
+    try:
+        found = from_json(journal.state["tensors"])
+        if found is not None and backward.restore(journal.state["backward"]):
+            return found
+    except (KeyError, TypeError, ValueError):
+        pass
+    journal.start_anew("does not fit the data beside it")
+    return None
+
+
+def _note(journal: Journal, backward: Backward, found: dict[str, Measured], behind: str) -> None:
+    if journal.lasting:
+        journal.note({"complete": False, "backward": backward.state(), "tensors": to_json(found)}, behind)
 
 
 def _key(matrix: LogicalMatrix) -> str:

@@ -10,9 +10,7 @@ in memory; the hidden states lie in the work directory, the finished tensors in 
 from __future__ import annotations
 
 import hashlib
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -32,14 +30,17 @@ from rwkvquant.formats.layout import ALIGNMENT
 from rwkvquant.formats.ledger import Ledger
 from rwkvquant.kernels.tiles import padded
 from rwkvquant.models import CheckpointSource
+from rwkvquant.pipeline import fingerprint
+from rwkvquant.pipeline.block_journal import BlockJournal
 from rwkvquant.pipeline.blocks import CalibrationText
 from rwkvquant.pipeline.choose import choose_settings, require_reachable
 from rwkvquant.pipeline.measure import measure
 from rwkvquant.pipeline.plan import PlannedTensor, make_plan, planned_ledger
-from rwkvquant.pipeline.plan_file import fingerprint, load_plan, save_plan
+from rwkvquant.pipeline.plan_file import from_json, to_json
 from rwkvquant.pipeline.progress import Progress
 from rwkvquant.pipeline.settings import Setting, allowed_settings, quantized_shapes
 from rwkvquant.pipeline.tensors import NOTHING, TensorWriter
+from rwkvquant.pipeline.work_dir import WorkDirectory, work_directory
 from rwkvquant.runtime.tokenizer import Tokenizer, load_tokenizer
 
 BEHIND = {Role.HEAD}  # quantised last, with the statistics of what the quantised blocks give it
@@ -55,68 +56,100 @@ def quantize(
     *,
     progress: Progress | None = None,
     work_dir: str | Path | None = None,
+    resume: str = "auto",
+    stop: Callable[[], bool] = lambda: False,
 ) -> dict[str, Any]:
-    """Write `output` and return its ledger as JSON. Raises children of RwkvQuantError; then nothing stands under the final name."""
+    """Write `output` and return its ledger as JSON. Raises children of RwkvQuantError; then nothing stands under the final name.
+
+    `resume` "auto", "required" or "never" says what to do with what an earlier run left in `work_dir`. `stop` is asked behind each
+    block, and True raises StoppedError, if there is a `work_dir` to go on from.
+    """
     config, progress = config or QuantizeConfig(), progress or Progress()
     check_output(output, source, *_given(config.calibration.path, config.tokenizer))
-    checkpoint = open_checkpoint(source)
-    check_output(output, *checkpoint.files)
-    tokenizer = load_tokenizer(config.tokenizer or checkpoint.tokenizer, checkpoint.dims.vocab)
-    device = _device(config)
-    calibrated = _calibrate(config, tokenizer, progress) if config.needs_calibration else None
     try:
-        with _work_directory(work_dir, output) as scratch, ContainerWriter(output) as writer:
-            chosen = _choose(checkpoint, config, calibrated, work_dir, scratch, device, progress)
-            plan = make_plan(checkpoint, config, chosen)
-            progress.begin(len(plan))
-            tensors = TensorWriter(checkpoint, plan, config, writer, progress)
-            weights = CheckpointSource(checkpoint, device)
-            original = weights.globals()
-            outer = tensors.write(original, None, BEFORE)
-            text = None
-            if calibrated is not None:
-                progress.phase("embedding the calibration text")
-                text = CalibrationText(checkpoint, config, calibrated.tokens, calibrated.kept_out, scratch, device)
-                text.embed(outer, original)
-
-            for layer in range(checkpoint.dims.layers):
-                block = weights.block(layer)
-                progress.phase(f"block {layer + 1} of {checkpoint.dims.layers}")
-                quantised = tensors.write(block, layer, BLOCK, text.collect(block, layer) if text else NOTHING)
-                if text:
-                    text.advance(quantised, block, layer)
-
-            tensors.write(outer, None, BEHIND, text.collect_head(outer) if text else NOTHING)
-            progress.phase("writing")
-            if tensors.fallen_back:
-                progress.note(f"without error feedback, for less error on text kept out: {', '.join(tensors.fallen_back)}")
-            writer.finish(
-                model={"arch": checkpoint.arch, "dims": checkpoint.dims},
-                quantization_config=_quantization_config(config, plan),
-                tokenizer=tokenizer.to_data(),
-                provenance=_provenance(checkpoint, calibrated),
-            )
+        with work_directory(work_dir, output, resume, stop, progress) as work:
+            return _quantize(Path(source), Path(output), config, progress, work)
     finally:
         progress.end()
+
+
+def _quantize(source: Path, output: Path, config: QuantizeConfig, progress: Progress, work: WorkDirectory) -> dict[str, Any]:
+    checkpoint, device = open_checkpoint(source), _device(config)
+    check_output(output, *checkpoint.files)
+    tokenizer = load_tokenizer(config.tokenizer or checkpoint.tokenizer, checkpoint.dims.vocab)
+    calibrated = _calibrate(config, tokenizer, progress) if config.needs_calibration else None
+    chosen = _choose(checkpoint, config, calibrated, work, device, progress)
+    plan = make_plan(checkpoint, config, chosen)
+
+    text_sum = calibrated.sha256 if calibrated else None
+    made_from = fingerprint.of_pass_2(checkpoint.sha256(), text_sum, tokenizer.to_data(), chosen, config)
+    journal = work.journal("journal.json", made_from, may_be_missing=config.measures_candidates)  # if only pass 1 has begun
+    scratch = work.folder("pass2", keep=journal.state is not None)
+    with ContainerWriter(output, scratch / "spool" if work.lasting else None) as writer:
+        tensors = TensorWriter(checkpoint, plan, config, writer, progress)
+        text = None
+        if calibrated is not None:
+            text = CalibrationText(checkpoint, config, calibrated.tokens, calibrated.kept_out, scratch, device)
+        done, layers = BlockJournal(journal, writer, tensors, text), checkpoint.dims.layers
+        if done.blocks:
+            progress.note(f"going on behind block {min(done.blocks, layers)} of {layers}: {work.path} has what comes before")
+        progress.begin(len(plan) - len(writer))
+
+        weights = CheckpointSource(checkpoint, device)
+        original = weights.globals()
+        outer = tensors.write(original, None, BEFORE)
+        if done.blocks is None:
+            if text:
+                progress.phase("embedding the calibration text")
+                text.embed(outer, original)
+            done.note(0, "the embedding")
+
+        for layer in range(done.blocks or 0, layers):
+            block = weights.block(layer)
+            progress.phase(f"block {layer + 1} of {layers}")
+            quantised = tensors.write(block, layer, BLOCK, text.collect(block, layer) if text else NOTHING)
+            if text:
+                text.advance(quantised, block, layer)
+            done.note(layer + 1, f"block {layer + 1} of {layers}")
+
+        if done.blocks == layers:
+            tensors.write(outer, None, BEHIND, text.collect_head(outer) if text else NOTHING)
+            done.note(layers + 1, "the head")
+        progress.phase("writing")
+        if tensors.fallen_back:
+            progress.note(f"without error feedback, for less error on text kept out: {', '.join(tensors.fallen_back)}")
+        writer.finish(
+            model={"arch": checkpoint.arch, "dims": checkpoint.dims},
+            quantization_config=_quantization_config(config, plan),
+            tokenizer=tokenizer.to_data(),
+            provenance=_provenance(checkpoint, calibrated),
+        )
+    journal.remove()
+    work.clear("pass2")
     return _result(checkpoint, open_packed(output).ledger()) | {"output": str(output), "fallen_back": tensors.fallen_back}
 
 
 def plan_only(
-    source: str | Path, config: QuantizeConfig | None = None, progress: Progress | None = None, work_dir: str | Path | None = None
+    source: str | Path,
+    config: QuantizeConfig | None = None,
+    progress: Progress | None = None,
+    work_dir: str | Path | None = None,
+    resume: str = "auto",
+    stop: Callable[[], bool] = lambda: False,
 ) -> dict[str, Any]:
     """The ledger of the file that `quantize` would write: without pass 2, and with pass 1 only where the method has one.
 
     The header's few kilobytes are not in it.
     """
     config, progress = config or QuantizeConfig(), progress or Progress()
-    checkpoint = open_checkpoint(source)
-    tokenizer = load_tokenizer(config.tokenizer or checkpoint.tokenizer, checkpoint.dims.vocab)
-    device, calibrated = _device(config), None
-    if config.needs_calibration:  # a text that is none should not be found out on the day
-        calibrated = _calibrate(config, tokenizer, progress)
     try:
-        with _work_directory(work_dir or tempfile.gettempdir(), "") as scratch:
-            plan = make_plan(checkpoint, config, _choose(checkpoint, config, calibrated, work_dir, scratch, device, progress))
+        with work_directory(work_dir, None, resume, stop, progress) as work:
+            checkpoint = open_checkpoint(source)
+            tokenizer = load_tokenizer(config.tokenizer or checkpoint.tokenizer, checkpoint.dims.vocab)
+            device, calibrated = _device(config), None
+            if config.needs_calibration:  # a text that is none should not be found out on the day
+                calibrated = _calibrate(config, tokenizer, progress)
+            plan = make_plan(checkpoint, config, _choose(checkpoint, config, calibrated, work, device, progress))
     finally:
         progress.end()
     arrays = tokenizer.to_data().arrays.values()
@@ -127,8 +160,7 @@ def _choose(
     checkpoint: Checkpoint,
     config: QuantizeConfig,
     calibrated: Calibration | None,
-    work_dir: str | Path | None,
-    scratch: Path,
+    work: WorkDirectory,
     device: torch.device,
     progress: Progress,
 ) -> dict[str, Setting]:
@@ -137,19 +169,22 @@ def _choose(
         return choose_settings(checkpoint, config, None, progress)
     assert calibrated is not None
     require_reachable(checkpoint, config)
-    seen = calibrated.tokens[: len(calibrated.tokens) - calibrated.kept_out]
-    if work_dir is None:
-        return choose_settings(checkpoint, config, measure(checkpoint, config, seen, scratch, device, progress), progress)
-
-    keep, settings = Path(work_dir), allowed_settings(config, list(quantized_shapes(checkpoint)))
-    mark = fingerprint(checkpoint.sha256(), calibrated.sha256, settings, config)
-    measured = load_plan(keep, mark)
+    settings = allowed_settings(config, list(quantized_shapes(checkpoint)))
+    journal = work.journal("plan.json", fingerprint.of_pass_1(checkpoint.sha256(), calibrated.sha256, settings, config))
+    measured = None
+    if journal.state and journal.state.get("complete"):
+        measured = from_json(journal.state.get("tensors"))
+        if measured is None:
+            journal.start_anew("is damaged")
+        else:
+            progress.note(f"pass 1 skipped: {journal.path} has it")
     if measured is None:
-        measured = measure(checkpoint, config, seen, scratch, device, progress)
-    else:
-        progress.note(f"pass 1 skipped: {keep}/plan.json has it")
+        seen = calibrated.tokens[: len(calibrated.tokens) - calibrated.kept_out]
+        scratch = work.folder("pass1", keep=journal.state is not None)
+        measured = measure(checkpoint, config, seen, scratch, device, progress, journal)
     chosen = choose_settings(checkpoint, config, measured, progress)
-    save_plan(keep, mark, measured, chosen)
+    journal.note({"complete": True, "tensors": to_json(measured, chosen)}, "pass 1")
+    work.clear("pass1")
     return chosen
 
 
@@ -200,17 +235,6 @@ def _device(config: QuantizeConfig) -> torch.device:
         return torch.device(config.device)
     except RuntimeError:
         raise ConfigError(f"device must be cpu, cuda or cuda:N; got {config.device}") from None
-
-
-@contextmanager
-def _work_directory(work_dir: str | Path | None, output: str | Path) -> Iterator[Path]:
-    """A folder of our own in the user's, which is made if need be, or beside the output; removed at the end."""
-    parent = Path(output).parent if work_dir is None else Path(work_dir)
-    if parent.exists() and not parent.is_dir():
-        raise ConfigError(f"the work directory must be a folder; {parent} is a file")
-    parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".rwkvquant-", dir=parent) as own:
-        yield Path(own)
 
 
 def _quantization_config(config: QuantizeConfig, plan: list[PlannedTensor]) -> dict[str, Any]:

@@ -122,6 +122,8 @@ class TensorWriter:
         return stored_codebook(W[0], weighted_codebook(W[0], weights, self._config.vector_bits), self._config.vector_bits)
 
     def _report(self, tensor: PlannedTensor, quantised: QTensor, method: str, error: float | None) -> None:
+        if tensor.name in self._writer:
+            return  # spooled by a run before this one; only its weights were needed again
         entry = self._writer.add(
             tensor.name,
             quantised,

@@ -1,0 +1,87 @@
+"""Arrays in mapped files, which outlive the process: brought to the disk, summed, and found again by a later one.
+
+A job that may be killed never overwrites what it would have to go on from. `Turns` keeps two files: what is complete is read from the
+one, what comes next is written to the other, and after `turn` they change places. A note of which is which (`state`) is worth
+something once it is on the disk itself, behind the data it speaks of.
+"""
+
+from __future__ import annotations
+
+import os
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rwkvquant.errors import CalibrationError
+from rwkvquant.formats.disk import GO_ON, one_sentence
+
+_SUM_BYTES = 1 << 24
+
+
+def map_file(path: Path, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """A mapped file of this size, with what an earlier process left there, else zeros.
+
+    Its room on the disk is taken now: a disk that fills up under a mapping kills the process.
+    """
+    size = int(np.prod(shape)) * 4
+    found = path.exists() and path.stat().st_size == size
+    try:
+        with open(path, "r+b" if found else "wb") as file:
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, size)
+            else:
+                file.truncate(size)
+    except OSError as error:
+        if not found:
+            path.unlink(missing_ok=True)
+        raise CalibrationError(
+            f"the work directory {path.parent} cannot hold {size / 1e6:.0f} MB of hidden states: {error.strerror or error}. "
+            "Try another --work-dir, or fewer --calib-rows"
+        ) from error
+    return np.memmap(path, np.float32, "r+", shape=shape)
+
+
+def settle(values: NDArray[np.float32]) -> int:
+    """Bring a mapped file to the disk; its CRC-32. Raises RwkvQuantError where the disk refuses."""
+    assert isinstance(values, np.memmap)
+    with one_sentence(Path(str(values.filename)), GO_ON):
+        values.flush()
+    return checksum(values)
+
+
+def checksum(values: NDArray[np.float32]) -> int:
+    data, crc = values.reshape(-1).view(np.uint8), 0
+    for start in range(0, data.size, _SUM_BYTES):
+        crc = zlib.crc32(data[start : start + _SUM_BYTES].data, crc)
+    return crc
+
+
+class Turns:
+    """Two mapped files <name>.0.f32 and <name>.1.f32 of one shape; `now` is complete and is read, `next` is being written."""
+
+    def __init__(self, work_dir: Path, name: str, shape: tuple[int, ...]) -> None:
+        self._files = [map_file(work_dir / f"{name}.{i}.f32", shape) for i in (0, 1)]
+        self._turn = 0
+
+    @property
+    def now(self) -> NDArray[np.float32]:
+        return self._files[self._turn]
+
+    @property
+    def next(self) -> NDArray[np.float32]:
+        return self._files[1 - self._turn]
+
+    def turn(self) -> None:
+        self._turn = 1 - self._turn
+
+    def state(self) -> dict[str, Any]:
+        """Which file is complete, brought to the disk, and its sum."""
+        return {"file": self._turn, "crc32": settle(self.now)}
+
+    def restore(self, state: dict[str, Any]) -> bool:
+        """Take the place that `state` notes; False where that file is not what it was."""
+        self._turn = int(bool(state["file"]))
+        return checksum(self.now) == state["crc32"]
