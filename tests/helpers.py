@@ -1,7 +1,11 @@
-"""Random checkpoints of any shape, in the official layout. Values are drawn so that the forward stays well away from zero and infinity."""
+"""Random checkpoints of any shape, in the official layout, whose forward stays well away from zero and infinity; and a way to die."""
 
 from __future__ import annotations
 
+import os
+import signal
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -64,3 +68,35 @@ def random_state_dict(
 def write_pth(path: Path | str, state_dict: dict[str, torch.Tensor]) -> Path:
     torch.save(state_dict, path)
     return Path(path)
+
+
+def killed_at(call: int, work: Callable[[], object]) -> int | None:
+    """Do `work` in a child that sends itself SIGKILL at this Python call: None if it died, else how many calls the work took.
+
+    Calls are the same on every machine, however busy. Any other end of the child is an AssertionError.
+    """
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        calls = 0
+
+        def count(*_: object) -> None:
+            nonlocal calls
+            calls += 1
+            if calls == call:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        try:
+            sys.setprofile(count)
+            work()
+            sys.setprofile(None)
+            os.write(writer, str(calls).encode())
+            os._exit(0)
+        finally:
+            os._exit(1)
+    os.close(writer)
+    with os.fdopen(reader) as end:
+        counted = end.read()
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert status in (0, -signal.SIGKILL), f"the child ended with {status}"
+    return None if status else int(counted)

@@ -1,16 +1,14 @@
 """A job that dies at any moment goes on to the same bytes, and never from what belongs to another job.
 
-The moments are numbers of Python calls, so they are the same on every machine, however busy: a child counts its calls and sends
-itself SIGKILL. That a kernel brings to the disk what was synced, and in that order, cannot be seen from here.
+That a kernel brings to the disk what was synced, and in that order, cannot be seen from here.
 """
 
 from __future__ import annotations
 
-import json
+import dataclasses
+import errno
 import os
 import random
-import signal
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,7 +18,9 @@ from rwkvquant import QuantizeConfig
 from rwkvquant.config import CodebookConfig
 from rwkvquant.errors import ConfigError, RwkvQuantError, StoppedError
 from rwkvquant.formats import disk
+from rwkvquant.pipeline.progress import Progress
 from rwkvquant.pipeline.quantize import plan_only, quantize
+from tests.helpers import killed_at, random_state_dict, write_pth
 from tests.pipeline.toys import Notes, calibration_text, checkpoint_file
 
 KILLS = 20
@@ -49,57 +49,212 @@ class Job:
         quantize(self.source, self.output, QuantizeConfig(**self.options), **{"work_dir": self.work, **arguments})  # type: ignore[arg-type]
         return self.output.read_bytes()
 
-    def run_until(self, call: int) -> tuple[bool, int]:
-        """In a child that kills itself at this call: (whether it died, how many calls it made, if it did not)."""
-        counted = self.folder / "calls"
-        child = os.fork()
-        if child == 0:
-            try:
-                calls = die_at(call)
-                self.run()
-                sys.setprofile(None)
-                counted.write_text(str(calls[0]))
-                os._exit(0)
-            finally:
-                os._exit(1)
-        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        assert status in (0, -signal.SIGKILL)
-        return status != 0, 0 if status else int(counted.read_text())
-
-    def stopped_behind(self, blocks: int) -> str:
-        """Run it until it has noted `blocks` more; what it says."""
-        asked = iter(range(blocks))
+    def stopped_behind(self, notes: int) -> str:
+        """Run it until it has noted so many things more as complete; what it says then."""
+        asked = iter(range(1, notes))
         with pytest.raises(StoppedError) as said:
             self.run(stop=lambda: next(asked, None) is None)
         return str(said.value)
 
+    def heard(self, **arguments: object) -> list[str]:
+        """Run it to the end; the notes."""
+        notes = Notes()
+        self.run(progress=notes, **arguments)
+        return notes.notes
 
-def die_at(call: int) -> list[int]:
-    """Count the calls of this process from here on, into the list returned."""
-    calls = [0]
 
-    def count(*_: object) -> None:
-        calls[0] += 1
-        if calls[0] == call:
-            os.kill(os.getpid(), signal.SIGKILL)
+class NothingLost(Progress):
+    """A job has to go on where the one before it died: none may find that what it left is of no use."""
 
-    sys.setprofile(count)
-    return calls
+    def note(self, sentence: str) -> None:
+        if "starting anew" in sentence:
+            os._exit(3)
 
 
 def test_twenty_kills_at_random_moments_change_no_byte(tmp_path: Path) -> None:
     job, draw = Job(tmp_path), random.Random(0)
     expected = job.run(work_dir=None)
-    _, calls = job.run_until(-1)
+    calls = killed_at(-1, lambda: job.run())
+    assert calls is not None
+    (job.work / "plan.json").unlink()
     kills = 0
     while kills < KILLS:
         job.output.unlink(missing_ok=True)
-        died, _ = job.run_until(draw.randrange(1, calls))
+        died = killed_at(draw.randrange(1, calls), lambda: job.run(progress=NothingLost())) is None
         if not died or job.output.exists():  # what has the name is whole, though its writer may have died behind the rename
             assert job.output.read_bytes() == expected
         if not died:
             (job.work / "plan.json").unlink()  # begin with pass 1 again
         kills += died
-    assert not job.run_until(-1)[0] and job.output.read_bytes() == expected
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["calibration.txt", "calls", "out.safetensors", "rwkv7.pth", "work"]
+    assert killed_at(-1, lambda: job.run(progress=NothingLost())) and job.output.read_bytes() == expected
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["calibration.txt", "out.safetensors", "rwkv7.pth", "work"]
     assert sorted(path.name for path in job.work.iterdir()) == ["lock", "plan.json"]
+
+
+PLAIN = {"method": "gptq", "bits": None, "code_bits": 3, "correction": 0.5}  # no pass 1, but both streams of hidden states
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Job:
+    return Job(tmp_path, **PLAIN)
+
+
+@pytest.mark.parametrize(
+    "options", [PLAIN, {}, {"method": "rtn", "bits": None, "code_bits": 3}], ids=["with text", "with pass 1", "without text"]
+)
+def test_a_job_that_was_asked_to_stop_does_so_behind_any_block_and_goes_on(tmp_path: Path, options: dict) -> None:
+    job = Job(tmp_path, **options)
+    expected = job.run(work_dir=None)
+    job.output.unlink()
+    said = []
+    while not job.output.exists():
+        try:
+            job.run(stop=lambda: True)
+        except StoppedError as stopped:
+            said.append(str(stopped))
+    assert job.output.read_bytes() == expected
+    pass_1 = ["pass 1's run forward", *(f"block {n} of 2, going backward, of pass 1" for n in (2, 1)), "pass 1"]
+    pass_2 = ["the embedding", "block 1 of 2", "block 2 of 2", "the head"]
+    told = [sentence.removeprefix("stopped behind ").partition(";")[0] for sentence in said]
+    assert list(dict.fromkeys(told)) == (pass_2 if options else pass_1 + pass_2)
+    assert all(f"the same command goes on from there (work directory {job.work})" in sentence for sentence in said)
+
+
+def test_blocks_that_are_finished_are_not_done_again(job: Job) -> None:
+    job.stopped_behind(2)
+    notes = Notes()
+    job.run(progress=notes)
+    assert f"going on behind block 1 of 2: {job.work} has what comes before" in notes.notes
+    assert [phase for phase in notes.phases if phase.startswith("block")] == ["block 2 of 2"]
+    assert len(notes.reports) == notes.expected and not any(report.name.startswith("blocks.0.att") for report in notes.reports)
+
+
+def other_checkpoint(job: Job) -> dict:
+    write_pth(job.source, random_state_dict("rwkv7", **SMALL, seed=1))  # type: ignore[arg-type]
+    return {}
+
+
+def other_text(job: Job) -> dict:
+    path = Path(str(job.calibration.path))
+    path.write_text("Another text. " + path.read_text())
+    return {}
+
+
+CHANGES = {
+    "checkpoint": other_checkpoint,
+    "calibration text": other_text,
+    "damping (0.05, now 0.1)": lambda job: {"damping": 0.1},
+    "head_bits (6, now 5)": lambda job: {"head_bits": 5},
+    "calibration batch (4, now 2)": lambda job: {"calibration": dataclasses.replace(job.calibration, batch=2)},
+    "code_bits (3, now 4)": lambda job: {"code_bits": 4},
+}
+
+
+@pytest.mark.parametrize("named", CHANGES)
+def test_what_another_job_left_is_refused_or_begun_anew(job: Job, named: str) -> None:
+    job.stopped_behind(2)
+    job.options |= CHANGES[named](job)
+    with pytest.raises(ConfigError) as refused:
+        job.run(resume="required")
+    assert named in str(refused.value) and "made with another" in str(refused.value) and "--resume auto" in str(refused.value)
+    assert not job.output.exists()
+    notes = job.heard()
+    assert sum(named in note and note.endswith("starting anew") for note in notes) == 1
+    assert job.output.read_bytes() == job.run(work_dir=None)
+
+
+@pytest.mark.parametrize("what", ["threads", "torch", "rwkvquant"])
+def test_another_build_or_number_of_threads_is_noticed(job: Job, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+    job.stopped_behind(1)
+    change = {
+        "threads": ("torch.get_num_threads", lambda: 77),
+        "torch": ("torch.__version__", "9.9"),
+        "rwkvquant": ("rwkvquant.pipeline.fingerprint.package_version", lambda: "9.9"),
+    }
+    monkeypatch.setattr(*change[what])
+    with pytest.raises(ConfigError, match=rf"another {what} \(.*, now (77|9\.9)\)"):
+        job.run(resume="required")
+
+
+def test_a_plan_of_another_method_is_refused_or_measured_anew(tmp_path: Path) -> None:
+    job = Job(tmp_path)
+    job.run()
+    job.options |= {"method": "readme", "bits": None}
+    with pytest.raises(ConfigError, match=r"plan\.json was made with another .*method \(rwkvquant, now readme\)"):
+        job.run(resume="required")
+    assert any("plan.json was made with another" in note for note in job.heard())
+    assert job.output.read_bytes() == job.run(work_dir=None)
+
+
+def test_files_that_moved_but_say_the_same_are_the_same_job(job: Job) -> None:
+    expected = job.run(work_dir=None)
+    job.stopped_behind(2)
+    job.source = job.source.rename(job.folder / "moved.pth").rename(job.source)
+    job.run(resume="required")
+    assert job.output.read_bytes() == expected
+
+
+def test_never_starts_anew_and_required_needs_something(job: Job) -> None:
+    with pytest.raises(ConfigError, match="nothing that this job could go on from"):
+        job.run(resume="required")
+    with pytest.raises(ConfigError, match="goes with --work-dir"):
+        job.run(resume="required", work_dir=None)
+    with pytest.raises(ConfigError, match="resume must be one of auto, required, never; got perhaps"):
+        job.run(resume="perhaps")
+    job.stopped_behind(2)
+    notes = Notes()
+    job.run(resume="never", progress=notes)
+    assert [phase for phase in notes.phases if phase.startswith("block")] == ["block 1 of 2", "block 2 of 2"]
+
+
+DAMAGES = {"cut": lambda data: data[: len(data) // 2], "a flipped bit": lambda data: data[:99] + bytes([data[99] ^ 1]) + data[100:]}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES.keys())
+@pytest.mark.parametrize("file", ["journal.json", "pass2/spool", "pass2/hidden.1.f32", "pass2/hidden_carry.f32", "pass2/reference.1.f32"])
+def test_torn_files_are_noticed(job: Job, file: str, damage: Callable[[bytes], bytes]) -> None:
+    expected = job.run(work_dir=None)
+    job.stopped_behind(2)
+    (job.work / file).write_bytes(damage((job.work / file).read_bytes()))
+    if file != "journal.json":
+        with pytest.raises(ConfigError, match=r"--resume required: .*journal\.json does not fit the data beside it"):
+            job.run(resume="required")
+    job.stopped_behind(1)
+    assert job.run() == expected
+
+
+def test_a_second_process_on_the_work_directory_is_told_so_at_once(job: Job) -> None:
+    def second() -> bool:
+        with pytest.raises(ConfigError, match=rf"another process works in {job.work} \(process {os.getppid()}\)"):
+            plan_only(job.folder / "not even looked at", work_dir=job.work)
+        return False
+
+    expected = job.run(work_dir=None)
+    assert killed_at(-1, lambda: None)  # a child that ends well does not let go of its parent's lock
+    assert job.run(stop=lambda: killed_at(-1, second) is None) == expected
+
+
+def test_a_full_disk_at_any_write_is_one_sentence_and_the_job_goes_on_when_there_is_room(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected, real, room = job.run(work_dir=None), disk.write_all, 5_000
+    job.output.unlink()
+    sentences = 0
+    while not job.output.exists():
+        left = room
+
+        def write(file, data) -> None:
+            nonlocal left
+            left -= len(data)
+            if left < 0:
+                real(file, memoryview(data)[: len(data) // 2])
+                raise OSError(errno.ENOSPC, "No space left on device")
+            real(file, data)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(disk, "write_all", write)
+            try:
+                job.run()
+            except RwkvQuantError as error:
+                assert "could not be written: the disk is full" in str(error) and "\n" not in str(error)
+                assert not job.output.exists() and not list(job.folder.glob(".*"))
+                sentences, room = sentences + 1, room + 12_000
+    assert job.output.read_bytes() == expected and sentences > 5

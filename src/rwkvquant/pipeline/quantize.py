@@ -183,7 +183,8 @@ def _choose(
         scratch = work.folder("pass1", keep=journal.state is not None)
         measured = measure(checkpoint, config, seen, scratch, device, progress, journal)
     chosen = choose_settings(checkpoint, config, measured, progress)
-    journal.note({"complete": True, "tensors": to_json(measured, chosen)}, "pass 1")
+    if journal.state != (state := {"complete": True, "tensors": to_json(measured, chosen)}):
+        journal.note(state, "pass 1")
     work.clear("pass1")
     return chosen
 
