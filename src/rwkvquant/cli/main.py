@@ -15,13 +15,13 @@ import typer
 
 import rwkvquant
 from rwkvquant.cli import activations, bench, chat, compare, demo, evaluate, export, generate, inspect, quantize, verify
-from rwkvquant.errors import RwkvQuantError
+from rwkvquant.errors import RwkvQuantError, StoppedError
 
 # Before torch is imported: its threads then sleep while they wait for one another. Spinning, as is the default, they lose whole time
 # slices on a busy machine (quantising the demo model beside three other jobs on two cores: 91 s spinning, 25 s sleeping).
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-EXIT_OK, EXIT_INTERRUPTED, EXIT_USER_ERROR = 0, 130, 2
+EXIT_OK, EXIT_INTERRUPTED, EXIT_USER_ERROR, EXIT_GO_ON = 0, 130, 2, 75  # 75 is EX_TEMPFAIL of sysexits.h: run it again
 
 # Typer carries its own copy of click from 0.26 on, and uses the click package before; this finds its exceptions in either.
 UsageError: type[Exception] = typer.BadParameter.__bases__[0]
@@ -57,12 +57,15 @@ app.command("export")(export.command)
 
 
 def run(arguments: list[str] | None = None) -> int:
-    """Run one command and return its exit code: 0 ok, 2 the user's mistake, 130 interrupted."""
+    """Run one command and return its exit code: 0 ok, 2 the user's mistake, 75 stopped and can go on, 130 interrupted."""
     try:
         code = app(args=arguments, standalone_mode=False) or EXIT_OK
         if code == EXIT_INTERRUPTED:  # Typer has caught the KeyboardInterrupt
             print("rwkvquant: interrupted", file=sys.stderr)
         return code
+    except StoppedError as stopped:
+        print(f"rwkvquant: {stopped}", file=sys.stderr)
+        return EXIT_GO_ON
     except RwkvQuantError as error:
         return _fail(str(error))
     except UsageError as error:

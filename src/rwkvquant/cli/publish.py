@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from rwkvquant.cli.compare import compare_files
-from rwkvquant.config import QuantizeConfig
-from rwkvquant.pipeline.progress import Progress
 
 
 def publish(
     checkpoint: str,
     output: str,
-    config: QuantizeConfig,
-    progress: Progress,
-    work_dir: str | None,
+    quantise: Callable[[], dict[str, Any]],
     licence: str | None,
     base_model: str | None,
     card_text: str | None,
 ) -> dict[str, Any]:
-    """The result of `quantize`, with the paths written and the divergence measured. What is in the way is found before the work."""
+    """The result of `quantise`, which writes `output`, with the paths written and the divergence measured. What is in the way is found before the work."""
     from rwkvquant.calibration.samples import load_documents
-    from rwkvquant.pipeline import card, quantize
+    from rwkvquant.pipeline import card
 
     publication = card.prepare(checkpoint, output, licence, base_model)
     if card_text is not None:
         load_documents(card_text)
-    result = quantize.quantize(checkpoint, output, config, progress=progress, work_dir=work_dir)
+    result = quantise()
     divergence = {"text": card_text, **compare_files(checkpoint, output, card_text)} if card_text is not None else None
     return result | {"card": card.publish(publication, divergence), "divergence": divergence}

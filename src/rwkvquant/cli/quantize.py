@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from contextlib import nullcontext
 from typing import Annotated, Any
 
 import typer
 
 from rwkvquant.cli.output import JsonOption, emit, human_bytes, ledger_table, quantize_progress, stdout, table
+from rwkvquant.cli.signals import finish_first
 from rwkvquant.config import (
     CHOICES,
     CLIP_SEARCHES,
@@ -15,6 +17,7 @@ from rwkvquant.config import (
     GROUP_SIZES,
     METHODS,
     PROXY_READINGS,
+    RESUME,
     SCALE_BITS,
     VECTOR_CODEBOOKS,
     CalibrationConfig,
@@ -76,8 +79,19 @@ def command(
     calib_rows: Annotated[int, typer.Option(help="Rows of calibration text.")] = _DEFAULT.calibration.rows,
     calib_len: Annotated[int, typer.Option(help="Tokens in a row.")] = _DEFAULT.calibration.length,
     work_dir: Annotated[
-        str | None, typer.Option(help="Where hidden states are spilled, and plan.json is kept. Default: a temporary folder.")
+        str | None,
+        typer.Option(
+            help="Folder for hidden states, the plan and what is finished. A job that was killed goes on from there when the same command "
+            "is given again, to the same bytes; Ctrl-C or SIGTERM finishes the block and exits with 75. Default: a temporary folder."
+        ),
     ] = None,
+    resume: Annotated[
+        str,
+        typer.Option(
+            help=_one_of(RESUME) + ": if --work-dir holds another job (checkpoint, text, options, versions, threads), or is damaged, "
+            "start anew and say so | refuse | always start anew."
+        ),
+    ] = RESUME[0],
     tokenizer: Annotated[
         str | None,
         typer.Option(help="world | bytes | a tokenizer.json | a World vocabulary file. Default: the directory's, or by vocabulary size."),
@@ -132,16 +146,21 @@ def command(
     if not card and (licence, base_model, card_text) != (None, None, None):
         raise typer.BadParameter("--license, --base-model and --card-text go with --card")
     progress = quantize_progress()
-    if dry_run:
-        result = pipeline.plan_only(checkpoint, config, progress, work_dir)
-    elif output is None:
+    if output is None and not dry_run:
         raise typer.BadParameter("give -o OUT.safetensors, or --dry-run")
-    elif card:
+
+    def job() -> dict[str, Any]:
+        with finish_first() if work_dir else nullcontext(lambda: False) as stop:
+            if output is None or dry_run:
+                return pipeline.plan_only(checkpoint, config, progress, work_dir, resume, stop)
+            return pipeline.quantize(checkpoint, output, config, progress=progress, work_dir=work_dir, resume=resume, stop=stop)
+
+    if card and output is not None and not dry_run:
         from rwkvquant.cli.publish import publish
 
-        result = publish(checkpoint, output, config, progress, work_dir, licence, base_model, card_text)
+        result = publish(checkpoint, output, job, licence, base_model, card_text)
     else:
-        result = pipeline.quantize(checkpoint, output, config, progress=progress, work_dir=work_dir)
+        result = job()
     emit(result, as_json, lambda: show(result, planned=dry_run))
 
 
