@@ -16,7 +16,10 @@ def publish(
     base_model: str | None,
     card_text: str | None,
 ) -> dict[str, Any]:
-    """The result of `quantise`, which writes `output`, with the paths written and the divergence measured. What is in the way is found before the work."""
+    """The result of `quantise`, which writes `output`, with the paths written and the divergence measured.
+
+    What is in the way is found before the work.
+    """
     from rwkvquant.calibration.samples import load_documents
     from rwkvquant.pipeline import card
 
