@@ -1,4 +1,4 @@
-"""`bench` and `generate` use the threads that affinity (taskset) and the control group's quota leave them, and say the same on any number."""
+"""`bench` and `generate` use the threads that affinity (taskset) and quota leave them, and say the same on any number."""
 
 from __future__ import annotations
 
