@@ -9,9 +9,22 @@
 namespace rwkvquant {
 namespace {
 
-constexpr std::size_t kRowUnit = 16;
+constexpr std::size_t kRowUnit = 32;  // two row-blocks: many vectors are multiplied with two at a time
 constexpr float kLayerNormEps = 1e-5f;
 constexpr std::size_t kManyTokens = 4;  // from here on a product is limited by arithmetic, not by memory
+
+// How a matrix is divided. One token: by index, because a new piece begins before its memory comes, and all cores share the memory.
+// Many: half of it is dealt, in pieces that are large beside what a call costs.
+struct Division {
+    std::size_t pieces, single;
+
+    Division(const Worker& worker, std::size_t bytes, std::size_t tokens) : pieces(worker.threads), single(0) {
+        constexpr std::size_t kPieceBytes = 32 << 10, kMostPieces = 16;
+        if (tokens < kManyTokens) return;
+        pieces *= std::clamp<std::size_t>(bytes / kPieceBytes / worker.threads, 1, kMostPieces);
+        single = pieces / 2;
+    }
+};
 
 constexpr std::size_t ceil_divide(std::size_t a, std::size_t b) { return (a + b - 1) / b; }
 
@@ -142,7 +155,8 @@ void Engine::head(const Worker& worker, const Step& step) {
     }
     quantize(head_x_, step.wanted.size(), own);
     worker.barrier();
-    multiply(*head_, head_x_, step.wanted.size(), step.logits, sizes.vocab, worker.share(sizes.vocab, kRowUnit));
+    deal_rows(worker, *head_, step.wanted.size(),
+              [&](Range rows) { multiply(*head_, head_x_, step.wanted.size(), step.logits, sizes.vocab, rows); });
 }
 
 Engine::Norm Engine::norm(const std::string& name) const {
@@ -182,41 +196,58 @@ void Engine::multiply(const Weight& W, const Vectors& x, std::size_t count, floa
 }
 
 void Engine::add_branch(const Worker& worker, const Weight& W, const Vectors& y, const Vectors* gate, std::size_t count) const {
-    const Range rows = worker.share(sizes.width, kRowUnit);
-    multiply(W, y, count, branch_.row(0), branch_.stride(), rows);
-    for (std::size_t m = 0; m < count; ++m) {
-        if (gate != nullptr) step_operations().multiply(branch_.row(m), gate->row(m), rows.begin, rows.end);
-        step_operations().add(x_.row(m), branch_.row(m), rows.begin, rows.end);
-    }
+    deal_rows(worker, W, count, [&](Range rows) {
+        multiply(W, y, count, branch_.row(0), branch_.stride(), rows);
+        for (std::size_t m = 0; m < count; ++m) {
+            if (gate != nullptr) step_operations().multiply(branch_.row(m), gate->row(m), rows.begin, rows.end);
+            step_operations().add(x_.row(m), branch_.row(m), rows.begin, rows.end);
+        }
+    });
 }
 
-// The list is laid out as one line of work, in bytes or, for many tokens, in multiplications; each thread takes an equal length of
-// it, cut where a piece of rows ends. What another product reads is cut at its groups of 64, so that one thread can quantise them.
+// The list is laid out as one line of work, in bytes or, for many tokens, in multiplications, and divided in equal lengths of it, each
+// cut where a piece of rows ends. What another product reads is cut at its groups of 64, so that one thread can quantise them.
 void Engine::multiply_all(const Worker& worker, std::span<const Product> products, std::size_t count) const {
-    const auto unit = [](const Product& product) { return product.feeds_product ? kColumnGroup : kRowUnit; };
     const auto cost = [&](const Product& product) {
         return count < kManyTokens ? product.W->bytes : product.W->matrix.rows * product.W->matrix.cols;
     };
-    std::size_t total = 0;
-    for (const Product& product : products) total += cost(product);
+    std::size_t total = 0, bytes = 0;
+    for (const Product& product : products) total += cost(product), bytes += product.W->bytes;
 
-    std::size_t before = 0;
-    for (const Product& product : products) {
-        const std::size_t rows = product.W->matrix.rows, length = cost(product), units = ceil_divide(rows, unit(product));
-        const auto cut = [&](std::size_t thread) {
-            const std::size_t mark = total * thread / worker.threads;
-            if (mark <= before) return std::size_t{0};
-            const std::size_t within = std::min(mark - before, length);
-            return std::min(rows, (units * within + length / 2) / length * unit(product));
-        };
-        const Range own = {cut(worker.index), worker.index + 1 == worker.threads ? rows : cut(worker.index + 1)};
-        multiply(*product.W, *product.x, count, product.out->row(0), product.out->stride(), own);
-        for (std::size_t m = 0; m < count && own.begin < own.end; ++m) {
-            if (product.finish) step_operations().apply(*product.finish, product.out->row(m), own.begin, own.end);
-            if (product.feeds_product && quantized_) product.out->quantize(m, own);
+    const Division division(worker, bytes, count);
+    worker.deal(division.pieces, division.single, [&](Range part) {
+        std::size_t before = 0;
+        for (const Product& product : products) {
+            const std::size_t unit = product.feeds_product ? kColumnGroup : kRowUnit;
+            const std::size_t rows = product.W->matrix.rows, units = ceil_divide(rows, unit), length = cost(product);
+            const auto row = [&](std::size_t piece) {
+                const std::size_t mark = total * piece / division.pieces;
+                if (mark <= before) return std::size_t{0};
+                return mark >= before + length ? rows : std::min(rows, (units * (mark - before) + length / 2) / length * unit);
+            };
+            multiply_part(product, count, {row(part.begin), row(part.end)});
+            before += length;
         }
-        before += length;
+    });
+}
+
+void Engine::multiply_part(const Product& product, std::size_t count, Range rows) const {
+    if (rows.begin >= rows.end) return;
+    multiply(*product.W, *product.x, count, product.out->row(0), product.out->stride(), rows);
+    for (std::size_t m = 0; m < count; ++m) {
+        if (product.finish) step_operations().apply(*product.finish, product.out->row(m), rows.begin, rows.end);
+        if (product.feeds_product && quantized_) product.out->quantize(m, rows);
     }
+}
+
+template <typename Body>
+void Engine::deal_rows(const Worker& worker, const Weight& W, std::size_t count, const Body& body) const {
+    const Division division(worker, W.bytes, count);
+    const std::size_t rows = W.matrix.rows, units = ceil_divide(rows, kRowUnit);
+    worker.deal(division.pieces, division.single, [&](Range part) {
+        const auto row = [&](std::size_t piece) { return std::min(rows, units * piece / division.pieces * kRowUnit); };
+        if (row(part.begin) < row(part.end)) body(Range{row(part.begin), row(part.end)});
+    });
 }
 
 }  // namespace rwkvquant

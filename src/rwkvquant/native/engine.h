@@ -7,6 +7,7 @@
 // computed as if alone: logits are the same bits for any number of threads, of sequences side by side, and of tokens in a step.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -135,6 +136,14 @@ class Engine {
 
     // A thread's columns: whole groups of activations and whole heads.
     Range own_columns(const Worker& worker) const { return worker.share(sizes.width, column_unit_); }
+    // All columns in such pieces, half of them dealt, for work that costs the same with every token: body(range of columns).
+    template <typename Body>
+    void deal_columns(const Worker& worker, const Body& body) const {
+        const std::size_t pieces = (sizes.width + column_unit_ - 1) / column_unit_;
+        worker.deal(pieces, pieces / 2, [&](Range part) {
+            body(Range{part.begin * column_unit_, std::min(sizes.width, part.end * column_unit_)});
+        });
+    }
     // y[m] = ln(x_[m]), the thread's columns of it.
     void normalize(const Norm& ln, std::size_t count, const Vectors& y, Range own) const;
     // The row of y before token m: of the token before, or the shift that the sequence's state remembers.
@@ -149,6 +158,9 @@ class Engine {
     Vectors x_, branch_;  // the residual stream, and what a block adds to it
 
   private:
+    void multiply_part(const Product& product, std::size_t count, Range rows) const;
+    template <typename Body>
+    void deal_rows(const Worker& worker, const Weight& W, std::size_t count, const Body& body) const;
     void embed(const Worker& worker, const Step& step);
     void head(const Worker& worker, const Step& step);
 

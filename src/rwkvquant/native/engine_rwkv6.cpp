@@ -87,11 +87,13 @@ class Rwkv6 final : public Engine {
         worker.barrier();  // 2
         slice(worker, count);                                                        // 5 x (M, Rm)
         worker.barrier();  // 3
-        for (std::size_t i = 0; i < kMixes; ++i) {
-            multiply(*W.maa_w2[i], maa_slices_[i], count, d_.row(0), d_.stride(), own);        // (M, C): the lean
-            shift(step, layer, step.from.att_shift, W.maa[i], &d_, mixed_[i], own);            // (M, C)
-        }
-        remember(step, y_, layer, &StateArrays::att_shift, own);
+        deal_columns(worker, [&](Range part) {
+            for (std::size_t i = 0; i < kMixes; ++i) {
+                multiply(*W.maa_w2[i], maa_slices_[i], count, d_.row(0), d_.stride(), part);  // (M, C): the lean
+                shift(step, layer, step.from.att_shift, W.maa[i], &d_, mixed_[i], part);      // (M, C)
+            }
+            remember(step, y_, layer, &StateArrays::att_shift, part);
+        });
         worker.barrier();  // 4
 
         const Product products[] = {
@@ -104,11 +106,13 @@ class Rwkv6 final : public Engine {
         multiply_all(worker, products, count);
         worker.barrier();  // 5
 
-        multiply(*W.decay_w2, decay_hidden_, count, d_.row(0), d_.stride(), own);  // (M, C)
-        for (std::size_t head = own.begin / sizes.head_size; head < own.end / sizes.head_size; ++head) {
-            for (const Sequence& sequence : step.sequences) heads(worker, step, sequence, layer, head);  // (M, C) -> out_
-        }
-        quantize(out_, count, own);
+        deal_columns(worker, [&](Range part) {
+            multiply(*W.decay_w2, decay_hidden_, count, d_.row(0), d_.stride(), part);  // (M, C)
+            for (std::size_t head = part.begin / sizes.head_size; head < part.end / sizes.head_size; ++head) {
+                for (const Sequence& sequence : step.sequences) heads(worker, step, sequence, layer, head);  // (M, C) -> out_
+            }
+            quantize(out_, count, part);
+        });
         worker.barrier();  // 6
 
         add_branch(worker, *W.o, out_, nullptr, count);

@@ -103,14 +103,16 @@ class Rwkv7 final : public Engine {
         multiply_all(worker, std::span(products).first(first ? 6 : 7), count);
         worker.barrier();  // 2
 
-        multiply(*W.w.up, w_hidden_, count, w_.row(0), w_.stride(), own);  // (M, C) each
-        multiply(*W.a.up, a_hidden_, count, a_.row(0), a_.stride(), own);
-        multiply(*W.g.up, g_hidden_, count, g_.row(0), g_.stride(), own);
-        if (!first) multiply(*W.v_gate.up, v_hidden_, count, v_gate_.row(0), v_gate_.stride(), own);
-        for (std::size_t head = own.begin / sizes.head_size; head < own.end / sizes.head_size; ++head) {
-            for (const Sequence& sequence : step.sequences) heads(worker, step, sequence, layer, head);  // (M, C) -> out_
-        }
-        quantize(out_, count, own);
+        deal_columns(worker, [&](Range part) {
+            multiply(*W.w.up, w_hidden_, count, w_.row(0), w_.stride(), part);  // (M, C) each
+            multiply(*W.a.up, a_hidden_, count, a_.row(0), a_.stride(), part);
+            multiply(*W.g.up, g_hidden_, count, g_.row(0), g_.stride(), part);
+            if (!first) multiply(*W.v_gate.up, v_hidden_, count, v_gate_.row(0), v_gate_.stride(), part);
+            for (std::size_t head = part.begin / sizes.head_size; head < part.end / sizes.head_size; ++head) {
+                for (const Sequence& sequence : step.sequences) heads(worker, step, sequence, layer, head);  // (M, C) -> out_
+            }
+            quantize(out_, count, part);
+        });
         worker.barrier();  // 3
 
         add_branch(worker, *W.o, out_, nullptr, count);

@@ -47,6 +47,7 @@ ThreadPool::~ThreadPool() { stop(); }
 void ThreadPool::start() {
     process_ = process_id();
     arrived_ = 0;
+    taken_ = 0;
     try {
         for (std::size_t index = 1; index < threads_; ++index) {
             others_.emplace_back([this, index, seen = turn_.load()] { loop(index, seen); });
@@ -95,10 +96,14 @@ void ThreadPool::loop(std::size_t index, unsigned seen) {
 }
 
 void ThreadPool::barrier() {
-    if (threads_ == 1) return;
+    if (threads_ == 1) {
+        taken_.store(0, std::memory_order_relaxed);
+        return;
+    }
     const unsigned passed = passed_.load(std::memory_order_acquire);
     if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == threads_) {
         arrived_.store(0, std::memory_order_relaxed);
+        taken_.store(0, std::memory_order_relaxed);
         passed_.fetch_add(1, std::memory_order_release);
         passed_.notify_all();
     } else {

@@ -1,7 +1,7 @@
 // A few threads that run one function together, and wait for one another inside it.
 //
-// They spin for a moment, because the next piece of work is usually microseconds away, and then sleep. Nothing is stolen or
-// queued: whoever calls `share` gets its part of the work by its index alone.
+// They spin for a moment, because the next piece of work is usually microseconds away, and then sleep. Work is shared by index alone
+// (`share`), or in part dealt to whoever is free (`deal`): cores that look alike are not always equally fast.
 #pragma once
 
 #include <atomic>
@@ -33,8 +33,22 @@ struct Worker {
         return {cut(index), cut(index + 1)};
     }
 
+    // Calls body(range) for ranges that cover 0..pieces once, on all threads together: the last `single` of them one by one as threads
+    // get free, the others by index. Pieces cost about the same. At most one such call between two barriers.
+    template <typename Body>
+    void deal(std::size_t pieces, std::size_t single, const Body& body) const {
+        const std::size_t by_index = pieces - single;
+        const Range own = {by_index * index / threads, by_index * (index + 1) / threads};
+        if (own.begin < own.end) body(own);
+        if (single == 0) return;
+        for (std::size_t piece = by_index + take(); piece < pieces; piece = by_index + take()) body(Range{piece, piece + 1});
+    }
+
     // Returns when all threads have called it as often; what they wrote before is seen by all.
     void barrier() const;
+
+  private:
+    std::size_t take() const;
 };
 
 class ThreadPool {
@@ -64,8 +78,10 @@ class ThreadPool {
     alignas(64) std::atomic<unsigned> turn_ = 0;     // counts calls of run
     alignas(64) std::atomic<unsigned> passed_ = 0;   // counts barriers
     alignas(64) std::atomic<unsigned> arrived_ = 0;  // threads at the present barrier
+    alignas(64) std::atomic<std::size_t> taken_ = 0;  // pieces dealt since the last barrier
 };
 
 inline void Worker::barrier() const { pool->barrier(); }
+inline std::size_t Worker::take() const { return pool->taken_.fetch_add(1, std::memory_order_relaxed); }
 
 }  // namespace rwkvquant
