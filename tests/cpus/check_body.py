@@ -1,7 +1,8 @@
-"""The native module on one emulated CPU: it loads, finds the bodies that this CPU runs, takes the best, and that one is right.
+"""The native module on one emulated CPU: it loads, finds the bodies that this CPU runs, takes the best, and all of them are right.
 
 run.sh calls this under qemu and names the bodies in EXPECTED_BODIES; by its name it is no part of `make test`. What is expected of
-the numbers is what the native tests expect: the NumPy definitions, and the golden words.
+the numbers is what the native tests expect, the NumPy definitions and the golden words, and the bits that the real CPU gave
+(real_cpu.py) in the folder REAL_CPU.
 """
 
 from __future__ import annotations
@@ -9,16 +10,20 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from rwkvquant import _native
 from rwkvquant.kernels import dispatch
 from rwkvquant.runtime.sampling import SamplingConfig
 from rwkvquant.runtime.session import load
+from tests.cpus.real_cpu import logits
 from tests.kernels import matrices, test_product
+from tests.kernels.guarded import body
 from tests.runtime.test_golden import INT8, PROMPT
 
 EXPECTED = os.environ["EXPECTED_BODIES"].split()
+REAL_CPU = Path(os.environ["REAL_CPU"])
 STRIDE = 33  # of every_layout: one length has each 33rd layout, the next length the ones behind them
 
 
@@ -27,11 +32,23 @@ def test_the_bodies_of_this_cpu_are_found_and_the_best_is_taken() -> None:
     assert dispatch.backend() == EXPECTED[-1]
 
 
+@pytest.mark.parametrize("isa", EXPECTED)
 @pytest.mark.parametrize(("path", "words"), INT8.items(), ids=lambda value: value.stem if isinstance(value, Path) else "")
-def test_golden_words(path: Path, words: str) -> None:
-    model = load(path)
-    assert model.backend == EXPECTED[-1]
-    assert model.generate(PROMPT, max_tokens=32, sampling=SamplingConfig(temperature=0))["text"] == words
+def test_golden_words(path: Path, words: str, isa: str) -> None:
+    with body(isa):
+        model = load(path)
+        assert model.backend == isa
+        assert model.generate(PROMPT, max_tokens=32, sampling=SamplingConfig(temperature=0))["text"] == words
+
+
+@pytest.mark.parametrize("isa", EXPECTED)
+@pytest.mark.parametrize("model", sorted(REAL_CPU.iterdir()), ids=lambda path: path.name)
+def test_logits_are_the_bits_of_the_real_cpu(model: Path, isa: str) -> None:
+    with np.load(model / "logits.npz") as want, body(isa):
+        got = logits(model / "random.safetensors")
+        assert want.files == list(got)
+        for kind, values in got.items():
+            assert values.tobytes() == want[kind].tobytes(), kind
 
 
 def test_every_length_up_to_two_tiles_and_every_remainder_of_rows() -> None:
