@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from pathlib import Path
 
@@ -102,3 +103,21 @@ def test_a_hole_in_the_weights_is_found(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"a\.pth: the file was altered or damaged \(checksum of a/data/\d+\); download"):
         for name in checkpoint.tensors:
             assert np.isfinite(checkpoint.read(name)).all()
+
+
+def test_a_file_that_is_cut_while_it_is_open_is_an_error_and_not_the_end_of_the_process(tmp_path: Path) -> None:
+    path = write_pth(tmp_path / "a.pth", random_state_dict("rwkv7", layers=1, width=64))
+    checkpoint = open_checkpoint(path)
+    os.truncate(path, 5000)
+    with pytest.raises(CheckpointError, match=r"a\.pth: the file became shorter while it was read"):
+        checkpoint.read("head.weight")
+
+
+def test_a_thousand_tensors_of_one_storage_are_refused(tmp_path: Path) -> None:
+    """A small file would ask for a thousand times its size; a head tied to the embedding is as usual."""
+    base = torch.zeros(64, 64)
+    tied = write_pth(tmp_path / "tied.pth", {"emb.weight": base, "head.weight": base})
+    assert contents(tied) is not None
+    shared = write_pth(tmp_path / "shared.pth", {f"blocks.{i}.ffn.key.weight": base for i in range(1000)})
+    with pytest.raises(CheckpointError, match=r"share storages may take twice the file's size; these take 16384000 bytes"):
+        PthFile(shared)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import os
 import random
 import tracemalloc
@@ -17,29 +16,12 @@ from rwkvquant.errors import FormatError
 from rwkvquant.formats.container import open_packed
 from rwkvquant.formats.header import LENGTH_BYTES, PREFIX, with_checksum
 from tests.formats.examples import write_model
+from tests.fuzz import packed
+from tests.fuzz.choices import Choices
+from tests.fuzz.json_tree import mutate
+from tests.fuzz.packed import put_together, with_header
 
 ROUNDS = 400
-NESTED = ("model", "quantization_config", "provenance", "tokenizer", "tensors")  # metadata strings that are JSON themselves
-VALUES: list[Any] = [
-    *(None, True, False, 0, 1, -1, 2, 63, 64, 65, 1 << 20, 1 << 31, 1 << 53, 1 << 62, 10**30, 0.5, 1e300),
-    *(
-        "",
-        "none",
-        "scale",
-        "0" * 8,
-        "blocks.0.x",
-        "uniform3.t16x32",
-        "uniform8.rows",
-        "codebook3.t16x32",
-        "codebook4.rows",
-        "pairs5.t16x32",
-        "dense.f32",
-        "U8",
-        "F64",
-        "\ud800",
-    ),
-    *([], [0], [1 << 31, 1 << 31], [32, 32], [[[]]], {}, {"a": 1}),
-]
 
 
 @pytest.fixture(scope="module")
@@ -49,63 +31,17 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 def take_apart(file: bytes) -> tuple[dict[str, Any], bytes]:
     """-> (header with the JSON inside its metadata decoded too, data)."""
-    stop = LENGTH_BYTES + int.from_bytes(file[:LENGTH_BYTES], "little")
-    header = json.loads(file[LENGTH_BYTES:stop])
-    for key in NESTED:
-        header["__metadata__"][key] = json.loads(header["__metadata__"][key])
-    return header, file[stop:]
-
-
-def put_together(header: dict[str, Any], data: bytes) -> bytes:
-    """A file with the right length, padding and checksum, whatever the header says."""
-    header = copy.deepcopy(header)
-    metadata = header.get("__metadata__")
-    if isinstance(metadata, dict):
-        for key in NESTED:
-            if key in metadata:
-                metadata[key] = json.dumps(metadata[key])
-    return with_header(json.dumps(header, separators=(",", ":")).encode(), data)
-
-
-def with_header(text: bytes, data: bytes) -> bytes:
-    text += b" " * (-(LENGTH_BYTES + len(text)) % 64)
-    if text.startswith(PREFIX):
-        text = with_checksum(text)
-    return len(text).to_bytes(LENGTH_BYTES, "little") + text + data
+    parts = packed.take_apart(file)
+    return parts.header, b"".join(parts.arrays.values())
 
 
 def use_everything(path: Path) -> None:
-    packed = open_packed(path)
-    packed.summary()
-    assert packed.ledger().file_bytes == path.stat().st_size
-    for name, entry in packed.tensors.items():
-        assert packed.qtensor(name).decode().shape == entry.shape
-    packed.verify()
-
-
-def mutate(header: dict[str, Any], rng: random.Random) -> None:
-    """Change one node of the tree somewhere."""
-    owners: list[Any] = []
-    stack: list[Any] = [header]
-    while stack:
-        node = stack.pop()
-        if node:
-            owners.append(node)
-        stack += [child for child in (node.values() if isinstance(node, dict) else node) if isinstance(child, dict | list)]
-    owner = rng.choice(owners)
-    key = rng.choice(list(owner)) if isinstance(owner, dict) else rng.randrange(len(owner))
-    choice = rng.randrange(5)
-    if choice == 0:
-        del owner[key]
-    elif choice == 1 and type(owner[key]) is int:
-        owner[key] += rng.choice([-64, -1, 1, 64, owner[key]])
-    elif choice == 2:
-        other = rng.choice(owners)
-        owner[key] = copy.deepcopy(rng.choice(list(other.values())) if isinstance(other, dict) else rng.choice(other))
-    elif choice == 3 and isinstance(owner, dict):
-        owner[rng.choice(["name", "tokenizer.table", "a" * 300, "blocks.7.x.codes", ""])] = owner.pop(key)
-    else:
-        owner[key] = copy.deepcopy(rng.choice(VALUES))
+    file = open_packed(path)
+    file.summary()
+    assert file.ledger().file_bytes == path.stat().st_size
+    for name, entry in file.tensors.items():
+        assert file.qtensor(name).decode().shape == entry.shape
+    file.verify()
 
 
 def test_taking_apart_and_putting_together_changes_nothing_that_matters(original: bytes, tmp_path: Path) -> None:
@@ -117,11 +53,12 @@ def test_taking_apart_and_putting_together_changes_nothing_that_matters(original
 def test_a_lying_header_is_refused_or_harmless(original: bytes, tmp_path: Path) -> None:
     header, data = take_apart(original)
     path, rng, refused = tmp_path / "m.safetensors", random.Random(2), 0
+    choices = Choices(rng.randrange)
     tracemalloc.start()
     for _ in range(ROUNDS):
         changed = copy.deepcopy(header)
         for _ in range(rng.choice([1, 1, 1, 2, 3])):
-            mutate(changed, rng)
+            mutate(changed, choices)
         path.write_bytes(put_together(changed, data))
         tracemalloc.reset_peak()
         before = tracemalloc.get_traced_memory()[0]
@@ -272,3 +209,13 @@ def test_duplicate_keys_are_found_in_time_that_grows_with_the_header(tmp_path: P
     path.write_bytes(with_header(PREFIX + b'00000000"},' + keys + b"}", b""))
     with pytest.raises(FormatError, match="'199999' is there twice"):
         open_packed(path)
+
+
+def test_a_file_that_is_cut_while_it_is_open_is_an_error_and_not_the_end_of_the_process(original: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "m.safetensors"
+    path.write_bytes(original)
+    file = open_packed(path)
+    os.truncate(path, 64)
+    for step in (lambda: file.qtensor(KEY), file.verify):
+        with pytest.raises(FormatError, match=r"m\.safetensors: became shorter since it was opened"):
+            step()

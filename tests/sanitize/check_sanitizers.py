@@ -12,7 +12,7 @@ from rwkvquant import _native
 OVERRUN = """
 import numpy as np
 from rwkvquant import _native
-lie = np.lib.stride_tricks.as_strided(np.zeros(2000, np.uint8), shape=(2048,))
+lie = np.lib.stride_tricks.as_strided(np.zeros(1920, np.uint8), shape=(2048,))
 _native.read_memory(lie, 0)
 """
 

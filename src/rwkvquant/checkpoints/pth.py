@@ -28,7 +28,8 @@ class PthFile:
 
     def __init__(self, path: Path) -> None:
         with open(path, "rb") as file:
-            self._bytes = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+            self._mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        self._bytes = memoryview(self._mapping)
         self._members = find_members(self._bytes)
         self._root = _root(self._members)
         self._verified: set[str] = set()
@@ -58,6 +59,10 @@ class PthFile:
             raise CheckpointError(f"a checkpoint is a dict of tensors; this file holds an empty or other {type(index).__name__}")
         for name, value in index.items():
             self._check_within_storage(name, checked_kind(name, value))
+        # Tensors may share a storage (a tied head does), but a small file must not become a thousand large tensors in memory.
+        claimed = sum(math.prod(tensor.shape) * DTYPES[tensor.dtype][1] for tensor in index.values())
+        if claimed > 2 * len(self._bytes):
+            raise CheckpointError(f"tensors that share storages may take twice the file's size; these take {claimed} bytes")
         return index
 
     def _check_within_storage(self, name: str, tensor: StoredTensor) -> None:
@@ -82,12 +87,22 @@ class PthFile:
 
     def _contents(self, name: str) -> memoryview:
         """The bytes of a member. Its CRC-32 is compared the first time: tensors may share one."""
+        require_whole(self._mapping)
         member = self._members[name]
         contents = self._bytes[member.offset : member.offset + member.size]
         if name not in self._verified and zlib.crc32(contents) != member.crc:
             raise CheckpointError(f"the file was altered or damaged (checksum of {shown(name)}); download or copy it again")
         self._verified.add(name)
         return contents
+
+
+def require_whole(mapping: mmap.mmap) -> None:
+    """Raises CheckpointError if the file was cut since it was mapped: to touch what is gone would end the process (SIGBUS).
+
+    A file that is cut while a tensor is being read is not noticed; a new file put in its place under the same name does no harm.
+    """
+    if mapping.size() < len(mapping):
+        raise CheckpointError("the file became shorter while it was read; wait until it is complete, and start again")
 
 
 def checked_kind(name: str, value: object) -> StoredTensor:

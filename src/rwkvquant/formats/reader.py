@@ -37,13 +37,13 @@ def open_packed(path: Path | str) -> PackedFile:
         raise FormatError(f"{path}: is not a file")
     try:
         with path.open("rb") as file:
-            data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+            mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except OSError as error:
         raise FormatError(f"{path}: cannot be read: {error.strerror}") from None
     except ValueError:
         raise FormatError(f"{path}: is empty") from None
     try:
-        return PackedFile(path, data)
+        return PackedFile(path, mapping)
     except FormatError as error:
         raise FormatError(f"{path}: {error}") from None
 
@@ -51,9 +51,10 @@ def open_packed(path: Path | str) -> PackedFile:
 class PackedFile:
     """An open packed file; made by `open_packed`. Arrays are read-only views of the mapping, which lives as long as they do."""
 
-    def __init__(self, path: Path, data: memoryview) -> None:
+    def __init__(self, path: Path, mapping: mmap.mmap) -> None:
         self.path = path
-        self.file_bytes = len(data)
+        self.file_bytes = len(mapping)
+        self._mapping, data = mapping, memoryview(mapping)
         header = decode_header(data)
         metadata = header.metadata
         self._header, self._data = header, data[header.data_start :]
@@ -76,7 +77,11 @@ class PackedFile:
         return self.tensors[name]
 
     def arrays(self, name: str) -> dict[str, NDArray[Any]]:
-        """suffix -> flat array as it lies in the file, padding included."""
+        """suffix -> flat array as it lies in the file, padding included. Raises FormatError if the file was cut since it was opened.
+
+        One that is cut later, under an engine that reads it in place, ends the process (SIGBUS).
+        """
+        self._require_whole()
         return {suffix: self._view(f"{name}.{suffix}") for suffix in self.entry(name).checksums}
 
     def qtensor(self, name: str) -> QTensor:
@@ -117,6 +122,7 @@ class PackedFile:
 
         Raises FormatError, which names the file and the tensor.
         """
+        self._require_whole()
         try:
             for suffix, checksum in self._tokenizer_checksums.items():
                 _check_crc(self._view(TOKENIZER_PREFIX + suffix), checksum, f"tokenizer {suffix}")
@@ -127,6 +133,10 @@ class PackedFile:
             self._check_with_safetensors()
         except FormatError as error:
             raise FormatError(f"{self.path}: {error}") from None
+
+    def _require_whole(self) -> None:
+        if self._mapping.size() < self.file_bytes:
+            raise FormatError(f"{self.path}: became shorter since it was opened; wait until it is complete, and open it again")
 
     def _view(self, array_name: str) -> NDArray[Any]:
         stored = self._header.arrays[array_name]

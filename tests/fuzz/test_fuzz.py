@@ -1,0 +1,96 @@
+"""Files made to harm, by structured changes: refused by an RwkvQuantError or harmless; never a crash, a hang, or memory out of proportion.
+
+A short run of what `make fuzz` does for as long as one likes, without instrumentation (docs/fuzzing.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.fuzz import checkpoints, packed
+from tests.fuzz.choices import Choices, from_bytes, seeded
+from tests.fuzz.limits import memory_in_proportion, time_in_bounds
+
+ARCHITECTURES = ("rwkv7", "rwkv6")
+DECISIONS = st.randoms(use_true_random=False).map(lambda generator: Choices(generator.randrange))
+bounded = settings(deadline=None, max_examples=80, suppress_health_check=list(HealthCheck))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("fuzz")
+
+
+@pytest.fixture(scope="module")
+def packed_parts(folder: Path) -> dict[str, packed.Parts]:
+    """Used once before anything is measured: modules that are imported on the way are no cost of a file."""
+    files = {arch: packed.base(folder, arch) for arch in ARCHITECTURES}
+    assert [packed.use(folder / f"{arch}.safetensors") for arch in ARCHITECTURES] == [5, 5]
+    return {arch: packed.take_apart(file) for arch, file in files.items()}
+
+
+def use_packed(folder: Path, content: bytes) -> int:
+    path = folder / "m.safetensors"
+    path.write_bytes(content)
+    with memory_in_proportion(len(content)), time_in_bounds():
+        return packed.use(path)
+
+
+def use_checkpoint(folder: Path, content: bytes) -> int:
+    path = folder / "m.pth"
+    path.write_bytes(content)
+    with memory_in_proportion(len(content)), time_in_bounds():
+        return checkpoints.use(path)
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_unchanged_files_are_used_to_the_end(folder: Path, packed_parts: dict[str, packed.Parts], arch: str) -> None:
+    nothing = from_bytes(b"")
+    assert use_packed(folder, packed.mutated(packed_parts[arch], nothing)) == 5
+    assert use_checkpoint(folder, checkpoints.mutated_pth(checkpoints.base_pth(arch), nothing)) == 2
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+@bounded
+@given(choices=DECISIONS)
+def test_packed_files(folder: Path, packed_parts: dict[str, packed.Parts], arch: str, choices: Choices) -> None:
+    use_packed(folder, packed.mutated(packed_parts[arch], choices))
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+@bounded
+@given(choices=DECISIONS)
+def test_pth_files(folder: Path, arch: str, choices: Choices) -> None:
+    use_checkpoint(folder, checkpoints.mutated_pth(checkpoints.base_pth(arch), choices))
+
+
+@bounded
+@given(choices=DECISIONS)
+def test_safetensors_files(folder: Path, choices: Choices) -> None:
+    use_checkpoint(folder, checkpoints.mutated_safetensors(checkpoints.base_safetensors("rwkv7"), choices))
+
+
+def test_the_changes_reach_every_depth(folder: Path, packed_parts: dict[str, packed.Parts]) -> None:
+    """Files that are refused at once, files that run to the end, and some between: else the tests above would show little."""
+    path, pth = folder / "m", checkpoints.base_pth("rwkv6")
+
+    def depth(use: Callable[[Path], int], content: bytes) -> int:
+        path.write_bytes(content)
+        return use(path)
+
+    reached = [depth(packed.use, packed.mutated(packed_parts["rwkv7"], seeded(seed))) for seed in range(60)]
+    assert all(reached.count(depth) > 2 for depth in (0, 4, 5)), reached
+    reached = [depth(checkpoints.use, checkpoints.mutated_pth(pth, seeded(seed))) for seed in range(60)]
+    assert all(reached.count(depth) > 2 for depth in (0, 2)), reached
+
+
+def test_memory_out_of_proportion_is_noticed() -> None:
+    with pytest.raises(AssertionError, match="took"), memory_in_proportion(1000):
+        bytes(2 << 20)
+    with pytest.raises(MemoryError), memory_in_proportion(1000):
+        bytes(1 << 30)
