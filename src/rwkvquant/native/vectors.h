@@ -17,6 +17,7 @@ constexpr std::size_t kLanes = 16;
 
 typedef float Vec __attribute__((vector_size(64)));
 typedef std::int32_t IntVec __attribute__((vector_size(64)));
+typedef std::uint32_t BitsVec __attribute__((vector_size(64)));  // wraps around, where a signed sum may not
 
 RWKVQUANT_INLINE Vec spread(float value) { return value - Vec{}; }
 
@@ -73,8 +74,8 @@ RWKVQUANT_INLINE Vec exponential(Vec x) {
     p = p * r + 1.6666665459e-1f;
     p = p * r + 5.0000001201e-1f;
     p = p * (r * r) + r + 1.0f;
-    const IntVec power = ((IntVec)shifted - (IntVec)magic) << 23;
-    const Vec scaled = (Vec)((IntVec)p + power);
+    const BitsVec power = ((BitsVec)shifted - (BitsVec)magic) << 23;  // of lanes below -87.3 anything
+    const Vec scaled = (Vec)((BitsVec)p + power);
     return x < -87.3f ? Vec{} : (x == x ? scaled : x);  // NaN stays NaN
 }
 
