@@ -228,7 +228,8 @@ def test_every_finite_float16_is_decoded_exactly() -> None:
 
 
 @pytest.mark.parametrize("offset", [1, 2, 4, 31, 63])
-def test_inputs_may_stand_at_any_address(offset: int) -> None:
+def test_arrays_of_a_file_and_codes_may_stand_at_any_address(offset: int) -> None:
+    """What is no part of a file, numbers of 4 bytes, stands where such numbers may stand, or is refused."""
     for matrix in matrices.every_layout(35, 100):
         moved = replace(matrix, arrays={name: at_offset(array, offset) for name, array in matrix.arrays.items()})
         held = dispatch.held(_native, moved)
@@ -236,10 +237,18 @@ def test_inputs_may_stand_at_any_address(offset: int) -> None:
         x[:, :100] = vectors(3, 100)
         q, scale, sums = np.empty(3 * 128, np.int8), np.empty(6, np.float32), np.empty(12, np.int32)
         _native.quantize_activations(x.reshape(-1), 3, 100, q, scale, sums)
-        inputs = [at_offset(each, offset) for each in (q, scale, sums, x.reshape(-1))]
+        inputs = [at_offset(q, offset), *(at_offset(each, offset // 4 * 4) for each in (scale, sums, x.reshape(-1)))]
         for count in (1, 3):
             got = on_every_body(lambda out: _native.product(held, *inputs, count, out, 35, 0, 35), 35 * count)  # noqa: B023
             assert_same_bits(got, definition.product(matrix, x[:count, :100]).reshape(-1))
+
+
+@pytest.mark.parametrize(("argument", "name"), [(1, "scale"), (2, "sum")])
+def test_numbers_that_stand_between_their_places_are_refused(argument: int, name: str) -> None:
+    arguments: list[Any] = [*int8_parts(np.zeros((1, 64), np.int8)), None, 1, np.zeros(16, np.float32), 16, 0, 16]
+    arguments[argument] = at_offset(arguments[argument], 2)
+    with pytest.raises(ValueError, match=rf"\[product\] {name} must be aligned as its type is"):
+        _native.product(dispatch.held(_native, UNIFORM), *arguments)
 
 
 def test_the_guard_band_notices_a_write_outside() -> None:

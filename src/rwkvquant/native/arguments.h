@@ -6,6 +6,7 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 
+#include <cstdint>
 #include <string>
 
 namespace rwkvquant {
@@ -42,6 +43,14 @@ inline const std::uint8_t* checked(const char* op, const char* name, const Array
     const std::string rule = what + " must hold " + std::to_string(count) + " values; got " + std::to_string(array.shape(0));
     check_rule(op, array.shape(0) >= count, rule);
     return static_cast<const std::uint8_t*>(array.data());
+}
+
+// The same for arrays that are no part of a file: they must stand where numbers of their type may stand. Those of a file stand anywhere.
+template <typename T>
+const T* checked_numbers(const char* op, const char* name, const Array& array, nb::dlpack::dtype type, std::size_t count) {
+    const std::uint8_t* data = checked(op, name, array, type, count);
+    check_rule(op, reinterpret_cast<std::uintptr_t>(data) % alignof(T) == 0, std::string(name) + " must be aligned as its type is");
+    return reinterpret_cast<const T*>(data);
 }
 
 }  // namespace rwkvquant

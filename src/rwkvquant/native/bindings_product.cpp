@@ -135,12 +135,12 @@ void product(const HeldMatrix& held, const std::optional<Array>& q, const std::o
     if (q) {
         check_rule(op, scale && sum, "q comes with scale and sum");
         activations.q = reinterpret_cast<const std::int8_t*>(checked(op, "q", *q, kInt8, count * padded));
-        activations.scale = reinterpret_cast<const float*>(checked(op, "scale", *scale, kFloat32, count * groups));
-        activations.sum = reinterpret_cast<const std::int32_t*>(checked(op, "sum", *sum, kInt32, 2 * count * groups));
+        activations.scale = checked_numbers<float>(op, "scale", *scale, kFloat32, count * groups);
+        activations.sum = checked_numbers<std::int32_t>(op, "sum", *sum, kInt32, 2 * count * groups);
     }
     const bool dense = matrix.codec == Codec::kHalf || matrix.codec == Codec::kFloat;
     check_rule(op, x || (q && !dense), "x is needed where q is not given, and by dense matrices");
-    if (x) activations.x = reinterpret_cast<const float*>(checked(op, "x", *x, kFloat32, count * padded));
+    if (x) activations.x = checked_numbers<float>(op, "x", *x, kFloat32, count * padded);
 
     const nb::gil_scoped_release released;
     operations().product(matrix, activations, out.data(), out_stride, row_begin, row_end);
@@ -150,7 +150,7 @@ void quantize_activations(const Array& x, std::size_t count, std::size_t cols, S
     const char* op = "quantize_activations";
     check_count(op, count, cols);
     const std::size_t groups = ceil_divide(cols, kActivationGroup), padded = groups * kActivationGroup;
-    const auto* x_data = reinterpret_cast<const float*>(checked(op, "x", x, kFloat32, count * padded));
+    const auto* x_data = checked_numbers<float>(op, "x", x, kFloat32, count * padded);
     const bool fits = q.shape(0) >= count * padded && scale.shape(0) >= count * groups && sum.shape(0) >= 2 * count * groups;
     check_rule(op, fits, "q must hold count vectors padded to 64, scale a value for each 64, sum one for each 32");
 
