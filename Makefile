@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP_ARGS ?=
 
-.PHONY: setup demo test test-cpus sanitize check clean
+.PHONY: setup demo test test-cpus sanitize fuzz check clean
 
 setup: $(VENV)/.ready
 
@@ -25,6 +25,10 @@ test-cpus: setup
 
 sanitize: setup
 	tests/sanitize/run.sh
+
+fuzz: setup
+	$(BIN)/pip install --quiet $(PIP_ARGS) -c constraints.txt -e '.[fuzz]'
+	tests/fuzz/run.sh $(FUZZ_SECONDS)
 
 check: setup
 	$(BIN)/ruff check .
