@@ -25,12 +25,12 @@ def seeded(seed: int) -> Choices:
 
 
 def from_bytes(data: bytes) -> Choices:
-    """One byte a decision, or as many as its range needs; 0 when they are used up."""
+    """One byte a decision, or as many as its range needs; 0 when all are used up."""
     at = 0
 
     def below(n: int) -> int:
         nonlocal at
-        count = (n.bit_length() + 7) // 8
+        count = ((n - 1).bit_length() + 7) // 8
         value, at = int.from_bytes(data[at : at + count], "little"), at + count
         return value % n
 

@@ -5,7 +5,6 @@ The base models are small and whole, and hold every kind of layout between them.
 
 from __future__ import annotations
 
-import copy
 import json
 import math
 import zlib
@@ -60,6 +59,9 @@ class Parts:
     header: dict[str, Any]
     arrays: dict[str, bytes]
 
+    def copy(self) -> Parts:
+        return Parts(json.loads(json.dumps(self.header)), dict(self.arrays))
+
     def tensors(self) -> list[dict[str, Any]]:
         return self.header["__metadata__"]["tensors"]["tensors"]
 
@@ -91,12 +93,10 @@ def take_apart(file: bytes) -> Parts:
 
 def put_together(header: dict[str, Any], data: bytes) -> bytes:
     """A file with the right length, padding and checksum, whatever the header says."""
-    header = copy.deepcopy(header)
     metadata = header.get("__metadata__")
     if isinstance(metadata, dict):
-        for key in NESTED:
-            if key in metadata:
-                metadata[key] = json.dumps(metadata[key])
+        texts = {key: json.dumps(value) if key in NESTED else value for key, value in metadata.items()}
+        header = header | {"__metadata__": texts}
     return with_header(json.dumps(header, separators=(",", ":")).encode(), data)
 
 
@@ -109,7 +109,7 @@ def with_header(text: bytes, data: bytes) -> bytes:
 
 def mutated(parts: Parts, choices: Choices) -> bytes:
     """A file with one to four changes, of which those before the last step leave it consistent."""
-    parts = copy.deepcopy(parts)
+    parts = parts.copy()
     for _ in range(choices.below(3)):
         choices.one_of((change_layout, change_bytes, change_sizes, change_tokenizer))(parts, choices)
     settle(parts)

@@ -7,7 +7,8 @@ PYTHON=${PYTHON:-.venv/bin/python}
 export CXX=g++
 site=$PWD/build/sanitize/site
 
-if [ ! -e "$site/.built" ] || [ -n "$(find src/rwkvquant CMakeLists.txt pyproject.toml -newer "$site/.built" -type f -not -name '*.pyc' -not -name '*.so')" ]; then
+sources=(src/rwkvquant CMakeLists.txt pyproject.toml)
+if [ ! -e "$site/.built" ] || [ -n "$(find "${sources[@]}" -newer "$site/.built" -type f -not -name '*.pyc' -not -name '*.so')" ]; then
     flags="-fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer"
     rm -rf "$site"
     "$PYTHON" -m pip install --quiet --no-deps --target "$site" . -C build-dir=build/sanitize/cmake -C install.strip=false \
@@ -22,6 +23,6 @@ packages=$("$PYTHON" -c 'import sysconfig; print(sysconfig.get_path("purelib"))'
 # Leaks are not looked for: Python keeps much to the end. With PYTHONMALLOC=malloc every object has guard bands of its own.
 sanitized() {
     LD_PRELOAD="$($CXX -print-file-name=libasan.so) $($CXX -print-file-name=libstdc++.so)" \
-        ASAN_OPTIONS="detect_leaks=0:allocator_may_return_null=1${ASAN_MORE:+:$ASAN_MORE}" UBSAN_OPTIONS=print_stacktrace=1 PYTHONMALLOC=malloc \
-        OMP_NUM_THREADS=1 PYTHONPATH="$site:$packages${PYTHONPATH_MORE:+:$PYTHONPATH_MORE}" SANITIZED_SITE="$site" "$@"
+        ASAN_OPTIONS="detect_leaks=0:allocator_may_return_null=1${ASAN_MORE:+:$ASAN_MORE}" UBSAN_OPTIONS=print_stacktrace=1 \
+        PYTHONMALLOC=malloc OMP_NUM_THREADS=1 PYTHONPATH="$site:$packages${PYTHONPATH_MORE:+:$PYTHONPATH_MORE}" SANITIZED_SITE="$site" "$@"
 }

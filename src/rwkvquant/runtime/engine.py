@@ -50,7 +50,7 @@ class NativeEngine:
 
         `state` stays as it was, unless `in_place` gives it away: then it becomes the state after.
         """
-        before = State(*(np.require(part, np.float32, "CA") for part in (state.att_shift, state.ffn_shift, state.wkv)))
+        before = State(*(np.require(part, np.float32, ["C", "A"]) for part in (state.att_shift, state.ffn_shift, state.wkv)))
         after = before if in_place else State(*map(np.empty_like, (before.att_shift, before.ffn_shift, before.wkv)))
         rows = [len(sequence) if which == "all" else 1 for sequence in sequences]
         first_row = np.concatenate([[0], np.cumsum(rows)])

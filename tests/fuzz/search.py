@@ -1,0 +1,15 @@
+"""Coverage-guided search for files that harm: `python -m tests.fuzz.search packed|checkpoint [options of libFuzzer]`, see run.sh."""
+
+from __future__ import annotations
+
+import sys
+
+import atheris
+
+with atheris.instrument_imports(include=["rwkvquant"]):
+    from tests.fuzz.targets import target
+
+if __name__ == "__main__":
+    chosen = target(sys.argv[1], count_memory=True)
+    atheris.Setup([sys.argv[0], *sys.argv[2:]], chosen)
+    atheris.Fuzz()
