@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from rwkv.utils import PIPELINE
 
 from rwkvquant.errors import ConfigError
-from rwkvquant.runtime.sampling import Sampler, SamplingConfig, probabilities
+from rwkvquant.kernels.sampling import probabilities
+from rwkvquant.runtime.sampling import Sampler, SamplingConfig
 
 LOGITS = np.log(np.array([0.05, 0.5, 0.15, 0.3], np.float32))
 

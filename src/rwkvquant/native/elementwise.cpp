@@ -33,6 +33,12 @@ RWKVQUANT_FLATTEN void multiply(float* x, const float* y, std::size_t begin, std
     each_vector(begin, end, [&](std::size_t c, std::size_t lanes) { store(x + c, load(x + c, lanes) * load(y + c, lanes), lanes); });
 }
 
+RWKVQUANT_FLATTEN void exponentials(const float* x, float top, float temperature, std::size_t size, float* y) {
+    each_vector(0, size, [&](std::size_t c, std::size_t lanes) {
+        store(y + c, exponential((load(x + c, lanes) - top) / temperature), lanes);
+    });
+}
+
 RWKVQUANT_FLATTEN void decay6(const float* w0, const float* d, std::size_t size, float* w) {
     each_vector(0, size, [&](std::size_t c, std::size_t lanes) {
         const Vec exponent = load(w0 + c, lanes) + load(d + c, lanes);

@@ -6,7 +6,8 @@ namespace {
 
 #define RWKVQUANT_TABLE(body)                                                                                                      \
     StepOperations{#body,           body::layer_norm, body::token_shift, body::apply,      body::add,         body::multiply, body::keys7, \
-                   body::wkv7,      body::bonus7,     body::decay6,      body::wkv6,       body::decode_row,  body::decode_halves}
+                   body::wkv7,      body::bonus7,     body::exponentials, body::decay6,    body::wkv6,        body::decode_row, \
+                   body::decode_halves}
 
 const StepOperations kTables[] = {
     RWKVQUANT_TABLE(plain),

@@ -49,6 +49,8 @@ struct PackedRow {
     void wkv7(const float* S, float* S_to, const float* r, const Head7& head, std::size_t size, float* o);                                 \
     /* y = (y + sum(r * k * r_k) v) * g */                                                                                                 \
     void bonus7(const float* r, const float* k, const float* r_k, const float* v, const float* g, std::size_t size, float* y);             \
+    /* y = exp((x - top) / temperature), of all `size` of them; no x is above top */                                                       \
+    void exponentials(const float* x, float top, float temperature, std::size_t size, float* y);                                           \
     /* w = exp(-exp(min(w0 + d, 80))) */                                                                                                   \
     void decay6(const float* w0, const float* d, std::size_t size, float* w);                                                              \
     /* o = (S + v^T (u * k)) r, S_to = S diag(w) + v^T k; S may be S_to */                                                                 \
@@ -76,6 +78,7 @@ struct StepOperations {
     decltype(&plain::keys7) keys7;
     decltype(&plain::wkv7) wkv7;
     decltype(&plain::bonus7) bonus7;
+    decltype(&plain::exponentials) exponentials;
     decltype(&plain::decay6) decay6;
     decltype(&plain::wkv6) wkv6;
     decltype(&plain::decode_row) decode_row;

@@ -2,10 +2,8 @@
 
     n_t     how often token t has been chosen, fading: after each choice all n shrink by penalty_decay, then the chosen one gains 1
     logit_t -= presence_penalty + frequency_penalty * n_t         for every token chosen before
-    top_p   keeps the likeliest tokens (temperature 1) until their probabilities reach top_p, and all as likely as the last of them
-    p_t     ~ exp(logit_t / temperature) among those kept
 
-Note the order: top-p comes before the temperature, as BlinkDL has it and most other programs have not.
+kernels/sampling.py has top-p, temperature and the draw.
 """
 
 from __future__ import annotations
@@ -17,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rwkvquant.errors import ConfigError
+from rwkvquant.kernels.sampling import draw
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,7 @@ class Sampler:
 
     def next(self, logits: NDArray[np.float32]) -> int:
         """(vocab,) logits -> a token; of equally likely ones, greedy takes the lowest id. Raises ConfigError unless they are finite."""
-        scores = logits.astype(np.float64)
+        scores = logits.astype(np.float32)
         for token, count in self._occurrences.items():
             scores[token] -= self.config.presence_penalty + self.config.frequency_penalty * count
         top = scores.max()
@@ -59,8 +58,7 @@ class Sampler:
         if self.config.temperature == 0:
             token = int(scores.argmax())
         else:
-            cumulative = np.cumsum(probabilities(scores, self.config.temperature, self.config.top_p))
-            token = int(np.searchsorted(cumulative, self._random.random() * cumulative[-1], side="right"))
+            token = draw(scores, self.config.temperature, self.config.top_p, self._random.random())
         self._remember(token)
         return token
 
@@ -72,24 +70,6 @@ class Sampler:
         for seen in self._occurrences:
             self._occurrences[seen] *= self.config.penalty_decay
         self._occurrences[token] = self._occurrences.get(token, 0.0) + 1.0
-
-
-def probabilities(scores: NDArray[np.float64], temperature: float, top_p: float) -> NDArray[np.float64]:
-    """(vocab,) logits, some finite -> (vocab,) probabilities; 0 for tokens that top-p leaves out."""
-    scores = scores - scores.max()  # so that no exponential overflows
-    weights = np.exp(scores)
-    if top_p < 1:
-        total = weights.sum()
-        # Tokens below this hold less than 1 - top_p together, so top_p is reached before them: sorting the rest is enough, and
-        # takes microseconds where a sort of 65,536 takes as long as a small model's forward.
-        likely = weights[weights >= (1 - top_p) * total / len(weights)]
-        falling = np.sort(likely)[::-1]
-        last = np.searchsorted(np.cumsum(falling), top_p * total)
-        cutoff = falling[min(last, len(falling) - 1)]
-        scores[weights < cutoff] = -np.inf
-    with np.errstate(over="ignore"):  # over a tiny temperature a score may become -inf, and its probability 0, as it should be
-        weights = np.exp(scores / temperature)
-    return weights / weights.sum()
 
 
 def _require_between(name: str, value: float, low: float, high: float) -> None:

@@ -1,0 +1,71 @@
+// The draw of a token; the definition is kernels/sampling.py. Weights are float32, sums float64 from the first token on.
+#include "sampling.h"
+
+#include <algorithm>
+#include <cstddef>
+#include <functional>
+#include <vector>
+
+#include "step_operations.h"
+
+namespace rwkvquant {
+namespace {
+
+constexpr double kLeastTemperature = 1e-30;  // still a float, and as good as 0
+constexpr std::size_t kFirstSorted = 256;
+
+// The weight of the last token that top-p keeps.
+float cutoff_of(const std::vector<float>& weights, double top_p) {
+    double total = 0;
+    for (const float weight : weights) total += weight;
+    // Tokens below this hold less than 1 - top_p together, so top_p is reached before them: sorting the rest is enough.
+    const double least = (1 - top_p) * total / static_cast<double>(weights.size());
+    std::vector<float> likely;
+    for (const float weight : weights) {
+        if (weight >= least) likely.push_back(weight);
+    }
+    // A few hundred hold it, as a rule; so the first of them are put in order, then eight times as many.
+    double reached = 0;
+    for (std::size_t sorted = 0; sorted < likely.size();) {
+        const auto begin = likely.begin() + static_cast<std::ptrdiff_t>(sorted);
+        const auto end = static_cast<std::size_t>(likely.end() - begin) > kFirstSorted + 7 * sorted
+                             ? begin + static_cast<std::ptrdiff_t>(kFirstSorted + 7 * sorted) : likely.end();
+        if (end != likely.end()) std::nth_element(begin, end, likely.end(), std::greater<>());
+        std::sort(begin, end, std::greater<>());
+        for (auto weight = begin; weight != end; ++weight) {
+            reached += *weight;
+            if (reached >= top_p * total) return *weight;
+        }
+        sorted = static_cast<std::size_t>(end - likely.begin());
+    }
+    return likely.empty() ? 0.0f : likely.back();
+}
+
+}  // namespace
+
+std::size_t draw(const float* scores, std::size_t vocab, double temperature, double top_p, double uniform) {
+    const float top = *std::max_element(scores, scores + vocab);
+    std::vector<float> weights(vocab);
+    step_operations().exponentials(scores, top, 1.0f, vocab, weights.data());
+    const float cutoff = top_p < 1 ? cutoff_of(weights, top_p) : 0.0f;
+    if (temperature != 1) {
+        std::vector<float> tempered(vocab);
+        step_operations().exponentials(scores, top, static_cast<float>(std::max(temperature, kLeastTemperature)), vocab, tempered.data());
+        for (std::size_t token = 0; token < vocab; ++token) weights[token] = weights[token] >= cutoff ? tempered[token] : 0.0f;
+    } else {
+        for (float& weight : weights) weight = weight >= cutoff ? weight : 0.0f;
+    }
+    double total = 0;
+    for (const float weight : weights) total += weight;
+    double reached = 0;
+    std::size_t last = 0;
+    for (std::size_t token = 0; token < vocab; ++token) {
+        if (weights[token] == 0) continue;
+        reached += weights[token];
+        last = token;
+        if (reached > uniform * total) return token;
+    }
+    return last;
+}
+
+}  // namespace rwkvquant
