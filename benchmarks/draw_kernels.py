@@ -47,7 +47,7 @@ def draw_kernels(axes: Axes) -> None:
     axes.invert_yaxis()
     axes.set_xlabel("ns for 64 weights, one thread, AVX-512")
     axes.set_title("The ceiling is memory where the diamond is left of the line", fontsize=10)
-    axes.legend(fontsize=8, loc="lower right")
+    axes.legend(fontsize=8, loc="upper right")
 
 
 def draw_decoding(axes: Axes) -> None:
@@ -68,7 +68,7 @@ def draw_decoding(axes: Axes) -> None:
     axes.set_ylabel("decoding, F16 = 1 (numbers: tokens/s)")
     axes.set_title("Two threads, in turns", fontsize=10)
     axes.legend(fontsize=8)
-    axes.margins(y=0.15)
+    axes.set_ylim(top=1.35 * axes.get_ylim()[1])
 
 
 def main() -> None:
