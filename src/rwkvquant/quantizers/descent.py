@@ -6,15 +6,14 @@
 
 and for two neighbouring columns by x H_pair x^T - 2 G_r,pair . x. Error feedback (gptq.py) chooses a column once, when those behind it
 are still free; here each is chosen with all others where they ended, and a step is taken only where it gains, so that the loss never rises
-(Behdin et al., QuantEase, arXiv:2309.01885, start the same descent from nearest values; from feedback it ends lower). G is kept up
-to date inside a block of columns at once and behind it by a matrix product, as in gptq.py; each pass begins with a new G.
+(Behdin et al., QuantEase, arXiv:2309.01885, start the same descent from nearest values; from feedback it ends lower). E and G go on
+from one pass to the next (residual.py).
 
 Gives up: it ends where no single code can gain, which is not the best set of codes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import TypeVar
 
@@ -23,44 +22,36 @@ import torch
 from torch import Tensor
 
 from rwkvquant.formats.qtensor import CENTROID_ZERO, CodebookTensor, PairCodebookTensor, UniformTensor
-from rwkvquant.quantizers.loss import row_losses
+from rwkvquant.quantizers.residual import Change, Residual
 
 Coded = TypeVar("Coded", UniformTensor, CodebookTensor, PairCodebookTensor)
-Choose = Callable[[slice, Tensor], Tensor]  # columns, G (columns, rows) -> change of Q (columns, rows); it keeps the codes itself
-BLOCK = 128  # columns between products with all columns behind; even
 
 
-def descend(W: Tensor, H: Tensor, q: Coded, passes: int = 1) -> Coded:
-    """W (rows, cols), H (cols, cols) -> q with codes that lose no more in any row, after `passes` over all columns."""
-    H = H.to(W)
+def descend(W: Tensor, H: Tensor, q: Coded, passes: int = 1, residual: Residual | None = None) -> Coded:
+    """W (rows, cols), H (cols, cols) -> q with codes that lose no more in any row, after `passes` over all columns.
+
+    `residual` is that of q, and goes on with it.
+    """
+    residual = residual or Residual(W, H, q.decode())
+    before = residual.losses()
     for _ in range(passes):
+        kept = residual.copy()
         codes = torch.from_numpy(q.codes).to(W.device).long().T.contiguous()  # (columns or pairs, rows), changed in place
-        choose, width = _chooser(q, W, H, codes)
-        _descend(W, H, torch.from_numpy(q.decode()).to(W), choose, width)
-        new = replace(q, codes=codes.T.contiguous().to(torch.uint8).cpu().numpy())
-        better = (row_losses(W, new.decode(), H) < row_losses(W, q.decode(), H)).cpu().numpy()
-        if not better.any():
+        choose, width = _chooser(q, W, residual.H, codes)
+        residual.sweep(width, choose)
+        after = residual.losses()
+        better = residual.gained(before, after)
+        residual.restore(~better, kept)
+        if not bool(better.any()):
             break
-        q = replace(q, codes=np.where(better[:, None], new.codes, q.codes))
+        before = torch.where(better, after, before)
+        new = codes.T.contiguous().to(torch.uint8).cpu().numpy()
+        q = replace(q, codes=np.where(better.cpu().numpy()[:, None], new, q.codes))
     return q
 
 
-def _descend(W: Tensor, H: Tensor, Q: Tensor, choose: Choose, width: int) -> None:
-    cols = W.shape[1]
-    G = ((W - Q) @ H).T.contiguous()  # (cols, rows)
-    for start in range(0, cols, BLOCK):
-        stop = min(start + BLOCK, cols)
-        g, changes = G[start:stop], torch.empty_like(G[start:stop])
-        for j in range(start, stop, width):
-            columns = slice(j, min(j + width, stop))
-            change = choose(columns, G[columns])
-            changes[j - start : columns.stop - start] = change
-            g.addmm_(H[start:stop, columns], change, alpha=-1)
-        G[stop:].addmm_(H[stop:, start:stop], changes, alpha=-1)
-
-
-def _chooser(q: Coded, W: Tensor, H: Tensor, codes: Tensor) -> tuple[Choose, int]:
-    """How a column, or a pair of columns, chooses; and how many columns that is."""
+def _chooser(q: Coded, W: Tensor, H: Tensor, codes: Tensor) -> tuple[Change, int]:
+    """How a column, or a pair of columns, chooses, keeping the codes itself; and how many columns that is."""
     if isinstance(q, UniformTensor):
         return _uniform(q, W, H, codes), 1
     if isinstance(q, CodebookTensor):
@@ -68,7 +59,7 @@ def _chooser(q: Coded, W: Tensor, H: Tensor, codes: Tensor) -> tuple[Choose, int
     return _pairs(q, W, H, codes), 2
 
 
-def _uniform(q: UniformTensor, W: Tensor, H: Tensor, codes: Tensor) -> Choose:
+def _uniform(q: UniformTensor, W: Tensor, H: Tensor, codes: Tensor) -> Change:
     scales = torch.from_numpy(q.group_scales()).to(W)
 
     def choose(columns: slice, G: Tensor) -> Tensor:
@@ -83,7 +74,7 @@ def _uniform(q: UniformTensor, W: Tensor, H: Tensor, codes: Tensor) -> Choose:
     return choose
 
 
-def _codebook(q: CodebookTensor, W: Tensor, H: Tensor, codes: Tensor) -> Choose:
+def _codebook(q: CodebookTensor, W: Tensor, H: Tensor, codes: Tensor) -> Change:
     centroids = torch.from_numpy(q.codebooks).to(W) - CENTROID_ZERO
     scale = torch.from_numpy(q.row_scale).to(W)
 
@@ -99,7 +90,7 @@ def _codebook(q: CodebookTensor, W: Tensor, H: Tensor, codes: Tensor) -> Choose:
     return choose
 
 
-def _pairs(q: PairCodebookTensor, W: Tensor, H: Tensor, codes: Tensor) -> Choose:
+def _pairs(q: PairCodebookTensor, W: Tensor, H: Tensor, codes: Tensor) -> Change:
     """With x = s (c - c_old) the cost is, but for what is the same for all c, s^2 times  c h c^T - 2 (c_old h + G / s) . c:
     a quadratic of the table alone, and a product."""
     rows, groups = len(W), len(q.codebooks)
