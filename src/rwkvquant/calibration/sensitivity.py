@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -41,27 +42,33 @@ class Sensitivity:
     def __init__(self, out: int, width: int, device: torch.device | str = "cpu") -> None:
         self.inputs = InputStatistics(width, device)
         self._squares = torch.zeros(out, dtype=torch.float64, device=device)
-        self._weighted = torch.zeros(width, width, dtype=torch.float64, device=device)
+        self._weighted = InputStatistics(width, device)
 
     def add(self, x: Tensor, g: Tensor) -> None:
         """x (tokens, in) and g (tokens, out): inputs, and the gradient by outputs."""
         self.inputs.add(x)
         squares = g.square()
         self._squares += squares.sum(0, dtype=torch.float64)
-        self._weighted += (x * squares.sum(1, keepdim=True)).T @ x
+        self._weighted.add(x, squares.sum(1, keepdim=True))
 
     @property
     def rows(self) -> Tensor:
         """f (out,) float64."""
         return self._squares / self.inputs.tokens
 
+    @cached_property
+    def _H_g(self) -> Tensor:
+        """H_g times its trace of gradients a token; asked for when all has been added."""
+        return self._weighted.H
+
     def loss(self, E: Tensor, rows: Tensor) -> float:
         """E (chosen rows, in), their indices -> their share of the KL divergence, in nats per token."""
-        total = float(self._squares.sum())
+        total = float(self._squares.sum()) / self.inputs.tokens
         if total == 0:
             return 0.0  # no gradient arrives: the model does not look at this product
-        E = E.double()
-        return 0.5 * float((self.rows[rows] * ((E @ self._weighted) * E).sum(1)).sum()) / total
+        E = E.to(self._H_g)
+        shares = ((E @ self._H_g) * E).sum(1, dtype=torch.float64)
+        return 0.5 * float((self.rows[rows] * shares).sum()) / total
 
 
 @dataclass(frozen=True)

@@ -73,8 +73,7 @@ class CalibrationText:
         sums: dict[str, CrossStatistics] = {}
         beside = None
         if self._reference is not None and layer > 0:  # before the first block both streams differ by the embedding's rounding alone
-            width = self._stream.shape[2]
-            sums = {writers[key]: CrossStatistics(width, block[key].shape[1], self._device) for key in writers}
+            sums = {name: CrossStatistics(block[key]) for key, name in writers.items()}
             beside = Beside(make, block, sums, self._reference)
         seen = collect_block(make, block, self._inputs, self._stream, self._batch, self._seen, tap, beside)
         judges = {}
@@ -82,7 +81,7 @@ class CalibrationText:
             judges = collect_block(make, block, self._inputs, self._stream, self._batch, self._kept_out)
         strength = float(self._config.correction or 0)
         targets = {
-            f"blocks.{layer}.{key}": corrected(block[key], seen[name].H, sums[name], strength) for key, name in writers.items() if sums
+            f"blocks.{layer}.{key}": corrected(seen[name].H, sums[name], strength) for key, name in writers.items() if sums
         }
         return Collected(seen, judges, tap.sums if tap else {}, targets)
 

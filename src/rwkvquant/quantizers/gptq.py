@@ -42,6 +42,7 @@ from rwkvquant.quantizers.grid import (
     group_count,
     uniform_tensor,
 )
+from rwkvquant.quantizers.inverse import inverse_cholesky
 
 log = logging.getLogger(__name__)
 
@@ -109,11 +110,10 @@ def _inverse_factor(H: Tensor) -> Tensor | None:
     Cholesky from the last column to the first gives H = R R^T with R upper triangular, and U = R^-1: half the work of
     inverting H and factoring the inverse, and nothing is squared on the way.
     """
-    L, failed = torch.linalg.cholesky_ex(H.flip(0, 1))
-    if failed:
+    flipped = inverse_cholesky(H.flip(0, 1))
+    if flipped is None:
         return None
-    R = L.flip(0, 1)
-    U = torch.linalg.solve_triangular(R, torch.eye(len(H), dtype=H.dtype, device=H.device), upper=True)
+    U = flipped.flip(0, 1)
     return U if bool(torch.isfinite(U).all()) else None
 
 
