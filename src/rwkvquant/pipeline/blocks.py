@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from rwkvquant.calibration.batches import FORWARD, fitting_batch
 from rwkvquant.calibration.collect import Beside, HiddenStates, advance, collect_block, collect_head, product_inputs
 from rwkvquant.calibration.partners import PartnerTap
 from rwkvquant.checkpoints import Checkpoint
@@ -36,7 +37,8 @@ class CalibrationText:
         self._table, self._config, self._tokens = TABLES[checkpoint.arch], config, tokens
         self._model: ModuleType = architecture(checkpoint.arch)
         self._inputs = product_inputs(self._table)
-        self._batch, self._device = config.calibration.batch, device
+        self._device = device
+        self._batch = fitting_batch(config.calibration.batch, tokens.shape[1] * checkpoint.dims.width, FORWARD)
         self._seen, self._kept_out = range(len(tokens) - kept_out), range(len(tokens) - kept_out, len(tokens))
 
         def stream(name: str) -> HiddenStates:

@@ -49,12 +49,11 @@ def measure(
     Raises StoppedError behind a block if the job was asked to stop.
     """
     source, module = CheckpointSource(checkpoint, device), architecture(checkpoint.arch)
-    outer = source.globals()
     story = Story(
-        embed=lambda rows: module.embed(outer, rows),
+        embed=module.embed,
         block=module.block,
         head=module.head,
-        globals=outer,
+        globals=source.globals,
         weights_of=source.block,
         layers=checkpoint.dims.layers,
         width=checkpoint.dims.width,
