@@ -25,12 +25,14 @@ from rwkvquant.pipeline.plan_file import Candidate, Measured, from_json, to_json
 from rwkvquant.pipeline.progress import Progress
 from rwkvquant.pipeline.settings import Setting, allowed_settings
 from rwkvquant.pipeline.work_dir import Journal
+from rwkvquant.quantizers.loss import hessian_loss
 from rwkvquant.selection.proxy import READINGS, incoherence, proxies
 
 SAMPLED_ROWS = 32  # calibration rows that pass 1 reads
 SAMPLED_WEIGHTS = 1 << 16  # of each matrix, in blocks of 16 rows; at least two blocks
 ROW_BLOCK = 16
 ORDERS = range(2, 7)  # K of Eq. (17)
+PROXIES_UNASKED = 1 << 20
 TINY = 1e-300
 LORA_CAUTION = 2.0  # their losses are underestimated: they stand in front of tanh and sigmoid (docs/methods/selection.md)
 
@@ -108,21 +110,22 @@ def _measure_matrix(
     hessian = Hessian(sensitivity.inputs.H, config, W.dtype)
     rows = _sampled_rows(*W.shape)
     part = W[rows]
-    energy = float(((part.double() @ hessian.H) * part.double()).sum())
+    energy = hessian_loss(part, None, hessian.H)
     share = float(sensitivity.rows[rows].sum()) / max(float(sensitivity.rows.sum()), TINY)  # of the loss, if all rows erred alike
     caution = LORA_CAUTION if matrix.spec.role is Role.LORA else 1.0
     candidates = []
     for setting in settings:
         decoded = quantise_matrix(setting, config, part, hessian, rounds=0).decode()
-        E = (part - torch.from_numpy(decoded).to(W.device)).double()
-        error = float(((E @ hessian.H) * E).sum())
-        loss = caution * sensitivity.loss(E, rows) / max(share, TINY)
+        error = hessian_loss(part, decoded, hessian.H)
+        loss = caution * sensitivity.loss(part - torch.from_numpy(decoded).to(W.device), rows) / max(share, TINY)
         candidates.append(Candidate(setting, setting.stored_bytes(matrix.shape), loss, error / energy if energy else 0.0))
     values = W.cpu().numpy()
-    return Measured(matrix.name, W.numel(), _proxies(values, dtype), incoherence(values), tuple(candidates))
+    found = proxies_of(values, dtype) if W.numel() <= PROXIES_UNASKED else {}
+    return Measured(matrix.name, W.numel(), found, incoherence(values), tuple(candidates))
 
 
-def _proxies(W: NDArray[np.float32], dtype: str) -> dict[str, dict[str, Any]]:
+def proxies_of(W: NDArray[np.float32], dtype: str) -> dict[str, dict[str, Any]]:
+    """`dtype`: what the checkpoint stores."""
     found = {reading: proxies(W, reading, dtype) for reading in READINGS}
     return {
         reading: {
