@@ -78,6 +78,7 @@ def measure(
             dtype = checkpoint.tensors[matrix.source].dtype
             found[matrix.name] = _measure_matrix(matrix, weights[key], sensitivity, settings[matrix.name], config, dtype)
         _note(journal, backward, found, f"block {layer + 1} of {story.layers}, going backward, of pass 1")
+        progress.phase("pass 1: sensitivities")
     return {m.name: found[m.name] for m in matrices.values()}
 
 

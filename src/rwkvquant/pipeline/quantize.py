@@ -110,11 +110,16 @@ def _quantize(source: Path, output: Path, config: QuantizeConfig, progress: Prog
 
         for layer in range(done.blocks or 0, layers):
             block = weights.block(layer)
-            progress.phase(f"block {layer + 1} of {layers}")
-            quantised = tensors.write(block, layer, BLOCK, text.collect(block, layer) if text else NOTHING)
+            which = f"block {layer + 1} of {layers}"
+            progress.phase(f"{which}: reading the text" if text else which)
+            collected = text.collect(block, layer) if text else NOTHING
+            progress.phase(f"{which}: quantising" if text else which)
+            quantised = tensors.write(block, layer, BLOCK, collected)
+            del collected
             if text:
+                progress.phase(f"{which}: going on")
                 text.advance(quantised, block, layer)
-            done.note(layer + 1, f"block {layer + 1} of {layers}")
+            done.note(layer + 1, which)
 
         if done.blocks == layers:
             progress.phase("head")
