@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from rwkvquant.formats.qtensor import CENTROID_ZERO, CodebookTensor
+from rwkvquant.kernels import workshop
 from rwkvquant.quantizers.kmeans import LIMITS, codebook_tensor
 from rwkvquant.quantizers.residual import Residual
 
@@ -72,6 +73,7 @@ class Centroids:
         missing = -rows % tensor.group_rows
         self._scale = torch.nn.functional.pad(torch.from_numpy(tensor.row_scale).to(W), (0, missing))
         codes = torch.nn.functional.pad(torch.from_numpy(tensor.codes).to(W.device).T, (0, missing))
+        self._by_column = codes.cpu().numpy()  # (columns, rows)
         self.codes = [self._by_block(part).long() for part in codes.split(tensor.group_cols)]
         self.c = self.stored = torch.from_numpy(tensor.codebooks).to(W) - CENTROID_ZERO
         self.N: list[Tensor | None] = [None] * len(self.codes)  # it depends on the codes alone
@@ -110,6 +112,8 @@ class Centroids:
             g = torch.zeros_like(self.c[:, block]).scatter_add_(1, codes, self._by_block(values))
             N = self.N[block]
             if N is None:
+                N = self.N[block] = self._native_gram(columns)
+            if N is None:
                 N = self.N[block] = self._gram(codes, self.residual.H[columns, columns])
             step = move(N, g, block)
             anything = anything or bool(step.any())
@@ -119,6 +123,14 @@ class Centroids:
 
         self.residual.sweep(self.like.group_cols, change)
         return anything
+
+    def _native_gram(self, columns: slice) -> Tensor | None:
+        if self._scale.device.type != "cpu":
+            return None
+        H = self.residual.H[columns, columns].contiguous().numpy()
+        codes = np.ascontiguousarray(self._by_column[columns])
+        found = workshop.code_gram(codes, H, self._scale.numpy(), self.like.group_rows, 2**self.like.bits, torch.get_num_threads())
+        return None if found is None else torch.from_numpy(found)
 
     def _gram(self, codes: Tensor, H: Tensor) -> Tensor:
         """N of a column block: codes (row blocks, columns * group_rows), H (columns, columns) -> (row blocks, K, K)."""

@@ -22,7 +22,9 @@ import torch
 from torch import Tensor
 
 from rwkvquant.formats.qtensor import CENTROID_ZERO, CodebookTensor, PairCodebookTensor, UniformTensor
-from rwkvquant.quantizers.residual import Change, Residual
+from rwkvquant.kernels.dispatch import native_module
+from rwkvquant.quantizers.columns import Columns, GridColumns, TableColumns, descend_columns
+from rwkvquant.quantizers.residual import BLOCK, Change, Residual
 
 Coded = TypeVar("Coded", UniformTensor, CodebookTensor, PairCodebookTensor)
 
@@ -36,18 +38,52 @@ def descend(W: Tensor, H: Tensor, q: Coded, passes: int = 1, residual: Residual 
     before = residual.losses()
     for _ in range(passes):
         kept = residual.copy()
-        codes = torch.from_numpy(q.codes).to(W.device).long().T.contiguous()  # (columns or pairs, rows), changed in place
-        choose, width = _chooser(q, W, residual.H, codes)
-        residual.sweep(width, choose)
+        codes = _native_pass(q, residual)
+        if codes is None:
+            codes = one_pass(q, residual)
         after = residual.losses()
         better = residual.gained(before, after)
         residual.restore(~better, kept)
         if not bool(better.any()):
             break
         before = torch.where(better, after, before)
-        new = codes.T.contiguous().to(torch.uint8).cpu().numpy()
+        new = codes.T.contiguous().cpu().numpy()
         q = replace(q, codes=np.where(better.cpu().numpy()[:, None], new, q.codes))
     return q
+
+
+def one_pass(q: Coded, residual: Residual) -> Tensor:
+    """The definition: all columns in turn -> codes (columns or pairs, rows) uint8."""
+    codes = torch.from_numpy(q.codes).to(residual.W.device).long().T.contiguous()  # changed in place
+    choose, width = _chooser(q, residual.W, residual.H, codes)
+    residual.sweep(width, choose)
+    return codes.to(torch.uint8)
+
+
+def _native_pass(q: Coded, residual: Residual) -> Tensor | None:
+    """The same by the native module; None where it has no such columns."""
+    W, columns = residual.W, native_columns(q, residual.W)
+    if columns is None:
+        return None
+    width = q.group_size if isinstance(q, UniformTensor) else q.group_cols
+    codes = torch.from_numpy(q.codes).T.contiguous()
+
+    def change(block: slice, G: Tensor) -> Tensor:
+        table = [column // width for column in range(block.start, block.stop)]
+        found = descend_columns(columns, G, residual.H[block, block], table, codes[block])
+        assert found is not None
+        return found
+
+    residual.sweep_blocks(BLOCK, change)
+    return codes
+
+
+def native_columns(q: Coded, W: Tensor) -> Columns | None:
+    if W.device.type != "cpu" or native_module() is None or isinstance(q, PairCodebookTensor):
+        return None
+    if isinstance(q, UniformTensor):
+        return GridColumns(torch.from_numpy(q.group_scales()), torch.from_numpy(q.group_zeros()), q.bits)
+    return TableColumns(torch.from_numpy(q.codebooks).to(W) - CENTROID_ZERO, torch.from_numpy(q.row_scale).to(W), q.group_rows)
 
 
 def _chooser(q: Coded, W: Tensor, H: Tensor, codes: Tensor) -> tuple[Change, int]:

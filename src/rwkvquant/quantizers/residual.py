@@ -42,18 +42,25 @@ class Residual:
 
     def sweep(self, width: int, change: Change) -> None:
         """`change` for every `width` neighbouring columns in turn, each with all changes before it known."""
-        cols = len(self.E)
-        block = max(BLOCK // width, 1) * width
-        for start in range(0, cols, block):
-            stop = min(start + block, cols)
-            g, H = self.G[start:stop], self.H[start:stop, start:stop]
+
+        def change_block(columns: slice, g: Tensor) -> Tensor:
+            start, H = columns.start, self.H[columns, columns]
             D = torch.empty_like(g)
-            for first in range(0, stop - start, width):
-                part = slice(first, min(first + width, stop - start))
+            for first in range(0, len(g), width):
+                part = slice(first, min(first + width, len(g)))
                 D[part] = change(slice(start + part.start, start + part.stop), g[part])
                 g.addmm_(H[:, part], D[part], alpha=-1)
-            self.E[start:stop] -= D
-            self.spread(start, stop, D)
+            return D
+
+        self.sweep_blocks(max(BLOCK // width, 1) * width, change_block)
+
+    def sweep_blocks(self, block: int, change: Change) -> None:
+        """`change` for a block of columns after the other, which itself brings the G of the block up to date."""
+        for start in range(0, len(self.E), block):
+            columns = slice(start, min(start + block, len(self.E)))
+            D = change(columns, self.G[columns])
+            self.E[columns] -= D
+            self.spread(start, columns.stop, D)
 
     def spread(self, start: int, stop: int, D: Tensor) -> None:
         """Tell all columns but start..stop, which know, of a change D (columns, rows) there."""
