@@ -21,12 +21,13 @@ class InputStatistics:
     """H of one activation, added up batch by batch; or, with weights, sum_t weight_t x_t^T x_t / tokens."""
 
     def __init__(self, width: int, device: torch.device | str = "cpu") -> None:
-        self.tokens = 0
+        self.tokens, self._finished = 0, False
         self._sum = torch.zeros(width, width, dtype=torch.float64 if width < WIDE else torch.float32, device=device)
         self._block = width if width < MANY else max(512, width // 8)
 
     def add(self, x: Tensor, weights: Tensor | None = None) -> None:
         """x (..., width): the activation of some more tokens; weights (tokens, 1)."""
+        assert not self._finished, "H has been taken"
         x = x.reshape(-1, x.shape[-1]).float()
         left = x if weights is None else x * weights
         for start in range(0, x.shape[1], self._block):
@@ -36,16 +37,19 @@ class InputStatistics:
 
     @property
     def H(self) -> Tensor:
-        """(width, width) float64, or float32 from WIDE on, a new tensor."""
+        """(width, width) float64, or float32 from WIDE on; the sums become it, and nothing can be added any more."""
         assert self.tokens > 0, "statistics of no tokens"
-        H = self._sum / self.tokens
-        for start in range(0, len(H), self._block):
-            rows, before = slice(start, start + self._block), slice(0, start)
-            H[rows, before] = H[before, rows].T
-        return H
+        if not self._finished:
+            self._finished = True
+            self._sum /= self.tokens
+            for start in range(0, len(self._sum), self._block):
+                rows, before = slice(start, start + self._block), slice(0, start)
+                self._sum[rows, before] = self._sum[before, rows].T
+        return self._sum
 
     @property
     def mean_square(self) -> Tensor:
         """(width,) float64, the diagonal of H."""
         assert self.tokens > 0, "statistics of no tokens"
-        return self._sum.diagonal().double() / self.tokens
+        diagonal = self._sum.diagonal().double()
+        return diagonal if self._finished else diagonal / self.tokens

@@ -103,7 +103,8 @@ class TensorWriter:
             if hessian_loss(W, plain.decode(), judge) < hessian_loss(W, quantised.decode(), judge):
                 self.fallen_back.append(tensor.name)
                 quantised, setting = plain, setting.plain
-        error = _plain_error(W, quantised) if found is None else hessian_error(W, quantised.decode(), found.H)
+        hessian = self._hessian(name, found, W)
+        error = _plain_error(W, quantised) if hessian is None else hessian_error(W, quantised.decode(), hessian.H)
         return quantised, setting, error
 
     def _hessian(self, name: str | None, found: InputStatistics | None, W: Tensor) -> Hessian | None:

@@ -90,7 +90,7 @@ def factorise(H: Tensor, *, damping: float, act_order: bool) -> InverseFactor:
     mean = float(diagonal.mean()) or 1.0
     cols = torch.arange(len(H), device=H.device)
     order = torch.argsort(diagonal, descending=True, stable=True) if act_order else cols
-    H = H[order][:, order]
+    H = H[order[:, None], order]
     H[cols, cols] += torch.where(H.diagonal() == 0, mean, 0.0)
     used, raised = damping, 0.0
     while True:
