@@ -8,9 +8,9 @@ Random weights of a released shape are streamed to disk and quantised, calibrate
 quality of a random model means nothing; its cost is that of a trained one.
 
 Anonymous memory (RssAnon) is what the process asked for; total RSS also counts pages of mapped files, which the system may take back.
-Both are sampled 20 times a second. FLOPs are those of the matrix products that torch was asked for, two for each multiplication and addition;
-the share is FLOPs over seconds times the rate of a 2048 x 2048 product just before the run, on as many threads. Seconds are
-wall and processor time, of all threads together: where others use the machine, the second tells more.
+Both are sampled 20 times a second. FLOPs are those of the matrix products that torch was asked for, two a weight and row;
+the share is FLOPs over seconds times the rate of 2048 x 2048 products just before the run, by processor time. Seconds are wall
+and processor time, of all threads together: where others use the machine, the second tells more.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ def run(path: Path, folder: Path, config: QuantizeConfig) -> dict[str, Any]:
     total = {key: sum(phase[key] for phase in meter.phases.values()) for key in ("seconds", "processor_seconds", "flops")}
     return {
         "total": total | {"anonymous_bytes": meter.memory.most("anonymous"), "rss_bytes": meter.memory.most("rss")},
-        "products_flops_per_second": rate,
+        "products_flops_per_processor_second": rate,
         "phases": meter.phases,
         "notes": meter.notes,
         **{key: result[key] for key in ("bits_per_weight", "bits_per_weight_file", "file_bytes")},
@@ -133,12 +133,11 @@ def run(path: Path, folder: Path, config: QuantizeConfig) -> dict[str, Any]:
 
 
 def show(found: dict[str, Any]) -> None:
-    rate = found["products_flops_per_second"]
-    print(f"products run at {rate / 1e9:.0f} GFLOP/s here; share = FLOPs / (seconds x that), by the wall and by processor time")
+    rate, threads = found["products_flops_per_processor_second"], found["threads"]
+    print(f"products run at {rate / 1e9:.0f} GFLOP a processor second here; share = FLOPs / (seconds x that), by wall and processor time")
     print(f"{'phase':<34} {'wall s':>8} {'cpu s':>8} {'TFLOP':>8} {'share':>12} {'anon MB':>8} {'RSS MB':>8}")
-    threads = found["threads"]
     for name, row in [*found["phases"].items(), ("total", found["total"])]:
-        shares = [row["flops"] / max(1e-9, seconds) / rate for seconds in (row["seconds"], row["processor_seconds"] / threads)]
+        shares = [row["flops"] / max(1e-9, seconds) / rate for seconds in (row["seconds"] * threads, row["processor_seconds"])]
         memory = [row.get(f"{kind}_bytes", 0) / 1e6 for kind in ("anonymous", "rss")]
         print(
             f"{name:<34} {row['seconds']:8.1f} {row['processor_seconds']:8.1f} {row['flops'] / 1e12:8.2f} "
@@ -154,7 +153,9 @@ def main() -> None:
     parser.add_argument("--method", default="rwkvquant")
     parser.add_argument("--code-bits", type=int)
     parser.add_argument("--calib-rows", type=int, default=64)
-    parser.add_argument("--work-dir", help="where the checkpoint, hidden states and output go; a folder of their own in it, removed at the end")
+    parser.add_argument(
+        "--work-dir", help="where the checkpoint, hidden states and output go; a folder of their own in it, removed at the end"
+    )
     parser.add_argument("--json", help="write what was measured here")
     args = parser.parse_args()
     arch, dims = released(args.shape)

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from rwkvquant.kernels.dispatch import native_module
 
-
 Array = NDArray[np.float32] | NDArray[np.float64]
 
 
@@ -42,8 +41,8 @@ def round_columns(
     names: NDArray[np.uint8] | None = None,
     row_scale: Array | None = None,
 ) -> Array | None:
-    """A block of columns (columns, rows) rounded in turn: by error feedback, to codes and error / U_qq, with the block of U as `matrix`; or,
-    `descent`, codes moved to where the loss is least, with G as `block`, kept up to date, and the block of H: the changes of value.
+    """A block of columns (columns, rows) rounded in turn: by error feedback, to codes and error / U_qq, with the block of U as `matrix`;
+    or, `descent`, codes moved to where the loss is least, with G as `block`, kept up to date, and the block of H: the changes of value.
 
     `table` says of each column which group's scale and zero (groups, rows) it has, or which centroids (column blocks, K, rows), with their
     names for error feedback, and row_scale (rows,). None where there is no native module.

@@ -82,9 +82,7 @@ class CalibrationText:
         if self._kept_out and self._config.fall_back:
             judges = collect_block(make, block, self._inputs, self._stream, self._batch, self._kept_out)
         strength = float(self._config.correction or 0)
-        targets = {
-            f"blocks.{layer}.{key}": corrected(seen[name].H, sums[name], strength) for key, name in writers.items() if sums
-        }
+        targets = {f"blocks.{layer}.{key}": corrected(seen[name].H, sums[name], strength) for key, name in writers.items() if sums}
         return Collected(seen, judges, tap.sums if tap else {}, targets)
 
     def advance(self, quantised: Weights, block: Weights, layer: int) -> None:

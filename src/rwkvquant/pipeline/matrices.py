@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from rwkvquant.config import CodebookConfig, GridConfig, PairConfig, QuantizeConfig
@@ -97,8 +96,9 @@ def join_rows(parts: list[UniformTensor]) -> UniformTensor:
     if len(parts) == 1:
         return parts[0]
 
-    def joined(name: str) -> NDArray[Any] | None:
+    def joined(name: str) -> Any:
         arrays = [getattr(part, name) for part in parts]
         return None if arrays[0] is None else np.concatenate(arrays)
 
-    return replace(parts[0], **{name: joined(name) for name in ("codes", "zeros", "scales", "scale_codes", "row_scale")})
+    arrays: dict[str, Any] = {name: joined(name) for name in ("codes", "zeros", "scales", "scale_codes", "row_scale")}
+    return replace(parts[0], **arrays)

@@ -74,12 +74,20 @@ def step_coefficients(N: Tensor, g: Tensor, u: Tensor, basis: Tensor, shift: int
     """
     B = basis / (1 << shift)
     solved = whole(u + solve_blocks(B @ N @ B.T, g @ B.T))
-    return _native_steps(N, g, u, solved, basis, shift) if u.device.type == "cpu" and native_module() else _steps(N, g, u, solved, basis, shift)
+    return (
+        _native_steps(N, g, u, solved, basis, shift)
+        if u.device.type == "cpu" and native_module()
+        else _steps(N, g, u, solved, basis, shift)
+    )
 
 
 def _native_steps(N: Tensor, g: Tensor, u: Tensor, solved: Tensor, basis: Tensor, shift: int) -> Tensor:
-    arrays = [array.contiguous().numpy() for array in (N, g, u, solved, basis)]
-    found = workshop.step_coefficients(*arrays, shift, NEIGHBOUR_PASSES, LIMITS, LARGEST, torch.get_num_threads())
+    def array(values: Tensor) -> workshop.Array:
+        return values.contiguous().numpy()
+
+    found = workshop.step_coefficients(
+        array(N), array(g), array(u), array(solved), array(basis), shift, NEIGHBOUR_PASSES, LIMITS, LARGEST, torch.get_num_threads()
+    )
     assert found is not None
     return torch.from_numpy(found)
 

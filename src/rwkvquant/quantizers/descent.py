@@ -62,11 +62,11 @@ def one_pass(q: Coded, residual: Residual) -> Tensor:
 
 def _native_pass(q: Coded, residual: Residual) -> Tensor | None:
     """The same by the native module; None where it has no such columns."""
-    W, columns = residual.W, native_columns(q, residual.W)
-    if columns is None:
+    columns = native_columns(q, residual.W)
+    if columns is None or isinstance(q, PairCodebookTensor):
         return None
     width = q.group_size if isinstance(q, UniformTensor) else q.group_cols
-    codes = torch.from_numpy(q.codes).T.contiguous()
+    codes = torch.from_numpy(np.array(q.codes.T, order="C"))  # a copy, changed in place
 
     def change(block: slice, G: Tensor) -> Tensor:
         table = [column // width for column in range(block.start, block.stop)]
@@ -79,6 +79,7 @@ def _native_pass(q: Coded, residual: Residual) -> Tensor | None:
 
 
 def native_columns(q: Coded, W: Tensor) -> Columns | None:
+    """What descent changes codes among; None for pairs, off the CPU, and without the module."""
     if W.device.type != "cpu" or native_module() is None or isinstance(q, PairCodebookTensor):
         return None
     if isinstance(q, UniformTensor):
