@@ -33,6 +33,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import rwkvquant
 from rwkvquant import CalibrationConfig, QuantizeConfig
 from rwkvquant.bench.shapes import released
+from rwkvquant.pipeline import measure
 from rwkvquant.pipeline.products import fast_products, product_rate
 from rwkvquant.pipeline.progress import Progress
 
@@ -159,7 +160,9 @@ def main() -> None:
     parser.add_argument("--json", help="write what was measured here")
     args = parser.parse_args()
     arch, dims = released(args.shape)
-    dims = dataclasses.replace(dims, layers=args.layers or dims.layers, vocab=args.vocab or dims.vocab)
+    blocks = args.layers or dims.layers
+    measure.LARGE_MODEL = measure.LARGE_MODEL * blocks // dims.layers  # a few blocks are measured as they would be among all
+    dims = dataclasses.replace(dims, layers=blocks, vocab=args.vocab or dims.vocab)
     config = QuantizeConfig(
         method=args.method,
         code_bits=args.code_bits,

@@ -29,6 +29,7 @@ from rwkvquant.quantizers.loss import hessian_loss
 from rwkvquant.selection.proxy import READINGS, incoherence, proxies
 
 SAMPLED_ROWS = 32  # calibration rows that pass 1 reads
+LARGE_MODEL, ROWS_OF_LARGE = 1 << 28, 12  # weights; each row costs a pass forward, one backward, and its share of every Hessian
 SAMPLED_WEIGHTS = 1 << 16  # of each matrix, in blocks of 16 rows; at least two blocks
 ROW_BLOCK = 16
 ORDERS = range(2, 7)  # K of Eq. (17)
@@ -65,7 +66,9 @@ def measure(
     matrices = {(m.layer, _key(m)): m for m in checkpoint.logical_matrices() if m.spec.role in QUANTIZED_ROLES}
     settings = allowed_settings(config, [m.name for m in matrices.values()])
     progress.phase("pass 1: sensitivities")
-    backward = Backward(story, tokens[:SAMPLED_ROWS], config.calibration.batch, work_dir, config.seed)
+    shapes = [m.shape for m in matrices.values()]
+    tokens = tokens[: SAMPLED_ROWS if sum(rows * cols for rows, cols in shapes) < LARGE_MODEL else ROWS_OF_LARGE]
+    backward = Backward(story, tokens, config.calibration.batch, work_dir, config.seed)
     found = _kept(journal, backward)
     if found is None:
         found = {}
