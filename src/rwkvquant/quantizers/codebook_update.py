@@ -77,7 +77,7 @@ class Centroids:
         self.codes = [self._by_block(part).long() for part in codes.split(tensor.group_cols)]
         self.c = self.stored = torch.from_numpy(tensor.codebooks).to(W) - CENTROID_ZERO
         self.N: list[Tensor | None] = [None] * len(self.codes)  # it depends on the codes alone
-        self._start, self._before = residual.copy(), self._losses()
+        self.start, self._before = residual.copy(), self._losses()
 
     def _by_block(self, values: Tensor) -> Tensor:
         """(columns, rows) -> (row blocks, columns * group_rows)."""
@@ -91,7 +91,7 @@ class Centroids:
     def restore_where_worse(self) -> None:
         """Go back to the start in the row blocks that lose no less by all that has moved. The others hold whole numbers."""
         worse = ~self.residual.gained(self._before, self._losses())
-        self.residual.restore(worse.repeat_interleave(self.like.group_rows)[: len(self.residual.W)], self._start)
+        self.residual.restore(worse.repeat_interleave(self.like.group_rows)[: len(self.residual.W)], self.start)
         self.c = torch.where(worse[:, None, None], self.stored, self.c)
 
     def tensor(self) -> CodebookTensor:

@@ -33,14 +33,14 @@ def update_factors(W: Tensor, H: Tensor, q: CodebookTensor, residual: Residual |
     `residual` is that of q, and goes on with it.
     """
     residual = residual or Residual(W, H, q.decode())
-    found, losses, states = [q], [residual.losses().sum()], [residual.copy()]
+    moving = Centroids(residual, q)
+    found, losses, states = [q], [residual.losses().sum()], [moving.start]
 
     def keep(new: CodebookTensor) -> None:
         found.append(new)
         losses.append(residual.losses().sum())
         states.append((residual.E, residual.G))
 
-    moving = Centroids(residual, q)
     keep(_step_coefficients(moving, q))
     moved = move_basis(W, H, found[-1], residual)
     residual.fresh(moved.decode())

@@ -90,7 +90,8 @@ def factorise(H: Tensor, *, damping: float, act_order: bool) -> InverseFactor:
     mean = float(diagonal.mean()) or 1.0
     cols = torch.arange(len(H), device=H.device)
     order = torch.argsort(diagonal, descending=True, stable=True) if act_order else cols
-    H = H[order[:, None], order]
+    last_first = order.flip(0)
+    H = H[last_first[:, None], last_first]  # turned around, as _inverse_factor wants it
     H[cols, cols] += torch.where(H.diagonal() == 0, mean, 0.0)
     used, raised = damping, 0.0
     while True:
@@ -106,12 +107,12 @@ def factorise(H: Tensor, *, damping: float, act_order: bool) -> InverseFactor:
 
 
 def _inverse_factor(H: Tensor) -> Tensor | None:
-    """H -> U upper triangular with H^-1 = U^T U, or None where H is not positive definite.
+    """H turned around -> U upper triangular with H^-1 = U^T U in the order of rounding, or None where H is not positive definite.
 
     Cholesky from the last column to the first gives H = R R^T with R upper triangular, and U = R^-1: half the work of
     inverting H and factoring the inverse, and nothing is squared on the way.
     """
-    flipped = inverse_cholesky(H.flip(0, 1))
+    flipped = inverse_cholesky(H)
     if flipped is None:
         return None
     U = flipped.flip(0, 1)
