@@ -33,8 +33,9 @@ def tiny(tmp_path: Path, arch: str, scale: float = 1.0) -> Checkpoint:
 def story_of(checkpoint: Checkpoint) -> tuple[Story, ModuleType, dict[str, Any]]:
     source, module = CheckpointSource(checkpoint), architecture(checkpoint.arch)
     outer, carries = source.globals(), checkpoint.arch == "rwkv7"
-    embed = lambda rows: module.embed(outer, rows)  # noqa: E731
-    story = Story(embed, module.block, module.head, outer, source.block, LAYERS, checkpoint.dims.width, carries, torch.device("cpu"))
+    story = Story(
+        module.embed, module.block, module.head, source.globals, source.block, LAYERS, checkpoint.dims.width, carries, torch.device("cpu")
+    )
     return story, module, outer
 
 

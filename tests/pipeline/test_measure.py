@@ -13,6 +13,7 @@ from rwkvquant.calibration.sensitivity import Sensitivity
 from rwkvquant.checkpoints import Checkpoint, open_checkpoint
 from rwkvquant.checkpoints.tables import QUANTIZED_ROLES, Role
 from rwkvquant.pipeline import measure as module
+from rwkvquant.pipeline.choose import choose_settings
 from rwkvquant.pipeline.matrices import Hessian, quantise_matrix
 from rwkvquant.pipeline.measure import measure
 from rwkvquant.pipeline.plan_file import Measured
@@ -97,3 +98,14 @@ def test_a_sample_stands_for_the_whole(tmp_path: Path, monkeypatch: pytest.Monke
     for name, loss in losses[0].items():
         assert losses[1][name] == pytest.approx(loss, rel=0.3), name
     assert losses[0]["blocks.0.ffn.key.weight"] != losses[1]["blocks.0.ffn.key.weight"]
+
+
+def test_proxies_of_large_matrices_wait_for_a_rule_that_asks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    few_candidates(monkeypatch)
+    checkpoint, whole = measured_model(tmp_path, "rwkv6", QuantizeConfig())
+    monkeypatch.setattr(module, "PROXIES_UNASKED", 0)
+    _, without = measured_model(tmp_path, "rwkv6", QuantizeConfig())
+    assert all(found.proxies for found in whole.values()) and not any(found.proxies for found in without.values())
+    for choice in ("algorithm1", "fixed", "error"):
+        chosen = [choose_settings(checkpoint, QuantizeConfig(choice=choice), measured, Notes()) for measured in (whole, without)]
+        assert chosen[0] == chosen[1]

@@ -163,8 +163,8 @@ def test_least_squares_needs_no_preconditioner_to_be_right() -> None:
     tables = TableMap.of_codebooks(q, W)
     stored = torch.from_numpy(q.codebooks.astype(float)) - 64
     E = W - tables.spread(stored)
-    plain = least_squares(E, H, tables.spread, tables.gather, lambda g: g, 1, 60)
+    plain = least_squares(E @ H, H, tables.spread, tables.gather, lambda g: g, 1, 60)
     weights = tables.weights(H.diagonal()).clamp(min=1e-9)
-    scaled = least_squares(E, H, tables.spread, tables.gather, lambda g: g / weights, 1, 60)
+    scaled = least_squares(E @ H, H, tables.spread, tables.gather, lambda g: g / weights, 1, 60)
     losses = [float((((E - tables.spread(t)) @ H) * (E - tables.spread(t))).sum()) for t in (plain, scaled)]
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-6)

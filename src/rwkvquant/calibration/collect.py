@@ -35,6 +35,9 @@ Block = Callable[[Weights, Tensor, BlockState | None, Tensor | None, Tap | None]
 Head = Callable[[Weights, Tensor, Tap | None], Tensor]
 
 
+LAST_PRODUCT = "ffn.value.weight"  # of a block, in both architectures: its input is heard, its output goes to the next block
+
+
 class HiddenStates:
     """What the current block sees of every calibration row: x (rows, length, width) float32, in two mapped files in turn.
 
@@ -133,9 +136,11 @@ def collect_block(
         for each in taps:
             each(name, x)
 
+    last = weights[LAST_PRODUCT]
+    own = {**weights, LAST_PRODUCT: last[:1]} if isinstance(last, Tensor) else weights  # nothing asks for what comes out of the block
     for chosen in stream.batches(batch, rows):
         x, carry = stream.read(chosen)
-        block(weights, x, None, carry, hear)
+        block(own, x, None, carry, hear)
         if beside is not None:
             beside.run(chosen, x)
     return collector.statistics

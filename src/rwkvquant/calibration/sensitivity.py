@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from rwkvquant.calibration.batches import BACKWARD, FORWARD, LOGITS, fitting_batch
 from rwkvquant.calibration.collect import Block, Head
 from rwkvquant.calibration.mapped import Turns, checksum, map_file, settle
 from rwkvquant.calibration.statistics import InputStatistics
@@ -41,37 +43,43 @@ class Sensitivity:
     def __init__(self, out: int, width: int, device: torch.device | str = "cpu") -> None:
         self.inputs = InputStatistics(width, device)
         self._squares = torch.zeros(out, dtype=torch.float64, device=device)
-        self._weighted = torch.zeros(width, width, dtype=torch.float64, device=device)
+        self._weighted = InputStatistics(width, device)
 
     def add(self, x: Tensor, g: Tensor) -> None:
         """x (tokens, in) and g (tokens, out): inputs, and the gradient by outputs."""
         self.inputs.add(x)
         squares = g.square()
         self._squares += squares.sum(0, dtype=torch.float64)
-        self._weighted += (x * squares.sum(1, keepdim=True)).T @ x
+        self._weighted.add(x, squares.sum(1, keepdim=True))
 
     @property
     def rows(self) -> Tensor:
         """f (out,) float64."""
         return self._squares / self.inputs.tokens
 
+    @cached_property
+    def _H_g(self) -> Tensor:
+        """H_g times its trace of gradients a token; asked for when all has been added."""
+        return self._weighted.H
+
     def loss(self, E: Tensor, rows: Tensor) -> float:
         """E (chosen rows, in), their indices -> their share of the KL divergence, in nats per token."""
-        total = float(self._squares.sum())
+        total = float(self._squares.sum()) / self.inputs.tokens
         if total == 0:
             return 0.0  # no gradient arrives: the model does not look at this product
-        E = E.double()
-        return 0.5 * float((self.rows[rows] * ((E @ self._weighted) * E).sum(1)).sum()) / total
+        E = E.to(self._H_g)
+        shares = ((E @ self._H_g) * E).sum(1, dtype=torch.float64)
+        return 0.5 * float((self.rows[rows] * shares).sum()) / total
 
 
 @dataclass(frozen=True)
 class Story:
     """What the backward pass asks of a model: its parts, and how to read the weights of a block anew."""
 
-    embed: Callable[[Tensor], Tensor]
+    embed: Callable[[Weights, Tensor], Tensor]
     block: Block
     head: Head
-    globals: Weights
+    globals: Callable[[], Weights]  # embedding and head, read for as long as they are needed
     weights_of: Callable[[int], dict[str, Any]]
     layers: int
     width: int
@@ -111,7 +119,7 @@ class Backward:
             weights = self._story.weights_of(layer)
             found: dict[str, Sensitivity] = {}
             watched = {key: _Watched(W, key, found) if isinstance(W, Tensor) and _is_matrix(key, W) else W for key, W in weights.items()}
-            for rows in self._batches():
+            for rows in self._batches(self._width, BACKWARD):
                 self._through_block(layer, watched, rows)
             self._gradient.turn()
             if self._carry_gradient is not None and layer:
@@ -138,11 +146,13 @@ class Backward:
 
     @torch.no_grad()
     def _run(self) -> None:
-        for rows in self._batches():
-            self._x[0, rows] = self._story.embed(torch.from_numpy(self._tokens[rows]).to(self._story.device)).cpu().numpy()
+        outer = self._story.globals()
+        for rows in self._batches(self._width, FORWARD):
+            self._x[0, rows] = self._story.embed(outer, torch.from_numpy(self._tokens[rows]).to(self._story.device)).cpu().numpy()
+        del outer
         for layer in range(self._story.layers):
             weights = self._story.weights_of(layer)
-            for rows in self._batches():
+            for rows in self._batches(self._width, FORWARD):
                 carry = self._tensor(self._carry[rows]) if layer and self._carry is not None else None
                 x, _, carry = self._story.block(weights, self._tensor(self._x[layer, rows]), None, carry, None)
                 if not bool(torch.isfinite(x).all()):
@@ -156,11 +166,11 @@ class Backward:
 
     def _through_head(self) -> None:
         """The gradient of -log p of tokens drawn from the model, by the last block's output."""
-        draws = torch.Generator().manual_seed(self._seed)
-        for rows in self._batches():
+        draws, outer = torch.Generator().manual_seed(self._seed), self._story.globals()
+        for rows in self._batches(len(outer["head.weight"]), LOGITS):
             x = self._tensor(self._x[self._story.layers, rows]).requires_grad_(True)
             with torch.enable_grad():
-                log_p = torch.log_softmax(self._story.head(self._story.globals, x, None), -1).flatten(0, -2)
+                log_p = torch.log_softmax(self._story.head(outer, x, None), -1).flatten(0, -2)
                 drawn = torch.multinomial(log_p.detach().exp().cpu(), 1, generator=draws).to(log_p.device)
                 (-log_p.gather(1, drawn)).sum().backward()
             assert x.grad is not None
@@ -183,9 +193,16 @@ class Backward:
             assert carry.grad is not None
             self._carry_gradient.next[rows] = carry.grad.cpu().numpy()
 
-    def _batches(self) -> Iterator[slice]:
-        for start in range(0, len(self._tokens), self._batch):
-            yield slice(start, min(start + self._batch, len(self._tokens)))
+    @property
+    def _width(self) -> int:
+        return self._story.width
+
+    def _batches(self, width: int, most: int) -> Iterator[slice]:
+        """As many rows at once as an activation of `width` numbers a token allows."""
+        rows, length = self._tokens.shape
+        batch = fitting_batch(self._batch, length * width, most)
+        for start in range(0, rows, batch):
+            yield slice(start, min(start + batch, rows))
 
     def _tensor(self, values: NDArray[np.float32]) -> Tensor:
         return torch.from_numpy(values).clone().to(self._story.device)

@@ -3,6 +3,10 @@
     X  (tokens, width)  one activation on all calibration text        H = X^T X / tokens  (width, width)
 
 The squared change of a product's output for a weight error E (out, in), averaged over tokens, is tr(E H E^T).
+
+H is symmetric: from a width of MANY on only the blocks on its diagonal and right of it are multiplied out, and the others copied at
+the end, which saves nearly half of the largest product there is. Sums are float64, and from WIDE on float32, like the products: a
+calibration adds few batches, and 8192 x 8192 numbers are 0.5 GB in float64.
 """
 
 from __future__ import annotations
@@ -10,28 +14,42 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+MANY, WIDE = 2048, 4096
+
 
 class InputStatistics:
-    """H of one activation, added up batch by batch: products in float32, running sums in float64."""
+    """H of one activation, added up batch by batch; or, with weights, sum_t weight_t x_t^T x_t / tokens."""
 
     def __init__(self, width: int, device: torch.device | str = "cpu") -> None:
-        self.tokens = 0
-        self._sum = torch.zeros(width, width, dtype=torch.float64, device=device)
+        self.tokens, self._finished = 0, False
+        self._sum = torch.zeros(width, width, dtype=torch.float64 if width < WIDE else torch.float32, device=device)
+        self._block = width if width < MANY else max(512, width // 8)
 
-    def add(self, x: Tensor) -> None:
-        """x (..., width): the activation of some more tokens."""
+    def add(self, x: Tensor, weights: Tensor | None = None) -> None:
+        """x (..., width): the activation of some more tokens; weights (tokens, 1)."""
+        assert not self._finished, "H has been taken"
         x = x.reshape(-1, x.shape[-1]).float()
-        self._sum += x.T @ x
+        left = x if weights is None else x * weights
+        for start in range(0, x.shape[1], self._block):
+            rows = slice(start, start + self._block)
+            self._sum[rows, start:] += left[:, rows].T @ x[:, start:]
         self.tokens += len(x)
 
     @property
     def H(self) -> Tensor:
-        """(width, width) float64, a new tensor."""
+        """(width, width) float64, or float32 from WIDE on; the sums become it, and nothing can be added any more."""
         assert self.tokens > 0, "statistics of no tokens"
-        return self._sum / self.tokens
+        if not self._finished:
+            self._finished = True
+            self._sum /= self.tokens
+            for start in range(0, len(self._sum), self._block):
+                rows, before = slice(start, start + self._block), slice(0, start)
+                self._sum[rows, before] = self._sum[before, rows].T
+        return self._sum
 
     @property
     def mean_square(self) -> Tensor:
         """(width,) float64, the diagonal of H."""
         assert self.tokens > 0, "statistics of no tokens"
-        return self._sum.diagonal() / self.tokens
+        diagonal = self._sum.diagonal().double()
+        return diagonal if self._finished else diagonal / self.tokens

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <string_view>
 
 namespace rwkvquant {
@@ -16,11 +17,53 @@ struct KMeans {
     double* centroids;    // (groups, k)
 };
 
+// A block of columns to be rounded, (columns, rows) column first; the definitions are quantizers/gptq.py, codebook_walk.py, descent.py.
+template <class T>
+struct Columns {
+    bool descent;
+    std::size_t columns, rows, tables;
+    int bits;
+    T* block;                  // the weights as corrected so far; in descent G, which is kept up to date
+    const T* matrix;           // (columns, columns) of U, or of H
+    const std::int32_t* table; // (columns) which group or column block each belongs to
+    const float *scale, *zero; // (tables, rows) of grids; zero only for error feedback
+    const T* centroids;        // (tables, K, rows) of codebooks, or null
+    const std::uint8_t* names; // (tables, K, rows) their codes; only for error feedback
+    const T* row_scale;        // (rows)
+    std::uint8_t* codes;       // (columns, rows)
+    T* changes;                // (columns, rows) error / U_qq, or the change of the value
+};
+
+// quantizers/codebook_update.py, `_gram`.
+template <class T>
+struct Gram {
+    const std::uint8_t* codes;  // (columns, rows)
+    const T *H, *scale;         // (columns, columns), (rows)
+    std::size_t columns, rows, group_rows, K;
+    T* N;  // (row blocks, K, K)
+};
+
+// quantizers/codebook_factors.py, `step_coefficients`: `solved` is the real solution rounded.
+template <class T>
+struct Coefficients {
+    const T *N, *g, *u, *solved, *basis;  // (tables, K, K), (tables, K), (tables, R) twice, (R, K)
+    std::size_t K, R;
+    int shift, passes;
+    T low, high, largest;  // of centroids; of coefficients
+    T* found;              // (tables, R)
+};
+
 }  // namespace rwkvquant
 
 #define RWKVQUANT_WORKSHOP_OPERATIONS(body)                                                 \
     namespace rwkvquant::body {                                                             \
     void exact_kmeans(const KMeans& task);                                                  \
+    void round_columns(const Columns<float>& task, std::size_t begin, std::size_t end);     \
+    void round_columns(const Columns<double>& task, std::size_t begin, std::size_t end);    \
+    void code_gram(const Gram<float>& task, std::size_t begin, std::size_t end);            \
+    void code_gram(const Gram<double>& task, std::size_t begin, std::size_t end);           \
+    void step_coefficients(const Coefficients<float>& task, std::size_t begin, std::size_t end);  \
+    void step_coefficients(const Coefficients<double>& task, std::size_t begin, std::size_t end); \
     }
 
 RWKVQUANT_WORKSHOP_OPERATIONS(plain)

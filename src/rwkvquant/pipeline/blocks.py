@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from rwkvquant.calibration.batches import FORWARD, fitting_batch
 from rwkvquant.calibration.collect import Beside, HiddenStates, advance, collect_block, collect_head, product_inputs
 from rwkvquant.calibration.partners import PartnerTap
 from rwkvquant.checkpoints import Checkpoint
@@ -36,7 +37,8 @@ class CalibrationText:
         self._table, self._config, self._tokens = TABLES[checkpoint.arch], config, tokens
         self._model: ModuleType = architecture(checkpoint.arch)
         self._inputs = product_inputs(self._table)
-        self._batch, self._device = config.calibration.batch, device
+        self._device = device
+        self._batch = fitting_batch(config.calibration.batch, tokens.shape[1] * checkpoint.dims.width, FORWARD)
         self._seen, self._kept_out = range(len(tokens) - kept_out), range(len(tokens) - kept_out, len(tokens))
 
         def stream(name: str) -> HiddenStates:
@@ -73,17 +75,14 @@ class CalibrationText:
         sums: dict[str, CrossStatistics] = {}
         beside = None
         if self._reference is not None and layer > 0:  # before the first block both streams differ by the embedding's rounding alone
-            width = self._stream.shape[2]
-            sums = {writers[key]: CrossStatistics(width, block[key].shape[1], self._device) for key in writers}
+            sums = {name: CrossStatistics(block[key]) for key, name in writers.items()}
             beside = Beside(make, block, sums, self._reference)
         seen = collect_block(make, block, self._inputs, self._stream, self._batch, self._seen, tap, beside)
         judges = {}
         if self._kept_out and self._config.fall_back:
             judges = collect_block(make, block, self._inputs, self._stream, self._batch, self._kept_out)
         strength = float(self._config.correction or 0)
-        targets = {
-            f"blocks.{layer}.{key}": corrected(block[key], seen[name].H, sums[name], strength) for key, name in writers.items() if sums
-        }
+        targets = {f"blocks.{layer}.{key}": corrected(seen[name].H, sums[name], strength) for key, name in writers.items() if sums}
         return Collected(seen, judges, tap.sums if tap else {}, targets)
 
     def advance(self, quantised: Weights, block: Weights, layer: int) -> None:

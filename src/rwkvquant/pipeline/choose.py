@@ -12,6 +12,7 @@ HIGGS, arXiv:2411.17525), and without calibration all sensitivities are taken as
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 from rwkvquant.checkpoints import Checkpoint
 from rwkvquant.config import DEFAULT_BITS, CodebookConfig, GridConfig, QuantizeConfig
 from rwkvquant.pipeline.matrices import quantise_matrix
+from rwkvquant.pipeline.measure import proxies_of
 from rwkvquant.pipeline.plan_file import Measured
 from rwkvquant.pipeline.progress import Progress
 from rwkvquant.pipeline.settings import Setting, allowed_settings, quantized_shapes
@@ -27,6 +29,7 @@ from rwkvquant.selection.algorithm1 import FIXED_THRESHOLDS, algorithm1, choose
 from rwkvquant.selection.policy import fit_budget
 
 SAMPLED_ROWS = 16
+BY_PROXIES = ("algorithm1", "fixed")
 FINE_ORDER = 4  # K of the paper
 INCOHERENT = 8.0  # the authors' command: above it, a tensor becomes VQ
 PAPER_BITS = {"sq": 3.5, "vq": 3.25}  # by the paper's count, one tensor like another
@@ -50,13 +53,24 @@ def choose_settings(
         candidates = {name: _rounding_errors(checkpoint.read_matrix(name), settings[name], config) for name in shapes}
         return _fitted(candidates, shapes, config, progress)
 
-    kinds = choose_kinds(config, measured)
+    kinds = choose_kinds(config, _with_proxies(checkpoint, measured) if config.choice in BY_PROXIES else measured)
     open_to = {name: _of_kind(found, kinds.get(name)) for name, found in measured.items()}
     if config.method == "rwkvquant":
         return _fitted(open_to, shapes, config, progress)
     chosen = {name: min(found, key=lambda candidate: candidate[1])[2] for name, found in open_to.items()}
     progress.note(paper_arithmetic(chosen))
     return chosen
+
+
+def _with_proxies(checkpoint: Checkpoint, measured: Mapping[str, Measured]) -> Mapping[str, Measured]:
+    """Those of large matrices too."""
+    if all(found.proxies for found in measured.values()):
+        return measured
+    dtypes = {matrix.name: checkpoint.tensors[matrix.source].dtype for matrix in checkpoint.logical_matrices()}
+    return {
+        name: found if found.proxies else replace(found, proxies=proxies_of(checkpoint.read_matrix(name), dtypes[name]))
+        for name, found in measured.items()
+    }
 
 
 def require_reachable(checkpoint: Checkpoint, config: QuantizeConfig) -> None:

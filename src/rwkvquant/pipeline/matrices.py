@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cached_property
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,6 +21,8 @@ from rwkvquant.quantizers.grid_update import ROUNDS, refine_grid
 from rwkvquant.quantizers.kmeans import kmeans_codebooks
 from rwkvquant.quantizers.pairs import factorise_pairs, gptvq_pairs_with, pair_codebooks
 from rwkvquant.quantizers.uniform import rtn
+
+CHUNK_WEIGHTS = 1 << 24  # that error feedback works on at a time
 
 Quantised = UniformTensor | CodebookTensor | PairCodebookTensor
 
@@ -63,8 +68,11 @@ def quantise_matrix(setting: Setting, config: QuantizeConfig, W: Tensor, hessian
     assert hessian is not None, f"{setting.method} needs the Hessian of the input"
     if isinstance(codec, GridConfig):
         clip = config.clip_search or "none"
-        found = gptq_with(hessian.factor, W, codec, clip_search=clip, static_groups=bool(config.act_order))
-        return refine_grid(W, hessian.working, found, rounds) if tuned else found
+        parts = []
+        for part in W.split(max(1, CHUNK_WEIGHTS // W.shape[1])):  # rows do not depend on one another, and a head has many
+            found = gptq_with(hessian.factor, part, codec, clip_search=clip, static_groups=bool(config.act_order))
+            parts.append(refine_grid(part, hessian.working, found, rounds) if tuned else found)
+        return join_rows(parts)
     if isinstance(codec, PairConfig):
         return gptvq_pairs_with(hessian.factor_of_pairs, W, hessian.working, codec.bits, codec.group_rows, rounds)
     if not tuned:
@@ -81,3 +89,16 @@ def _kmeans(codec: object, tuned: bool, W: Tensor, importance: Tensor | None) ->
     if codec.rank:
         return kmeans_compressed(W, codec.bits, codec.group_rows, importance=importance, rank=codec.rank)
     return kmeans_codebooks(W, codec.bits, codec.group_rows, importance=importance)
+
+
+def join_rows(parts: list[UniformTensor]) -> UniformTensor:
+    """The rows of all parts, one below the other."""
+    if len(parts) == 1:
+        return parts[0]
+
+    def joined(name: str) -> Any:
+        arrays = [getattr(part, name) for part in parts]
+        return None if arrays[0] is None else np.concatenate(arrays)
+
+    arrays: dict[str, Any] = {name: joined(name) for name in ("codes", "zeros", "scales", "scale_codes", "row_scale")}
+    return replace(parts[0], **arrays)

@@ -25,12 +25,15 @@ from rwkvquant.pipeline.plan_file import Candidate, Measured, from_json, to_json
 from rwkvquant.pipeline.progress import Progress
 from rwkvquant.pipeline.settings import Setting, allowed_settings
 from rwkvquant.pipeline.work_dir import Journal
+from rwkvquant.quantizers.loss import hessian_loss
 from rwkvquant.selection.proxy import READINGS, incoherence, proxies
 
 SAMPLED_ROWS = 32  # calibration rows that pass 1 reads
+LARGE_MODEL, ROWS_OF_LARGE = 1 << 28, 12  # weights; each row costs a pass forward, one backward, and its share of every Hessian
 SAMPLED_WEIGHTS = 1 << 16  # of each matrix, in blocks of 16 rows; at least two blocks
 ROW_BLOCK = 16
 ORDERS = range(2, 7)  # K of Eq. (17)
+PROXIES_UNASKED = 1 << 20
 TINY = 1e-300
 LORA_CAUTION = 2.0  # their losses are underestimated: they stand in front of tanh and sigmoid (docs/methods/selection.md)
 
@@ -49,12 +52,11 @@ def measure(
     Raises StoppedError behind a block if the job was asked to stop.
     """
     source, module = CheckpointSource(checkpoint, device), architecture(checkpoint.arch)
-    outer = source.globals()
     story = Story(
-        embed=lambda rows: module.embed(outer, rows),
+        embed=module.embed,
         block=module.block,
         head=module.head,
-        globals=outer,
+        globals=source.globals,
         weights_of=source.block,
         layers=checkpoint.dims.layers,
         width=checkpoint.dims.width,
@@ -64,7 +66,9 @@ def measure(
     matrices = {(m.layer, _key(m)): m for m in checkpoint.logical_matrices() if m.spec.role in QUANTIZED_ROLES}
     settings = allowed_settings(config, [m.name for m in matrices.values()])
     progress.phase("pass 1: sensitivities")
-    backward = Backward(story, tokens[:SAMPLED_ROWS], config.calibration.batch, work_dir, config.seed)
+    shapes = [m.shape for m in matrices.values()]
+    tokens = tokens[: SAMPLED_ROWS if sum(rows * cols for rows, cols in shapes) < LARGE_MODEL else ROWS_OF_LARGE]
+    backward = Backward(story, tokens, config.calibration.batch, work_dir, config.seed)
     found = _kept(journal, backward)
     if found is None:
         found = {}
@@ -77,6 +81,7 @@ def measure(
             dtype = checkpoint.tensors[matrix.source].dtype
             found[matrix.name] = _measure_matrix(matrix, weights[key], sensitivity, settings[matrix.name], config, dtype)
         _note(journal, backward, found, f"block {layer + 1} of {story.layers}, going backward, of pass 1")
+        progress.phase("pass 1: sensitivities")
     return {m.name: found[m.name] for m in matrices.values()}
 
 
@@ -109,21 +114,22 @@ def _measure_matrix(
     hessian = Hessian(sensitivity.inputs.H, config, W.dtype)
     rows = _sampled_rows(*W.shape)
     part = W[rows]
-    energy = float(((part.double() @ hessian.H) * part.double()).sum())
+    energy = hessian_loss(part, None, hessian.H)
     share = float(sensitivity.rows[rows].sum()) / max(float(sensitivity.rows.sum()), TINY)  # of the loss, if all rows erred alike
     caution = LORA_CAUTION if matrix.spec.role is Role.LORA else 1.0
     candidates = []
     for setting in settings:
         decoded = quantise_matrix(setting, config, part, hessian, rounds=0).decode()
-        E = (part - torch.from_numpy(decoded).to(W.device)).double()
-        error = float(((E @ hessian.H) * E).sum())
-        loss = caution * sensitivity.loss(E, rows) / max(share, TINY)
+        error = hessian_loss(part, decoded, hessian.H)
+        loss = caution * sensitivity.loss(part - torch.from_numpy(decoded).to(W.device), rows) / max(share, TINY)
         candidates.append(Candidate(setting, setting.stored_bytes(matrix.shape), loss, error / energy if energy else 0.0))
     values = W.cpu().numpy()
-    return Measured(matrix.name, W.numel(), _proxies(values, dtype), incoherence(values), tuple(candidates))
+    found = proxies_of(values, dtype) if W.numel() <= PROXIES_UNASKED else {}
+    return Measured(matrix.name, W.numel(), found, incoherence(values), tuple(candidates))
 
 
-def _proxies(W: NDArray[np.float32], dtype: str) -> dict[str, dict[str, Any]]:
+def proxies_of(W: NDArray[np.float32], dtype: str) -> dict[str, dict[str, Any]]:
+    """`dtype`: what the checkpoint stores."""
     found = {reading: proxies(W, reading, dtype) for reading in READINGS}
     return {
         reading: {

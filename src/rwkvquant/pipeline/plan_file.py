@@ -29,7 +29,10 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Measured:
-    """A matrix after pass 1. proxies: reading -> [P_c, P_f of K = 2..6 as Eq. (17), the same with s_k kept]; incoherence: mu of QuIP."""
+    """A matrix after pass 1. proxies: reading -> [P_c, P_f of K = 2..6 as Eq. (17), the same with s_k kept]; incoherence: mu of QuIP.
+
+    Large matrices may have none (measure.py): choose.py works them out for a rule that asks.
+    """
 
     name: str
     weights: int

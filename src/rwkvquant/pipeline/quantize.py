@@ -37,6 +37,7 @@ from rwkvquant.pipeline.choose import choose_settings, require_reachable
 from rwkvquant.pipeline.measure import measure
 from rwkvquant.pipeline.plan import PlannedTensor, make_plan, planned_ledger
 from rwkvquant.pipeline.plan_file import from_json, to_json
+from rwkvquant.pipeline.products import fast_products
 from rwkvquant.pipeline.progress import Progress
 from rwkvquant.pipeline.settings import Setting, allowed_settings, quantized_shapes
 from rwkvquant.pipeline.tensors import NOTHING, TensorWriter
@@ -46,6 +47,7 @@ from rwkvquant.runtime.tokenizer import Tokenizer, load_tokenizer
 BEHIND = {Role.HEAD}  # quantised last, with the statistics of what the quantised blocks give it
 BEFORE = set(Role) - BEHIND
 BLOCK = set(Role)
+LARGE = ("emb.weight", "head.weight")
 KEPT_OUT = 8  # one document in so many is kept out of what quantisers see, and judges them
 
 
@@ -67,7 +69,7 @@ def quantize(
     config, progress = config or QuantizeConfig(), progress or Progress()
     check_output(output, source, *_given(config.calibration.path, config.tokenizer))
     try:
-        with work_directory(work_dir, output, resume, stop, progress) as work:
+        with fast_products(), work_directory(work_dir, output, resume, stop, progress) as work:
             return _quantize(Path(source), Path(output), config, progress, work)
     finally:
         progress.end()
@@ -103,17 +105,25 @@ def _quantize(source: Path, output: Path, config: QuantizeConfig, progress: Prog
                 progress.phase("embedding the calibration text")
                 text.embed(outer, original)
             done.note(0, "the embedding")
+        outer = {name: weight for name, weight in outer.items() if name not in LARGE}  # the head is read again when its turn comes
+        del original
 
         for layer in range(done.blocks or 0, layers):
             block = weights.block(layer)
-            progress.phase(f"block {layer + 1} of {layers}")
-            quantised = tensors.write(block, layer, BLOCK, text.collect(block, layer) if text else NOTHING)
+            which = f"block {layer + 1} of {layers}"
+            progress.phase(f"{which}: reading the text" if text else which)
+            collected = text.collect(block, layer) if text else NOTHING
+            progress.phase(f"{which}: quantising" if text else which)
+            quantised = tensors.write(block, layer, BLOCK, collected)
+            del collected
             if text:
+                progress.phase(f"{which}: going on")
                 text.advance(quantised, block, layer)
-            done.note(layer + 1, f"block {layer + 1} of {layers}")
+            done.note(layer + 1, which)
 
         if done.blocks == layers:
-            tensors.write(outer, None, BEHIND, text.collect_head(outer) if text else NOTHING)
+            progress.phase("head")
+            tensors.write(weights.globals(), None, BEHIND, text.collect_head(outer) if text else NOTHING)
             done.note(layers + 1, "the head")
         progress.phase("writing")
         if tensors.fallen_back:
@@ -143,7 +153,7 @@ def plan_only(
     """
     config, progress = config or QuantizeConfig(), progress or Progress()
     try:
-        with work_directory(work_dir, None, resume, stop, progress) as work:
+        with fast_products(), work_directory(work_dir, None, resume, stop, progress) as work:
             checkpoint = open_checkpoint(source)
             tokenizer = load_tokenizer(config.tokenizer or checkpoint.tokenizer, checkpoint.dims.vocab)
             device, calibrated = _device(config), None

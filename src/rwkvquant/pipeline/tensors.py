@@ -24,7 +24,7 @@ from rwkvquant.pipeline.plan import PlannedTensor
 from rwkvquant.pipeline.progress import Progress, TensorReport
 from rwkvquant.pipeline.settings import Setting
 from rwkvquant.quantizers.elementwise import Importance, authors_codebook, stored_codebook, weighted_codebook
-from rwkvquant.quantizers.loss import hessian_error
+from rwkvquant.quantizers.loss import hessian_error, hessian_loss
 from rwkvquant.quantizers.uniform import rtn
 
 SOURCE_BYTES = {"float16": 2, "bfloat16": 2, "float32": 4}
@@ -99,10 +99,12 @@ class TensorWriter:
         kept_out = collected.kept_out.get(name) if name is not None else None
         if setting.feedback and kept_out is not None:
             plain = quantise_matrix(setting.plain, self._config, W, self._hessian(name, found, W))
-            if hessian_error(W, plain.decode(), kept_out.H) < hessian_error(W, quantised.decode(), kept_out.H):
+            judge = kept_out.H
+            if hessian_loss(W, plain.decode(), judge) < hessian_loss(W, quantised.decode(), judge):
                 self.fallen_back.append(tensor.name)
                 quantised, setting = plain, setting.plain
-        error = _plain_error(W, quantised) if found is None else hessian_error(W, quantised.decode(), found.H)
+        hessian = self._hessian(name, found, W)
+        error = _plain_error(W, quantised) if hessian is None else hessian_error(W, quantised.decode(), hessian.H)
         return quantised, setting, error
 
     def _hessian(self, name: str | None, found: InputStatistics | None, W: Tensor) -> Hessian | None:
@@ -156,7 +158,7 @@ def _input_name(tensor: PlannedTensor) -> str | None:
 
 
 def _plain_error(W: Tensor, quantised: QTensor) -> float:
-    """|W - Q|^2 / |W|^2."""
+    """|W - Q|^2 / |W|^2, and the embedding is large: differences in float32, sums in float64."""
     decoded = torch.from_numpy(quantised.decode()).to(W.device)
-    energy = float(W.double().square().sum())
-    return float((W - decoded).double().square().sum()) / energy if energy else 0.0
+    energy = float(W.square().sum(dtype=torch.float64))
+    return float((W - decoded).square_().sum(dtype=torch.float64)) / energy if energy else 0.0

@@ -19,6 +19,8 @@ import torch
 from torch import Tensor
 
 from rwkvquant.formats.qtensor import CodebookFactors
+from rwkvquant.kernels import workshop
+from rwkvquant.kernels.dispatch import native_module
 from rwkvquant.quantizers.clustering import nearest_codes
 from rwkvquant.quantizers.kmeans import LIMITS
 
@@ -70,14 +72,34 @@ def step_coefficients(N: Tensor, g: Tensor, u: Tensor, basis: Tensor, shift: int
     N (T, K, K), g (T, K). The real solution rounded, if it is better than u, and then every coefficient one up or down while
     that gains: it is the loss of the centroids as stored that is compared.
     """
+    B = basis / (1 << shift)
+    solved = whole(u + solve_blocks(B @ N @ B.T, g @ B.T))
+    return (
+        _native_steps(N, g, u, solved, basis, shift)
+        if u.device.type == "cpu" and native_module()
+        else _steps(N, g, u, solved, basis, shift)
+    )
+
+
+def _native_steps(N: Tensor, g: Tensor, u: Tensor, solved: Tensor, basis: Tensor, shift: int) -> Tensor:
+    def array(values: Tensor) -> workshop.Array:
+        return values.contiguous().numpy()
+
+    found = workshop.step_coefficients(
+        array(N), array(g), array(u), array(solved), array(basis), shift, NEIGHBOUR_PASSES, LIMITS, LARGEST, torch.get_num_threads()
+    )
+    assert found is not None
+    return torch.from_numpy(found)
+
+
+def _steps(N: Tensor, g: Tensor, u: Tensor, solved: Tensor, basis: Tensor, shift: int) -> Tensor:
+    """The definition, from the real solution rounded on."""
     start = centroids_of(u, basis, shift)
 
     def change(tried: Tensor) -> Tensor:
         d = centroids_of(tried, basis, shift) - start
         return torch.einsum("tk,tkl,tl->t", d, N, d) - 2 * (g * d).sum(1)
 
-    B = basis / (1 << shift)
-    solved = whole(u + solve_blocks(B @ N @ B.T, g @ B.T))
     best, least = u, torch.zeros_like(g[:, 0])
 
     def take(tried: Tensor) -> None:

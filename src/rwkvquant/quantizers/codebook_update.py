@@ -7,8 +7,8 @@
     loss(d) = loss - 2 g.d + d N d^T        g = sum_r s_r (E_r H)_b A_r        N = sum_r s_r^2 A_r^T H_bb A_r
 
 The least is where d N = g. Row blocks are independent of each other; the column blocks of a row are not, so they are visited in
-turn, E kept up to date (block Gauss-Seidel: the same minimum as one large system, with K unknowns at a time for
-all row blocks at once, and a product with H as the only cost that matters).
+turn, E and E H kept up to date (residual.py; block Gauss-Seidel: the same minimum as one large system, with K unknowns at a time
+for all row blocks at once).
 
 Centroids are stored as whole numbers. So real sweeps are followed by one that rounds each block as it is solved, leaving the
 blocks behind it to make up for the rounding, and that result is taken for the row blocks where it loses less than what was
@@ -25,25 +25,28 @@ import torch
 from torch import Tensor
 
 from rwkvquant.formats.qtensor import CENTROID_ZERO, CodebookTensor
+from rwkvquant.kernels import workshop
 from rwkvquant.quantizers.kmeans import LIMITS, codebook_tensor
-from rwkvquant.quantizers.loss import row_losses
+from rwkvquant.quantizers.residual import Residual
 
 REAL_SWEEPS = 2  # eight end 0.1 % lower, and no lower once codes have been chosen again
 WHOLE_SWEEPS = 2  # at most; as above
 
 
-def update_codebooks(W: Tensor, H: Tensor, tensor: CodebookTensor) -> CodebookTensor:
-    """W (rows, cols), H (cols, cols) -> the same codes, renamed where centroids change places, and codebooks that lose no more."""
-    H = H.to(W)
-    moved = Centroids(W, H, tensor)
+def update_codebooks(W: Tensor, H: Tensor, tensor: CodebookTensor, residual: Residual | None = None) -> CodebookTensor:
+    """W (rows, cols), H (cols, cols) -> the same codes, renamed where centroids change places, and codebooks that lose no more.
+
+    `residual` is that of the tensor, and goes on with it.
+    """
+    moved = Centroids(residual or Residual(W, H, tensor.decode()), tensor)
     for _ in range(REAL_SWEEPS):
         moved.sweep(lambda N, g, block: _solve(N, g))
     moved.sweep(lambda N, g, block: _solve_whole(N, g, moved.c[:, block]))
-    moved.restore_where_worse(tensor)
+    moved.restore_where_worse()
     for _ in range(WHOLE_SWEEPS):
         if not moved.sweep(lambda N, g, block: _step_whole(N, g, moved.c[:, block])):
             break
-    moved.restore_where_worse(tensor)  # what is promised holds to the last bit, whatever rounding did to the sums
+    moved.restore_where_worse()  # what is promised holds whatever rounding did to the sums
     return sort_codebooks(moved.tensor())
 
 
@@ -59,59 +62,83 @@ def sort_codebooks(tensor: CodebookTensor) -> CodebookTensor:
 
 
 class Centroids:
-    """Centroids on the move, with the error they leave. Rows are filled up to whole row blocks, with scale 0."""
+    """Centroids on the move, with the residual they leave. Rows are filled up to whole row blocks, with scale 0.
 
-    def __init__(self, W: Tensor, H: Tensor, tensor: CodebookTensor) -> None:
-        self.W, self.H, self.like = W, H, tensor
-        missing = -len(W) % tensor.group_rows
-        self.codes = torch.nn.functional.pad(torch.from_numpy(tensor.codes).to(W.device).long(), (0, 0, 0, missing))
-        self.scale = torch.nn.functional.pad(torch.from_numpy(tensor.row_scale).to(W), (0, missing))
-        self._set(self._stored(tensor))
+    codes, a column block each: (row blocks, columns * group_rows) int64; c (row blocks, column blocks, K).
+    """
 
-    def restore_where_worse(self, tensor: CodebookTensor) -> None:
-        """Round to whole numbers, and go back to `tensor` in the row blocks that lose no less by it."""
-        gained = row_losses(self.W, tensor.decode(), self.H) - row_losses(self.W, self.tensor().decode(), self.H)
-        gained = torch.nn.functional.pad(gained, (0, len(self.codes) - len(gained))).view(-1, tensor.group_rows).sum(1)
-        self._set(torch.where(gained[:, None, None] > 0, self._whole(), self._stored(tensor)))
+    def __init__(self, residual: Residual, tensor: CodebookTensor) -> None:
+        self.residual, self.like = residual, tensor
+        W, rows = residual.W, len(residual.W)
+        missing = -rows % tensor.group_rows
+        self._scale = torch.nn.functional.pad(torch.from_numpy(tensor.row_scale).to(W), (0, missing))
+        codes = torch.nn.functional.pad(torch.from_numpy(tensor.codes).to(W.device).T, (0, missing))
+        self._by_column = codes.cpu().numpy()  # (columns, rows)
+        self.codes = [self._by_block(part).long() for part in codes.split(tensor.group_cols)]
+        self.c = self.stored = torch.from_numpy(tensor.codebooks).to(W) - CENTROID_ZERO
+        self.N: list[Tensor | None] = [None] * len(self.codes)  # it depends on the codes alone
+        self.start, self._before = residual.copy(), self._losses()
 
-    def _set(self, c: Tensor) -> None:
-        self.c = c
-        E = self.W - torch.from_numpy(self.tensor().decode()).to(self.W)
-        self.E = torch.nn.functional.pad(E, (0, 0, 0, len(self.codes) - len(E)))
+    def _by_block(self, values: Tensor) -> Tensor:
+        """(columns, rows) -> (row blocks, columns * group_rows)."""
+        return values.view(len(values), -1, self.like.group_rows).transpose(0, 1).flatten(1)
 
-    def _stored(self, tensor: CodebookTensor) -> Tensor:
-        return torch.from_numpy(tensor.codebooks).to(self.W) - CENTROID_ZERO
+    def _losses(self) -> Tensor:
+        """(row blocks,)"""
+        losses = self.residual.losses()
+        return torch.nn.functional.pad(losses, (0, -len(losses) % self.like.group_rows)).view(-1, self.like.group_rows).sum(1)
 
-    def _whole(self) -> Tensor:
-        return self.c.round().clamp(*LIMITS)
+    def restore_where_worse(self) -> None:
+        """Go back to the start in the row blocks that lose no less by all that has moved. The others hold whole numbers."""
+        worse = ~self.residual.gained(self._before, self._losses())
+        self.residual.restore(worse.repeat_interleave(self.like.group_rows)[: len(self.residual.W)], self.start)
+        self.c = torch.where(worse[:, None, None], self.stored, self.c)
 
     def tensor(self) -> CodebookTensor:
-        """As stored, rounded if need be."""
         like = self.like
-        scale = self.scale[: len(self.W), None]
-        return codebook_tensor(torch.from_numpy(like.codes), self._whole(), scale, like.bits, like.group_rows, like.group_cols)
+        scale = self._scale[: len(self.residual.W), None]
+        return codebook_tensor(torch.from_numpy(like.codes), self.c, scale, like.bits, like.group_rows, like.group_cols)
 
     def sweep(self, move: Callable[[Tensor, Tensor, int], Tensor]) -> bool:
         """Every column block in turn: c moves by move(N, g, column block) for all row blocks. True if any centroid moved."""
-        anything = False
-        for block in range(self.c.shape[1]):
-            start = block * self.like.group_cols
-            b = slice(start, min(start + self.like.group_cols, self.H.shape[0]))
-            A = self._one_hot(b)  # (row blocks, group_rows, columns, K), times the scales
-            g = torch.einsum("prj,prjk->pk", (self.E @ self.H[:, b]).view(A.shape[:3]), A)
-            N = torch.einsum("prik,ij,prjl->pkl", A, self.H[b, b], A)
+        anything, rows = False, len(self.residual.W)
+        self.c = self.c.clone()
+
+        def change(columns: slice, G: Tensor) -> Tensor:
+            nonlocal anything
+            block = columns.start // self.like.group_cols
+            codes = self.codes[block]
+            values = torch.nn.functional.pad(G, (0, len(self._scale) - rows)) * self._scale
+            g = torch.zeros_like(self.c[:, block]).scatter_add_(1, codes, self._by_block(values))
+            N = self.N[block]
+            if N is None:
+                N = self.N[block] = self._native_gram(columns)
+            if N is None:
+                N = self.N[block] = self._gram(codes, self.residual.H[columns, columns])
             step = move(N, g, block)
-            if bool(step.any()):
-                anything = True
-                self.c[:, block] += step
-                self.E[:, b] -= torch.einsum("prjk,pk->prj", A, step).reshape(len(self.E), -1)
+            anything = anything or bool(step.any())
+            self.c[:, block] += step
+            D = step.gather(1, codes).view(len(codes), len(G), -1).transpose(0, 1).reshape(len(G), -1)
+            return D.mul_(self._scale)[:, :rows]
+
+        self.residual.sweep(self.like.group_cols, change)
         return anything
 
-    def _one_hot(self, b: slice) -> Tensor:
-        codes = self.codes[:, b]
-        A = torch.zeros(*codes.shape, 2**self.like.bits, dtype=self.W.dtype, device=self.W.device)
-        A.scatter_(2, codes[..., None], self.scale[:, None, None].expand(*codes.shape, 1))
-        return A.view(-1, self.like.group_rows, *A.shape[1:])
+    def _native_gram(self, columns: slice) -> Tensor | None:
+        if self._scale.device.type != "cpu":
+            return None
+        H = self.residual.H[columns, columns].contiguous().numpy()
+        codes = np.ascontiguousarray(self._by_column[columns])
+        found = workshop.code_gram(codes, H, self._scale.numpy(), self.like.group_rows, 2**self.like.bits, torch.get_num_threads())
+        return None if found is None else torch.from_numpy(found)
+
+    def _gram(self, codes: Tensor, H: Tensor) -> Tensor:
+        """N of a column block: codes (row blocks, columns * group_rows), H (columns, columns) -> (row blocks, K, K)."""
+        squares = self._scale.square().view(-1, 1, self.like.group_rows).expand(-1, len(H), -1)
+        A = torch.zeros(*squares.shape, 2**self.like.bits, dtype=H.dtype, device=H.device)  # (row blocks, columns, group_rows, K)
+        A.scatter_(3, codes.view(*squares.shape, 1), 1.0)
+        weighted = torch.einsum("ij,pjrk->pirk", H, A * squares[..., None])
+        return weighted.flatten(1, 2).mT @ A.flatten(1, 2)
 
 
 def _solve(N: Tensor, g: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from rwkvquant.quantizers.clustering import nearest_codes
+from rwkvquant.quantizers.columns import TableColumns, feed_back
 from rwkvquant.quantizers.gptq import InverseFactor
 
 Fit = Callable[[Tensor, slice], Tensor]  # weights (rows, columns of a block) as corrected, which columns -> centroids (row blocks, K)
@@ -25,11 +26,10 @@ def feedback_codes(
 ) -> Tensor:
     """Codes (rows, cols) uint8 for W with all codebooks given, centroids (row blocks, column blocks, K) in any order of values."""
     codes = torch.empty(W.shape, dtype=torch.uint8, device=W.device)
-    ascending = centroids.sort(dim=-1, stable=True)
+    tables = _ascending(centroids, row_scale, group_rows)
     W = W[:, factor.order]  # a copy, corrected in place
     for start in range(0, W.shape[1], block_size):
-        columns = slice(start, min(start + block_size, W.shape[1]))
-        _round_columns(factor, W, codes, columns, ascending.values, ascending.indices, row_scale, group_rows, group_cols)
+        _round_columns(factor, W, codes, slice(start, min(start + block_size, W.shape[1])), tables, group_cols)
     return codes
 
 
@@ -47,38 +47,39 @@ def fit_and_feed_back(
     W = W.clone()  # corrected in place
     for columns in blocks:
         found.append(fit(W[:, columns], columns))
-        ascending = torch.stack(found[-1:], 1).sort(dim=-1, stable=True)
-        first = columns.start
-        _round_columns(factor, W, codes, columns, ascending.values, ascending.indices, row_scale, group_rows, group_cols, first)
+        tables = _ascending(torch.stack(found[-1:], 1), row_scale, group_rows)
+        _round_columns(factor, W, codes, columns, tables, group_cols, columns.start)
     return codes, torch.stack(found, 1)
 
 
+def round_block(block: Tensor, U: Tensor, tables: TableColumns, table: list[int]) -> tuple[Tensor, Tensor]:
+    """The definition: block (columns, rows), U of these columns -> codes uint8 and error / U_qq, both (columns, rows)."""
+    block, codes, errors = block.clone(), torch.empty(block.shape, dtype=torch.uint8, device=block.device), torch.empty_like(block)
+    scale = tables.rows["row_scale"]
+    for i, at in enumerate(table):
+        centroids, names = tables.rows["centroids"][at].T, tables.rows["names"][at].T  # (rows, K)
+        place = nearest_codes((block[i] / scale)[:, None], centroids).long()
+        codes[i] = names.gather(1, place)[:, 0]
+        errors[i] = (block[i] - scale * centroids.gather(1, place)[:, 0]) / U[i, i]
+        block[i + 1 :].addr_(U[i, i + 1 :], errors[i], alpha=-1)
+    return codes, errors
+
+
+def _ascending(centroids: Tensor, row_scale: Tensor, group_rows: int) -> TableColumns:
+    ascending = centroids.sort(dim=-1, stable=True)
+    return TableColumns(ascending.values, row_scale, group_rows, ascending.indices)
+
+
 def _round_columns(
-    factor: InverseFactor,
-    W: Tensor,
-    codes: Tensor,
-    columns: slice,
-    centroids: Tensor,
-    names: Tensor,
-    row_scale: Tensor,
-    group_rows: int,
-    group_cols: int,
-    first: int = 0,
+    factor: InverseFactor, W: Tensor, codes: Tensor, columns: slice, tables: TableColumns, group_cols: int, first: int = 0
 ) -> None:
     """Round a run of columns of W, which stand in the order of rounding; correct all behind them; write codes in the original order.
 
-    centroids ascend, and names are their codes, both (row blocks, column blocks from the column `first` on, K).
+    The tables are those of the column blocks from the column `first` on, ascending.
     """
-    U, start, stop = factor.U, columns.start, columns.stop
+    start, stop, order = columns.start, columns.stop, factor.order[columns]
     block = W[:, columns].T.contiguous()  # (columns, rows)
-    errors = torch.empty_like(block)
-    scale = row_scale[:, 0]
-    for i, q in enumerate(factor.order[columns].tolist()):
-        at = (q - first) // group_cols
-        table, name = (of[:, at].repeat_interleave(group_rows, 0)[: len(W)] for of in (centroids, names))  # (rows, K)
-        place = nearest_codes((block[i] / scale)[:, None], table).long()
-        codes[:, q] = name.gather(1, place)[:, 0]
-        row = U[start + i]
-        errors[i] = (block[i] - scale * table.gather(1, place)[:, 0]) / row[start + i]
-        block[i + 1 :].addr_(row[start + i + 1 : stop], errors[i], alpha=-1)
-    W[:, stop:].addmm_(errors.T, U[start:stop, stop:], alpha=-1)
+    U, table = factor.U[start:stop, start:stop], ((order - first) // group_cols).tolist()
+    found, errors = feed_back(tables, block, U, table) or round_block(block, U, tables, table)
+    codes[:, order] = found.T
+    W[:, stop:].addmm_(errors.T, factor.U[start:stop, stop:], alpha=-1)

@@ -20,31 +20,52 @@ from torch import Tensor
 from rwkvquant.formats.qtensor import CodebookTensor
 from rwkvquant.quantizers.codebook_factors import centroids_of, codebook_factors, solve_blocks, step_coefficients, whole
 from rwkvquant.quantizers.codebook_update import Centroids
-from rwkvquant.quantizers.loss import row_losses
+from rwkvquant.quantizers.residual import Residual
 from rwkvquant.quantizers.table_map import TableMap, least_squares
 
 SWEEPS = 1  # twice an update
 BASIS_STEPS = 4
 
 
-def update_factors(W: Tensor, H: Tensor, q: CodebookTensor) -> CodebookTensor:
-    """W (rows, cols), H (cols, cols), q with factors -> the same codes, and factors that lose no more."""
-    H = H.to(W)
-    stepped = update_coefficients(W, H, q)
-    found = (q, stepped, update_coefficients(W, H, move_basis(W, H, stepped)))
-    return min(found, key=lambda q: float(row_losses(W, q.decode(), H).sum()))  # the first of equals
+def update_factors(W: Tensor, H: Tensor, q: CodebookTensor, residual: Residual | None = None) -> CodebookTensor:
+    """W (rows, cols), H (cols, cols), q with factors -> the same codes, and factors that lose no more.
+
+    `residual` is that of q, and goes on with it.
+    """
+    residual = residual or Residual(W, H, q.decode())
+    moving = Centroids(residual, q)
+    found, losses, states = [q], [residual.losses().sum()], [moving.start]
+
+    def keep(new: CodebookTensor) -> None:
+        found.append(new)
+        losses.append(residual.losses().sum())
+        states.append((residual.E, residual.G))
+
+    keep(_step_coefficients(moving, q))
+    moved = move_basis(W, H, found[-1], residual)
+    residual.fresh(moved.decode())
+    keep(_step_coefficients(moving, moved))
+    best = int(torch.stack(losses).argmin())  # the first of equals
+    residual.E, residual.G = states[best]
+    return found[best]
 
 
 def update_coefficients(W: Tensor, H: Tensor, q: CodebookTensor) -> CodebookTensor:
     """Coefficients that lose no more in any row block, but for the rounding of sums."""
+    return _step_coefficients(Centroids(Residual(W, H, q.decode()), q), q)
+
+
+def _step_coefficients(moving: Centroids, q: CodebookTensor) -> CodebookTensor:
+    """`moving` has q's codes, and its residual is that of q."""
     assert q.factors is not None
+    W = moving.residual.W
     basis, shift = torch.from_numpy(q.factors.basis).to(W), q.factors.shift
     u = torch.from_numpy(q.factors.coefficients).to(W)
-    moving = Centroids(W, H, q)
+    moving.c = centroids_of(u, basis, shift)
 
     def move(N: Tensor, g: Tensor, block: int) -> Tensor:
         new = step_coefficients(N, g, u[:, block], basis, shift)
-        step = centroids_of(new, basis, shift) - centroids_of(u[:, block], basis, shift)
+        step = centroids_of(new, basis, shift) - moving.c[:, block]
         u[:, block] = new
         return step
 
@@ -54,13 +75,14 @@ def update_coefficients(W: Tensor, H: Tensor, q: CodebookTensor) -> CodebookTens
     return with_factors(q, u, basis, shift)
 
 
-def move_basis(W: Tensor, H: Tensor, q: CodebookTensor) -> CodebookTensor:
-    """The same codes and coefficients, and the basis of least loss, rounded; it may lose more for that."""
+def move_basis(W: Tensor, H: Tensor, q: CodebookTensor, residual: Residual | None = None) -> CodebookTensor:
+    """The same codes and coefficients, and the basis of least loss, rounded; it may lose more for that. `residual` is that of q."""
     assert q.factors is not None
+    residual = residual or Residual(W, H, q.decode())
     basis, unit = torch.from_numpy(q.factors.basis).to(W), 2.0**-q.factors.shift
     u = torch.from_numpy(q.factors.coefficients).to(W)
     tables = TableMap.of_codebooks(q, W)
-    gram = unit**2 * torch.einsum("pbr,pbk,pbq->krq", u, tables.weights(H.diagonal()), u)
+    gram = unit**2 * torch.einsum("pbr,pbk,pbq->krq", u, tables.weights(residual.H.diagonal()), u)
 
     def spread(basis: Tensor) -> Tensor:
         return tables.spread(unit * (u @ basis))
@@ -71,8 +93,7 @@ def move_basis(W: Tensor, H: Tensor, q: CodebookTensor) -> CodebookTensor:
     def precondition(gradient: Tensor) -> Tensor:
         return solve_blocks(gram, gradient.T).T
 
-    E = W - torch.from_numpy(q.decode()).to(W)
-    step = least_squares(E, H, spread, gather, precondition, 0, BASIS_STEPS)
+    step = least_squares(residual.G.T, residual.H, spread, gather, precondition, 0, BASIS_STEPS)
     return with_factors(q, u, whole(basis + step), q.factors.shift)
 
 

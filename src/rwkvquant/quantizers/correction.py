@@ -19,37 +19,34 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from rwkvquant.quantizers.gptq import factorise
+
 DAMPING = 0.05
 
 
 class CrossStatistics:
-    """Running sums of (x' - x)^T h and (h' - h)^T h, in float64."""
+    """Running sums of (x' - x + (h' - h) W^T)^T h, in float64: what the product with W should have put into the residual stream."""
 
-    def __init__(self, width: int, inputs: int, device: torch.device | str = "cpu") -> None:
-        self.tokens = 0
-        self._residual = torch.zeros(width, inputs, dtype=torch.float64, device=device)
-        self._inputs = torch.zeros(inputs, inputs, dtype=torch.float64, device=device)
+    def __init__(self, W: Tensor) -> None:
+        self.W, self.tokens = W, 0
+        self._sum = torch.zeros(W.shape, dtype=torch.float64, device=W.device)
 
     def add(self, missing_x: Tensor, missing_h: Tensor, h: Tensor) -> None:
-        """x' - x (..., width), h' - h and h (..., inputs) of some more tokens."""
-        missing_x, missing_h, h = (part.reshape(-1, part.shape[-1]).float() for part in (missing_x, missing_h, h))
-        self._residual += missing_x.T @ h
-        self._inputs += missing_h.T @ h
+        """x' - x (..., out), h' - h and h (..., in) of some more tokens."""
+        missing_x, missing_h, h = (part.reshape(-1, part.shape[-1]).to(self.W.dtype) for part in (missing_x, missing_h, h))
+        missing = torch.addmm(missing_x, missing_h, self.W.T)
+        self._sum += missing.T @ h
         self.tokens += len(h)
 
     @property
-    def residual(self) -> Tensor:
-        """(width, inputs) float64."""
-        return self._residual / self.tokens
-
-    @property
-    def inputs(self) -> Tensor:
-        """(inputs, inputs) float64."""
-        return self._inputs / self.tokens
+    def wanted(self) -> Tensor:
+        """(out, in) float64."""
+        return self._sum / self.tokens
 
 
-def corrected(W: Tensor, H: Tensor, cross: CrossStatistics, strength: float) -> Tensor:
-    """W (out, in), H (in, in) float64 -> W* in the type of W."""
-    wanted = cross.residual + W.double() @ cross.inputs
-    damped = H + DAMPING * float(H.diagonal().mean() or 1.0) * torch.eye(len(H), dtype=H.dtype, device=H.device)
-    return (W.double() + strength * torch.linalg.solve(damped, wanted.T).T).to(W.dtype)
+def corrected(H: Tensor, cross: CrossStatistics, strength: float) -> Tensor:
+    """H (in, in) -> W* in the type of W, in which it is worked out."""
+    W = cross.W
+    factor = factorise(H.to(W), damping=DAMPING, act_order=False)
+    change = (cross.wanted.to(W) @ factor.U.T) @ factor.U  # H^-1 = U^T U
+    return W + strength * change

@@ -6,15 +6,14 @@
 
 and for two neighbouring columns by x H_pair x^T - 2 G_r,pair . x. Error feedback (gptq.py) chooses a column once, when those behind it
 are still free; here each is chosen with all others where they ended, and a step is taken only where it gains, so that the loss never rises
-(Behdin et al., QuantEase, arXiv:2309.01885, start the same descent from nearest values; from feedback it ends lower). G is kept up
-to date inside a block of columns at once and behind it by a matrix product, as in gptq.py; each pass begins with a new G.
+(Behdin et al., QuantEase, arXiv:2309.01885, start the same descent from nearest values; from feedback it ends lower). E and G go on
+from one pass to the next (residual.py).
 
 Gives up: it ends where no single code can gain, which is not the best set of codes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import TypeVar
 
@@ -23,44 +22,73 @@ import torch
 from torch import Tensor
 
 from rwkvquant.formats.qtensor import CENTROID_ZERO, CodebookTensor, PairCodebookTensor, UniformTensor
-from rwkvquant.quantizers.loss import row_losses
+from rwkvquant.kernels.dispatch import native_module
+from rwkvquant.quantizers.columns import Columns, GridColumns, TableColumns, descend_columns
+from rwkvquant.quantizers.residual import BLOCK, Change, Residual
 
 Coded = TypeVar("Coded", UniformTensor, CodebookTensor, PairCodebookTensor)
-Choose = Callable[[slice, Tensor], Tensor]  # columns, G (columns, rows) -> change of Q (columns, rows); it keeps the codes itself
-BLOCK = 128  # columns between products with all columns behind; even
 
 
-def descend(W: Tensor, H: Tensor, q: Coded, passes: int = 1) -> Coded:
-    """W (rows, cols), H (cols, cols) -> q with codes that lose no more in any row, after `passes` over all columns."""
-    H = H.to(W)
+def descend(W: Tensor, H: Tensor, q: Coded, passes: int = 1, residual: Residual | None = None) -> Coded:
+    """W (rows, cols), H (cols, cols) -> q with codes that lose no more in any row, after `passes` over all columns.
+
+    `residual` is that of q, and goes on with it.
+    """
+    residual = residual or Residual(W, H, q.decode())
+    before = residual.losses()
     for _ in range(passes):
-        codes = torch.from_numpy(q.codes).to(W.device).long().T.contiguous()  # (columns or pairs, rows), changed in place
-        choose, width = _chooser(q, W, H, codes)
-        _descend(W, H, torch.from_numpy(q.decode()).to(W), choose, width)
-        new = replace(q, codes=codes.T.contiguous().to(torch.uint8).cpu().numpy())
-        better = (row_losses(W, new.decode(), H) < row_losses(W, q.decode(), H)).cpu().numpy()
-        if not better.any():
+        kept = residual.copy()
+        codes = _native_pass(q, residual)
+        if codes is None:
+            codes = one_pass(q, residual)
+        after = residual.losses()
+        better = residual.gained(before, after)
+        residual.restore(~better, kept)
+        if not bool(better.any()):
             break
-        q = replace(q, codes=np.where(better[:, None], new.codes, q.codes))
+        before = torch.where(better, after, before)
+        new = codes.T.contiguous().cpu().numpy()
+        q = replace(q, codes=np.where(better.cpu().numpy()[:, None], new, q.codes))
     return q
 
 
-def _descend(W: Tensor, H: Tensor, Q: Tensor, choose: Choose, width: int) -> None:
-    cols = W.shape[1]
-    G = ((W - Q) @ H).T.contiguous()  # (cols, rows)
-    for start in range(0, cols, BLOCK):
-        stop = min(start + BLOCK, cols)
-        g, changes = G[start:stop], torch.empty_like(G[start:stop])
-        for j in range(start, stop, width):
-            columns = slice(j, min(j + width, stop))
-            change = choose(columns, G[columns])
-            changes[j - start : columns.stop - start] = change
-            g.addmm_(H[start:stop, columns], change, alpha=-1)
-        G[stop:].addmm_(H[stop:, start:stop], changes, alpha=-1)
+def one_pass(q: Coded, residual: Residual) -> Tensor:
+    """The definition: all columns in turn -> codes (columns or pairs, rows) uint8."""
+    codes = torch.from_numpy(q.codes).to(residual.W.device).long().T.contiguous()  # changed in place
+    choose, width = _chooser(q, residual.W, residual.H, codes)
+    residual.sweep(width, choose)
+    return codes.to(torch.uint8)
 
 
-def _chooser(q: Coded, W: Tensor, H: Tensor, codes: Tensor) -> tuple[Choose, int]:
-    """How a column, or a pair of columns, chooses; and how many columns that is."""
+def _native_pass(q: Coded, residual: Residual) -> Tensor | None:
+    """The same by the native module; None where it has no such columns."""
+    columns = native_columns(q, residual.W)
+    if columns is None or isinstance(q, PairCodebookTensor):
+        return None
+    width = q.group_size if isinstance(q, UniformTensor) else q.group_cols
+    codes = torch.from_numpy(np.array(q.codes.T, order="C"))  # a copy, changed in place
+
+    def change(block: slice, G: Tensor) -> Tensor:
+        table = [column // width for column in range(block.start, block.stop)]
+        found = descend_columns(columns, G, residual.H[block, block], table, codes[block])
+        assert found is not None
+        return found
+
+    residual.sweep_blocks(BLOCK, change)
+    return codes
+
+
+def native_columns(q: Coded, W: Tensor) -> Columns | None:
+    """What descent changes codes among; None for pairs, off the CPU, and without the module."""
+    if W.device.type != "cpu" or native_module() is None or isinstance(q, PairCodebookTensor):
+        return None
+    if isinstance(q, UniformTensor):
+        return GridColumns(torch.from_numpy(q.group_scales()), torch.from_numpy(q.group_zeros()), q.bits)
+    return TableColumns(torch.from_numpy(q.codebooks).to(W) - CENTROID_ZERO, torch.from_numpy(q.row_scale).to(W), q.group_rows)
+
+
+def _chooser(q: Coded, W: Tensor, H: Tensor, codes: Tensor) -> tuple[Change, int]:
+    """How a column, or a pair of columns, chooses, keeping the codes itself; and how many columns that is."""
     if isinstance(q, UniformTensor):
         return _uniform(q, W, H, codes), 1
     if isinstance(q, CodebookTensor):
@@ -68,7 +96,7 @@ def _chooser(q: Coded, W: Tensor, H: Tensor, codes: Tensor) -> tuple[Choose, int
     return _pairs(q, W, H, codes), 2
 
 
-def _uniform(q: UniformTensor, W: Tensor, H: Tensor, codes: Tensor) -> Choose:
+def _uniform(q: UniformTensor, W: Tensor, H: Tensor, codes: Tensor) -> Change:
     scales = torch.from_numpy(q.group_scales()).to(W)
 
     def choose(columns: slice, G: Tensor) -> Tensor:
@@ -83,7 +111,7 @@ def _uniform(q: UniformTensor, W: Tensor, H: Tensor, codes: Tensor) -> Choose:
     return choose
 
 
-def _codebook(q: CodebookTensor, W: Tensor, H: Tensor, codes: Tensor) -> Choose:
+def _codebook(q: CodebookTensor, W: Tensor, H: Tensor, codes: Tensor) -> Change:
     centroids = torch.from_numpy(q.codebooks).to(W) - CENTROID_ZERO
     scale = torch.from_numpy(q.row_scale).to(W)
 
@@ -99,7 +127,7 @@ def _codebook(q: CodebookTensor, W: Tensor, H: Tensor, codes: Tensor) -> Choose:
     return choose
 
 
-def _pairs(q: PairCodebookTensor, W: Tensor, H: Tensor, codes: Tensor) -> Choose:
+def _pairs(q: PairCodebookTensor, W: Tensor, H: Tensor, codes: Tensor) -> Change:
     """With x = s (c - c_old) the cost is, but for what is the same for all c, s^2 times  c h c^T - 2 (c_old h + G / s) . c:
     a quadratic of the table alone, and a product."""
     rows, groups = len(W), len(q.codebooks)

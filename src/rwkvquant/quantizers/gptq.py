@@ -32,6 +32,7 @@ from torch import Tensor
 
 from rwkvquant.config import GridConfig
 from rwkvquant.formats.qtensor import UniformTensor
+from rwkvquant.quantizers.columns import GridColumns, feed_back
 from rwkvquant.quantizers.grid import (
     Grids,
     decode,
@@ -42,6 +43,7 @@ from rwkvquant.quantizers.grid import (
     group_count,
     uniform_tensor,
 )
+from rwkvquant.quantizers.inverse import inverse_cholesky
 
 log = logging.getLogger(__name__)
 
@@ -88,7 +90,8 @@ def factorise(H: Tensor, *, damping: float, act_order: bool) -> InverseFactor:
     mean = float(diagonal.mean()) or 1.0
     cols = torch.arange(len(H), device=H.device)
     order = torch.argsort(diagonal, descending=True, stable=True) if act_order else cols
-    H = H[order][:, order]
+    last_first = order.flip(0)
+    H = H[last_first[:, None], last_first]  # turned around, as _inverse_factor wants it
     H[cols, cols] += torch.where(H.diagonal() == 0, mean, 0.0)
     used, raised = damping, 0.0
     while True:
@@ -104,16 +107,15 @@ def factorise(H: Tensor, *, damping: float, act_order: bool) -> InverseFactor:
 
 
 def _inverse_factor(H: Tensor) -> Tensor | None:
-    """H -> U upper triangular with H^-1 = U^T U, or None where H is not positive definite.
+    """H turned around -> U upper triangular with H^-1 = U^T U in the order of rounding, or None where H is not positive definite.
 
     Cholesky from the last column to the first gives H = R R^T with R upper triangular, and U = R^-1: half the work of
     inverting H and factoring the inverse, and nothing is squared on the way.
     """
-    L, failed = torch.linalg.cholesky_ex(H.flip(0, 1))
-    if failed:
+    flipped = inverse_cholesky(H)
+    if flipped is None:
         return None
-    R = L.flip(0, 1)
-    U = torch.linalg.solve_triangular(R, torch.eye(len(H), dtype=H.dtype, device=H.device), upper=True)
+    U = flipped.flip(0, 1)
     return U if bool(torch.isfinite(U).all()) else None
 
 
@@ -133,21 +135,32 @@ def gptq_with(
     grids = find_matrix_grids(W, grid, clip_search, factor.diagonal) if static_groups else _grids_to_come(W, grid)
     codes = torch.empty(cols, rows, dtype=torch.uint8, device=W.device)  # column first, as they come
     W, U = W[:, factor.order], factor.U  # W is now a copy, to be corrected in place
+    columns = GridColumns(grids.scale, grids.zero, grid.bits) if static_groups else None
 
     for start, stop in _blocks(cols, block_size, None if static_groups else grid.group_size):
         if not static_groups and start % grid.group_size == 0:
             _set_group_grid(grids, start // grid.group_size, W, grid, clip_search, factor)
+            columns = GridColumns(grids.scale, grids.zero, grid.bits)
         block = W[:, start:stop].T.contiguous()  # (columns, rows)
-        errors = torch.empty_like(block)
-        for i, q in enumerate(order[start:stop]):
-            scale, zero = grids.scale[:, q // grid.group_size], grids.zero[:, q // grid.group_size]
-            code = encode(block[i], scale, zero, grid.bits)
-            codes[q] = code
-            row = U[start + i]
-            errors[i] = (block[i] - decode(code, scale, zero)) / row[start + i]
-            block[i + 1 :].addr_(row[start + i + 1 : stop], errors[i], alpha=-1)  # Eq. (2), inside the block
+        assert columns is not None
+        groups = [q // grid.group_size for q in order[start:stop]]
+        native = feed_back(columns, block, U[start:stop, start:stop], groups)
+        found, errors = native or round_block(block, U[start:stop, start:stop], grids, groups, grid.bits)
+        codes[factor.order[start:stop]] = found
         W[:, stop:].addmm_(errors.T, U[start:stop, stop:], alpha=-1)  # Eq. (2), behind the block
     return uniform_tensor(codes.T.contiguous(), grids, grid)
+
+
+def round_block(block: Tensor, U: Tensor, grids: Grids, groups: list[int], bits: int) -> tuple[Tensor, Tensor]:
+    """The definition: block (columns, rows), U of these columns -> codes uint8 and error / U_qq, both (columns, rows)."""
+    block, codes, errors = block.clone(), torch.empty(block.shape, dtype=torch.uint8, device=block.device), torch.empty_like(block)
+    for i, group in enumerate(groups):
+        scale, zero = grids.scale[:, group], grids.zero[:, group]
+        code = encode(block[i], scale, zero, bits)
+        codes[i] = code
+        errors[i] = (block[i] - decode(code, scale, zero)) / U[i, i]
+        block[i + 1 :].addr_(U[i, i + 1 :], errors[i], alpha=-1)  # Eq. (2), inside the block
+    return codes, errors
 
 
 def _blocks(cols: int, block_size: int, group_size: int | None) -> Iterator[tuple[int, int]]:

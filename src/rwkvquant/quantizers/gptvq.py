@@ -36,7 +36,7 @@ from rwkvquant.quantizers.compressed_update import update_factors
 from rwkvquant.quantizers.descent import descend
 from rwkvquant.quantizers.gptq import InverseFactor, factorise
 from rwkvquant.quantizers.kmeans import codebook_tensor, expand_importance, find_row_scale, fit_codebooks
-from rwkvquant.quantizers.loss import row_losses
+from rwkvquant.quantizers.residual import Residual
 
 WEIGHTINGS = ("none", "hessian")
 ROUNDS = 3  # 0.2 to 1.3 % above the loss of ten
@@ -97,17 +97,27 @@ def gptvq_with(
 
 def refine(factor: InverseFactor, W: Tensor, H: Tensor, tensor: CodebookTensor, rounds: int) -> CodebookTensor:
     """`rounds` times: codebooks fitted to the loss under H (in, in), then codes chosen again. The loss never rises, as stored."""
-    for i in range(rounds):
-        tensor = update_codebooks(W, H, tensor) if tensor.factors is None else update_factors(W, H, tensor)
-        tensor = descend(W, H, tensor, PASSES) if i else reassign(factor, W, H, tensor)
+    if rounds:
+        residual = Residual(W, H, tensor.decode())
+        for i in range(rounds):
+            update = update_codebooks if tensor.factors is None else update_factors
+            tensor = update(W, H, tensor, residual)
+            tensor = descend(W, H, tensor, PASSES, residual) if i else reassign(factor, W, H, tensor, residual)
     return tensor
 
 
-def reassign(factor: InverseFactor, W: Tensor, H: Tensor, tensor: CodebookTensor) -> CodebookTensor:
-    """New codes for given codebooks, with error feedback; a row where they lose more than the old ones keeps the old ones."""
+def reassign(factor: InverseFactor, W: Tensor, H: Tensor, tensor: CodebookTensor, residual: Residual | None = None) -> CodebookTensor:
+    """New codes for given codebooks, with error feedback; a row where they lose more than the old ones keeps the old ones.
+
+    `residual` is that of the tensor, and goes on with it.
+    """
+    residual = residual or Residual(W, H, tensor.decode())
+    before, kept = residual.losses(), (residual.E, residual.G)
     centroids = torch.from_numpy(tensor.codebooks).to(W) - CENTROID_ZERO
     row_scale = torch.from_numpy(tensor.row_scale).to(W)[:, None]
     codes = feedback_codes(factor, W, centroids, row_scale, tensor.group_rows, tensor.group_cols)
     new = replace(tensor, codes=codes.cpu().numpy())
-    better = (row_losses(W, new.decode(), H) < row_losses(W, tensor.decode(), H)).cpu().numpy()
-    return replace(tensor, codes=np.where(better[:, None], new.codes, tensor.codes))
+    residual.fresh(new.decode())
+    better = residual.gained(before, residual.losses())
+    residual.restore(~better, kept)
+    return replace(tensor, codes=np.where(better.cpu().numpy()[:, None], new.codes, tensor.codes))

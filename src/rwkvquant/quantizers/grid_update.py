@@ -21,6 +21,7 @@ from torch import Tensor
 
 from rwkvquant.formats.qtensor import UniformTensor
 from rwkvquant.quantizers.descent import descend
+from rwkvquant.quantizers.residual import Residual
 
 ROUNDS = 3
 SWEEPS = 2  # over the groups of a row, in a round
@@ -29,32 +30,35 @@ LARGEST_CODE = 255
 
 def refine_grid(W: Tensor, H: Tensor, q: UniformTensor, rounds: int = ROUNDS) -> UniformTensor:
     """W (rows, cols), H (cols, cols) -> scales and codes that lose no more."""
-    for _ in range(rounds):
-        q = descend(W, H, update_scales(W, H, q))
+    if rounds:
+        residual = Residual(W, H, q.decode())
+        for _ in range(rounds):
+            q = descend(W, H, update_scales(W, H, q, residual=residual), residual=residual)
     return q
 
 
-def update_scales(W: Tensor, H: Tensor, q: UniformTensor, sweeps: int = SWEEPS) -> UniformTensor:
-    """The same codes, with scales that lose no more in any row."""
-    H = H.to(W)
-    cols = q.shape[1]
-    codes = torch.from_numpy(q.codes).to(W)
-    zeros = torch.from_numpy(q.group_zeros()).to(W)
-    scales = torch.from_numpy(q.group_scales()).to(W)
+def update_scales(W: Tensor, H: Tensor, q: UniformTensor, sweeps: int = SWEEPS, residual: Residual | None = None) -> UniformTensor:
+    """The same codes, with scales that lose no more in any row. `residual` is that of q, and goes on with it."""
+    residual = residual or Residual(W, H, q.decode())
+    codes = torch.from_numpy(q.codes).to(W.device).T.contiguous()
+    zeros = torch.from_numpy(q.group_zeros()).to(W).T.contiguous()  # (groups, rows)
+    scales = torch.from_numpy(q.group_scales()).to(W).T.contiguous()
     row_scale = None if q.row_scale is None else torch.from_numpy(q.row_scale).to(W)
-    E = W - torch.from_numpy(q.decode()).to(W)
+
+    def move(columns: slice, G: Tensor) -> Tensor:
+        group = columns.start // q.group_size
+        n = codes[columns].to(W) - zeros[group]
+        slope = (G * n).sum(0)
+        curve = ((residual.H[columns, columns] @ n) * n).sum(0)
+        new = _stored(scales[group] + torch.where(curve > 0, slope / curve, 0.0).nan_to_num(0.0, 0.0, 0.0), row_scale)
+        step = new - scales[group]
+        step = torch.where(step * (2 * slope - step * curve) > 0, step, 0.0)
+        scales[group] += step
+        return n.mul_(step)
+
     for _ in range(sweeps):
-        for group, start in enumerate(range(0, cols, q.group_size)):
-            columns = slice(start, min(start + q.group_size, cols))
-            n = codes[:, columns] - zeros[:, group, None]
-            slope = ((E @ H[:, columns]) * n).sum(1)
-            curve = ((n @ H[columns, columns]) * n).sum(1)
-            new = _stored(scales[:, group] + torch.where(curve > 0, slope / curve, 0.0).nan_to_num(0.0, 0.0, 0.0), row_scale)
-            step = new - scales[:, group]
-            step = torch.where(step * (2 * slope - step * curve) > 0, step, 0.0)
-            scales[:, group] += step
-            E[:, columns] -= step[:, None] * n
-    return _with_scales(q, scales)
+        residual.sweep(q.group_size, move)
+    return _with_scales(q, scales.T)
 
 
 def _stored(scales: Tensor, row_scale: Tensor | None) -> Tensor:
@@ -65,7 +69,7 @@ def _stored(scales: Tensor, row_scale: Tensor | None) -> Tensor:
 
 
 def _with_scales(q: UniformTensor, scales: Tensor) -> UniformTensor:
-    values = scales.cpu().numpy()
+    values = np.ascontiguousarray(scales.cpu().numpy())
     if q.row_scale is None:
         return replace(q, scales=values.astype(np.float16))
     codes = np.rint(values / q.row_scale.astype(values.dtype)[:, None]).astype(np.uint8)

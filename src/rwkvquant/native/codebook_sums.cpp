@@ -1,0 +1,96 @@
+// The small problems of the M-step, one for each table: quantizers/codebook_update.py and codebook_factors.py are the definitions.
+#include <algorithm>
+#include <cmath>
+
+#include "workshop_operations.h"
+
+namespace rwkvquant::RWKVQUANT_BODY {
+namespace {
+
+constexpr int kMost = 16;
+
+// N = sum over the rows of a block of s^2 A^T H A, A being the one-hot codes of a row (columns, K).
+template <class T>
+void sum(const Gram<T>& task, std::size_t begin, std::size_t end) {
+    for (std::size_t table = begin; table < end; ++table) {
+        T* N = task.N + table * task.K * task.K;
+        std::fill_n(N, task.K * task.K, T(0));
+        for (std::size_t r = table * task.group_rows; r < std::min((table + 1) * task.group_rows, task.rows); ++r) {
+            const T square = task.scale[r] * task.scale[r];
+            for (std::size_t i = 0; i < task.columns; ++i) {
+                T of_code[kMost] = {};
+                const T* H = task.H + i * task.columns;
+                for (std::size_t j = 0; j < task.columns; ++j) of_code[task.codes[j * task.rows + r]] += H[j];
+                T* row = N + task.codes[i * task.rows + r] * task.K;
+                for (std::size_t k = 0; k < task.K; ++k) row[k] += square * of_code[k];
+            }
+        }
+    }
+}
+
+template <class T>
+struct Table {
+    const Coefficients<T>& task;
+    const T *N, *g;
+    T start[kMost], unit, half;
+
+    Table(const Coefficients<T>& of, std::size_t table) : task(of), N(of.N + table * of.K * of.K), g(of.g + table * of.K) {
+        unit = T(1 << of.shift), half = T(1 << of.shift >> 1);
+        centroids(of.u + table * of.R, start);
+    }
+
+    void centroids(const T* u, T* c) const {
+        for (std::size_t k = 0; k < task.K; ++k) {
+            T total = half;
+            for (std::size_t r = 0; r < task.R; ++r) total += u[r] * task.basis[r * task.K + k];
+            c[k] = std::clamp(std::floor(total / unit), task.low, task.high);
+        }
+    }
+
+    // d N d^T - 2 g.d of the centroids that these coefficients lead to.
+    T change(const T* u) const {
+        T d[kMost], total = 0;
+        centroids(u, d);
+        for (std::size_t k = 0; k < task.K; ++k) d[k] -= start[k];
+        for (std::size_t k = 0; k < task.K; ++k) {
+            T row = 0;
+            for (std::size_t l = 0; l < task.K; ++l) row += N[k * task.K + l] * d[l];
+            total += d[k] * (row - 2 * g[k]);
+        }
+        return total;
+    }
+};
+
+template <class T>
+void step(const Coefficients<T>& task, std::size_t begin, std::size_t end) {
+    for (std::size_t table = begin; table < end; ++table) {
+        const Table<T> here(task, table);
+        T* best = task.found + table * task.R;
+        T tried[kMost], least = 0;
+        std::copy_n(task.u + table * task.R, task.R, best);
+        const auto take = [&] {
+            const T changed = here.change(tried);
+            if (changed < least) least = changed, std::copy_n(tried, task.R, best);
+        };
+        std::copy_n(task.solved + table * task.R, task.R, tried);
+        take();
+        for (int pass = 0; pass < task.passes; ++pass) {
+            for (std::size_t r = 0; r < task.R; ++r) {
+                for (const T one : {T(1), T(-1)}) {
+                    std::copy_n(best, task.R, tried);
+                    tried[r] = std::clamp(tried[r] + one, -task.largest, task.largest);
+                    take();
+                }
+            }
+        }
+    }
+}
+
+}  // namespace
+
+void code_gram(const Gram<float>& task, std::size_t begin, std::size_t end) { sum(task, begin, end); }
+void code_gram(const Gram<double>& task, std::size_t begin, std::size_t end) { sum(task, begin, end); }
+void step_coefficients(const Coefficients<float>& task, std::size_t begin, std::size_t end) { step(task, begin, end); }
+void step_coefficients(const Coefficients<double>& task, std::size_t begin, std::size_t end) { step(task, begin, end); }
+
+}  // namespace rwkvquant::RWKVQUANT_BODY

@@ -1,0 +1,181 @@
+// Rounding a block of columns, 64 rows at a time: with error feedback (quantizers/gptq.py, codebook_walk.py), or by coordinate descent
+// (quantizers/descent.py). Those are the definitions; what they do to a column of all rows is done here to all columns of some rows,
+// so that a block stays in the cache. Rows do not depend on one another, hence neither do results on how rows are dealt out.
+#include <algorithm>
+#include <vector>
+
+#include "workshop_operations.h"
+
+namespace rwkvquant::RWKVQUANT_BODY {
+namespace {
+
+constexpr std::size_t kTile = 64, kMost = 16;
+
+// Half to even, as torch rounds. Beyond 2^22 (floats) it rounds coarsely, and clamping follows.
+inline double round_even(double v) { return (v + 6755399441055744.0) - 6755399441055744.0; }
+inline float round_even(float v) { return (v + 12582912.0f) - 12582912.0f; }
+
+// Rows first..first + count of a (columns, rows) array, into kTile of them; beyond the edge stands `fill`.
+template <class From, class To>
+void load(const From* from, std::size_t columns, std::size_t rows, std::size_t first, std::size_t count, To* to, To fill) {
+    for (std::size_t i = 0; i < columns; ++i) {
+        for (std::size_t r = 0; r < kTile; ++r) to[i * kTile + r] = r < count ? static_cast<To>(from[i * rows + first + r]) : fill;
+    }
+}
+
+template <class From, class To>
+void store(const From* from, std::size_t columns, std::size_t rows, std::size_t first, std::size_t count, To* to) {
+    for (std::size_t i = 0; i < columns; ++i) {
+        for (std::size_t r = 0; r < count; ++r) to[i * rows + first + r] = static_cast<To>(from[i * kTile + r]);
+    }
+}
+
+// Grids of some rows.
+template <class T>
+struct Grids {
+    const Columns<T>& task;
+    const std::size_t first, count;
+    const T top;
+
+    Grids(const Columns<T>& of, std::size_t from, std::size_t rows) : task(of), first(from), count(rows), top(static_cast<T>((1 << of.bits) - 1)) {}
+
+    void row(const float* of, std::size_t column, float* to, float fill) const {
+        load(of + task.table[column] * task.rows, 1, task.rows, first, count, to, fill);
+    }
+
+    // The nearest grid point of w.
+    void nearest(std::size_t column, const T* w, T* value, T* code) const {
+        float s[kTile], z[kTile];
+        row(task.scale, column, s, 1.0f), row(task.zero, column, z, 0.0f);
+        for (std::size_t r = 0; r < kTile; ++r) {
+            const T c = std::clamp(round_even(w[r] / static_cast<T>(s[r])) + static_cast<T>(z[r]), T(0), top);
+            code[r] = c;
+            value[r] = static_cast<T>(static_cast<float>(c - static_cast<T>(z[r])) * s[r]);
+        }
+    }
+
+    // The code of least h x^2 - 2 G x, x being the change of the value; 0 where none gains.
+    void descend(std::size_t column, T h, const T* G, T* code, T* x) const {
+        float s[kTile];
+        row(task.scale, column, s, 1.0f);
+        for (std::size_t r = 0; r < kTile; ++r) {
+            const T width = static_cast<T>(s[r]), away = h > 0 ? G[r] / (h * width) : T(0);
+            const T to = std::clamp(round_even(code[r] + away), T(0), top), change = width * (to - code[r]);
+            const bool gains = h * (change * change) < 2 * G[r] * change;
+            x[r] = gains ? change : T(0);
+            code[r] = gains ? to : code[r];
+        }
+    }
+};
+
+// Codebooks of some rows: ascending, with their names, for `nearest`; in any order for `descend`.
+template <class T>
+struct Codebooks {
+    const Columns<T>& task;
+    const std::size_t first, count, K;
+    T scale[kTile];
+
+    Codebooks(const Columns<T>& of, std::size_t from, std::size_t rows) : task(of), first(from), count(rows), K(std::size_t(1) << of.bits) {
+        load(of.row_scale, 1, of.rows, first, count, scale, T(1));
+    }
+
+    template <class From>
+    void table(const From* of, std::size_t column, T* to) const {
+        load(of + task.table[column] * K * task.rows, K, task.rows, first, count, to, T(0));
+    }
+
+    // The nearest centroid of w / scale; a tie goes to the lower one.
+    void nearest(std::size_t column, const T* w, T* value, T* code) const {
+        T c[kMost * kTile], name[kMost * kTile], x[kTile], best[kTile];
+        table(task.centroids, column, c), table(task.names, column, name);
+        for (std::size_t r = 0; r < kTile; ++r) x[r] = w[r] / scale[r], best[r] = c[r], code[r] = name[r];
+        for (std::size_t k = kTile; k < K * kTile; k += kTile) {
+            for (std::size_t r = 0; r < kTile; ++r) {
+                const bool further = (c[k - kTile + r] + c[k + r]) / 2 < x[r];
+                best[r] = further ? c[k + r] : best[r];
+                code[r] = further ? name[k + r] : code[r];
+            }
+        }
+        for (std::size_t r = 0; r < kTile; ++r) value[r] = scale[r] * best[r];
+    }
+
+    void descend(std::size_t column, T h, const T* G, T* code, T* x) const {
+        T c[kMost * kTile], old[kTile], least[kTile], chosen[kTile];
+        table(task.centroids, column, c);
+        for (std::size_t r = 0; r < kTile; ++r) old[r] = 0, least[r] = 0, chosen[r] = code[r], x[r] = 0;
+        for (std::size_t k = 0; k < K; ++k) {
+            for (std::size_t r = 0; r < kTile; ++r) old[r] = code[r] == T(k) ? c[k * kTile + r] : old[r];
+        }
+        for (std::size_t k = 0; k < K; ++k) {
+            for (std::size_t r = 0; r < kTile; ++r) {
+                const T change = scale[r] * (c[k * kTile + r] - old[r]);
+                const T cost = h * (change * change) - 2 * G[r] * change;
+                const bool better = cost < least[r];
+                least[r] = better ? cost : least[r];
+                chosen[r] = better ? T(k) : chosen[r];
+                x[r] = better ? change : x[r];
+            }
+        }
+        for (std::size_t r = 0; r < kTile; ++r) code[r] = chosen[r];
+    }
+};
+
+// w_j -= factor_j x for columns begin..end.
+template <class T>
+void spread(const T* factors, const T* x, std::size_t begin, std::size_t end, T* w) {
+    for (std::size_t j = begin; j < end; ++j) {
+        const T factor = factors[j];
+        for (std::size_t r = 0; r < kTile; ++r) w[j * kTile + r] -= factor * x[r];
+    }
+}
+
+template <class T, template <class> class Codec>
+void walk_tile(const Columns<T>& task, std::size_t first, std::size_t count) {
+    const Codec<T> codec(task, first, count);
+    std::vector<T> w(task.columns * kTile), codes(task.columns * kTile);
+    load(task.block, task.columns, task.rows, first, count, w.data(), T(0));
+    for (std::size_t i = 0; i < task.columns; ++i) {
+        const T *row = task.matrix + i * task.columns, pivot = row[i];
+        T value[kTile], *error = &w[i * kTile];
+        codec.nearest(i, error, value, &codes[i * kTile]);
+        for (std::size_t r = 0; r < kTile; ++r) error[r] = (error[r] - value[r]) / pivot;
+        spread(row, error, i + 1, task.columns, w.data());
+    }
+    store(w.data(), task.columns, task.rows, first, count, task.changes);
+    store(codes.data(), task.columns, task.rows, first, count, task.codes);
+}
+
+template <class T, template <class> class Codec>
+void descend_tile(const Columns<T>& task, std::size_t first, std::size_t count) {
+    const Codec<T> codec(task, first, count);
+    std::vector<T> G(task.columns * kTile), codes(task.columns * kTile), changes(task.columns * kTile);
+    load(task.block, task.columns, task.rows, first, count, G.data(), T(0));
+    load(task.codes, task.columns, task.rows, first, count, codes.data(), T(0));
+    for (std::size_t i = 0; i < task.columns; ++i) {
+        const T* row = task.matrix + i * task.columns;
+        codec.descend(i, row[i], &G[i * kTile], &codes[i * kTile], &changes[i * kTile]);
+        spread(row, &changes[i * kTile], 0, task.columns, G.data());
+    }
+    store(G.data(), task.columns, task.rows, first, count, task.block);
+    store(changes.data(), task.columns, task.rows, first, count, task.changes);
+    store(codes.data(), task.columns, task.rows, first, count, task.codes);
+}
+
+template <class T>
+void round(const Columns<T>& task, std::size_t begin, std::size_t end) {
+    for (std::size_t first = begin; first < end; first += kTile) {
+        const std::size_t count = std::min(kTile, end - first);
+        if (task.descent) {
+            task.centroids ? descend_tile<T, Codebooks>(task, first, count) : descend_tile<T, Grids>(task, first, count);
+        } else {
+            task.centroids ? walk_tile<T, Codebooks>(task, first, count) : walk_tile<T, Grids>(task, first, count);
+        }
+    }
+}
+
+}  // namespace
+
+void round_columns(const Columns<float>& task, std::size_t begin, std::size_t end) { round(task, begin, end); }
+void round_columns(const Columns<double>& task, std::size_t begin, std::size_t end) { round(task, begin, end); }
+
+}  // namespace rwkvquant::RWKVQUANT_BODY

@@ -1,0 +1,61 @@
+"""Which library multiplies matrices while a checkpoint is quantised.
+
+torch gives float32 products to MKL, which takes a CPU that is not Intel's at half its speed (AVX-512 is left alone). Under the precision
+"medium" it gives them to oneDNN, which does not. But "medium" also allows bfloat16, and where a CPU has units for that oneDNN takes it:
+so it is asked for only where one product shows that what comes out is float32 all the same.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+FLOAT32_ERROR = 1e-5  # a product of bfloat16 numbers is off by 3e-3
+TRIED = 512
+RATED = 2048
+
+
+@contextmanager
+def fast_products() -> Iterator[None]:
+    """oneDNN for float32 products where it computes in float32; what was set before is set again at the end."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium" if _exact("medium") else before)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def product_rate(seconds: float = 0.5) -> float:
+    """Floating-point operations a second of one processor in products of RATED x RATED matrices, the best of those that fit into `seconds`.
+
+    By processor time: what others take of a shared machine is not counted.
+    """
+    a, b = _operands(RATED)
+    best, end = 0.0, time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        start = time.process_time()
+        a @ b
+        best = max(best, 2 * RATED**3 / max(1e-9, time.process_time() - start))
+    return best
+
+
+def _exact(precision: str) -> bool:
+    before = torch.get_float32_matmul_precision()
+    a, b = _operands(TRIED)
+    expected = a.double() @ b.double()
+    torch.set_float32_matmul_precision(precision)
+    try:
+        error = (a @ b - expected).norm() / expected.norm()
+    finally:
+        torch.set_float32_matmul_precision(before)
+    return float(error) < FLOAT32_ERROR
+
+
+def _operands(size: int) -> tuple[Tensor, Tensor]:
+    draws = torch.Generator().manual_seed(0)
+    return torch.randn(size, size, generator=draws), torch.randn(size, size, generator=draws)

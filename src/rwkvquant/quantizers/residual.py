@@ -1,0 +1,80 @@
+"""What is left of the loss, kept up to date: the error of a matrix and its gradient, through all that moves scales, tables and codes.
+
+    W  (rows, cols)     Q  what codes decode to     E = W - Q     H  (cols, cols)     G = E H     loss = sum E G = tr(E H E^T)
+
+Both are held column first, (cols, rows), so that what one column needs lies side by side. A change of Q by D in the columns b changes E
+by -D there, and G by -D H_b everywhere. So a sweep over all columns, block by block, costs one product with H in the end, the loss of
+every row is known before and after it for nothing, and the next sweep starts where it ended. Working both out anew would cost
+three products, two of them in float64.
+
+Gives up: sums are carried on in the type of W, and drift by its rounding; `fresh` starts again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+Change = Callable[[slice, Tensor], Tensor]  # columns, G (columns, rows) -> the change D of Q there (columns, rows)
+BLOCK = 128  # columns between products with all others
+SLACK = 16.0  # a gain counts from so many roundings of the loss on
+
+
+class Residual:
+    """E and G, (cols, rows) each, of one matrix whose codes are being chosen."""
+
+    def __init__(self, W: Tensor, H: Tensor, Q: Tensor | NDArray[np.float32]) -> None:
+        self.W, self.H = W, H.to(W)
+        self.fresh(Q)
+
+    def fresh(self, Q: Tensor | NDArray[np.float32]) -> None:
+        """Start anew from what the codes decode to, (rows, cols)."""
+        self.E = (self.W - torch.as_tensor(Q).to(self.W)).T.contiguous()
+        self.G = self.H @ self.E
+
+    def losses(self) -> Tensor:
+        """The rows' shares of the loss, (rows,) float64."""
+        return (self.E * self.G).sum(0, dtype=torch.float64)
+
+    def sweep(self, width: int, change: Change) -> None:
+        """`change` for every `width` neighbouring columns in turn, each with all changes before it known."""
+
+        def change_block(columns: slice, g: Tensor) -> Tensor:
+            start, H = columns.start, self.H[columns, columns]
+            D = torch.empty_like(g)
+            for first in range(0, len(g), width):
+                part = slice(first, min(first + width, len(g)))
+                D[part] = change(slice(start + part.start, start + part.stop), g[part])
+                g.addmm_(H[:, part], D[part], alpha=-1)
+            return D
+
+        self.sweep_blocks(max(BLOCK // width, 1) * width, change_block)
+
+    def sweep_blocks(self, block: int, change: Change) -> None:
+        """`change` for a block of columns after the other, which itself brings the G of the block up to date."""
+        for start in range(0, len(self.E), block):
+            columns = slice(start, min(start + block, len(self.E)))
+            D = change(columns, self.G[columns])
+            self.E[columns] -= D
+            self.spread(start, columns.stop, D)
+
+    def spread(self, start: int, stop: int, D: Tensor) -> None:
+        """Tell all columns but start..stop, which know, of a change D (columns, rows) there."""
+        self.G[:start].addmm_(self.H[:start, start:stop], D, alpha=-1)
+        self.G[stop:].addmm_(self.H[stop:, start:stop], D, alpha=-1)
+
+    def copy(self) -> tuple[Tensor, Tensor]:
+        return self.E.clone(), self.G.clone()
+
+    def restore(self, rows: Tensor, kept: tuple[Tensor, Tensor]) -> None:
+        """Put rows (rows,) bool back to what they were when `kept` was copied."""
+        if bool(rows.any()):
+            self.E, self.G = torch.where(rows, kept[0], self.E), torch.where(rows, kept[1], self.G)
+
+    def gained(self, before: Tensor, after: Tensor) -> Tensor:
+        """Where losses (rows,) fell by more than rounding: (rows,) bool."""
+        return after < before * (1 - SLACK * torch.finfo(self.W.dtype).eps)

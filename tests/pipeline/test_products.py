@@ -1,0 +1,28 @@
+"""Faster products are asked for only where they are float32 products, and not behind the user's back."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from rwkvquant.pipeline import products
+
+
+def test_what_was_set_is_set_again() -> None:
+    before = torch.get_float32_matmul_precision()
+    with pytest.raises(KeyError), products.fast_products():
+        a, b = products._operands(300)
+        torch.testing.assert_close((a @ b).double(), a.double() @ b.double(), rtol=1e-4, atol=1e-4)
+        raise KeyError
+    assert torch.get_float32_matmul_precision() == before
+
+
+def test_products_that_are_not_float32_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(products, "FLOAT32_ERROR", 1e-9)  # as if this CPU multiplied in bfloat16
+    before = torch.get_float32_matmul_precision()
+    with products.fast_products():
+        assert torch.get_float32_matmul_precision() == before
+
+
+def test_the_rate_is_that_of_some_product() -> None:
+    assert 1e8 < products.product_rate(0.05) < 1e14
