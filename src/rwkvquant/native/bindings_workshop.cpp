@@ -23,7 +23,7 @@ void exact_kmeans(const Points& x, const Points& p, bool limited, double low, do
     if (p.shape(0) != groups || p.shape(1) != n || out.shape(0) != groups) throw nb::value_error("[exact_kmeans] x, p and out differ in shape");
     if (k < 1 || k > kMostCentroids || n < 1 || n > kMostPoints) throw nb::value_error("[exact_kmeans] 1 to 16 centroids for 1 to 16384 points");
     const KMeans task{x.data(), p.data(), groups, n, static_cast<int>(k), limited, low, high, out.data()};
-    const std::string_view isa = operations().isa;
+    [[maybe_unused]] const std::string_view isa = operations().isa;  // ARM has one body
     const nb::gil_scoped_release released;
 #if defined(RWKVQUANT_X86)
     if (isa == "avx512") return avx512::exact_kmeans(task);
