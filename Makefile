@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP_ARGS ?=
 
-.PHONY: setup demo test test-cpus sanitize fuzz check clean
+.PHONY: setup demo test test-cpus test-arm sanitize fuzz check clean
 
 setup: $(VENV)/.ready
 
@@ -22,6 +22,9 @@ test: check
 
 test-cpus: setup
 	tests/cpus/run.sh
+
+test-arm: setup
+	tests/arm/run.sh
 
 sanitize: setup
 	tests/sanitize/run.sh

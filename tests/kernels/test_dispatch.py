@@ -55,9 +55,11 @@ def test_every_instruction_set_of_this_cpu_is_available() -> None:
     assert available[0] == "plain"
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    flags = next((set(line.split(":", 1)[1].split()) for line in lines if line.startswith("flags")), set())
+    flags = next((set(line.split(":", 1)[1].split()) for line in lines if line.startswith(("flags", "Features"))), set())
     assert ("avx2" in available) == ({"avx2", "f16c", "fma"} <= flags)
     assert ("avx512" in available) == ({"avx2", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni"} <= flags)
+    assert ("neon" in available) == ("asimddp" in flags)
+    assert ("i8mm" in available) == ({"asimddp", "i8mm"} <= flags)
 
 
 def test_the_best_body_runs_unless_another_is_named() -> None:

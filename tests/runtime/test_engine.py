@@ -234,7 +234,7 @@ def test_presets_run(tmp_path: Path, name: str, preset: str) -> None:
     assert math.isfinite(float(logits.sum()))
 
 
-@pytest.mark.parametrize("isa", ["plain", "avx2", "avx512"])
+@pytest.mark.parametrize("isa", ["plain", "avx2", "avx512", "neon", "i8mm"])
 def test_every_body_gives_the_same_logits(tmp_path: Path, isa: str) -> None:
     """In a process of its own, as RWKVQUANT_ISA is read once."""
     random_weights(tmp_path, "rwkv7 heads of 48")

@@ -1,7 +1,7 @@
 """One name for each operation, and the body that runs it: the native module where it is built, else NumPy.
 
     RWKVQUANT_KERNELS=reference              everything in NumPy, slowly and rightly
-    RWKVQUANT_ISA=plain | avx2 | avx512      a native body other than the best one for this CPU
+    RWKVQUANT_ISA=plain | avx2 | avx512      a native body other than the best one for this CPU; on ARM: plain | neon | i8mm
 
 Both are read at the first call. Callers never say which body; results are the same bits in all of them.
 """
@@ -26,7 +26,7 @@ from rwkvquant.kernels.product import Matrix
 
 
 def backend() -> str:
-    """What runs the native operations: "avx512", "avx2", "plain", or "reference" for NumPy."""
+    """What runs the native operations: "avx512", "avx2", "plain" (on ARM "i8mm", "neon", "plain"), or "reference" for NumPy."""
     native = native_module()
     return "reference" if native is None else str(native.isa())
 

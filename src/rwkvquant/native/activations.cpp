@@ -27,8 +27,8 @@ RWKVQUANT_INLINE std::int32_t over_lanes(IntVec values, Combine combine) {
     Four quarters[2];
     std::memcpy(quarters, &eight, sizeof quarters);
     const Four four = combine(quarters[0], quarters[1]);
-    const Four two = combine(four, __builtin_shuffle(four, Four{2, 3, 0, 1}));
-    return combine(two, __builtin_shuffle(two, Four{1, 0, 3, 2}))[0];
+    const Four two = combine(four, Four{four[2], four[3], four[0], four[1]});
+    return combine(two, Four{two[1], two[0], two[3], two[2]})[0];
 }
 
 // As whole numbers, magnitudes compare as they should, infinities and NaN above all others: one of those becomes the scale.

@@ -55,7 +55,7 @@ void exact_kmeans(const Points& x, const Points& p, bool limited, double low, do
     const std::size_t groups = x.shape(0), n = x.shape(1), k = out.shape(1);
     if (p.shape(0) != groups || p.shape(1) != n || out.shape(0) != groups) throw nb::value_error("[exact_kmeans] x, p and out differ in shape");
     if (k < 1 || k > kMostCentroids || n < 1 || n > kMostPoints) throw nb::value_error("[exact_kmeans] 1 to 16 centroids for 1 to 16384 points");
-    const std::string_view isa = operations().isa;
+    [[maybe_unused]] const std::string_view isa = operations().isa;  // ARM has one body
     const nb::gil_scoped_release released;
     share(groups, 8, threads, [&](std::size_t begin, std::size_t end) {
         const KMeans task{x.data() + begin * n, p.data() + begin * n, end - begin, n, static_cast<int>(k), limited, low, high, out.data() + begin * k};

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <cstddef>
-#include <cstdlib>
 #include <cstring>
 #include <memory>
 #include <new>
@@ -15,9 +14,9 @@ class Buffer {
     Buffer() = default;
     explicit Buffer(std::size_t count) : size_(count) {
         const std::size_t bytes = (count * sizeof(T) + 63) / 64 * 64;
-        void* memory = bytes > 0 ? std::aligned_alloc(64, bytes) : nullptr;
-        if (bytes > 0 && memory == nullptr) throw std::bad_alloc();
-        if (bytes > 0) std::memset(memory, 0, bytes);
+        if (bytes == 0) return;
+        void* memory = ::operator new(bytes, kCacheLine);  // std::aligned_alloc is not in Microsoft's library
+        std::memset(memory, 0, bytes);
         memory_.reset(static_cast<T*>(memory));
     }
 
@@ -25,8 +24,9 @@ class Buffer {
     std::size_t size() const { return size_; }
 
   private:
+    static constexpr std::align_val_t kCacheLine{64};
     struct Free {
-        void operator()(T* memory) const { std::free(memory); }
+        void operator()(T* memory) const { ::operator delete(memory, kCacheLine); }
     };
     std::unique_ptr<T, Free> memory_;
     std::size_t size_ = 0;

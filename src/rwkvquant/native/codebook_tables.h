@@ -49,6 +49,16 @@ struct TablePlaces {
     }
 };
 
+#if defined(RWKVQUANT_NEON)
+// The tables of one lane, which stand side by side; what follows them no index reaches.
+template <std::size_t used>
+RWKVQUANT_INLINE uint8x16_t table_of_lane(const std::uint8_t* from) {
+    if constexpr (used == 16) return load<uint8x16_t>(from);
+    else if constexpr (used == 8) return vcombine_u8(load<uint8x8_t>(from), vdup_n_u8(0));
+    else return vreinterpretq_u8_u32(vdupq_n_u32(load<std::uint32_t>(from)));
+}
+#endif
+
 template <int bits, bool two_tables>
 class StoredTables : public TablePlaces<bits, two_tables> {
     using Places = TablePlaces<bits, two_tables>;
@@ -72,6 +82,8 @@ class StoredTables : public TablePlaces<bits, two_tables> {
         const __m256i present = _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(tile_bytes / 4)), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
         const __m256i fours = _mm256_maskload_epi32(reinterpret_cast<const int*>(tile), present);
         return {_mm256_permutevar8x32_epi32(fours, load<__m256i>(source)), _mm256_permutevar8x32_epi32(fours, load<__m256i>(source + 8))};
+#elif defined(RWKVQUANT_NEON)
+        return each_four<Bytes>([&](auto lane) RWKVQUANT_ALWAYS { return table_of_lane<Places::kUsed>(tile + 4 * source[4 * lane.v]); });
 #else
         std::uint8_t all[kStepBytes];
         for (std::size_t four = 0; four < 16; ++four) std::memcpy(all + 4 * four, tile + 4 * source[four], 4);

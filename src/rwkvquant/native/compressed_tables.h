@@ -158,6 +158,63 @@ class CompressedTables : public TablePlaces<bits, two_tables> {
     __m256i bytes[kTables][kTwos], basis[kQuarters][kTwos], start;
 };
 
+#elif defined(RWKVQUANT_NEON)
+
+// Rank at most `most`, 4 or 8. One dot product of four signed bytes gives four entries of a lane.
+template <int bits, bool two_tables, int most>
+class CompressedTables : public TablePlaces<bits, two_tables> {
+    using Places = TablePlaces<bits, two_tables>;
+    static constexpr int kQuarters = static_cast<int>(Places::kUsed / 4), kFours = most / 4;
+
+  public:
+    using Places::tile_bytes;
+
+    explicit CompressedTables(const Matrix& matrix)
+        : Places(matrix.coefficients, matrix, static_cast<std::size_t>(matrix.rank)),
+          rank(static_cast<std::size_t>(matrix.rank)),
+          places(vdupq_n_s32(-matrix.shift)),
+          start(vdupq_n_s32((1 << matrix.shift >> 1) + (kCentroidZero << matrix.shift))) {
+        for (std::size_t lane = 0; lane < 4; ++lane) lane_begins[lane] = Places::table(lane, 0, matrix.group_rows) * rank;
+        const auto* basis_of = reinterpret_cast<const std::int8_t*>(matrix.basis);
+        for (std::size_t quarter = 0; quarter < kQuarters; ++quarter) {
+            std::int8_t rows[kFours][4][4] = {};  // of four entries, four ranks side by side; zero where there is no rank
+            for (std::size_t k = 0; k < 4; ++k) {
+                for (std::size_t r = 0; r < rank; ++r) rows[r / 4][k][r % 4] = basis_of[r * Places::kEntries + Places::entry(4 * quarter + k)];
+            }
+            for (std::size_t four = 0; four < kFours; ++four) basis[quarter][four] = load<int8x16_t>(rows[four]);
+        }
+    }
+
+    RWKVQUANT_INLINE_MEMBER Bytes of_tile(const std::uint8_t* tile) const {
+        std::int8_t coefficients[kStepBytes + 16] = {};  // a copy, because fours are read whole, and the array may end before
+        std::size_t at = 0;
+        for (; at + 16 <= tile_bytes; at += 16) std::memcpy(coefficients + at, tile + at, 16);
+        for (; at < tile_bytes; ++at) coefficients[at] = static_cast<std::int8_t>(tile[at]);
+        return each_four<Bytes>([&](auto lane) RWKVQUANT_ALWAYS { return entries_of(coefficients + lane_begins[lane.v]); });
+    }
+
+  private:
+    RWKVQUANT_INLINE_MEMBER uint8x16_t entries_of(const std::int8_t* coefficients) const {
+        int32x4_t entries[kQuarters];
+        unroll<kQuarters>([&](auto quarter) RWKVQUANT_ALWAYS {
+            constexpr int kTable = 4 * decltype(quarter)::v >> bits;
+            int32x4_t total = start;
+            unroll<kFours>([&](auto four) RWKVQUANT_ALWAYS {
+                total = vdotq_lane_s32(total, basis[quarter.v][four.v], four_from(coefficients + kTable * rank + 4 * four.v), 0);
+            });
+            entries[quarter.v] = vshlq_s32(total, places);  // to the right: places is negative
+        });
+        const int16x8_t low = vcombine_s16(vqmovn_s32(entries[0]), vqmovn_s32(entries[1 % kQuarters]));
+        const int16x8_t high = kQuarters == 4 ? vcombine_s16(vqmovn_s32(entries[2 % kQuarters]), vqmovn_s32(entries[3 % kQuarters])) : low;
+        const int8x16_t clamped = vmaxq_s8(vcombine_s8(vqmovn_s16(low), vqmovn_s16(high)), vdupq_n_s8(0));  // 64 is in `start`: 0..127
+        return vreinterpretq_u8_s8(clamped);
+    }
+
+    std::size_t rank, lane_begins[4];
+    int32x4_t places, start;
+    int8x16_t basis[kQuarters][kFours];
+};
+
 #else
 
 // Rank at most `most`.

@@ -4,14 +4,18 @@
 
 #if defined(RWKVQUANT_X86)
 #include <cpuid.h>
+#elif defined(RWKVQUANT_ARM) && defined(__linux__)
+#include <sys/auxv.h>
+#elif defined(RWKVQUANT_ARM) && defined(__APPLE__)
+#include <sys/sysctl.h>
 #endif
 
 namespace rwkvquant {
 namespace {
 
-constexpr bool has(unsigned word, int bit) { return (word >> bit & 1u) != 0; }
-
 #if defined(RWKVQUANT_X86)
+
+constexpr bool has(unsigned word, int bit) { return (word >> bit & 1u) != 0; }
 
 // What must be saved at a task switch, by the operating system's promise: XCR0. Bits 1, 2: xmm and ymm; 5, 6, 7: zmm and masks.
 std::uint64_t saved_state() {
@@ -37,6 +41,38 @@ Cpu read_cpu() {
     return cpu;
 }
 
+#elif defined(RWKVQUANT_ARM)
+
+struct Cpu {
+    bool dotprod = false, i8mm = false;
+};
+
+#if defined(__linux__)
+
+// HWCAP_ASIMDDP and HWCAP2_I8MM of the kernel's interface, which never change; old headers lack the second name.
+Cpu read_cpu() {
+    const bool dotprod = (getauxval(AT_HWCAP) >> 20 & 1u) != 0;
+    return {dotprod, dotprod && (getauxval(AT_HWCAP2) >> 13 & 1u) != 0};
+}
+
+#elif defined(__APPLE__)
+
+bool has(const char* name) {
+    int value = 0;
+    std::size_t size = sizeof value;
+    return sysctlbyname(name, &value, &size, nullptr, 0) == 0 && value != 0;
+}
+
+Cpu read_cpu() {
+    const bool dotprod = has("hw.optional.arm.FEAT_DotProd");
+    return {dotprod, dotprod && has("hw.optional.arm.FEAT_I8MM")};
+}
+
+#else
+
+Cpu read_cpu() { return {}; }
+
+#endif
 #endif
 
 std::vector<Operations> find_available() {
@@ -45,6 +81,11 @@ std::vector<Operations> find_available() {
     const Cpu cpu = read_cpu();
     if (cpu.avx2) found.push_back({"avx2", avx2::product, avx2::quantize_activations, avx2::read_memory});
     if (cpu.avx512) found.push_back({"avx512", avx512::product, avx512::quantize_activations, avx512::read_memory});
+#elif defined(RWKVQUANT_ARM)
+    // Every CPU of this architecture has NEON, so what is not a product is as fast in the plain body.
+    const Cpu cpu = read_cpu();
+    if (cpu.dotprod) found.push_back({"neon", neon::product, plain::quantize_activations, plain::read_memory});
+    if (cpu.i8mm) found.push_back({"i8mm", i8mm::product, plain::quantize_activations, plain::read_memory});
 #endif
     return found;
 }

@@ -1,4 +1,5 @@
-// The vocabulary of the products, in three spellings: AVX-512 (lanes_avx512.h), AVX2 (lanes_avx2.h) and plain C++ (lanes_plain.h).
+// The vocabulary of the products, in four spellings: AVX-512 (lanes_avx512.h), AVX2 (lanes_avx2.h), NEON (lanes_neon.h) and plain
+// C++ (lanes_plain.h).
 //
 //     Ints     16 x int32, one a row          Floats   16 x float32, one a row
 //     Bytes    64 x uint8, one step of a tile: byte 4r + c is row r and column c of four; 16 bytes are 4 rows, a lane of a shuffle
@@ -25,16 +26,20 @@
 
 #if defined(RWKVQUANT_AVX512) || defined(RWKVQUANT_AVX2)
 #include <immintrin.h>
+#elif defined(RWKVQUANT_NEON)
+#include <arm_neon.h>
+#else
+#define RWKVQUANT_PLAIN
 #endif
 
 #include "tiles.h"
 
 // Registers must stay registers through every function, so nothing is left to the compiler's judgement. Plain C++ has arrays, and
 // would take minutes to compile.
-#if defined(RWKVQUANT_AVX512) || defined(RWKVQUANT_AVX2)
-#define RWKVQUANT_ALWAYS __attribute__((always_inline))
-#else
+#if defined(RWKVQUANT_PLAIN)
 #define RWKVQUANT_ALWAYS
+#else
+#define RWKVQUANT_ALWAYS __attribute__((always_inline))
 #endif
 #define RWKVQUANT_INLINE_MEMBER inline RWKVQUANT_ALWAYS
 #define RWKVQUANT_INLINE static RWKVQUANT_INLINE_MEMBER
@@ -78,6 +83,8 @@ constexpr std::size_t ceil_divide(std::size_t a, std::size_t b) { return (a + b 
 #include "lanes_avx512.h"
 #elif defined(RWKVQUANT_AVX2)
 #include "lanes_avx2.h"
+#elif defined(RWKVQUANT_NEON)
+#include "lanes_neon.h"
 #else
 #include "lanes_plain.h"
 #endif

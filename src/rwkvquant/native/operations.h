@@ -1,5 +1,6 @@
 // The products once for each instruction set. The bodies come from one source file each, compiled three times with other flags:
-// CMakeLists.txt defines RWKVQUANT_BODY as plain, avx2 or avx512, and RWKVQUANT_AVX2 or RWKVQUANT_AVX512 with it.
+// CMakeLists.txt defines RWKVQUANT_BODY as plain, avx2 or avx512, and RWKVQUANT_AVX2 or RWKVQUANT_AVX512 with it; on ARM as plain,
+// neon or i8mm, and RWKVQUANT_NEON, with RWKVQUANT_I8MM for the last. The two of ARM have a product and nothing else.
 //
 // A file compiled with such flags must not emit inline functions that other files share: the linker keeps one copy of each, and
 // if it kept the AVX-512 one, an older CPU would meet an illegal instruction in code that looks harmless. So the bodies include
@@ -28,4 +29,7 @@ RWKVQUANT_OPERATIONS(plain)
 #if defined(RWKVQUANT_X86)
 RWKVQUANT_OPERATIONS(avx2)
 RWKVQUANT_OPERATIONS(avx512)
+#elif defined(RWKVQUANT_ARM)
+RWKVQUANT_OPERATIONS(neon)
+RWKVQUANT_OPERATIONS(i8mm)
 #endif

@@ -15,7 +15,7 @@ class PairTables {
     // The file holds the first component of all entries, then the second.
     PairTables(const Matrix& matrix, std::size_t row_group) {
         const std::uint8_t* components = matrix.codebooks + row_group * 2 * kEntries;
-#if defined(RWKVQUANT_AVX2)
+#if defined(RWKVQUANT_AVX2) || defined(RWKVQUANT_NEON)
         std::memcpy(pairs, components, 2 * kEntries);
 #else
         for (std::size_t k = 0; k < kEntries; ++k) {
@@ -76,6 +76,42 @@ class PairTables {
         return _mm256_broadcastsi128_si256(load<__m128i>(pairs + component * kEntries + 16 * sixteen));
     }
 
+#elif defined(RWKVQUANT_NEON)
+
+    // Up to 64 entries an instruction, for each component; then both side by side, row by row. Codes come by reference: GCC 12 copies
+    // what it is given through memory, and puts tables together there unless one instruction loads them.
+    RWKVQUANT_INLINE_MEMBER void look_up(const Bytes& codes, Bytes* step) const {
+        const Bytes first = component(pairs, codes), second = component(pairs + kEntries, codes);
+        unroll<4>([&](auto i) RWKVQUANT_ALWAYS {
+            const uint32x4_t two_rows = vreinterpretq_u32_u8(vzip1q_u8(first.rows[i.v], second.rows[i.v]));  // eight columns of each
+            const uint32x4_t next_two = vreinterpretq_u32_u8(vzip2q_u8(first.rows[i.v], second.rows[i.v]));
+            step[0].rows[i.v] = vreinterpretq_u8_u32(vuzp1q_u32(two_rows, next_two));
+            step[1].rows[i.v] = vreinterpretq_u8_u32(vuzp2q_u32(two_rows, next_two));
+        });
+    }
+
+  private:
+    RWKVQUANT_INLINE_MEMBER static Bytes component(const std::uint8_t* table, const Bytes& codes) {
+        if constexpr (bits == 4) {
+            const uint8x16_t entries = vld1q_u8(table);
+            return each_four<Bytes>([&](auto i) RWKVQUANT_ALWAYS { return vqtbl1q_u8(entries, codes.rows[i.v]); });
+        } else if constexpr (bits == 5) {
+            const uint8x16x2_t entries = vld1q_u8_x2(table);
+            return each_four<Bytes>([&](auto i) RWKVQUANT_ALWAYS { return vqtbl2q_u8(entries, codes.rows[i.v]); });
+        } else {  // an index of 64 or more leaves what was found before
+            Bytes found = splat_byte(0);
+            unroll<static_cast<int>(kEntries / 64)>([&](auto part) RWKVQUANT_ALWAYS {
+                const uint8x16x4_t entries = vld1q_u8_x4(table + 64 * part.v);
+                const uint8x16_t begin = vdupq_n_u8(64 * part.v);
+                unroll<4>([&](auto i) RWKVQUANT_ALWAYS {
+                    const uint8x16_t index = vsubq_u8(codes.rows[i.v], begin);
+                    found.rows[i.v] = part.v == 0 ? vqtbl4q_u8(entries, index) : vqtbx4q_u8(found.rows[i.v], entries, index);
+                });
+            });
+            return found;
+        }
+    }
+
 #else
 
     void look_up(const Bytes& codes, Bytes* step) const {
@@ -87,7 +123,7 @@ class PairTables {
   private:
 #endif
 
-    // Entries side by side; AVX2: as in the file.
+    // Entries side by side; AVX2 and NEON: as in the file.
     alignas(64) std::uint8_t pairs[2 * (kEntries < 32 ? 32 : kEntries)];
 };
 

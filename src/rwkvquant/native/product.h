@@ -44,10 +44,10 @@ void product_dense(const Matrix& matrix, const Activations& activations, float* 
                    std::size_t row_end);
 
 // Plain C++ is bound by arithmetic whatever it does, and has the second face alone.
-#if defined(RWKVQUANT_AVX512) || defined(RWKVQUANT_AVX2)
-constexpr bool kOneVectorFace = true;
-#else
+#if defined(RWKVQUANT_PLAIN)
 constexpr bool kOneVectorFace = false;
+#else
+constexpr bool kOneVectorFace = true;
 #endif
 // Of the q of one activation group, from the sums of its halves.
 RWKVQUANT_INLINE std::int32_t sum_of_group(const std::int32_t* sum, std::size_t group) { return sum[2 * group] + sum[2 * group + 1]; }

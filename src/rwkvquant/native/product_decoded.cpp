@@ -23,8 +23,17 @@ constexpr std::size_t kAhead = 4;   // strips from asking memory to decoding: 6 
 constexpr int kBlocks = 2, kVectors = 8;
 #elif defined(RWKVQUANT_AVX2)
 constexpr int kBlocks = 1, kVectors = 4;
+#elif defined(RWKVQUANT_NEON)
+constexpr int kBlocks = 1, kVectors = 4;
 #else
 constexpr int kBlocks = 1, kVectors = 1;
+#endif
+
+// Too few sums at a time wait for one another. In NEON each is four registers, of 32.
+#if defined(RWKVQUANT_NEON)
+constexpr int kEnough = 2;
+#else
+constexpr int kEnough = 8;
 #endif
 
 // The vectors of a pass, and the groups that are decoded now.
@@ -42,7 +51,7 @@ struct Pass {
 // everything else in memory for changed.
 template <int value_bits, int blocks, int vectors>
 void add_int8(const Pass& pass, std::size_t vector, std::size_t at) {
-    constexpr int kPairs = blocks * vectors, kChains = kPairs < 8 ? 2 : 1;  // too few sums at a time wait for one another
+    constexpr int kPairs = blocks * vectors, kChains = kPairs < kEnough ? 2 : 1;
     const auto each = [](auto body) RWKVQUANT_ALWAYS {
         unroll<kPairs>([&](auto index) RWKVQUANT_ALWAYS { body(Int<decltype(index)::v / vectors>{}, Int<decltype(index)::v % vectors>{}); });
     };
@@ -142,7 +151,7 @@ using AddStrip = void (*)(const Pass& pass, std::size_t first, std::size_t count
 template <int blocks>
 AddStrip add_strip_for([[maybe_unused]] const Decoder& decoder, const Activations& activations) {
     if (activations.q == nullptr) return add_float_strip<blocks>;
-#if defined(RWKVQUANT_AVX2)
+#if defined(RWKVQUANT_AVX2) || defined(RWKVQUANT_NEON)
     if (decoder.value_bits == 7) return add_int8_strip<7, blocks>;
 #endif
     return add_int8_strip<8, blocks>;
