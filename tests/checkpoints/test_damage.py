@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 from rwkvquant.checkpoints import open_checkpoint
 from rwkvquant.checkpoints.pth import PthFile
 from rwkvquant.errors import CheckpointError, RwkvQuantError
+from tests.checkpoints.layouts import write_safetensors
 from tests.checkpoints.writers import tensor_index, write_zip
 from tests.helpers import random_state_dict, write_pth
 
@@ -105,11 +107,13 @@ def test_a_hole_in_the_weights_is_found(tmp_path: Path) -> None:
             assert np.isfinite(checkpoint.read(name)).all()
 
 
-def test_a_file_that_is_cut_while_it_is_open_is_an_error_and_not_the_end_of_the_process(tmp_path: Path) -> None:
-    path = write_pth(tmp_path / "a.pth", random_state_dict("rwkv7", layers=1, width=64))
+@pytest.mark.parametrize("write", [write_pth, write_safetensors], ids=["pth", "safetensors"])
+def test_a_file_that_is_cut_while_it_is_open_is_an_error_and_not_the_end_of_the_process(tmp_path: Path, write: Callable) -> None:
+    path = tmp_path / "a.file"
+    write(path, random_state_dict("rwkv7", layers=1, width=64))
     checkpoint = open_checkpoint(path)
     os.truncate(path, 5000)
-    with pytest.raises(CheckpointError, match=r"a\.pth: the file became shorter while it was read"):
+    with pytest.raises(CheckpointError, match=r"a\.file: the file became shorter while it was read"):
         checkpoint.read("head.weight")
 
 

@@ -53,6 +53,7 @@ def test_unchanged_files_are_used_to_the_end(folder: Path, packed_parts: dict[st
     nothing = from_bytes(b"")
     assert use_packed(folder, packed.mutated(packed_parts[arch], nothing)) == 5
     assert use_checkpoint(folder, checkpoints.mutated_pth(checkpoints.base_pth(arch), nothing)) == 2
+    assert use_checkpoint(folder, checkpoints.mutated_safetensors(checkpoints.base_safetensors(arch), nothing)) == 2
 
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)

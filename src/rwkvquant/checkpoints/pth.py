@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from rwkvquant.checkpoints.archive import Member, find_members
 from rwkvquant.checkpoints.tensor_info import TensorInfo, check_name
 from rwkvquant.checkpoints.unpickler import StoredTensor, read_pickle, shown
-from rwkvquant.checkpoints.values import DTYPES, as_float32
+from rwkvquant.checkpoints.values import DTYPES, as_float32, require_whole
 from rwkvquant.errors import CheckpointError
 
 
@@ -94,15 +94,6 @@ class PthFile:
             raise CheckpointError(f"the file was altered or damaged (checksum of {shown(name)}); download or copy it again")
         self._verified.add(name)
         return contents
-
-
-def require_whole(mapping: mmap.mmap) -> None:
-    """Raises CheckpointError if the file was cut since it was mapped: to touch what is gone would end the process (SIGBUS).
-
-    A file that is cut while a tensor is being read is not noticed; a new file put in its place under the same name does no harm.
-    """
-    if mapping.size() < len(mapping):
-        raise CheckpointError("the file became shorter while it was read; wait until it is complete, and start again")
 
 
 def checked_kind(name: str, value: object) -> StoredTensor:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from rwkvquant.checkpoints.json_object import parse_object
 from rwkvquant.checkpoints.tensor_info import TensorInfo, check_name
 from rwkvquant.checkpoints.unpickler import MAX_DIMENSIONS, shown
-from rwkvquant.checkpoints.values import DTYPES, as_float32
+from rwkvquant.checkpoints.values import DTYPES, as_float32, require_whole
 from rwkvquant.errors import CheckpointError
 
 LENGTH_BYTES = 8
@@ -34,7 +34,8 @@ class SafetensorsFile:
 
     def __init__(self, path: Path) -> None:
         with open(path, "rb") as file:
-            self._bytes = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+            self._mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        self._bytes = memoryview(self._mapping)
         header = self._header()
         metadata = header.pop("__metadata__", {})
         if isinstance(metadata, dict) and metadata.get("format") == OURS:
@@ -53,6 +54,7 @@ class SafetensorsFile:
 
         The format has no checksums: an altered weight that is a finite number is not noticed.
         """
+        require_whole(self._mapping)
         info = self.tensors[name]
         code, _ = DTYPES[info.dtype]
         stored: NDArray[Any] = np.ndarray(info.shape, code, buffer=self._bytes, offset=self._begins[name])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from typing import Any
 
 import numpy as np
@@ -39,3 +40,12 @@ def as_stored(name: str, values: NDArray[np.float32], dtype: str) -> NDArray[Any
 def _narrow_bfloat16(values: NDArray[np.float32]) -> NDArray[np.uint16]:
     bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
     return ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype(np.uint16)
+
+
+def require_whole(mapping: mmap.mmap) -> None:
+    """Raises CheckpointError if the file was cut since it was mapped: to touch what is gone would end the process (SIGBUS).
+
+    A file that is cut while a tensor is being read is not noticed; a new file put in its place under the same name does no harm.
+    """
+    if mapping.size() < len(mapping):
+        raise CheckpointError("the file became shorter while it was read; wait until it is complete, and start again")
