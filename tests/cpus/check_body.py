@@ -1,8 +1,8 @@
 """The native module on one emulated CPU: it loads, finds the bodies that this CPU runs, takes the best, and all of them are right.
 
 run.sh, here and in tests/arm, calls this under qemu and names the bodies in EXPECTED_BODIES; by its name it is no part of `make test`.
-What is expected of the numbers is what the native tests expect, the NumPy definitions and the golden words, and the bits that the real CPU gave
-(real_cpu.py) in the folder REAL_CPU.
+What is expected of the numbers is what the native tests expect, the NumPy definitions and the golden words, and the bits that the
+real CPU gave (real_cpu.py) in the folder REAL_CPU.
 """
 
 from __future__ import annotations
