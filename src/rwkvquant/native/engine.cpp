@@ -11,7 +11,6 @@ namespace {
 
 constexpr std::size_t kRowUnit = 32;  // two row-blocks: many vectors are multiplied with two at a time
 constexpr float kLayerNormEps = 1e-5f;
-constexpr std::size_t kManyTokens = 4;  // from here on a product is limited by arithmetic, not by memory
 
 // How a matrix is divided. One token: by index, because a new piece begins before its memory comes, and all cores share the memory.
 // Many: half of it is dealt, in pieces that are large beside what a call costs.

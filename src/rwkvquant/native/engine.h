@@ -27,6 +27,7 @@ namespace rwkvquant {
 
 constexpr std::size_t kMaxTokens = 64;     // of a step: enough to pay for decoding each tile once
 constexpr std::size_t kColumnGroup = 64;   // columns that share an activation scale
+constexpr std::size_t kManyTokens = 4;     // from here on a product is limited by arithmetic, not by memory
 
 struct ModelSizes {
     std::size_t layers, width, hidden, vocab, heads, head_size;
@@ -136,11 +137,11 @@ class Engine {
 
     // A thread's columns: whole groups of activations and whole heads.
     Range own_columns(const Worker& worker) const { return worker.share(sizes.width, column_unit_); }
-    // All columns in such pieces, half of them dealt, for work that costs the same with every token: body(range of columns).
+    // All columns in such pieces, for many tokens half of them dealt: body(range of columns).
     template <typename Body>
-    void deal_columns(const Worker& worker, const Body& body) const {
+    void deal_columns(const Worker& worker, std::size_t count, const Body& body) const {
         const std::size_t pieces = (sizes.width + column_unit_ - 1) / column_unit_;
-        worker.deal(pieces, pieces / 2, [&](Range part) {
+        worker.deal(pieces, count < kManyTokens ? 0 : pieces / 2, [&](Range part) {
             body(Range{part.begin * column_unit_, std::min(sizes.width, part.end * column_unit_)});
         });
     }

@@ -87,7 +87,7 @@ class Rwkv6 final : public Engine {
         worker.barrier();  // 2
         slice(worker, count);                                                        // 5 x (M, Rm)
         worker.barrier();  // 3
-        deal_columns(worker, [&](Range part) {
+        deal_columns(worker, count, [&](Range part) {
             for (std::size_t i = 0; i < kMixes; ++i) {
                 multiply(*W.maa_w2[i], maa_slices_[i], count, d_.row(0), d_.stride(), part);  // (M, C): the lean
                 shift(step, layer, step.from.att_shift, W.maa[i], &d_, mixed_[i], part);      // (M, C)
@@ -106,7 +106,7 @@ class Rwkv6 final : public Engine {
         multiply_all(worker, products, count);
         worker.barrier();  // 5
 
-        deal_columns(worker, [&](Range part) {
+        deal_columns(worker, count, [&](Range part) {
             multiply(*W.decay_w2, decay_hidden_, count, d_.row(0), d_.stride(), part);  // (M, C)
             for (std::size_t head = part.begin / sizes.head_size; head < part.end / sizes.head_size; ++head) {
                 for (const Sequence& sequence : step.sequences) heads(worker, step, sequence, layer, head);  // (M, C) -> out_

@@ -103,7 +103,7 @@ class Rwkv7 final : public Engine {
         multiply_all(worker, std::span(products).first(first ? 6 : 7), count);
         worker.barrier();  // 2
 
-        deal_columns(worker, [&](Range part) {
+        deal_columns(worker, count, [&](Range part) {
             multiply(*W.w.up, w_hidden_, count, w_.row(0), w_.stride(), part);  // (M, C) each
             multiply(*W.a.up, a_hidden_, count, a_.row(0), a_.stride(), part);
             multiply(*W.g.up, g_hidden_, count, g_.row(0), g_.stride(), part);

@@ -49,9 +49,6 @@ constexpr bool kOneVectorFace = false;
 #else
 constexpr bool kOneVectorFace = true;
 #endif
-// Of the q of one activation group, from the sums of its halves.
-RWKVQUANT_INLINE std::int32_t sum_of_group(const std::int32_t* sum, std::size_t group) { return sum[2 * group] + sum[2 * group + 1]; }
-
 RWKVQUANT_INLINE bool is_one_int8_vector(const Activations& activations) { return activations.count == 1 && activations.q != nullptr; }
 
 // Rows of a row-block that lie inside the range.

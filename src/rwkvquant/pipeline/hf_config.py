@@ -54,16 +54,22 @@ def _hf_rwkv6(dims: Dims) -> dict[str, Any]:
     }
 
 
-def _fla_rwkv7(dims: Dims) -> dict[str, Any]:
+def _fla(dims: Dims) -> dict[str, Any]:
     return {
         "attn": None,
         "attn_mode": "chunk",
-        "head_dim": dims.head_size,
         "hidden_act": "sqrelu",
         "hidden_ratio": dims.hidden / dims.width,
         "norm_bias": True,
         "norm_eps": NORM_EPS,
         "norm_first": True,
+    }
+
+
+def _fla_rwkv7(dims: Dims) -> dict[str, Any]:
+    return {
+        **_fla(dims),
+        "head_dim": dims.head_size,
         "decay_low_rank_dim": dims.ranks["Rw"],
         "a_low_rank_dim": dims.ranks["Ra"],
         "gate_low_rank_dim": dims.ranks["Rg"],
@@ -74,16 +80,10 @@ def _fla_rwkv7(dims: Dims) -> dict[str, Any]:
 
 def _fla_rwkv6(dims: Dims) -> dict[str, Any]:
     return {
-        "attn": None,
-        "attn_mode": "chunk",
+        **_fla(dims),
         "expand_k": 1.0,
         "expand_v": 1.0,
         "num_heads": dims.heads,
-        "hidden_act": "sqrelu",
-        "hidden_ratio": dims.hidden / dims.width,
-        "norm_bias": True,
-        "norm_eps": NORM_EPS,
-        "norm_first": True,
         "proj_low_rank_dim": dims.ranks["Rm"],
         "gate_low_rank_dim": dims.ranks["Rd"],
     }
