@@ -18,12 +18,15 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import os
 import re
 import tempfile
 import threading
 import time
 from pathlib import Path
 from typing import Any
+
+os.environ.setdefault("GOMP_SPINCOUNT", "30000")  # as the command line does, before torch is there
 
 import torch
 from random_pth import write_random_pth

@@ -39,11 +39,10 @@ def test_half_precision_activations_are_multiplied_in_float32() -> None:
 
 
 @pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.parametrize("width", [4, 1030, 1100])
+@pytest.mark.parametrize("width", [600, 1030, 1100])
 def test_wide_inputs_are_multiplied_out_by_half(monkeypatch: pytest.MonkeyPatch, width: int, weighted: bool) -> None:
     """Blocks of 512 on the diagonal and right of it; the last one is short."""
-    monkeypatch.setattr(module, "MANY", 4)
-    monkeypatch.setattr(module, "WIDE", 1100)
+    monkeypatch.setattr(module, "WIDE", 1030)
     rng = np.random.default_rng(width)
     X, weights = rng.standard_normal((12, width)).astype(np.float32), rng.random((12, 1)).astype(np.float32)
     statistics = InputStatistics(width)
@@ -51,7 +50,7 @@ def test_wide_inputs_are_multiplied_out_by_half(monkeypatch: pytest.MonkeyPatch,
         statistics.add(torch.from_numpy(X[part]), torch.from_numpy(weights[part]) if weighted else None)
     expected = (X * weights if weighted else X).astype(np.float64).T @ X / 12
     np.testing.assert_allclose(statistics.mean_square, expected.diagonal(), rtol=1e-5)
-    assert statistics.H.dtype == (torch.float32 if width == 1100 else torch.float64)
+    assert statistics.H.dtype == (torch.float32 if width >= 1030 else torch.float64)
     np.testing.assert_allclose(statistics.H, expected, atol=1e-5)
     np.testing.assert_allclose(statistics.H, statistics.H.T, rtol=1e-4, atol=1e-7)
     np.testing.assert_allclose(statistics.mean_square, expected.diagonal(), rtol=1e-5)

@@ -71,12 +71,12 @@ def test_statistics_are_of_the_seen_rows_and_judges_of_the_others(tmp_path: Path
             module.block(block, module.embed(outer, torch.from_numpy(rows)), None, None, heard.__setitem__)
         X = heard["ffn.xk"].reshape(-1, 64).double()
         torch.testing.assert_close(statistics["ffn.xk"].H, X.T @ X / len(X), rtol=1e-4, atol=1e-6)
-    assert found.targets == {}  # before the first block there is nothing to make up for
+    assert found.missing == {}  # before the first block there is nothing to make up for
     text.advance(block, block, 0)
-    targets = text.collect(source.block(1), 1).targets
-    assert set(targets) == {"blocks.1.att.output.weight", "blocks.1.ffn.value.weight"}
-    for name, target in targets.items():  # both streams ran through the same weights
-        assert torch.equal(target, source.block(1)[name.removeprefix("blocks.1.")])
+    missing = text.collect(source.block(1), 1).missing
+    assert set(missing) == {"blocks.1.att.output.weight", "blocks.1.ffn.value.weight"}
+    for name, sums in missing.items():  # both streams ran through the same weights
+        assert torch.equal(sums.W, source.block(1)[name.removeprefix("blocks.1.")]) and not bool(sums.wanted.any())
 
 
 def test_pass_1_sees_nothing_of_what_is_kept_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,7 +127,7 @@ def test_a_tensor_falls_back_where_feedback_does_worse_on_the_judges(tmp_path: P
         quantised, setting, error = writer._matrix(tensor, W, tensor.setting, collected)
         assert (setting.method, setting.codec) == (expected, tensor.setting.codec)
         assert writer.fallen_back == ([name] if expected == plain else [])
-        assert error == pytest.approx(hessian_error(W, quantised.decode(), collected.inputs["ffn.xk"].H))
+        assert error == pytest.approx(hessian_error(W, quantised.decode(), collected.inputs["ffn.xk"].H.float()))
 
 
 def test_the_file_and_the_user_are_told_what_fell_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from rwkvquant.checkpoints import Checkpoint, open_checkpoint
 from rwkvquant.checkpoints.tables import QUANTIZED_ROLES, Role
 from rwkvquant.pipeline import measure as module
 from rwkvquant.pipeline.choose import choose_settings
-from rwkvquant.pipeline.matrices import Hessian, quantise_matrix
+from rwkvquant.pipeline.matrices import Hessian, quantise_matrix, sampled_rows
 from rwkvquant.pipeline.measure import measure
 from rwkvquant.pipeline.plan_file import Measured
 from rwkvquant.pipeline.settings import allowed_settings
@@ -27,7 +27,7 @@ TOKENS = np.random.default_rng(0).integers(0, 256, (4, 40))
 
 @pytest.mark.parametrize(("rows", "cols"), [(1, 8), (16, 64), (40, 64), (64, 4096), (1000, 512), (4096, 1024), (2048, 30_000)])
 def test_sampled_rows_are_whole_blocks_evenly_spread(rows: int, cols: int) -> None:
-    found = module._sampled_rows(rows, cols).tolist()
+    found = sampled_rows((rows, cols), module.SAMPLED_WEIGHTS).tolist()
     blocks = sorted({row // 16 for row in found})
     assert found == [row for block in blocks for row in range(16 * block, min(16 * block + 16, rows))]
     assert blocks[0] == 0 and blocks[-1] == (rows - 1) // 16
@@ -71,7 +71,7 @@ def test_every_candidate_of_every_matrix_is_tried(tmp_path: Path, monkeypatch: p
     name = "blocks.0.ffn.key.weight"  # all its rows are in the sample
     candidate, W, sensitivity = found[name].candidates[1], torch.from_numpy(checkpoint.read_matrix(name)), kept[name]
     H = sensitivity.inputs.H
-    E = W - torch.from_numpy(quantise_matrix(candidate.setting, config, W, Hessian(H, config, W.dtype), rounds=0).decode())
+    E = W - torch.from_numpy(quantise_matrix(candidate.setting, config, W, Hessian(H, config, W.dtype), refined=False).decode())
     assert candidate.loss == pytest.approx(sensitivity.loss(E, torch.arange(len(W))), rel=1e-5) and candidate.loss > 0
     energy = torch.trace(W.double() @ H @ W.double().T)
     assert candidate.relative_error == pytest.approx(float(torch.trace(E.double() @ H @ E.double().T) / energy), rel=1e-5)
@@ -83,7 +83,7 @@ def caution(found: Measured, sensitivity: Sensitivity, checkpoint: Checkpoint, c
     """By how much a matrix's loss was multiplied."""
     candidate, W = found.candidates[0], torch.from_numpy(checkpoint.read_matrix(found.name))
     hessian = Hessian(sensitivity.inputs.H, config, W.dtype)
-    E = W - torch.from_numpy(quantise_matrix(candidate.setting, config, W, hessian, rounds=0).decode())
+    E = W - torch.from_numpy(quantise_matrix(candidate.setting, config, W, hessian, refined=False).decode())
     return candidate.loss / sensitivity.loss(E, torch.arange(len(W)))
 
 

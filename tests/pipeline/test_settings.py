@@ -47,7 +47,7 @@ def test_stored_bytes_are_what_is_packed(options: dict[str, Any], shape: tuple[i
     settings = settings_of(config)
     assert len(set(settings)) == len(settings) >= 1
     for setting in settings if len(settings) < 12 else settings[::3]:  # what is left out of one list is in another
-        quantised = quantise_matrix(setting, config, W, hessian, rounds=0)
+        quantised = quantise_matrix(setting, config, W, hessian, refined=False)
         layout, arrays = pack(quantised, setting.layout(shape))
         assert layout == setting.layout(shape)
         assert sum(padded(array.nbytes, 64) for array in arrays.values()) == setting.stored_bytes(shape), setting

@@ -53,7 +53,7 @@ def test_no_row_block_loses(seed: int, dtype: torch.dtype) -> None:
     W = W.to(dtype)
     for q in (kmeans_codebooks(W), first_codes(W, H)):
         for _ in range(3):
-            updated = update_codebooks(W, H, q)
+            updated = update_codebooks(W, H, q, whole_sweeps=seed)
             assert bool((block_losses(W, updated, H) <= block_losses(W, q, H)).all())
             assert updated.codebooks.max() <= 127 and (np.diff(updated.codebooks.astype(int), axis=-1) >= 0).all()
             q = updated
@@ -75,15 +75,15 @@ def test_the_loss_is_near_the_least_of_real_centroids() -> None:
     W, H = problem()
     q = first_codes(W, H)
     start, least = block_losses(W, q, H), least_real_loss(W, H, q)
-    after = block_losses(W, update_codebooks(W, H, q), H)
+    after = block_losses(W, update_codebooks(W, H, q, real_sweeps=2, whole_sweeps=2), H)
     assert bool((least <= after).all())
     gained = (start - after) / (start - least)
-    assert float(gained.min()) > 0.6, gained  # whole numbers and eight sweeps leave some of it
+    assert float(gained.min()) > 0.6, gained  # whole numbers and five sweeps leave some of it
 
 
 def test_no_single_centroid_can_do_better() -> None:
     W, H = problem(3, 40)
-    q = update_codebooks(W, H, first_codes(W, H))
+    q = update_codebooks(W, H, first_codes(W, H), whole_sweeps=9)
     now = block_losses(W, q, H)
     for index in np.ndindex(q.codebooks.shape):
         for step in (-1, 1):

@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from rwkvquant.formats.qtensor import CodebookTensor
-from rwkvquant.quantizers.clustering import exact_kmeans
 from rwkvquant.quantizers.codebook_factors import fit_coefficients
 from rwkvquant.quantizers.compressed import compress_with, find_basis, kmeans_compressed
 from rwkvquant.quantizers.compressed_update import move_basis, update_coefficients, update_factors
@@ -47,7 +46,8 @@ def walk_by_definition(W: torch.Tensor, H: torch.Tensor, plain: CodebookTensor, 
                 scale = s[top : top + plain.group_rows, None]
                 x = (W[top : top + plain.group_rows, b] / scale).flatten()[None]
                 p = (weight[b] * scale**2).flatten()[None]
-                u = fit_coefficients(x, p, exact_kmeans(x, p, 8, (-64, 63)), basis, shift)
+                start = torch.from_numpy(plain.codebooks[block, q // 32][None]).double() - 64
+                u = fit_coefficients(x, p, start, basis, shift)
                 half = 1 << shift >> 1
                 centroids[block, q // 32] = np.clip((u[0].int().numpy() @ basis.int().numpy() + half) >> shift, -64, 63)
         Hinv = torch.linalg.inv(H[q:, q:])
@@ -163,8 +163,8 @@ def test_least_squares_needs_no_preconditioner_to_be_right() -> None:
     tables = TableMap.of_codebooks(q, W)
     stored = torch.from_numpy(q.codebooks.astype(float)) - 64
     E = W - tables.spread(stored)
-    plain = least_squares(E @ H, H, tables.spread, tables.gather, lambda g: g, 1, 60)
+    plain = least_squares(tables.gather(E @ H), H, tables.spread, tables.gather, lambda g: g, 1, 60)
     weights = tables.weights(H.diagonal()).clamp(min=1e-9)
-    scaled = least_squares(E @ H, H, tables.spread, tables.gather, lambda g: g / weights, 1, 60)
+    scaled = least_squares(tables.gather(E @ H), H, tables.spread, tables.gather, lambda g: g / weights, 1, 60)
     losses = [float((((E - tables.spread(t)) @ H) * (E - tables.spread(t))).sum()) for t in (plain, scaled)]
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-6)

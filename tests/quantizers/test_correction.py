@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from rwkvquant.quantizers.correction import DAMPING, CrossStatistics, corrected
+from rwkvquant.quantizers.correction import CrossStatistics, corrected
+from rwkvquant.quantizers.gptq import factorise
 
 TOKENS, WIDTH, INPUTS = 60, 7, 5
+DAMPING = 0.05
 
 
 def streams(seed: int) -> tuple[np.ndarray, ...]:
@@ -24,7 +26,10 @@ def found_target(W: np.ndarray, x: np.ndarray, h: np.ndarray, full_x: np.ndarray
     for part in (slice(0, 20), slice(20, TOKENS)):
         batch = [torch.from_numpy(a[part])[None] for a in (full_x - x, full_h - h, h)]
         cross.add(*batch)
-    return corrected(torch.from_numpy(h.T @ h / TOKENS), cross, strength).numpy()
+    factors = [factorise(torch.from_numpy(h.T @ h / TOKENS), damping=DAMPING, act_order=act_order) for act_order in (False, True)]
+    plain, in_order = (corrected(factor, cross, strength).numpy() for factor in factors)
+    assert in_order == pytest.approx(plain, rel=1e-9, abs=1e-12)
+    return in_order
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -49,7 +49,7 @@ def test_conjugate_gradients_find_the_least_squares_solution() -> None:
         L = torch.linalg.cholesky(H)
         solution = np.linalg.lstsq((L.T @ A).flatten(0, 1).numpy(), (W @ L).flatten().numpy(), rcond=None)[0]
         for independent in (0, 1):  # row blocks do not touch each other, so both must end alike
-            found = least_squares(W @ H, H, tables.spread, tables.gather, lambda g: g, independent, 3 * count)
+            found = least_squares(tables.gather(W @ H), H, tables.spread, tables.gather, lambda g: g, independent, 3 * count)
             left = [tables.spread(t) - W for t in (found, torch.from_numpy(solution).view(tables.shape))]
             losses = [float(((e @ H) * e).sum()) for e in left]
             np.testing.assert_allclose(losses[0], losses[1], rtol=1e-6)

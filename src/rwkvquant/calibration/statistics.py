@@ -4,9 +4,9 @@
 
 The squared change of a product's output for a weight error E (out, in), averaged over tokens, is tr(E H E^T).
 
-H is symmetric: from a width of MANY on only the blocks on its diagonal and right of it are multiplied out, and the others copied at
-the end, which saves nearly half of the largest product there is. Sums are float64, and from WIDE on float32, like the products: a
-calibration adds few batches, and 8192 x 8192 numbers are 0.5 GB in float64.
+H is symmetric: from a width of WIDE on only the blocks on its diagonal and right of it are multiplied out, and the others copied at
+the end, which saves nearly half of the largest product there is. Sums are float64, and from WIDE on float32, like the products, which
+then add to them in place: a calibration adds few batches, and 8192 x 8192 numbers are 0.5 GB in float64.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-MANY, WIDE = 2048, 4096
+WIDE = 2048
 
 
 class InputStatistics:
@@ -23,7 +23,7 @@ class InputStatistics:
     def __init__(self, width: int, device: torch.device | str = "cpu") -> None:
         self.tokens, self._finished = 0, False
         self._sum = torch.zeros(width, width, dtype=torch.float64 if width < WIDE else torch.float32, device=device)
-        self._block = width if width < MANY else max(512, width // 8)
+        self._block = width if width < WIDE else max(512, width // 8)
 
     def add(self, x: Tensor, weights: Tensor | None = None) -> None:
         """x (..., width): the activation of some more tokens; weights (tokens, 1)."""
@@ -32,7 +32,10 @@ class InputStatistics:
         left = x if weights is None else x * weights
         for start in range(0, x.shape[1], self._block):
             rows = slice(start, start + self._block)
-            self._sum[rows, start:] += left[:, rows].T @ x[:, start:]
+            if self._sum.dtype is x.dtype:
+                self._sum[rows, start:].addmm_(left[:, rows].T, x[:, start:])
+            else:
+                self._sum[rows, start:] += left[:, rows].T @ x[:, start:]
         self.tokens += len(x)
 
     @property

@@ -1,6 +1,7 @@
 // The small problems of the M-step, one for each table: quantizers/codebook_update.py and codebook_factors.py are the definitions.
 #include <algorithm>
 #include <cmath>
+#include <vector>
 
 #include "workshop_operations.h"
 
@@ -9,20 +10,25 @@ namespace {
 
 constexpr int kMost = 16;
 
-// N = sum over the rows of a block of s^2 A^T H A, A being the one-hot codes of a row (columns, K).
+// N = sum over the rows of a block of s^2 A^T H A, A being the one-hot codes of a row (columns, K): first A^T H, whole rows of H at a
+// time, then its columns.
 template <class T>
 void sum(const Gram<T>& task, std::size_t begin, std::size_t end) {
+    std::vector<T> of_code(task.K * task.columns);
     for (std::size_t table = begin; table < end; ++table) {
         T* N = task.N + table * task.K * task.K;
         std::fill_n(N, task.K * task.K, T(0));
         for (std::size_t r = table * task.group_rows; r < std::min((table + 1) * task.group_rows, task.rows); ++r) {
             const T square = task.scale[r] * task.scale[r];
+            std::fill(of_code.begin(), of_code.end(), T(0));
+            for (std::size_t j = 0; j < task.columns; ++j) {
+                T* sums = of_code.data() + task.codes[j * task.rows + r] * task.columns;
+                const T* H = task.H + j * task.columns;
+                for (std::size_t i = 0; i < task.columns; ++i) sums[i] += H[i];
+            }
             for (std::size_t i = 0; i < task.columns; ++i) {
-                T of_code[kMost] = {};
-                const T* H = task.H + i * task.columns;
-                for (std::size_t j = 0; j < task.columns; ++j) of_code[task.codes[j * task.rows + r]] += H[j];
                 T* row = N + task.codes[i * task.rows + r] * task.K;
-                for (std::size_t k = 0; k < task.K; ++k) row[k] += square * of_code[k];
+                for (std::size_t k = 0; k < task.K; ++k) row[k] += square * of_code[k * task.columns + i];
             }
         }
     }

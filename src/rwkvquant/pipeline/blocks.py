@@ -20,9 +20,9 @@ from rwkvquant.calibration.partners import PartnerTap
 from rwkvquant.checkpoints import Checkpoint
 from rwkvquant.checkpoints.tables import TABLES
 from rwkvquant.config import QuantizeConfig
-from rwkvquant.models import architecture
+from rwkvquant.models import QuantizedMatrix, architecture
 from rwkvquant.pipeline.tensors import Collected
-from rwkvquant.quantizers.correction import CrossStatistics, corrected
+from rwkvquant.quantizers.correction import CrossStatistics
 from rwkvquant.quantizers.elementwise import Importance
 
 Weights = Mapping[str, Any]
@@ -81,13 +81,13 @@ class CalibrationText:
         judges = {}
         if self._kept_out and self._config.fall_back:
             judges = collect_block(make, block, self._inputs, self._stream, self._batch, self._kept_out)
-        strength = float(self._config.correction or 0)
-        targets = {f"blocks.{layer}.{key}": corrected(seen[name].H, sums[name], strength) for key, name in writers.items() if sums}
-        return Collected(seen, judges, tap.sums if tap else {}, targets)
+        missing = {f"blocks.{layer}.{key}": sums[name] for key, name in writers.items() if sums}
+        return Collected(seen, judges, tap.sums if tap else {}, missing)
 
     def advance(self, quantised: Weights, block: Weights, layer: int) -> None:
-        """Run the text through the block, for the next one."""
-        advance(self._model.block, quantised, self._stream, self._batch)
+        """Run the text through the block, for the next one. Its codes are decoded once for all batches."""
+        decoded = {key: W.decode() if isinstance(W, QuantizedMatrix) else W for key, W in quantised.items()}
+        advance(self._model.block, decoded, self._stream, self._batch)
         if self._reference is not None:  # the rows that `collect` saw have gone on with it, but not from the first block
             advance(self._model.block, block, self._reference, self._batch, self._kept_out if layer > 0 else None)
 

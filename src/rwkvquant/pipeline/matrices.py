@@ -13,16 +13,18 @@ from torch import Tensor
 from rwkvquant.config import CodebookConfig, GridConfig, PairConfig, QuantizeConfig
 from rwkvquant.formats.qtensor import CodebookTensor, PairCodebookTensor, UniformTensor
 from rwkvquant.pipeline.settings import Setting
+from rwkvquant.quantizers import gptvq, pairs
 from rwkvquant.quantizers.compressed import kmeans_compressed
 from rwkvquant.quantizers.gptq import InverseFactor, factorise, gptq_with
 from rwkvquant.quantizers.gptvq import gptvq_with
 from rwkvquant.quantizers.gptvq_paper import gptvq_paper_with, kmeans_paper
-from rwkvquant.quantizers.grid_update import ROUNDS, refine_grid
+from rwkvquant.quantizers.grid_update import refine_grid
 from rwkvquant.quantizers.kmeans import kmeans_codebooks
 from rwkvquant.quantizers.pairs import factorise_pairs, gptvq_pairs_with, pair_codebooks
 from rwkvquant.quantizers.uniform import rtn
 
 CHUNK_WEIGHTS = 1 << 24  # that error feedback works on at a time
+ROW_BLOCK = 16  # rows of a matrix do not depend on one another, but for those that share a codebook
 
 Quantised = UniformTensor | CodebookTensor | PairCodebookTensor
 
@@ -52,10 +54,10 @@ class Hessian:
         return factorise_pairs(self.working, damping=float(self._config.damping or 0), act_order=bool(self._config.act_order))
 
 
-def quantise_matrix(setting: Setting, config: QuantizeConfig, W: Tensor, hessian: Hessian | None, rounds: int = ROUNDS) -> Quantised:
+def quantise_matrix(setting: Setting, config: QuantizeConfig, W: Tensor, hessian: Hessian | None, refined: bool = True) -> Quantised:
     """W (out, in) float32 and what is known of its input. Only settings without feedback can do without.
 
-    `rounds` of refining scales or codebooks and codes, in the tuned style: 5 to 10 % less loss, for several times the time.
+    `refined`: scales or codebooks and codes in turn, in the tuned style: 5 to 10 % less loss, for several times the time.
     """
     codec, tuned = setting.codec, config.style == "tuned"
     diagonal = None if hessian is None else hessian.diagonal
@@ -71,13 +73,15 @@ def quantise_matrix(setting: Setting, config: QuantizeConfig, W: Tensor, hessian
         parts = []
         for part in W.split(max(1, CHUNK_WEIGHTS // W.shape[1])):  # rows do not depend on one another, and a head has many
             found = gptq_with(hessian.factor, part, codec, clip_search=clip, static_groups=bool(config.act_order))
-            parts.append(refine_grid(part, hessian.working, found, rounds) if tuned else found)
+            parts.append(refine_grid(part, hessian.working, found) if tuned and refined else found)
         return join_rows(parts)
     if isinstance(codec, PairConfig):
-        return gptvq_pairs_with(hessian.factor_of_pairs, W, hessian.working, codec.bits, codec.group_rows, rounds)
+        return gptvq_pairs_with(hessian.factor_of_pairs, W, hessian.working, codec.bits, codec.group_rows, pairs.ROUNDS if refined else 0)
     if not tuned:
         return gptvq_paper_with(hessian.factor, W, hessian.working, codec.bits, codec.group_rows, rank=codec.rank)
-    return gptvq_with(hessian.factor, W, hessian.working, codec.bits, codec.group_rows, rank=codec.rank, rounds=rounds)
+    return gptvq_with(
+        hessian.factor, W, hessian.working, codec.bits, codec.group_rows, rank=codec.rank, rounds=gptvq.ROUNDS if refined else 0
+    )
 
 
 def _kmeans(codec: object, tuned: bool, W: Tensor, importance: Tensor | None) -> Quantised:
@@ -89,6 +93,15 @@ def _kmeans(codec: object, tuned: bool, W: Tensor, importance: Tensor | None) ->
     if codec.rank:
         return kmeans_compressed(W, codec.bits, codec.group_rows, importance=importance, rank=codec.rank)
     return kmeans_codebooks(W, codec.bits, codec.group_rows, importance=importance)
+
+
+def sampled_rows(shape: tuple[int, ...], weights: int) -> Tensor:
+    """Whole blocks of 16 rows, evenly spread, of about so many weights, and two at least; all rows of a small matrix."""
+    rows, cols = shape
+    blocks = -(-rows // ROW_BLOCK)
+    chosen = min(blocks, max(2, weights // (ROW_BLOCK * cols)))
+    starts = np.linspace(0, blocks - 1, chosen).round().astype(int) * ROW_BLOCK
+    return torch.cat([torch.arange(start, min(start + ROW_BLOCK, rows)) for start in starts])
 
 
 def join_rows(parts: list[UniformTensor]) -> UniformTensor:

@@ -20,7 +20,8 @@ from rwkvquant.checkpoints import Checkpoint, LogicalMatrix
 from rwkvquant.checkpoints.tables import QUANTIZED_ROLES, Role
 from rwkvquant.config import QuantizeConfig
 from rwkvquant.models import CheckpointSource, architecture
-from rwkvquant.pipeline.matrices import Hessian, quantise_matrix
+from rwkvquant.pipeline.allocation import give_back
+from rwkvquant.pipeline.matrices import Hessian, quantise_matrix, sampled_rows
 from rwkvquant.pipeline.plan_file import Candidate, Measured, from_json, to_json
 from rwkvquant.pipeline.progress import Progress
 from rwkvquant.pipeline.settings import Setting, allowed_settings
@@ -30,8 +31,7 @@ from rwkvquant.selection.proxy import READINGS, incoherence, proxies
 
 SAMPLED_ROWS = 32  # calibration rows that pass 1 reads
 LARGE_MODEL, ROWS_OF_LARGE = 1 << 28, 12  # weights; each row costs a pass forward, one backward, and its share of every Hessian
-SAMPLED_WEIGHTS = 1 << 16  # of each matrix, in blocks of 16 rows; at least two blocks
-ROW_BLOCK = 16
+SAMPLED_WEIGHTS = 1 << 16  # of each matrix, in whole blocks of rows
 ORDERS = range(2, 7)  # K of Eq. (17)
 PROXIES_UNASKED = 1 << 20
 TINY = 1e-300
@@ -76,10 +76,12 @@ def measure(
         _note(journal, backward, found, "pass 1's run forward")
     for layer, weights, sensitivities in backward.blocks():
         progress.phase(f"pass 1: candidates of block {layer + 1} of {story.layers}")
-        for key, sensitivity in sensitivities.items():
+        for key in list(sensitivities):
             matrix = matrices[layer, key]
             dtype = checkpoint.tensors[matrix.source].dtype
+            sensitivity = sensitivities.pop(key)  # two large matrices that the next block needs the room of
             found[matrix.name] = _measure_matrix(matrix, weights[key], sensitivity, settings[matrix.name], config, dtype)
+        give_back()
         _note(journal, backward, found, f"block {layer + 1} of {story.layers}, going backward, of pass 1")
         progress.phase("pass 1: sensitivities")
     return {m.name: found[m.name] for m in matrices.values()}
@@ -112,14 +114,14 @@ def _measure_matrix(
     matrix: LogicalMatrix, W: Tensor, sensitivity: Sensitivity, settings: list[Setting], config: QuantizeConfig, dtype: str
 ) -> Measured:
     hessian = Hessian(sensitivity.inputs.H, config, W.dtype)
-    rows = _sampled_rows(*W.shape)
+    rows = sampled_rows(W.shape, SAMPLED_WEIGHTS)
     part = W[rows]
     energy = hessian_loss(part, None, hessian.H)
     share = float(sensitivity.rows[rows].sum()) / max(float(sensitivity.rows.sum()), TINY)  # of the loss, if all rows erred alike
     caution = LORA_CAUTION if matrix.spec.role is Role.LORA else 1.0
     candidates = []
     for setting in settings:
-        decoded = quantise_matrix(setting, config, part, hessian, rounds=0).decode()
+        decoded = quantise_matrix(setting, config, part, hessian, refined=False).decode()
         error = hessian_loss(part, decoded, hessian.H)
         loss = caution * sensitivity.loss(part - torch.from_numpy(decoded).to(W.device), rows) / max(share, TINY)
         candidates.append(Candidate(setting, setting.stored_bytes(matrix.shape), loss, error / energy if energy else 0.0))
@@ -139,11 +141,3 @@ def proxies_of(W: NDArray[np.float32], dtype: str) -> dict[str, dict[str, Any]]:
         }
         for reading, p in found.items()
     }
-
-
-def _sampled_rows(rows: int, cols: int) -> Tensor:
-    """Whole blocks of 16 rows, evenly spread; all rows of a small matrix."""
-    blocks = -(-rows // ROW_BLOCK)
-    chosen = min(blocks, max(2, SAMPLED_WEIGHTS // (ROW_BLOCK * cols)))
-    starts = np.linspace(0, blocks - 1, chosen).round().astype(int) * ROW_BLOCK
-    return torch.cat([torch.arange(start, min(start + ROW_BLOCK, rows)) for start in starts])

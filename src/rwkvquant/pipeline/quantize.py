@@ -31,6 +31,7 @@ from rwkvquant.formats.ledger import Ledger
 from rwkvquant.kernels.tiles import padded
 from rwkvquant.models import CheckpointSource
 from rwkvquant.pipeline import fingerprint
+from rwkvquant.pipeline.allocation import give_back
 from rwkvquant.pipeline.block_journal import BlockJournal
 from rwkvquant.pipeline.blocks import CalibrationText
 from rwkvquant.pipeline.choose import choose_settings, require_reachable
@@ -116,9 +117,11 @@ def _quantize(source: Path, output: Path, config: QuantizeConfig, progress: Prog
             progress.phase(f"{which}: quantising" if text else which)
             quantised = tensors.write(block, layer, BLOCK, collected)
             del collected
+            give_back()
             if text:
                 progress.phase(f"{which}: going on")
                 text.advance(quantised, block, layer)
+            give_back()
             done.note(layer + 1, which)
 
         if done.blocks == layers:
@@ -196,6 +199,7 @@ def _choose(
     if journal.state != (state := {"complete": True, "tensors": to_json(measured, chosen)}):
         journal.note(state, "pass 1")
     work.clear("pass1")
+    give_back()
     return chosen
 
 

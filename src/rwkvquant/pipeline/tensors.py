@@ -19,14 +19,19 @@ from rwkvquant.errors import CheckpointError
 from rwkvquant.formats.container import ContainerWriter
 from rwkvquant.formats.qtensor import DenseTensor, QTensor
 from rwkvquant.models import QuantizedMatrix
-from rwkvquant.pipeline.matrices import Hessian, Quantised, quantise_matrix
+from rwkvquant.pipeline.matrices import Hessian, Quantised, quantise_matrix, sampled_rows
 from rwkvquant.pipeline.plan import PlannedTensor
 from rwkvquant.pipeline.progress import Progress, TensorReport
 from rwkvquant.pipeline.settings import Setting
+from rwkvquant.quantizers.correction import CrossStatistics, corrected
 from rwkvquant.quantizers.elementwise import Importance, authors_codebook, stored_codebook, weighted_codebook
+from rwkvquant.quantizers.gptq import is_finite
 from rwkvquant.quantizers.loss import hessian_error, hessian_loss
 from rwkvquant.quantizers.uniform import rtn
 
+JUDGED = 1 << 20  # weights of a large matrix that may show that error feedback is clearly better,
+CLEARLY = 1.25  # which is so many times less loss
+TINY = 1e-300
 SOURCE_BYTES = {"float16": 2, "bfloat16": 2, "float32": 4}
 
 
@@ -34,14 +39,14 @@ SOURCE_BYTES = {"float16": 2, "bfloat16": 2, "float32": 4}
 class Collected:
     """What the calibration text says of one block, by the activation that feeds a product, or is multiplied with a vector.
 
-    `kept_out`: the same of text that is in none of `inputs`, which quantisers are judged by. `targets`: by tensor, weights that
-    quantisation aims at instead of the block's own (correction.py).
+    `kept_out`: the same of text that is in none of `inputs`, which quantisers are judged by. `missing`: by tensor, what errors before
+    it have left for it to make up for (correction.py).
     """
 
-    inputs: Mapping[str, InputStatistics] = field(default_factory=dict)
-    kept_out: Mapping[str, InputStatistics] = field(default_factory=dict)
+    inputs: dict[str, InputStatistics] = field(default_factory=dict)
+    kept_out: dict[str, InputStatistics] = field(default_factory=dict)
     importance: Mapping[str, Importance] = field(default_factory=dict)
-    targets: Mapping[str, Tensor] = field(default_factory=dict)
+    missing: Mapping[str, CrossStatistics] = field(default_factory=dict)
 
 
 NOTHING = Collected()
@@ -58,12 +63,20 @@ class TensorWriter:
         self.fallen_back: list[str] = []  # tensors whose error on text kept out was worse with error feedback than without
 
     def write(self, weights: Mapping[str, Any], layer: int | None, roles: set[Role], collected: Collected = NOTHING) -> dict[str, Any]:
-        """Quantise the tensors of `layer` that have one of `roles`; `weights` and the result are the forward's, by key."""
+        """Quantise the tensors of `layer` that have one of `roles`; `weights` and the result are the forward's, by key.
+
+        What was collected of an input goes with the last tensor that has it.
+        """
         self._hessians.clear()
         after = dict(weights)
-        for tensor in self._plan:
-            if tensor.layer == layer and tensor.spec.role in roles:
-                after[tensor.key] = self._write_one(tensor, weights[tensor.key], collected)
+        todo = [tensor for tensor in self._plan if tensor.layer == layer and tensor.spec.role in roles]
+        last_use = {_input_name(tensor): i for i, tensor in enumerate(todo)}
+        for i, tensor in enumerate(todo):
+            after[tensor.key] = self._write_one(tensor, weights[tensor.key], collected)
+            name = _input_name(tensor)
+            if name is not None and last_use[name] == i:  # room for the others: the widest may be to come
+                for kept in (self._hessians, collected.inputs, collected.kept_out):
+                    kept.pop(name, None)
         return after
 
     def _write_one(self, tensor: PlannedTensor, weight: Tensor, collected: Collected) -> Any:
@@ -90,22 +103,36 @@ class TensorWriter:
         found = collected.inputs.get(name) if name is not None else None
         if setting.feedback:
             assert found is not None, f"no statistics of the input of {tensor.name}"
-            if not bool(torch.isfinite(found.H).all()):
+            if not is_finite(found.H):
                 raise CheckpointError(
                     f"the input of {tensor.name} overflows float32 on the calibration text: some weight before it is far too large. "
                     "Is the checkpoint damaged? Try --method rtn to quantise it all the same"
                 )
-        quantised = quantise_matrix(setting, self._config, collected.targets.get(tensor.name, W), self._hessian(name, found, W))
+        hessian, target = self._hessian(name, found, W), W
+        if hessian is not None and tensor.name in collected.missing:
+            target = corrected(hessian.factor, collected.missing[tensor.name], float(self._config.correction or 0))
+        quantised = quantise_matrix(setting, self._config, target, hessian)
         kept_out = collected.kept_out.get(name) if name is not None else None
         if setting.feedback and kept_out is not None:
-            plain = quantise_matrix(setting.plain, self._config, W, self._hessian(name, found, W))
-            judge = kept_out.H
-            if hessian_loss(W, plain.decode(), judge) < hessian_loss(W, quantised.decode(), judge):
+            plain = self._better_plain(W, setting.plain, hessian, quantised, kept_out.H.to(W.dtype))
+            if plain is not None:
                 self.fallen_back.append(tensor.name)
                 quantised, setting = plain, setting.plain
-        hessian = self._hessian(name, found, W)
-        error = _plain_error(W, quantised) if hessian is None else hessian_error(W, quantised.decode(), hessian.H)
+        error = _plain_error(W, quantised) if hessian is None else hessian_error(W, quantised.decode(), hessian.working)
         return quantised, setting, error
+
+    def _better_plain(self, W: Tensor, plain: Setting, hessian: Hessian | None, quantised: Quantised, judge: Tensor) -> Quantised | None:
+        """W without error feedback, if it loses less than `quantised` under H `judge`. Some rows of a large matrix may say no."""
+        decoded = torch.from_numpy(quantised.decode()).to(W.device)
+
+        def losses(rows: Any) -> tuple[Quantised, float]:
+            found = quantise_matrix(plain, self._config, W[rows], hessian)
+            return found, hessian_loss(W[rows], found.decode(), judge) / max(hessian_loss(W[rows], decoded[rows], judge), TINY)
+
+        if W.numel() > JUDGED and losses(sampled_rows(W.shape, JUDGED))[1] > CLEARLY:
+            return None
+        found, times = losses(slice(None))
+        return found if times < 1 else None
 
     def _hessian(self, name: str | None, found: InputStatistics | None, W: Tensor) -> Hessian | None:
         if name is None or found is None:

@@ -41,6 +41,18 @@ def exact_kmeans(x: Tensor, weights: Tensor, k: int, limits: tuple[int, int] | N
     return torch.cat([_exact(*chunk, k, limits) for chunk in _chunks(x, weights)]).to(x.dtype)
 
 
+def thinned(x: Tensor, weights: Tensor, most: int) -> tuple[Tensor, Tensor]:
+    """x, weights (groups, n) -> at most `most` points a group, each the mean of as many neighbours, and their weights together."""
+    each = -(-x.shape[1] // most)
+    if each == 1 or x.shape[1] % each:
+        return x, weights
+    points, order = x.sort(dim=1)
+    p = weights.gather(1, order).view(len(x), -1, each)
+    points = points.view(p.shape)
+    total = p.sum(2)
+    return torch.where(total > 0, (points * p).sum(2) / total, points.mean(2)), total
+
+
 def lloyd_kmeans(x: Tensor, weights: Tensor, k: int, start: str = "quantiles", most: int = 1000) -> Tensor:
     """x (groups, n), weights (groups, n) -> centroids (groups, k), ascending: assign, average, until no centroid moves.
 
@@ -66,8 +78,8 @@ def clustering_cost(x: Tensor, weights: Tensor, centroids: Tensor) -> Tensor:
 def _chunks(x: Tensor, weights: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     """Both as float64, the points of a group in ascending order, weights not all 0."""
     for points, p in zip(x.split(CHUNK_GROUPS), weights.split(CHUNK_GROUPS), strict=True):
-        points, order = points.double().sort(dim=1, stable=True)
-        p = p.double().gather(1, order)
+        points, order = points.sort(dim=1, stable=True)
+        points, p = points.double(), p.double().gather(1, order)
         yield points, torch.where(p.sum(1, keepdim=True) > 0, p, 1.0)
 
 

@@ -10,9 +10,9 @@ The least is where d N = g. Row blocks are independent of each other; the column
 turn, E and E H kept up to date (residual.py; block Gauss-Seidel: the same minimum as one large system, with K unknowns at a time
 for all row blocks at once).
 
-Centroids are stored as whole numbers. So real sweeps are followed by one that rounds each block as it is solved, leaving the
-blocks behind it to make up for the rounding, and that result is taken for the row blocks where it loses less than what was
-there. Last come sweeps over single centroids: the loss along one of them is a parabola, so its best whole number is the
+Centroids are stored as whole numbers. So the sweep rounds each block as it is solved, leaving the blocks behind it to make up for
+the rounding, and its result is taken for the row blocks where it loses less than what was there. On request real sweeps come
+before it, and sweeps over single centroids behind it: the loss along one of them is a parabola, so its best whole number is the
 nearest to the minimum, and a step to it never raises the loss. docs/methods/gptvq.md derives all this.
 """
 
@@ -29,24 +29,25 @@ from rwkvquant.kernels import workshop
 from rwkvquant.quantizers.kmeans import LIMITS, codebook_tensor
 from rwkvquant.quantizers.residual import Residual
 
-REAL_SWEEPS = 2  # eight end 0.1 % lower, and no lower once codes have been chosen again
-WHOLE_SWEEPS = 2  # at most; as above
 
-
-def update_codebooks(W: Tensor, H: Tensor, tensor: CodebookTensor, residual: Residual | None = None) -> CodebookTensor:
+def update_codebooks(
+    W: Tensor, H: Tensor, tensor: CodebookTensor, residual: Residual | None = None, real_sweeps: int = 0, whole_sweeps: int = 0
+) -> CodebookTensor:
     """W (rows, cols), H (cols, cols) -> the same codes, renamed where centroids change places, and codebooks that lose no more.
 
-    `residual` is that of the tensor, and goes on with it.
+    `residual` is that of the tensor, and goes on with it. Sweeps before and behind the one that rounds find the least there is for
+    these codes; where codes are chosen again afterwards they gain nothing (docs/methods/gptvq.md).
     """
     moved = Centroids(residual or Residual(W, H, tensor.decode()), tensor)
-    for _ in range(REAL_SWEEPS):
+    for _ in range(real_sweeps):
         moved.sweep(lambda N, g, block: _solve(N, g))
     moved.sweep(lambda N, g, block: _solve_whole(N, g, moved.c[:, block]))
     moved.restore_where_worse()
-    for _ in range(WHOLE_SWEEPS):
+    for _ in range(whole_sweeps):
         if not moved.sweep(lambda N, g, block: _step_whole(N, g, moved.c[:, block])):
             break
-    moved.restore_where_worse()  # what is promised holds whatever rounding did to the sums
+    if whole_sweeps:
+        moved.restore_where_worse()  # what is promised holds whatever rounding did to the sums
     return sort_codebooks(moved.tensor())
 
 
@@ -73,7 +74,7 @@ class Centroids:
         missing = -rows % tensor.group_rows
         self._scale = torch.nn.functional.pad(torch.from_numpy(tensor.row_scale).to(W), (0, missing))
         codes = torch.nn.functional.pad(torch.from_numpy(tensor.codes).to(W.device).T, (0, missing))
-        self._by_column = codes.cpu().numpy()  # (columns, rows)
+        self._by_column = codes.contiguous().cpu().numpy()  # (columns, rows)
         self.codes = [self._by_block(part).long() for part in codes.split(tensor.group_cols)]
         self.c = self.stored = torch.from_numpy(tensor.codebooks).to(W) - CENTROID_ZERO
         self.N: list[Tensor | None] = [None] * len(self.codes)  # it depends on the codes alone
@@ -128,8 +129,9 @@ class Centroids:
         if self._scale.device.type != "cpu":
             return None
         H = self.residual.H[columns, columns].contiguous().numpy()
-        codes = np.ascontiguousarray(self._by_column[columns])
-        found = workshop.code_gram(codes, H, self._scale.numpy(), self.like.group_rows, 2**self.like.bits, torch.get_num_threads())
+        found = workshop.code_gram(
+            self._by_column[columns], H, self._scale.numpy(), self.like.group_rows, 2**self.like.bits, torch.get_num_threads()
+        )
         return None if found is None else torch.from_numpy(found)
 
     def _gram(self, codes: Tensor, H: Tensor) -> Tensor:

@@ -17,8 +17,9 @@ from rwkvquant.quantizers.clustering import nearest_codes
 from rwkvquant.quantizers.columns import TableColumns, feed_back
 from rwkvquant.quantizers.gptq import InverseFactor
 
-Fit = Callable[[Tensor, slice], Tensor]  # weights (rows, columns of a block) as corrected, which columns -> centroids (row blocks, K)
+Fit = Callable[[Tensor, slice], Tensor]  # weights (rows, columns of some blocks) as corrected, which columns -> centroids (blocks, K)
 BLOCK = 128  # columns between products with all columns behind
+FITTED = 1 << 22  # weights that tables are fitted to at a time, where all of them are known from the start
 
 
 def feedback_codes(
@@ -38,18 +39,27 @@ def fit_and_feed_back(
 ) -> tuple[Tensor, Tensor]:
     """Codes (rows, cols) uint8 and centroids (row blocks, column blocks, K): fitted block by block to the weights as corrected so far, or
     all of them to the original weights where the factor has the columns out of order."""
-    blocks = [slice(start, min(start + group_cols, W.shape[1])) for start in range(0, W.shape[1], group_cols)]
+    row_blocks = -(-len(W) // group_rows)
+
+    def runs(width: int) -> list[slice]:
+        return [slice(start, min(start + width, W.shape[1])) for start in range(0, W.shape[1], width)]
+
+    def fitted(corrected: Tensor, columns: slice) -> Tensor:
+        found = fit(corrected[:, columns], columns)
+        return found.view(row_blocks, -1, found.shape[1])
+
     if factor.order.tolist() != list(range(W.shape[1])):
-        centroids = torch.stack([fit(W[:, columns], columns) for columns in blocks], 1)
+        at_once = max(1, FITTED // (len(W) * group_cols)) * group_cols
+        centroids = torch.cat([fitted(W, columns) for columns in runs(at_once)], 1)
         return feedback_codes(factor, W, centroids, row_scale, group_rows, group_cols), centroids
     codes = torch.empty(W.shape, dtype=torch.uint8, device=W.device)
     found = []
     W = W.clone()  # corrected in place
-    for columns in blocks:
-        found.append(fit(W[:, columns], columns))
-        tables = _ascending(torch.stack(found[-1:], 1), row_scale, group_rows)
+    for columns in runs(group_cols):
+        found.append(fitted(W, columns))
+        tables = _ascending(found[-1], row_scale, group_rows)
         _round_columns(factor, W, codes, columns, tables, group_cols, columns.start)
-    return codes, torch.stack(found, 1)
+    return codes, torch.cat(found, 1)
 
 
 def round_block(block: Tensor, U: Tensor, tables: TableColumns, table: list[int]) -> tuple[Tensor, Tensor]:

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rwkvquant.formats.qtensor import CENTROID_ZERO, CodebookTensor
-from rwkvquant.quantizers.clustering import exact_kmeans
 from rwkvquant.quantizers.codebook_factors import (
     centroids_of,
     codebook_factors,
@@ -27,7 +26,7 @@ from rwkvquant.quantizers.codebook_factors import (
 )
 from rwkvquant.quantizers.codebook_walk import fit_and_feed_back
 from rwkvquant.quantizers.gptq import InverseFactor
-from rwkvquant.quantizers.kmeans import LIMITS, block_points, codebook_tensor, expand_importance, join_blocks, kmeans_codebooks
+from rwkvquant.quantizers.kmeans import block_points, codebook_tensor, expand_importance, join_blocks, kmeans_codebooks
 from rwkvquant.quantizers.table_map import TableMap
 
 
@@ -38,17 +37,19 @@ def compress_with(factor: InverseFactor, W: Tensor, tensor: CodebookTensor, rank
     row_scale = torch.from_numpy(tensor.row_scale).to(W)[:, None]
     importance = expand_importance(factor.diagonal if weighting == "hessian" else None, W)
     basis, shift = find_basis(W, tensor, importance, rank)
+    tables = torch.from_numpy(tensor.codebooks).to(W) - CENTROID_ZERO
     coefficients: list[Tensor] = []
 
     def fit(corrected: Tensor, columns: slice) -> Tensor:
         of_columns = None if importance is None else importance[:, columns]
         x, p = block_points(corrected, row_scale, of_columns, group_rows, group_cols)
-        u = fit_coefficients(x, p, exact_kmeans(x, p, 2**tensor.bits, LIMITS), basis, shift)
-        coefficients.append(u)
+        start = tables[:, columns.start // group_cols : -(-columns.stop // group_cols)].flatten(0, 1)
+        u = fit_coefficients(x, p, start, basis, shift)
+        coefficients.append(u.view(len(tables), -1, rank))
         return centroids_of(u, basis, shift)
 
     codes, centroids = fit_and_feed_back(factor, W, row_scale, group_rows, group_cols, fit)
-    factors = codebook_factors(torch.stack(coefficients, 1), basis, shift)
+    factors = codebook_factors(torch.cat(coefficients, 1), basis, shift)
     return codebook_tensor(codes, centroids, row_scale, tensor.bits, group_rows, group_cols, factors)
 
 

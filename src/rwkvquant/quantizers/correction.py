@@ -19,9 +19,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rwkvquant.quantizers.gptq import factorise
-
-DAMPING = 0.05
+from rwkvquant.quantizers.gptq import InverseFactor
 
 
 class CrossStatistics:
@@ -44,9 +42,9 @@ class CrossStatistics:
         return self._sum / self.tokens
 
 
-def corrected(H: Tensor, cross: CrossStatistics, strength: float) -> Tensor:
-    """H (in, in) -> W* in the type of W, in which it is worked out."""
-    W = cross.W
-    factor = factorise(H.to(W), damping=DAMPING, act_order=False)
-    change = (cross.wanted.to(W) @ factor.U.T) @ factor.U  # H^-1 = U^T U
-    return W + strength * change
+def corrected(factor: InverseFactor, cross: CrossStatistics, strength: float) -> Tensor:
+    """The factor of H (in, in), damped, as the quantiser has it -> W* in the type of W, in which it is worked out."""
+    W, target = cross.W, cross.W.clone()
+    change = (cross.wanted.to(W)[:, factor.order] @ factor.U.T) @ factor.U  # H^-1 = U^T U, in the factor's order
+    target[:, factor.order] += strength * change
+    return target

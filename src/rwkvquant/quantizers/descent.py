@@ -66,7 +66,7 @@ def _native_pass(q: Coded, residual: Residual) -> Tensor | None:
     if columns is None or isinstance(q, PairCodebookTensor):
         return None
     width = q.group_size if isinstance(q, UniformTensor) else q.group_cols
-    codes = torch.from_numpy(np.array(q.codes.T, order="C"))  # a copy, changed in place
+    codes = torch.from_numpy(q.codes).T.clone(memory_format=torch.contiguous_format)  # changed in place
 
     def change(block: slice, G: Tensor) -> Tensor:
         table = [column // width for column in range(block.start, block.stop)]

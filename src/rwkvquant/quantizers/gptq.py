@@ -85,7 +85,7 @@ def factorise(H: Tensor, *, damping: float, act_order: bool) -> InverseFactor:
     A dead column (H_qq = 0: its input was always 0) gets the mean instead of 0: it then stands alone and is rounded to
     nearest. Where Cholesky fails, the damping is raised tenfold until it succeeds, and a warning is logged.
     """
-    assert bool(torch.isfinite(H).all()), "H is not finite"
+    assert is_finite(H), "H is not finite"
     diagonal = H.diagonal().clone()
     mean = float(diagonal.mean()) or 1.0
     cols = torch.arange(len(H), device=H.device)
@@ -116,7 +116,12 @@ def _inverse_factor(H: Tensor) -> Tensor | None:
     if flipped is None:
         return None
     U = flipped.flip(0, 1)
-    return U if bool(torch.isfinite(U).all()) else None
+    return U if is_finite(U) else None
+
+
+def is_finite(values: Tensor) -> bool:
+    """Whether all are, by the smallest and the largest, which are NaN if any is: isfinite makes arrays as large as its operand."""
+    return all(bool(torch.isfinite(end)) for end in torch.aminmax(values))
 
 
 def gptq_with(

@@ -23,8 +23,9 @@ from rwkvquant.formats.qtensor import UniformTensor
 from rwkvquant.quantizers.descent import descend
 from rwkvquant.quantizers.residual import Residual
 
-ROUNDS = 3
-SWEEPS = 2  # over the groups of a row, in a round
+ROUNDS = 2
+SWEEPS = 1  # over the groups of a row, in a round; two end no lower
+PASSES = 3  # of descent in a round; docs/methods/gptq.md compares
 LARGEST_CODE = 255
 
 
@@ -33,7 +34,7 @@ def refine_grid(W: Tensor, H: Tensor, q: UniformTensor, rounds: int = ROUNDS) ->
     if rounds:
         residual = Residual(W, H, q.decode())
         for _ in range(rounds):
-            q = descend(W, H, update_scales(W, H, q, residual=residual), residual=residual)
+            q = descend(W, H, update_scales(W, H, q, residual=residual), PASSES, residual)
     return q
 
 

@@ -6,11 +6,11 @@
 
 so that the points to cluster are w / s_r with weights importance * s_r^2, whatever the scales of the rows.
 
-The scales come first, from a fit without rounding. A row's scale is t times its root mean square, so that the rows of a block
-share the shape of their codebook and not its size, and t is the smallest with which 63 and -64 reach the outermost centroids
-of all blocks of these rows. The product is rounded to float16, which can put a centroid at 63.03; it is clamped. Centroids
-are means, so scales come out about half of what the largest weight would ask for. Then the clustering is done again, among
-the centroids that can be stored, and codes go to the nearest of those.
+The scales come first, from a fit without rounding, of a large block thinned to POINTS. A row's scale is t times its root mean
+square, so that the rows of a block share the shape of their codebook and not its size, and t is the smallest with which 63 and -64
+reach the outermost centroids of all blocks of these rows. The product is rounded to float16, which can put a centroid at 63.03; it
+is clamped. Centroids are means, so scales come out about half of what the largest weight would ask for. Then the clustering is done
+again, among the centroids that can be stored, and codes go to the nearest of those.
 
 Gives up: scales are not searched; a smaller one would clip the outermost centroids of one block and refine all others.
 """
@@ -23,9 +23,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rwkvquant.formats.qtensor import CENTROID_ZERO, CodebookFactors, CodebookTensor
-from rwkvquant.quantizers.clustering import exact_kmeans, nearest_codes
+from rwkvquant.quantizers.clustering import exact_kmeans, nearest_codes, thinned
 from rwkvquant.quantizers.grid import LARGEST_HALF, SMALLEST_HALF
 
+POINTS = 128  # of a block that decide how far its centroids reach; exact clustering costs their square
 LIMITS = (-CENTROID_ZERO, 127 - CENTROID_ZERO)  # what 7 stored bits can hold
 
 
@@ -50,7 +51,7 @@ def kmeans_codebooks(
 def find_row_scale(W: Tensor, bits: int, group_rows: int, group_cols: int, importance: Tensor | None = None) -> Tensor:
     """W (rows, cols) -> (rows, 1) holding float16 values, in the type of W, in proportion to the root mean squares of a block's rows."""
     size = W.square().mean(1, keepdim=True).sqrt().clamp(min=SMALLEST_HALF)
-    points, weights = block_points(W, size, importance, group_rows, group_cols)
+    points, weights = thinned(*block_points(W, size, importance, group_rows, group_cols), POINTS)
     centroids = exact_kmeans(points, weights, 2**bits).view(-(-len(W) // group_rows), -1)
     low, high = LIMITS
     reach = torch.maximum(centroids.amax(1) / high, centroids.amin(1) / low)

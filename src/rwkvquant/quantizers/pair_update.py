@@ -34,7 +34,8 @@ def update_pairs(W: Tensor, H: Tensor, q: PairCodebookTensor) -> PairCodebookTen
     def precondition(gradient: Tensor) -> Tensor:
         return torch.where(diagonal > 0, gradient / diagonal, 0.0)
 
-    step = least_squares((W - tables.spread(start)) @ H, H, tables.spread, tables.gather, precondition, 1, STEPS)
+    gradient = tables.gather((W - tables.spread(start)) @ H)
+    step = least_squares(gradient, H, tables.spread, tables.gather, precondition, 1, STEPS)
     moved = (start + step).round().clamp(*LIMITS)
     gained = row_losses(W, q.decode(), H) - row_losses(W, _with_tables(q, moved).decode(), H)
     gained = torch.nn.functional.pad(gained, (0, -len(gained) % q.group_rows)).view(-1, q.group_rows).sum(1)

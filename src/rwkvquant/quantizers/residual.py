@@ -3,9 +3,9 @@
     W  (rows, cols)     Q  what codes decode to     E = W - Q     H  (cols, cols)     G = E H     loss = sum E G = tr(E H E^T)
 
 Both are held column first, (cols, rows), so that what one column needs lies side by side. A change of Q by D in the columns b changes E
-by -D there, and G by -D H_b everywhere. So a sweep over all columns, block by block, costs one product with H in the end, the loss of
-every row is known before and after it for nothing, and the next sweep starts where it ended. Working both out anew would cost
-three products, two of them in float64.
+by -D there, and G by -D H_b everywhere: at once where the next blocks are, for FAR columns together elsewhere. So a sweep over all
+columns, block by block, costs one product with H in the end, the loss of every row is known before and after it for nothing, and the
+next sweep starts where it ended. Working both out anew would cost three products, two of them in float64.
 
 Gives up: sums are carried on in the type of W, and drift by its rounding; `fresh` starts again.
 """
@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 Change = Callable[[slice, Tensor], Tensor]  # columns, G (columns, rows) -> the change D of Q there (columns, rows)
-BLOCK = 128  # columns between products with all others
+BLOCK = 128  # columns between products with their neighbours
+FAR = 1024  # columns between products with all others: sums over so many run at full speed
 SLACK = 16.0  # a gain counts from so many roundings of the loss on
 
 
@@ -29,6 +30,7 @@ class Residual:
 
     def __init__(self, W: Tensor, H: Tensor, Q: Tensor | NDArray[np.float32]) -> None:
         self.W, self.H = W, H.to(W)
+        self._changes = torch.empty(min(FAR, W.shape[1]), len(W), dtype=W.dtype, device=W.device)
         self.fresh(Q)
 
     def fresh(self, Q: Tensor | NDArray[np.float32]) -> None:
@@ -38,7 +40,10 @@ class Residual:
 
     def losses(self) -> Tensor:
         """The rows' shares of the loss, (rows,) float64."""
-        return (self.E * self.G).sum(0, dtype=torch.float64)
+        total = torch.zeros(len(self.W), dtype=torch.float64, device=self.W.device)
+        for E, G in zip(self.E.split(BLOCK), self.G.split(BLOCK), strict=True):
+            total += (E * G).sum(0, dtype=torch.float64)  # a few at a time, which the cache holds
+        return total
 
     def sweep(self, width: int, change: Change) -> None:
         """`change` for every `width` neighbouring columns in turn, each with all changes before it known."""
@@ -56,16 +61,21 @@ class Residual:
 
     def sweep_blocks(self, block: int, change: Change) -> None:
         """`change` for a block of columns after the other, which itself brings the G of the block up to date."""
-        for start in range(0, len(self.E), block):
-            columns = slice(start, min(start + block, len(self.E)))
-            D = change(columns, self.G[columns])
-            self.E[columns] -= D
-            self.spread(start, columns.stop, D)
+        cols, far = len(self.E), max(FAR // block, 1) * block
+        for first in range(0, cols, far):
+            last = min(first + far, cols)
+            for start in range(first, last, block):
+                columns = slice(start, min(start + block, last))
+                D = change(columns, self.G[columns])
+                self.E[columns] -= D
+                self._changes[start - first : columns.stop - first] = D
+                self._spread(columns, D, slice(first, last))
+            self._spread(slice(first, last), self._changes[: last - first], slice(0, cols))
 
-    def spread(self, start: int, stop: int, D: Tensor) -> None:
-        """Tell all columns but start..stop, which know, of a change D (columns, rows) there."""
-        self.G[:start].addmm_(self.H[:start, start:stop], D, alpha=-1)
-        self.G[stop:].addmm_(self.H[stop:, start:stop], D, alpha=-1)
+    def _spread(self, columns: slice, D: Tensor, within: slice) -> None:
+        """Tell all columns of `within` but `columns`, which know, of a change D (columns, rows) there."""
+        for part in (slice(within.start, columns.start), slice(columns.stop, within.stop)):
+            self.G[part].addmm_(self.H[part, columns], D, alpha=-1)
 
     def copy(self) -> tuple[Tensor, Tensor]:
         return self.E.clone(), self.G.clone()

@@ -65,10 +65,10 @@ class TableMap:
         return total
 
 
-def least_squares(EH: Tensor, H: Tensor, spread: Map, gather: Map, precondition: Map, independent: int, steps: int) -> Tensor:
+def least_squares(gradient: Tensor, H: Tensor, spread: Map, gather: Map, precondition: Map, independent: int, steps: int) -> Tensor:
     """`steps` of preconditioned conjugate gradients from 0: the parameters t by which tr((E - A t) H (E - A t)^T) falls.
 
-    EH (rows, cols) is E H. spread: parameters -> (rows, cols), A; gather: its transpose; precondition: about the inverse of A^T H A,
+    gradient is A^T (E H). spread: parameters -> (rows, cols), A; gather: its transpose; precondition: about the inverse of A^T H A,
     symmetric. The first `independent` axes of the parameters count problems that do not touch each other, each with step lengths of
     its own.
     """
@@ -77,7 +77,6 @@ def least_squares(EH: Tensor, H: Tensor, spread: Map, gather: Map, precondition:
         product = a * b
         return product.sum(tuple(range(independent, a.dim())), keepdim=True)
 
-    gradient = gather(EH)
     t = torch.zeros_like(gradient)
     residual = precondition(gradient)
     direction, slope = residual, dot(gradient, residual)
