@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from rwkvquant.pipeline.blocks import CalibrationText
 from rwkvquant.pipeline.choose import choose_settings
 from rwkvquant.pipeline.plan import make_plan
 from rwkvquant.pipeline.quantize import quantize
+from rwkvquant.pipeline.settings import Setting
 from rwkvquant.pipeline.tensors import Collected, TensorWriter
 from rwkvquant.quantizers.loss import hessian_error
 from rwkvquant.runtime.tokenizer import load_tokenizer
@@ -111,8 +113,20 @@ def tensor_writer(checkpoint: Checkpoint, config: QuantizeConfig) -> tuple[Tenso
 
 
 @pytest.mark.parametrize("method", ["gptq", "gptvq"])
-def test_a_tensor_falls_back_where_feedback_does_worse_on_the_judges(tmp_path: Path, method: str) -> None:
-    """Three tokens, and judges that look everywhere else: feedback has pushed all errors there."""
+@pytest.mark.parametrize("judged", [1 << 20, 64 * 32])
+def test_a_tensor_falls_back_where_feedback_does_worse_on_the_judges(
+    tmp_path: Path, method: str, judged: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three tokens, and judges that look everywhere else: feedback has pushed all errors there. 32 rows may say no for all."""
+    monkeypatch.setattr(tensors_module, "JUDGED", judged)
+    tried: list[tuple[str, int]] = []
+    real = tensors_module.quantise_matrix
+
+    def watched(setting: Setting, config: QuantizeConfig, W: torch.Tensor, *rest: Any) -> Any:
+        tried.append((setting.method, len(W)))
+        return real(setting, config, W, *rest)
+
+    monkeypatch.setattr(tensors_module, "quantise_matrix", watched)
     checkpoint = open_checkpoint(checkpoint_file(tmp_path, "rwkv6", **TINY))
     config = QuantizeConfig(method=method, code_bits=3, damping=0.001)
     name = "blocks.0.ffn.key.weight"
@@ -127,6 +141,10 @@ def test_a_tensor_falls_back_where_feedback_does_worse_on_the_judges(tmp_path: P
         quantised, setting, error = writer._matrix(tensor, W, tensor.setting, collected)
         assert (setting.method, setting.codec) == (expected, tensor.setting.codec)
         assert writer.fallen_back == ([name] if expected == plain else [])
+        first = [(plain, 32)] * (W.numel() > judged)
+        whole = [(plain, len(W))] * (judges is many or not first)
+        assert tried == [(method, len(W))] + (first + whole if judges is not None else [])
+        tried.clear()
         assert error == pytest.approx(hessian_error(W, quantised.decode(), collected.inputs["ffn.xk"].H.float()))
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from rwkvquant.quantizers.clustering import CHUNK_GROUPS, STARTS, clustering_cost, exact_kmeans, lloyd_kmeans, nearest_codes
+from rwkvquant.quantizers.clustering import CHUNK_GROUPS, STARTS, clustering_cost, exact_kmeans, lloyd_kmeans, nearest_codes, thinned
 from tests.quantizers.codebook_definition import kmeans_by_definition, least_cost_of_all_partitions
 
 LIMITS = (-64, 63)
@@ -91,3 +91,22 @@ def test_lloyd_comes_to_rest_and_is_never_better_than_exact(kind: str, start: st
 
 def test_a_tie_goes_to_the_lower_centroid() -> None:
     assert nearest_codes(torch.tensor([[-9.0, 1.0, 1.5, 4.0, 9.0]]), torch.tensor([[0.0, 2.0, 6.0]])).tolist() == [[0, 0, 1, 1, 2]]
+
+
+@pytest.mark.parametrize("kind", ["normal", "zeros", "ties"])
+def test_thinned_points_are_means_of_neighbours(kind: str) -> None:
+    x, p = points(kind, 3, 40)
+    p[1] = 0
+    found, weights = thinned(x, p, 10)
+    assert found.shape == weights.shape == (3, 10)
+    assert bool((found[:, 1:] >= found[:, :-1] - 1e-9).all())
+    torch.testing.assert_close(weights.sum(1), p.sum(1))
+    torch.testing.assert_close((found * weights).sum(1), (x * p).sum(1), rtol=1e-9, atol=1e-9)
+    ascending = x[1].sort().values.view(10, 4)
+    torch.testing.assert_close(found[1], ascending.mean(1))  # without weights, plain means
+
+
+def test_few_points_and_those_that_do_not_come_apart_are_not_thinned() -> None:
+    x, p = points("normal", 3, 40)
+    assert all(thinned(x, p, most)[0] is x for most in (40, 64, 15, 7))
+    assert thinned(x, p, 20)[0].shape == (3, 20)

@@ -11,7 +11,7 @@ import torch
 
 from rwkvquant.config import GridConfig
 from rwkvquant.formats.qtensor import UniformTensor
-from rwkvquant.quantizers.gptq import factorise, gptq, gptq_with
+from rwkvquant.quantizers.gptq import factorise, gptq, gptq_with, is_finite
 from rwkvquant.quantizers.grid import shrink_factors
 from rwkvquant.quantizers.loss import hessian_error
 from rwkvquant.quantizers.uniform import rtn
@@ -167,3 +167,11 @@ def test_the_inputs_are_not_changed() -> None:
     gptq(W, H, GridConfig(3, 64), static_groups=True, act_order=False)
     gptq(W, H, GridConfig(3, 64), act_order=False)
     assert np.array_equal(W, before[0]) and np.array_equal(H, before[1])
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_one_number_that_is_not_finite_is_found(value: float) -> None:
+    values = torch.zeros(7, 9)
+    assert is_finite(values)
+    values[3, 5] = value
+    assert not is_finite(values)

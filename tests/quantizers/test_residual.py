@@ -6,14 +6,17 @@ import pytest
 import torch
 from torch import Tensor
 
+from rwkvquant.quantizers import residual as module
 from rwkvquant.quantizers.loss import row_losses
 from rwkvquant.quantizers.residual import Residual
 from tests.quantizers.test_gptq import matrix_and_hessian
 
 
+@pytest.mark.parametrize("far", [150, 256, 1024])
 @pytest.mark.parametrize("width", [1, 2, 48, 64, 200])
-def test_a_sweep_leaves_error_and_gradient_as_they_are(width: int) -> None:
+def test_a_sweep_leaves_error_and_gradient_as_they_are(width: int, far: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every column is changed by a share of its own gradient, which it must therefore see as it then is."""
+    monkeypatch.setattr(module, "FAR", far)
     W, H = (torch.from_numpy(part) for part in matrix_and_hessian(1, 5, 300))
     Q = torch.zeros_like(W)
     residual = Residual(W, H, Q)

@@ -60,8 +60,9 @@ def wkv7_chunked(
     RB, RK = (R @ B.mT).tril(), (R @ K.mT).tril()  # Eq. (6); up to and with t
 
     # U = (1 - AB)^-1 (A S^T + AK V), Eq. (5): solved for all chunks at once, before their S is known.
-    solved = torch.linalg.solve_triangular(-AB, torch.cat([A, AK @ V], dim=-1), upper=False, unitriangular=True)
-    from_state, from_values = solved.split(A.shape[-1], dim=-1)
+    one = torch.eye(AB.shape[-1], dtype=AB.dtype, device=AB.device)
+    inverse = torch.linalg.solve_triangular(-AB, one.expand_as(AB), upper=False, unitriangular=True)
+    from_state, from_values = inverse @ A, inverse @ (AK @ V)
     R = R + RB @ from_state
     Y = RB @ from_values + RK @ V
     BK = torch.cat([B, K], dim=-2) * P_end

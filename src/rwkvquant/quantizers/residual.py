@@ -30,7 +30,6 @@ class Residual:
 
     def __init__(self, W: Tensor, H: Tensor, Q: Tensor | NDArray[np.float32]) -> None:
         self.W, self.H = W, H.to(W)
-        self._changes = torch.empty(min(FAR, W.shape[1]), len(W), dtype=W.dtype, device=W.device)
         self.fresh(Q)
 
     def fresh(self, Q: Tensor | NDArray[np.float32]) -> None:
@@ -62,15 +61,16 @@ class Residual:
     def sweep_blocks(self, block: int, change: Change) -> None:
         """`change` for a block of columns after the other, which itself brings the G of the block up to date."""
         cols, far = len(self.E), max(FAR // block, 1) * block
+        changes = torch.empty_like(self.E[:far])
         for first in range(0, cols, far):
             last = min(first + far, cols)
             for start in range(first, last, block):
                 columns = slice(start, min(start + block, last))
                 D = change(columns, self.G[columns])
                 self.E[columns] -= D
-                self._changes[start - first : columns.stop - first] = D
+                changes[start - first : columns.stop - first] = D
                 self._spread(columns, D, slice(first, last))
-            self._spread(slice(first, last), self._changes[: last - first], slice(0, cols))
+            self._spread(slice(first, last), changes[: last - first], slice(0, cols))
 
     def _spread(self, columns: slice, D: Tensor, within: slice) -> None:
         """Tell all columns of `within` but `columns`, which know, of a change D (columns, rows) there."""
