@@ -26,7 +26,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("GOMP_SPINCOUNT", "30000")  # as the command line does, before torch is there
+if "OMP_WAIT_POLICY" not in os.environ:  # as the command line does, before torch is there
+    os.environ.setdefault("GOMP_SPINCOUNT", "30000")
 
 import torch
 from random_pth import write_random_pth

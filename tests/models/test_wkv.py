@@ -120,7 +120,7 @@ def test_wkv7_chunked_errs_at_most_twice_as_much_as_stepwise(size, decay):
 
 @pytest.mark.parametrize("decay", ["random", "fastest", "none"])
 def test_wkv7_chunked_errs_at_most_by_chunk_roundings_when_every_token_removes_the_last(decay):
-    """Stepwise forgets its rounding errors with what is removed; the triangular solve adds up a chunk's before they cancel."""
+    """Stepwise forgets its rounding errors with what is removed; the chunked form adds up a chunk's before they cancel."""
     arguments = case7(100, 64, decay, keys="one")
     judge = wkv7_stepwise(*arguments)
     for mine, right in zip(wkv7_chunked(*(x.float() for x in arguments)), judge, strict=True):

@@ -148,6 +148,37 @@ def test_a_tensor_falls_back_where_feedback_does_worse_on_the_judges(
         assert error == pytest.approx(hessian_error(W, quantised.decode(), collected.inputs["ffn.xk"].H.float()))
 
 
+@pytest.mark.parametrize("judged", [1 << 20, 64 * 32])
+def test_a_matrix_of_zeros_does_not_fall_back(tmp_path: Path, judged: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both ways lose nothing, and that is no reason."""
+    monkeypatch.setattr(tensors_module, "JUDGED", judged)
+    checkpoint = open_checkpoint(checkpoint_file(tmp_path, "rwkv6", **TINY))
+    writer, plan = tensor_writer(checkpoint, QuantizeConfig(method="gptq", code_bits=3))
+    tensor = next(t for t in plan if t.name == "blocks.0.ffn.key.weight")
+    X = torch.randn(100, 64, generator=torch.Generator().manual_seed(0))
+    collected = Collected({"ffn.xk": statistics_of(X)}, {"ffn.xk": statistics_of(X)})
+    _, setting, _ = writer._matrix(tensor, torch.zeros(tensor.shape), tensor.setting, collected)
+    assert setting.method == "gptq" and writer.fallen_back == []
+
+
+@pytest.mark.parametrize("arch", ["rwkv6", "rwkv7"])
+def test_what_was_collected_of_a_block_goes_as_it_is_used(tmp_path: Path, arch: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    few_candidates(monkeypatch)
+    real, collected_before, left = TensorWriter.write, [], []
+
+    def watched(self: TensorWriter, weights: Any, layer: int | None, roles: Any, collected: Collected = tensors_module.NOTHING) -> Any:
+        collected_before.append(len(collected.inputs) + len(collected.kept_out) + len(collected.missing))
+        after = real(self, weights, layer, roles, collected)
+        left.append((set(collected.inputs), set(collected.kept_out), set(collected.missing)))
+        return after
+
+    monkeypatch.setattr(TensorWriter, "write", watched)
+    config = QuantizeConfig(calibration=letters(tmp_path), tokenizer="bytes")
+    quantize(checkpoint_file(tmp_path, arch, **TINY), tmp_path / "out", config)
+    assert sum(collected_before) > 20
+    assert all(each == (set(), set(), set()) for each in left), left
+
+
 def test_the_file_and_the_user_are_told_what_fell_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spoilt, real = "blocks.0.att.key.weight", tensors_module.quantise_matrix
     source = checkpoint_file(tmp_path, "rwkv6", **TINY | {"layers": 1})

@@ -96,17 +96,24 @@ def test_a_tie_goes_to_the_lower_centroid() -> None:
 @pytest.mark.parametrize("kind", ["normal", "zeros", "ties"])
 def test_thinned_points_are_means_of_neighbours(kind: str) -> None:
     x, p = points(kind, 3, 40)
-    p[1] = 0
+    x, p = x.sort(1).values, p.index_fill(0, torch.tensor(1), 0.0)
     found, weights = thinned(x, p, 10)
     assert found.shape == weights.shape == (3, 10)
     assert bool((found[:, 1:] >= found[:, :-1] - 1e-9).all())
     torch.testing.assert_close(weights.sum(1), p.sum(1))
     torch.testing.assert_close((found * weights).sum(1), (x * p).sum(1), rtol=1e-9, atol=1e-9)
-    ascending = x[1].sort().values.view(10, 4)
-    torch.testing.assert_close(found[1], ascending.mean(1))  # without weights, plain means
+    torch.testing.assert_close(found[1], x[1].view(10, 4).mean(1))  # without weights, plain means
 
 
 def test_few_points_and_those_that_do_not_come_apart_are_not_thinned() -> None:
     x, p = points("normal", 3, 40)
     assert all(thinned(x, p, most)[0] is x for most in (40, 64, 15, 7))
     assert thinned(x, p, 20)[0].shape == (3, 20)
+
+
+def test_groups_of_more_points_than_asked_for_are_clustered_as_their_means() -> None:
+    x, p = points("normal", 5, 64)
+    order = x.argsort(1)
+    few = thinned(x.gather(1, order), p.gather(1, order), 16)
+    assert torch.equal(exact_kmeans(x, p, 4, most=16), exact_kmeans(*few, 4))
+    assert torch.equal(exact_kmeans(x, p, 4, most=64), exact_kmeans(x, p, 4))

@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from rwkvquant.formats.qtensor import CodebookTensor
+from rwkvquant.quantizers import codebook_walk, compressed_update
 from rwkvquant.quantizers.codebook_factors import fit_coefficients
 from rwkvquant.quantizers.compressed import compress_with, find_basis, kmeans_compressed
-from rwkvquant.quantizers.compressed_update import move_basis, update_coefficients, update_factors
+from rwkvquant.quantizers.compressed_update import move_basis, update_coefficients, update_factors, with_factors
 from rwkvquant.quantizers.gptq import factorise
 from rwkvquant.quantizers.gptvq import gptvq, gptvq_with
 from rwkvquant.quantizers.kmeans import kmeans_codebooks
@@ -168,3 +169,35 @@ def test_least_squares_needs_no_preconditioner_to_be_right() -> None:
     scaled = least_squares(tables.gather(E @ H), H, tables.spread, tables.gather, lambda g: g / weights, 1, 60)
     losses = [float((((E - tables.spread(t)) @ H) * (E - tables.spread(t))).sum()) for t in (plain, scaled)]
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-6)
+
+
+@pytest.mark.parametrize("rank", [0, 2])
+def test_tables_fitted_a_few_at_a_time_are_those_fitted_at_once(rank: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Columns out of order: all tables are fitted to the original weights, here two column blocks at a time, the last of 6 columns."""
+    W, H = problem(8, 7, 70)
+    whole = gptvq(W, H, rank=rank, rounds=0)
+    monkeypatch.setattr(codebook_walk, "FITTED", 2 * 7 * 32)
+    parts = gptvq(W, H, rank=rank, rounds=0)
+    np.testing.assert_array_equal(parts.codes, whole.codes)
+    np.testing.assert_array_equal(parts.codebooks, whole.codebooks)
+
+
+def test_the_basis_moves_alike_by_the_curvature_of_some_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seven row blocks of 13, the last of three rows: the gradient is exact, so a basis that was moved away comes back nearly as far."""
+    W, H = problem(9, 51, 64)
+    q = gptvq(W, H, rank=2, group_rows=4, rounds=0)
+    assert q.factors is not None
+    u, basis = (torch.from_numpy(part).double() for part in (q.factors.coefficients, q.factors.basis))
+    away = torch.from_numpy(np.random.default_rng(0).integers(-30, 31, basis.shape))
+    q = with_factors(q, u, (basis + away).clamp(-127, 127), q.factors.shift)
+
+    def loss(of: CodebookTensor) -> float:
+        return float(row_losses(W, of.decode(), H).sum())
+
+    whole = loss(move_basis(W, H, q))
+    monkeypatch.setattr(compressed_update, "SAMPLED", 7 * 4 * 64)
+    blocks = compressed_update._sampled_blocks(q)
+    assert len(blocks) == 7 and blocks[0] == 0 and blocks[-1] == 12
+    some = loss(move_basis(W, H, q))
+    assert whole < loss(q) / 2 and loss(q) - some > 0.95 * (loss(q) - whole)
+    assert loss(update_factors(W, H, q)) <= loss(q)

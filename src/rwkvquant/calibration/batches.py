@@ -5,7 +5,7 @@ A block keeps a few dozen activations of the width at a time, and when gradients
 
 from __future__ import annotations
 
-FORWARD = 1 << 22  # numbers in one activation of a batch
+FORWARD = 1 << 22  # numbers in one activation of a batch, 16 MB: arrays above 32 MB are fresh from the system each time
 BACKWARD = 1 << 21
 LOGITS = 1 << 26
 

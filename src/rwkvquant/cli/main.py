@@ -17,9 +17,9 @@ import rwkvquant
 from rwkvquant.cli import activations, bench, chat, compare, demo, evaluate, export, generate, inspect, quantize, verify
 from rwkvquant.errors import RwkvQuantError, StoppedError
 
-# Before torch is imported: its threads then soon sleep while they wait for one another. Spinning long, as is the default, they lose
-# whole time slices on a busy machine (quantising the demo model beside three other jobs on two cores: 91 s spinning, 25 s sleeping);
-# sleeping at once, a fifth of the time on an idle one.
+# Before torch is imported: its threads (GNU's OpenMP) then soon sleep while they wait for one another. Spinning long, as is the default,
+# they lose whole time slices on a busy machine (quantising the demo model beside three other jobs on two cores: 91 s spinning, 25 s
+# sleeping); sleeping at once, a fifth of the time on an idle one.
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "30000")
 

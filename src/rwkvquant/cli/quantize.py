@@ -57,7 +57,9 @@ def command(
     act_order: Annotated[
         bool | None, typer.Option("--act-order/--no-act-order", help="Columns by falling diag(H), with static groups. Default: yes.")
     ] = None,
-    damping: Annotated[float | None, typer.Option(help="Added to diag(H), as a fraction of its mean. Default 0.05.")] = None,
+    damping: Annotated[
+        float | None, typer.Option(help="Added to diag(H), as a fraction of its mean, for --correction too. Default 0.05.")
+    ] = None,
     correction: Annotated[
         float | None, typer.Option(help="How much of earlier errors the block's last products make up for, 0-1. Default: 0.5 in rwkvquant.")
     ] = None,

@@ -59,7 +59,7 @@ def wkv7_chunked(
     AB, AK = (A @ B.mT).tril(-1), (A @ K.mT).tril(-1)  # Eq. (5); strictly before t
     RB, RK = (R @ B.mT).tril(), (R @ K.mT).tril()  # Eq. (6); up to and with t
 
-    # U = (1 - AB)^-1 (A S^T + AK V), Eq. (5): solved for all chunks at once, before their S is known.
+    # U = (1 - AB)^-1 (A S^T + AK V), Eq. (5): inverted for all chunks at once, before their S is known.
     one = torch.eye(AB.shape[-1], dtype=AB.dtype, device=AB.device)
     inverse = torch.linalg.solve_triangular(-AB, one.expand_as(AB), upper=False, unitriangular=True)
     from_state, from_values = inverse @ A, inverse @ (AK @ V)

@@ -15,4 +15,5 @@ def give_back() -> None:
         trim = ctypes.CDLL("libc.so.6").malloc_trim
     except (OSError, AttributeError):
         return
+    trim.argtypes = [ctypes.c_size_t]
     trim(0)

@@ -13,13 +13,13 @@ from torch import Tensor
 from rwkvquant.config import CodebookConfig, GridConfig, PairConfig, QuantizeConfig
 from rwkvquant.formats.qtensor import CodebookTensor, PairCodebookTensor, UniformTensor
 from rwkvquant.pipeline.settings import Setting
-from rwkvquant.quantizers import gptvq, pairs
 from rwkvquant.quantizers.compressed import kmeans_compressed
 from rwkvquant.quantizers.gptq import InverseFactor, factorise, gptq_with
-from rwkvquant.quantizers.gptvq import gptvq_with
+from rwkvquant.quantizers.gptvq import ROUNDS, gptvq_with
 from rwkvquant.quantizers.gptvq_paper import gptvq_paper_with, kmeans_paper
 from rwkvquant.quantizers.grid_update import refine_grid
 from rwkvquant.quantizers.kmeans import kmeans_codebooks
+from rwkvquant.quantizers.pairs import ROUNDS as PAIR_ROUNDS
 from rwkvquant.quantizers.pairs import factorise_pairs, gptvq_pairs_with, pair_codebooks
 from rwkvquant.quantizers.uniform import rtn
 
@@ -76,12 +76,10 @@ def quantise_matrix(setting: Setting, config: QuantizeConfig, W: Tensor, hessian
             parts.append(refine_grid(part, hessian.working, found) if tuned and refined else found)
         return join_rows(parts)
     if isinstance(codec, PairConfig):
-        return gptvq_pairs_with(hessian.factor_of_pairs, W, hessian.working, codec.bits, codec.group_rows, pairs.ROUNDS if refined else 0)
+        return gptvq_pairs_with(hessian.factor_of_pairs, W, hessian.working, codec.bits, codec.group_rows, PAIR_ROUNDS if refined else 0)
     if not tuned:
         return gptvq_paper_with(hessian.factor, W, hessian.working, codec.bits, codec.group_rows, rank=codec.rank)
-    return gptvq_with(
-        hessian.factor, W, hessian.working, codec.bits, codec.group_rows, rank=codec.rank, rounds=gptvq.ROUNDS if refined else 0
-    )
+    return gptvq_with(hessian.factor, W, hessian.working, codec.bits, codec.group_rows, rank=codec.rank, rounds=ROUNDS if refined else 0)
 
 
 def _kmeans(codec: object, tuned: bool, W: Tensor, importance: Tensor | None) -> Quantised:

@@ -31,7 +31,6 @@ from rwkvquant.quantizers.uniform import rtn
 
 JUDGED = 1 << 20  # weights of a large matrix that may show that error feedback is clearly better,
 CLEARLY = 1.25  # which is so many times less loss
-TINY = 1e-300
 SOURCE_BYTES = {"float16": 2, "bfloat16": 2, "float32": 4}
 
 
@@ -46,7 +45,7 @@ class Collected:
     inputs: dict[str, InputStatistics] = field(default_factory=dict)
     kept_out: dict[str, InputStatistics] = field(default_factory=dict)
     importance: Mapping[str, Importance] = field(default_factory=dict)
-    missing: Mapping[str, CrossStatistics] = field(default_factory=dict)
+    missing: dict[str, CrossStatistics] = field(default_factory=dict)
 
 
 NOTHING = Collected()
@@ -65,7 +64,7 @@ class TensorWriter:
     def write(self, weights: Mapping[str, Any], layer: int | None, roles: set[Role], collected: Collected = NOTHING) -> dict[str, Any]:
         """Quantise the tensors of `layer` that have one of `roles`; `weights` and the result are the forward's, by key.
 
-        What was collected of an input goes with the last tensor that has it.
+        What was collected of an input goes with the last tensor that has it, and what is missing of a product with that.
         """
         self._hessians.clear()
         after = dict(weights)
@@ -110,10 +109,10 @@ class TensorWriter:
                 )
         hessian, target = self._hessian(name, found, W), W
         if hessian is not None and tensor.name in collected.missing:
-            target = corrected(hessian.factor, collected.missing[tensor.name], float(self._config.correction or 0))
+            target = corrected(hessian.factor, collected.missing.pop(tensor.name), float(self._config.correction or 0))
         quantised = quantise_matrix(setting, self._config, target, hessian)
         kept_out = collected.kept_out.get(name) if name is not None else None
-        if setting.feedback and kept_out is not None:
+        if setting.feedback and kept_out is not None and hessian is not None:
             plain = self._better_plain(W, setting.plain, hessian, quantised, kept_out.H.to(W.dtype))
             if plain is not None:
                 self.fallen_back.append(tensor.name)
@@ -121,18 +120,20 @@ class TensorWriter:
         error = _plain_error(W, quantised) if hessian is None else hessian_error(W, quantised.decode(), hessian.working)
         return quantised, setting, error
 
-    def _better_plain(self, W: Tensor, plain: Setting, hessian: Hessian | None, quantised: Quantised, judge: Tensor) -> Quantised | None:
+    def _better_plain(self, W: Tensor, plain: Setting, hessian: Hessian, quantised: Quantised, judge: Tensor) -> Quantised | None:
         """W without error feedback, if it loses less than `quantised` under H `judge`. Some rows of a large matrix may say no."""
         decoded = torch.from_numpy(quantised.decode()).to(W.device)
 
-        def losses(rows: Any) -> tuple[Quantised, float]:
+        def losses(rows: Any) -> tuple[Quantised, float, float]:
             found = quantise_matrix(plain, self._config, W[rows], hessian)
-            return found, hessian_loss(W[rows], found.decode(), judge) / max(hessian_loss(W[rows], decoded[rows], judge), TINY)
+            return found, hessian_loss(W[rows], found.decode(), judge), hessian_loss(W[rows], decoded[rows], judge)
 
-        if W.numel() > JUDGED and losses(sampled_rows(W.shape, JUDGED))[1] > CLEARLY:
-            return None
-        found, times = losses(slice(None))
-        return found if times < 1 else None
+        if W.numel() > JUDGED:
+            _, of_plain, of_quantised = losses(sampled_rows(W.shape, JUDGED))
+            if of_plain > CLEARLY * of_quantised:
+                return None
+        found, of_plain, of_quantised = losses(slice(None))
+        return found if of_plain < of_quantised else None
 
     def _hessian(self, name: str | None, found: InputStatistics | None, W: Tensor) -> Hessian | None:
         if name is None or found is None:

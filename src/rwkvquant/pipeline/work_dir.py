@@ -35,7 +35,7 @@ try:
 except ImportError:
     fcntl = None  # type: ignore[assignment]
 
-VERSION = 2  # of both journals
+VERSION = 3  # of both journals, and of what the quantisers make of the same options
 JOURNALS = ("plan.json", "journal.json")
 
 

@@ -32,25 +32,27 @@ STARTS = ("quantiles", "mahalanobis")
 NATIVE_CENTROIDS = 16
 
 
-def exact_kmeans(x: Tensor, weights: Tensor, k: int, limits: tuple[int, int] | None = None) -> Tensor:
+def exact_kmeans(x: Tensor, weights: Tensor, k: int, limits: tuple[int, int] | None = None, most: int | None = None) -> Tensor:
     """x (groups, n), weights (groups, n) -> centroids (groups, k) of least cost, ascending, in the type of x.
 
     Points of weight 0 cost nothing, and a run of them alone has its centroid at their plain mean. A group that has no other
-    points is taken unweighted. Computed in float64.
+    points is taken unweighted. Computed in float64. With `most`, neighbours in larger groups are taken together.
     """
-    return torch.cat([_exact(*chunk, k, limits) for chunk in _chunks(x, weights)]).to(x.dtype)
+    chunks = (thinned(*chunk, most) if most else chunk for chunk in _chunks(x, weights))
+    return torch.cat([_exact(*chunk, k, limits) for chunk in chunks]).to(x.dtype)
 
 
-def thinned(x: Tensor, weights: Tensor, most: int) -> tuple[Tensor, Tensor]:
-    """x, weights (groups, n) -> at most `most` points a group, each the mean of as many neighbours, and their weights together."""
+def thinned(x: Tensor, p: Tensor, most: int) -> tuple[Tensor, Tensor]:
+    """Sorted x, p (groups, n) -> at most `most` points a group, each the mean of as many neighbours, and their weights together.
+
+    Points that do not come apart in equal parts stay as they are.
+    """
     each = -(-x.shape[1] // most)
     if each == 1 or x.shape[1] % each:
-        return x, weights
-    points, order = x.sort(dim=1)
-    p = weights.gather(1, order).view(len(x), -1, each)
-    points = points.view(p.shape)
+        return x, p
+    x, p = (part.view(len(x), -1, each) for part in (x, p))
     total = p.sum(2)
-    return torch.where(total > 0, (points * p).sum(2) / total, points.mean(2)), total
+    return torch.where(total > 0, (x * p).sum(2) / total, x.mean(2)), total
 
 
 def lloyd_kmeans(x: Tensor, weights: Tensor, k: int, start: str = "quantiles", most: int = 1000) -> Tensor:

@@ -4,7 +4,7 @@
 
 1. The basis: from the tables of a tensor without a rank, weighted by what each centroid serves.
 2. The codes again, with error feedback and the basis fixed: a column block's coefficients are fitted to the weights as corrected
-   so far, by least squares and nearest codes in turn, from the best table without a rank (codebook_walk.py).
+   so far, by least squares and nearest codes in turn, from the table without a rank (codebook_walk.py).
 3. compressed_update.py moves coefficients, then the basis, to the loss under H; and codes are chosen once more (gptvq.py).
 """
 

@@ -25,7 +25,7 @@ from rwkvquant.quantizers.residual import Residual
 
 ROUNDS = 2
 SWEEPS = 1  # over the groups of a row, in a round; two end no lower
-PASSES = 3  # of descent in a round; docs/methods/gptq.md compares
+PASSES = 3  # of descent in a round; docs/methods/descent.md compares
 LARGEST_CODE = 255
 
 

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rwkvquant.formats.qtensor import CENTROID_ZERO, CodebookFactors, CodebookTensor
-from rwkvquant.quantizers.clustering import exact_kmeans, nearest_codes, thinned
+from rwkvquant.quantizers.clustering import exact_kmeans, nearest_codes
 from rwkvquant.quantizers.grid import LARGEST_HALF, SMALLEST_HALF
 
 POINTS = 128  # of a block that decide how far its centroids reach; exact clustering costs their square
@@ -51,8 +51,8 @@ def kmeans_codebooks(
 def find_row_scale(W: Tensor, bits: int, group_rows: int, group_cols: int, importance: Tensor | None = None) -> Tensor:
     """W (rows, cols) -> (rows, 1) holding float16 values, in the type of W, in proportion to the root mean squares of a block's rows."""
     size = W.square().mean(1, keepdim=True).sqrt().clamp(min=SMALLEST_HALF)
-    points, weights = thinned(*block_points(W, size, importance, group_rows, group_cols), POINTS)
-    centroids = exact_kmeans(points, weights, 2**bits).view(-(-len(W) // group_rows), -1)
+    points, weights = block_points(W, size, importance, group_rows, group_cols)
+    centroids = exact_kmeans(points, weights, 2**bits, most=POINTS).view(-(-len(W) // group_rows), -1)
     low, high = LIMITS
     reach = torch.maximum(centroids.amax(1) / high, centroids.amin(1) / low)
     ideal = reach.repeat_interleave(group_rows)[: len(W), None] * size
