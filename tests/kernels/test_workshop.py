@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 import torch
@@ -14,14 +12,6 @@ from rwkvquant.quantizers.clustering import clustering_cost, exact_definition, e
 
 LIMITS = (-64, 63)
 SIZES = [(1, 1, 1), (3, 1, 8), (8, 5, 8), (9, 7, 2), (17, 32, 4), (20, 64, 8), (5, 64, 16), (16, 128, 3), (2, 4, 16)]  # groups, n, k
-
-
-@pytest.fixture(params=_native.available_isas())
-def isa(request: pytest.FixtureRequest) -> Iterator[str]:
-    before = _native.isa()
-    _native.set_isa(request.param)
-    yield request.param
-    _native.set_isa(before)
 
 
 def points(kind: str, groups: int, n: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -24,14 +24,6 @@ from tests.quantizers.test_gptq import matrix_and_hessian
 
 ROWS = [1, 63, 64, 130]  # rows are worked on by 64
 DTYPES = [torch.float32, torch.float64]
-
-
-@pytest.fixture(params=_native.available_isas())
-def isa(request: pytest.FixtureRequest) -> Iterator[str]:
-    before = _native.isa()
-    _native.set_isa(request.param)
-    yield request.param
-    _native.set_isa(before)
 
 
 def on_threads(count: int, work: Callable[[], Any]) -> Any:
