@@ -65,26 +65,26 @@ class Entry:
     def dtype(self) -> type[np.floating[Any]]:
         return np.float32 if len(self.shape) == 1 or FLOAT32.search(self.name) else np.float16
 
-    def read(self, packed: PackedFile) -> NDArray[Any]:
-        values = [packed.qtensor(part).decode().astype(self.dtype, copy=False) for part in self.parts]
+    def read(self, packed: PackedFile, dtype: type[np.floating[Any]]) -> NDArray[Any]:
+        values = [packed.qtensor(part).decode().astype(dtype, copy=False) for part in self.parts]
         return np.ascontiguousarray(values[0] if len(values) == 1 else np.stack(values)).reshape(self.shape)
 
 
-def write_gguf(path: Path, packed: PackedFile) -> None:
-    """Tensor by tensor, with the World vocabulary."""
+def write_gguf(path: Path, packed: PackedFile, *, float32: bool = False) -> None:
+    """Tensor by tensor, with the World vocabulary. With `float32` the same values in 32 bits: llama.cpp then rounds no activations."""
     entries = list(_entries(packed))
     writer = GGUFWriter(path, packed.arch)
     _add_metadata(writer, packed.arch, packed.dims)
-    writer.add_file_type(LlamaFileType.MOSTLY_F16)
+    writer.add_file_type(LlamaFileType.ALL_F32 if float32 else LlamaFileType.MOSTLY_F16)
     _add_vocabulary(writer, packed.dims.vocab)
     for entry in entries:
-        dtype = np.dtype(entry.dtype)
+        dtype = np.dtype(np.float32 if float32 else entry.dtype)
         writer.add_tensor_info(entry.name, entry.shape, dtype, math.prod(entry.shape) * dtype.itemsize)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
     for entry in entries:
-        writer.write_tensor_data(entry.read(packed))
+        writer.write_tensor_data(entry.read(packed, np.float32 if float32 else entry.dtype))
     writer.close()
 
 

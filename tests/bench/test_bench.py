@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from rwkvquant.bench.layouts import PRESETS, choose
-from rwkvquant.bench.measure import bytes_per_token, measure
+from rwkvquant.bench.measure import bytes_per_token, measure, operations_per_token
 from rwkvquant.bench.random_model import main, write_random_model
 from rwkvquant.bench.roofline import Roofline
 from rwkvquant.bench.shapes import RELEASED, released
@@ -86,6 +86,14 @@ def test_bytes_of_a_token_are_all_that_its_forward_reads(tmp_path: Path) -> None
     assert bytes_per_token(packed) == arrays - embedding + embedding // 256 + states
 
 
+def test_operations_of_a_token_are_two_a_weight_of_its_blocks_products(tmp_path: Path) -> None:
+    write_random_model(tmp_path / "m.safetensors", "rwkv7", SMALL, bits=4.0)
+    projections = 4 * 320 * 320 + 2 * 320 * 640
+    factors = 2 * 320 * (3 * 32 + 64)
+    without = 2 * 320 * 32  # the first block has no v1 and v2
+    assert operations_per_token(open_packed(tmp_path / "m.safetensors")) == 2 * (2 * (projections + factors) - without)
+
+
 def test_bench_reports_what_it_promises(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rwkvquant.bench.measure.SECONDS", 0.01)
     monkeypatch.setattr("rwkvquant.bench.roofline.BYTES", 1 << 24)
@@ -93,7 +101,8 @@ def test_bench_reports_what_it_promises(tmp_path: Path, capsys: pytest.CaptureFi
     write_random_model(path, "rwkv7", SMALL, bits=4.0)
     assert run(["bench", str(path), "--json", "--rounds", "2", "--prefill", "70", "--batch", "3", "--threads", "2"]) == 0
     result = json.loads(capsys.readouterr().out)
-    for key in ("decode_tok_s", "prefill_tok_s", "gb_s", "roofline_gb_s", "roofline_share", "bytes_per_token", "threads", "peak_rss_bytes"):
+    speeds = ("decode_tok_s", "prefill_tok_s", "prefill_share", "gb_s", "roofline_gb_s", "roofline_share", "roofline_gop_s")
+    for key in (*speeds, "bytes_per_token", "threads", "peak_rss_bytes"):
         assert result[key] > 0, key
     assert result["threads"] == 2 and set(result["batch_tok_s"]) == {"3"} and len(result["logits_hash"]) == 16
     assert result["gb_s"] == pytest.approx(result["decode_tok_s"] * result["bytes_per_token"] / 1e9)

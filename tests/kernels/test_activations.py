@@ -89,5 +89,7 @@ def test_every_native_body_gives_the_bits_of_the_definition() -> None:
             _native.quantize_activations(padded.reshape(-1), len(x), 130, q, scale, sums)
         np.testing.assert_array_equal(q[:-8], want_q, err_msg=isa)
         np.testing.assert_array_equal(scale[:-8], want_scale, err_msg=isa)
-        np.testing.assert_array_equal(sums[:-8], want_q.reshape(-1, 32).sum(axis=1, dtype=np.int32), err_msg=isa)
+        halves = want_q.reshape(-1, 2, 32).sum(axis=2, dtype=np.int32)
+        want_sums = -np.stack([halves.sum(axis=1), halves[:, 1]], axis=1).reshape(-1)
+        np.testing.assert_array_equal(sums[:-8], want_sums, err_msg=isa)
         assert (q[-8:] == 99).all() and (scale[-8:] == 99).all() and (sums[-8:] == 99).all(), f"{isa} wrote outside"

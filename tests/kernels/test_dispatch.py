@@ -118,3 +118,22 @@ def test_the_read_loop_reads_every_byte(isa: str, ahead: int) -> None:
 def test_a_memory_the_read_loop_would_overrun_is_refused() -> None:
     with pytest.raises(ValueError, match=r"\[read_memory\] memory must be a multiple of 256 bytes; got 255"):
         _native.read_memory(np.zeros(255, np.uint8), 0)
+
+
+@pytest.mark.parametrize("rounds", [0, 1, 1025])
+@pytest.mark.parametrize("isa", _native.available_isas())
+def test_the_loop_that_measures_arithmetic_makes_every_product(isa: str, rounds: int) -> None:
+    rng = np.random.default_rng(rounds)
+    a, q = rng.integers(0, 128, (2, 16, 16, 4), dtype=np.uint8), rng.integers(-128, 128, (8, 64), dtype=np.int8)
+    rows = a.transpose(0, 2, 1, 3).reshape(32, 64).astype(np.int64)
+    with body(isa):
+        assert _native.dot_bytes(a.reshape(-1), q.reshape(-1), rounds) == rounds * int((rows @ q.T.astype(np.int64)).sum()) % 2**32
+        extremes = np.full(2048, 127, np.uint8), np.full(512, -128, np.int8)
+        assert _native.dot_bytes(*extremes, rounds) == rounds * 16384 * 127 * -128 % 2**32
+
+
+def test_bytes_that_could_saturate_and_short_arrays_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"\[dot_bytes\] a must be below 128"):
+        _native.dot_bytes(np.full(2048, 128, np.uint8), np.zeros(512, np.int8), 1)
+    with pytest.raises(ValueError, match=r"\[dot_bytes\] q must hold 512 values; got 511"):
+        _native.dot_bytes(np.zeros(2048, np.uint8), np.zeros(511, np.int8), 1)

@@ -27,9 +27,10 @@ def vectors(count: int, cols: int, seed: int = 0) -> Floats:
 
 
 def int8_parts(q: NDArray[np.int8]) -> tuple[Any, Any, Any]:
-    """(count, padded) -> q, scale of 1, sum, as the native product takes them."""
-    groups = q.shape[1] // 64
-    return q.reshape(-1), np.ones(q.shape[0] * groups, np.float32), q.reshape(-1, 32).sum(axis=1, dtype=np.int32)
+    """(count, padded) -> q, scale of 1, minus_sum, as the native product takes them."""
+    halves = q.reshape(-1, 2, 32).sum(axis=2, dtype=np.int32)
+    minus_sum = -np.stack([halves.sum(axis=1, dtype=np.int32), halves[:, 1]], axis=1).reshape(-1)
+    return q.reshape(-1), np.ones(len(halves), np.float32), minus_sum
 
 
 def native_int8(matrix: Matrix, q: NDArray[np.int8]) -> dict[str, Floats]:
@@ -243,7 +244,7 @@ def test_arrays_of_a_file_and_codes_may_stand_at_any_address(offset: int) -> Non
             assert_same_bits(got, definition.product(matrix, x[:count, :100]).reshape(-1))
 
 
-@pytest.mark.parametrize(("argument", "name"), [(1, "scale"), (2, "sum")])
+@pytest.mark.parametrize(("argument", "name"), [(1, "scale"), (2, "minus_sum")])
 def test_numbers_that_stand_between_their_places_are_refused(argument: int, name: str) -> None:
     arguments: list[Any] = [*int8_parts(np.zeros((1, 64), np.int8)), None, 1, np.zeros(16, np.float32), 16, 0, 16]
     arguments[argument] = at_offset(arguments[argument], 2)
@@ -296,7 +297,7 @@ PARTS = (np.zeros(64, np.int8), np.zeros(1, np.float32), np.zeros(2, np.int32), 
         (0, np.zeros(60, np.int8), "q must hold 64 values; got 60"),
         (0, None, "x is needed where q is not given"),
         (1, np.zeros(1), "scale must be float32; got float64"),
-        (2, None, "q comes with scale and sum"),
+        (2, None, "q comes with scale and minus_sum"),
         (4, 0, "count must be 1 to 65535"),
         (4, 2, "q must hold 128 values; got 64|out must hold"),
         (5, np.zeros(15, np.float32), "out must hold"),

@@ -7,6 +7,7 @@ state, read and written once.
 
 from __future__ import annotations
 
+import math
 import platform
 import statistics
 import sys
@@ -18,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from rwkvquant.bench.roofline import Roofline
+from rwkvquant.checkpoints.tables import Role
 from rwkvquant.errors import ConfigError
 from rwkvquant.formats.container import PackedFile, open_packed
 from rwkvquant.kernels.state import Dims, State
@@ -28,6 +30,7 @@ HASHED_TOKENS = 16
 ROUNDS = 5
 SECONDS = 1.0  # a decoding run takes about as long
 MAX_BATCH = 64
+IN_BLOCKS = (Role.PROJECTION, Role.LORA)
 
 
 def measure(
@@ -56,25 +59,30 @@ def measure(
     decoding: dict[int, list[float]] = {batch: [] for batch in decoders}
     prefilling: list[float] = []
     reading: list[float] = []
+    multiplying: list[float] = []
     with Roofline(model.threads) as roofline:
         for index in range(rounds):
             progress(f"round {index + 1} of {rounds}")
             reading.append(roofline.read())
+            multiplying.append(roofline.multiply())
             for batch, decoder in decoders.items():
                 decoding[batch].append(decoder.tokens_per_second())
             started = time.perf_counter()
             model.forward(tokens[:prefill_tokens])
             prefilling.append(prefill_tokens / (time.perf_counter() - started))
     speed, bytes_a_token, fastest = statistics.median(decoding[1]), bytes_per_token(packed), max(reading)
+    operations = operations_per_token(packed)
     return {
         "file": str(file),
         "arch": model.arch,
         "decode_tok_s": speed,
         "decode_tok_s_rounds": decoding[1],
         "prefill_tok_s": statistics.median(prefilling),
+        "prefill_share": statistics.median(speed * operations / rate for speed, rate in zip(prefilling, multiplying, strict=True)),
         "batch_tok_s": {str(batch): statistics.median(decoding[batch]) for batch in batches},
         "gb_s": speed * bytes_a_token / 1e9,
         "roofline_gb_s": fastest / 1e9,
+        "roofline_gop_s": max(multiplying) / 1e9,
         "roofline_share": speed * bytes_a_token / fastest,
         "bytes_per_token": bytes_a_token,
         "threads": model.threads,
@@ -114,6 +122,11 @@ def bytes_per_token(packed: PackedFile) -> int:
     """See the module's docstring."""
     embedding = packed.stored_bytes("emb.weight") // packed.dims.vocab
     return sum(packed.stored_bytes(name) for name in packed.tensors if name != "emb.weight") + embedding + 2 * state_bytes(packed.dims)
+
+
+def operations_per_token(packed: PackedFile) -> int:
+    """Multiplications and additions in the products of a prompt's token: with all projections and LoRA factors, not with the head."""
+    return 2 * sum(math.prod(entry.params.shape) for entry in packed.tensors.values() if entry.role in IN_BLOCKS)
 
 
 def state_bytes(dims: Dims) -> int:

@@ -1,6 +1,8 @@
-"""How fast this machine reads memory: the measure that decoding is held against, as it reads every weight once a token.
+"""How fast this machine reads memory and multiplies: what decoding is held against, as it reads every weight once a token, and what
+prefill and batches are, which multiply each of them many times.
 
-The native read loop does next to nothing but load, over at least 1 GiB, far more than any cache, with as many threads as the engine.
+The native read loop does next to nothing but load, over at least 1 GiB, far more than any cache; the other multiplies bytes that never
+leave the first-level cache. Both with as many threads as the engine: two virtual cores may be one real one, and share its units.
 """
 
 from __future__ import annotations
@@ -18,7 +20,9 @@ from rwkvquant.kernels import dispatch
 
 BYTES = 1 << 30
 PREFETCH = (0, 2048, 8192)  # bytes ahead; which is fastest differs from CPU to CPU
+SECONDS = 0.03  # of multiplying
 _LINES = 256
+_PRODUCTS, _TRIAL = 16384, 100  # products a round of native/dot_rate.cpp; rounds tried first
 
 
 class Roofline:
@@ -34,6 +38,7 @@ class Roofline:
         self._memory[:] = 1  # on pages of its own, not on the one page of zeros
         share = size // threads // _LINES * _LINES
         self._parts: list[NDArray[np.uint8]] = [self._memory[i * share : (i + 1) * share] for i in range(threads)]
+        self._bytes = np.full(2048, 3, np.uint8), np.full(512, 5, np.int8)
         self._pool = ThreadPoolExecutor(threads)
 
     def __enter__(self) -> Roofline:
@@ -50,3 +55,13 @@ class Roofline:
             list(self._pool.map(lambda part, ahead=ahead: self._native.read_memory(part, ahead), self._parts))
             best = max(best, sum(map(len, self._parts)) / (time.perf_counter() - started))
         return best
+
+    def multiply(self) -> float:
+        """int8 operations a second, a multiplication and an addition being two."""
+        rounds = max(1, round(_TRIAL * SECONDS / self._seconds(_TRIAL)))
+        return 2 * _PRODUCTS * rounds * len(self._parts) / self._seconds(rounds)
+
+    def _seconds(self, rounds: int) -> float:
+        started = time.perf_counter()
+        list(self._pool.map(lambda _: self._native.dot_bytes(*self._bytes, rounds), self._parts))
+        return time.perf_counter() - started

@@ -80,6 +80,10 @@ def _show(result: dict[str, Any]) -> None:
         *([f"decoding, {batch} side by side", f"{speed:.1f} tokens/s"] for batch, speed in result["batch_tok_s"].items()),
         ["reads", f"{human_bytes(result['bytes_per_token'])} a token, {result['gb_s']:.1f} GB/s"],
         ["this machine's memory", f"{result['roofline_gb_s']:.1f} GB/s; decoding reaches {100 * result['roofline_share']:.0f} %"],
+        [
+            "this machine's arithmetic",
+            f"{result['roofline_gop_s'] / 1000:.2f} Top/s int8; prefill reaches {100 * result['prefill_share']:.0f} %",
+        ],
         ["threads", f"{result['threads']}, {result['backend']}"],
         ["file", human_bytes(result["file_bytes"])],
         ["peak memory", human_bytes(result["peak_rss_bytes"]) if result["peak_rss_bytes"] else "unknown"],

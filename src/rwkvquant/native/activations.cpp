@@ -1,7 +1,7 @@
 // float32 activations -> int8 in groups of 64; the definition is kernels/activations.py.
 //
-// x (count, padded) -> q (count, padded), scale = absmax / 127 (count, groups), and for the products the sums of q over each half
-// of a group (count, 2 groups). Halves of a step round to even.
+// x (count, padded) -> q (count, padded), scale = absmax / 127 (count, groups), and for the products minus the sums of q over each group
+// and over its second half (count, 2 groups). Halves of a step round to even.
 #include "operations.h"
 #include "tiles.h"
 #include "vectors.h"
@@ -54,7 +54,7 @@ RWKVQUANT_INLINE IntVec in_steps(Vec x, float step) {
 }  // namespace
 
 RWKVQUANT_FLATTEN void quantize_activations(const float* x, std::size_t count, std::size_t cols, std::int8_t* q, float* scale,
-                                            std::int32_t* sum) {
+                                            std::int32_t* minus_sum) {
     const std::size_t groups = count * ((cols + kActivationGroup - 1) / kActivationGroup);
     for (std::size_t g = 0; g < groups; ++g, x += kActivationGroup, q += kActivationGroup) {
         Vec values[kVectors];
@@ -66,9 +66,12 @@ RWKVQUANT_FLATTEN void quantize_activations(const float* x, std::size_t count, s
             const ByteVec bytes = __builtin_convertvector(whole[i], ByteVec);
             std::memcpy(q + i * kLanes, &bytes, sizeof bytes);
         }
+        std::int32_t halves[2];
         for (std::size_t half = 0; half < 2; ++half) {
-            sum[2 * g + half] = over_lanes(whole[2 * half] + whole[2 * half + 1], [](auto a, auto b) { return a + b; });
+            halves[half] = over_lanes(whole[2 * half] + whole[2 * half + 1], [](auto a, auto b) { return a + b; });
         }
+        minus_sum[2 * g] = -(halves[0] + halves[1]);
+        minus_sum[2 * g + 1] = -halves[1];
     }
 }
 

@@ -10,6 +10,7 @@
 #include "arguments.h"
 #include "bindings.h"
 #include "dispatch.h"
+#include "tiles.h"
 
 namespace rwkvquant {
 namespace {
@@ -21,6 +22,16 @@ std::uint64_t read_memory(const Array& memory, std::size_t ahead) {
 
     const nb::gil_scoped_release released;
     return operations().read_memory(data, bytes, ahead);
+}
+
+std::uint32_t dot_bytes(const Array& a, const Array& q, std::size_t rounds) {
+    const char* op = "dot_bytes";
+    const auto* a_data = checked(op, "a", a, kUint8, 2 * kTileRows * kActivationGroup);
+    const auto* q_data = reinterpret_cast<const std::int8_t*>(checked(op, "q", q, kInt8, 8 * kActivationGroup));
+    for (std::size_t i = 0; i < 2 * kTileRows * kActivationGroup; ++i) check_rule(op, a_data[i] < 128, "a must be below 128");
+
+    const nb::gil_scoped_release released;
+    return operations().dot_bytes(a_data, q_data, rounds);
 }
 
 std::vector<std::string> available_isas() {
@@ -48,6 +59,8 @@ NB_MODULE(_native, module) {
     rwkvquant::bind_workshop(module);
     module.def("read_memory", &rwkvquant::read_memory, "memory"_a, "ahead"_a,
                "The xor of all 64-bit words of memory (uint8), read once as fast as one core can, prefetching `ahead` bytes.");
+    module.def("dot_bytes", &rwkvquant::dot_bytes, "a"_a, "q"_a, "rounds"_a,
+               "The sum, modulo 2**32, of `rounds` times 16,384 products, made as fast as one core can. See native/dot_rate.cpp.");
     module.def("available_isas", &rwkvquant::available_isas, "What this CPU can run, slowest first.");
     module.def("isa", [] { return std::string(rwkvquant::operations().isa); }, "What runs now.");
     module.def("set_isa", &rwkvquant::set_isa, "name"_a, "Choose what runs, in the whole process. Raises ValueError.");

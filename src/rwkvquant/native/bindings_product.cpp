@@ -118,7 +118,7 @@ void check_count(const char* op, std::size_t count, std::size_t cols) {
     check_rule(op, count > 0 && count < 65536 && cols > 0 && cols < kMaxSize, "count must be 1 to 65535 and cols 1 to 2**31 - 1");
 }
 
-void product(const HeldMatrix& held, const std::optional<Array>& q, const std::optional<Array>& scale, const std::optional<Array>& sum,
+void product(const HeldMatrix& held, const std::optional<Array>& q, const std::optional<Array>& scale, const std::optional<Array>& minus_sum,
              const std::optional<Array>& x, std::size_t count, Output out, std::size_t out_stride, std::size_t row_begin, std::size_t row_end) {
     const char* op = "product";
     const Matrix& matrix = held.matrix();
@@ -133,10 +133,10 @@ void product(const HeldMatrix& held, const std::optional<Array>& q, const std::o
     activations.cols = matrix.cols;
     activations.count = count;
     if (q) {
-        check_rule(op, scale && sum, "q comes with scale and sum");
+        check_rule(op, scale && minus_sum, "q comes with scale and minus_sum");
         activations.q = reinterpret_cast<const std::int8_t*>(checked(op, "q", *q, kInt8, count * padded));
         activations.scale = checked_numbers<float>(op, "scale", *scale, kFloat32, count * groups);
-        activations.sum = checked_numbers<std::int32_t>(op, "sum", *sum, kInt32, 2 * count * groups);
+        activations.minus_sum = checked_numbers<std::int32_t>(op, "minus_sum", *minus_sum, kInt32, 2 * count * groups);
     }
     const bool dense = matrix.codec == Codec::kHalf || matrix.codec == Codec::kFloat;
     check_rule(op, x || (q && !dense), "x is needed where q is not given, and by dense matrices");
@@ -146,16 +146,16 @@ void product(const HeldMatrix& held, const std::optional<Array>& q, const std::o
     operations().product(matrix, activations, out.data(), out_stride, row_begin, row_end);
 }
 
-void quantize_activations(const Array& x, std::size_t count, std::size_t cols, Signed q, Output scale, Sums sum) {
+void quantize_activations(const Array& x, std::size_t count, std::size_t cols, Signed q, Output scale, Sums minus_sum) {
     const char* op = "quantize_activations";
     check_count(op, count, cols);
     const std::size_t groups = ceil_divide(cols, kActivationGroup), padded = groups * kActivationGroup;
     const auto* x_data = checked_numbers<float>(op, "x", x, kFloat32, count * padded);
-    const bool fits = q.shape(0) >= count * padded && scale.shape(0) >= count * groups && sum.shape(0) >= 2 * count * groups;
-    check_rule(op, fits, "q must hold count vectors padded to 64, scale a value for each 64, sum one for each 32");
+    const bool fits = q.shape(0) >= count * padded && scale.shape(0) >= count * groups && minus_sum.shape(0) >= 2 * count * groups;
+    check_rule(op, fits, "q must hold count vectors padded to 64, scale a value for each 64, minus_sum two");
 
     const nb::gil_scoped_release released;
-    operations().quantize_activations(x_data, count, cols, q.data(), scale.data(), sum.data());
+    operations().quantize_activations(x_data, count, cols, q.data(), scale.data(), minus_sum.data());
 }
 
 }  // namespace
@@ -167,11 +167,11 @@ void bind_product(nb::module_& module) {
                       std::size_t, int, int>(),
              "codec"_a, "arrays"_a, "rows"_a, "cols"_a, "bits"_a, "tile_cols"_a = 32, "group_size"_a = 0, "symmetric"_a = false,
              "scale_bits"_a = 0, "group_rows"_a = 0, "rank"_a = 0, "shift"_a = 0);
-    module.def("product", &product, "matrix"_a, "q"_a.none(), "scale"_a.none(), "sum"_a.none(), "x"_a.none(), "count"_a,
+    module.def("product", &product, "matrix"_a, "q"_a.none(), "scale"_a.none(), "minus_sum"_a.none(), "x"_a.none(), "count"_a,
                "out"_a.noconvert(), "out_stride"_a, "row_begin"_a, "row_end"_a,
                "out[b * out_stride + r] for rows row_begin..row_end; q None multiplies float32 x.");
     module.def("quantize_activations", &quantize_activations, "x"_a, "count"_a, "cols"_a, "q"_a.noconvert(), "scale"_a.noconvert(),
-               "sum"_a.noconvert(), "x (count, padded) float32 -> q int8, scale float32, sum int32; writes all three.");
+               "minus_sum"_a.noconvert(), "x (count, padded) float32 -> q int8, scale float32, minus_sum int32; writes all three.");
 }
 
 }  // namespace rwkvquant

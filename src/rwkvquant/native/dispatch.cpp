@@ -76,16 +76,16 @@ Cpu read_cpu() { return {}; }
 #endif
 
 std::vector<Operations> find_available() {
-    std::vector<Operations> found = {{"plain", plain::product, plain::quantize_activations, plain::read_memory}};
+    std::vector<Operations> found = {{"plain", plain::product, plain::quantize_activations, plain::read_memory, plain::dot_bytes}};
 #if defined(RWKVQUANT_X86)
     const Cpu cpu = read_cpu();
-    if (cpu.avx2) found.push_back({"avx2", avx2::product, avx2::quantize_activations, avx2::read_memory});
-    if (cpu.avx512) found.push_back({"avx512", avx512::product, avx512::quantize_activations, avx512::read_memory});
+    if (cpu.avx2) found.push_back({"avx2", avx2::product, avx2::quantize_activations, avx2::read_memory, avx2::dot_bytes});
+    if (cpu.avx512) found.push_back({"avx512", avx512::product, avx512::quantize_activations, avx512::read_memory, avx512::dot_bytes});
 #elif defined(RWKVQUANT_ARM)
     // Every CPU of this architecture has NEON, so what is not a product is as fast in the plain body.
     const Cpu cpu = read_cpu();
-    if (cpu.dotprod) found.push_back({"neon", neon::product, plain::quantize_activations, plain::read_memory});
-    if (cpu.i8mm) found.push_back({"i8mm", i8mm::product, plain::quantize_activations, plain::read_memory});
+    if (cpu.dotprod) found.push_back({"neon", neon::product, plain::quantize_activations, plain::read_memory, neon::dot_bytes});
+    if (cpu.i8mm) found.push_back({"i8mm", i8mm::product, plain::quantize_activations, plain::read_memory, i8mm::dot_bytes});
 #endif
     return found;
 }

@@ -13,6 +13,7 @@ struct Operations {
     decltype(&plain::product) product;
     decltype(&plain::quantize_activations) quantize_activations;
     decltype(&plain::read_memory) read_memory;
+    decltype(&plain::dot_bytes) dot_bytes;
 };
 
 // What runs here, slowest first; "plain" always does.

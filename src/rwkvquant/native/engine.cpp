@@ -81,14 +81,14 @@ void Vectors::reserve(std::size_t count) {
     x_ = Buffer<float>(count * padded_);
     q_ = Buffer<std::int8_t>(count * padded_);
     scale_ = Buffer<float>(count * groups_);
-    sum_ = Buffer<std::int32_t>(2 * count * groups_);
+    minus_sum_ = Buffer<std::int32_t>(2 * count * groups_);
 }
 
 void Vectors::quantize(std::size_t b, Range columns) const {
     if (columns.begin >= columns.end) return;
     const std::size_t at = b * padded_ + columns.begin, group = b * groups_ + columns.begin / kColumnGroup;
     operations().quantize_activations(x_.data() + at, 1, columns.end - columns.begin, q_.data() + at, scale_.data() + group,
-                                      sum_.data() + 2 * group);
+                                      minus_sum_.data() + 2 * group);
 }
 
 Activations Vectors::view(std::size_t count, bool quantized) const {
@@ -99,7 +99,7 @@ Activations Vectors::view(std::size_t count, bool quantized) const {
     if (quantized) {
         view.q = q_.data();
         view.scale = scale_.data();
-        view.sum = sum_.data();
+        view.minus_sum = minus_sum_.data();
     }
     return view;
 }

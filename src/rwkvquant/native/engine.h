@@ -61,8 +61,7 @@ class Weights {
     std::size_t rank(const std::string& name) const;  // the rows of a LoRA factor
 };
 
-// Activation vectors (count, cols) in float32 and, for the quantised products, in int8 with a scale for each 64 columns and a sum for
-// each 32.
+// Activation vectors (count, cols) in float32 and, for the quantised products, in int8 with a scale and two sums for each 64 columns.
 class Vectors {
   public:
     explicit Vectors(std::size_t cols = 0);
@@ -78,7 +77,7 @@ class Vectors {
     std::size_t cols_, padded_, groups_, capacity_ = 0;
     Buffer<float> x_, scale_;
     Buffer<std::int8_t> q_;
-    Buffer<std::int32_t> sum_;
+    Buffer<std::int32_t> minus_sum_;
 };
 
 // The recurrent state of `batch` sequences, as kernels/state.py has it: shifts (L, batch, C), wkv (L, batch, H, N, N).

@@ -97,7 +97,7 @@ RWKVQUANT_INLINE Ints dot(Ints sum, Bytes a, Four x) {
 }
 
 RWKVQUANT_INLINE Ints multiply_zeros(Ints zeros, std::int32_t factor) {
-    const __m256i both = _mm256_set1_epi32(factor & 0xFFFF);
+    const __m256i both = _mm256_set1_epi32(factor);
     return {_mm256_madd_epi16(zeros.top, both), _mm256_madd_epi16(zeros.bottom, both)};
 }
 

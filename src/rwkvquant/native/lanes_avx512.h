@@ -87,7 +87,7 @@ RWKVQUANT_INLINE Ints dot(Ints sum, Bytes a, const std::int8_t* x) {
 }
 
 RWKVQUANT_INLINE Ints multiply_zeros(Ints zeros, std::int32_t factor) {
-    return _mm512_madd_epi16(zeros, splat(factor & 0xFFFF));
+    return _mm512_madd_epi16(zeros, splat(factor));
 }
 
 template <int bits>

@@ -37,12 +37,12 @@ struct Matrix {
 // `count` vectors one after another. `padded` is cols up to the next multiple of 64, `groups` is padded / 64.
 //
 // q null is the path with float32 activations, the judge of the other one; it needs x. With q, quantised layouts read q, scale and
-// sum, and x may be null. Dense layouts read x alone, always.
+// minus_sum, and x may be null. Dense layouts read x alone, always.
 struct Activations {
-    const std::int8_t* q = nullptr;       // (count, padded), zeros in the padding
-    const float* scale = nullptr;         // (count, groups): x is q * scale
-    const std::int32_t* sum = nullptr;    // (count, 2 groups): sums of q over each 32 columns
-    const float* x = nullptr;             // (count, padded), zeros in the padding
+    const std::int8_t* q = nullptr;           // (count, padded), zeros in the padding
+    const float* scale = nullptr;             // (count, groups): x is q * scale
+    const std::int32_t* minus_sum = nullptr;  // (count, 2 groups): minus the sum of q over 64 columns, and over the second 32 of them
+    const float* x = nullptr;                 // (count, padded), zeros in the padding
     std::size_t cols = 0, count = 0;
 };
 

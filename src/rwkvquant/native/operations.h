@@ -14,15 +14,17 @@
 
 //  product               out[b * out_stride + r] for rows row_begin .. row_end, multiples of 16; row_end may be `rows`. The bits depend
 //                        neither on how the rows are split nor on how many vectors stand side by side.
-//  quantize_activations  x (count, padded) with zeros in the padding -> q (count, padded), scale (count, groups), sum (count, 2 groups)
+//  quantize_activations  x (count, padded) with zeros in the padding -> q (count, padded), scale (count, groups), minus_sum (count, 2 groups)
 //  read_memory           the measure of memory bandwidth
+//  dot_bytes             the measure of arithmetic
 #define RWKVQUANT_OPERATIONS(body)                                                                                     \
     namespace rwkvquant::body {                                                                                        \
     void product(const Matrix& matrix, const Activations& activations, float* out, std::size_t out_stride,             \
                  std::size_t row_begin, std::size_t row_end);                                                          \
     void quantize_activations(const float* x, std::size_t count, std::size_t cols, std::int8_t* q, float* scale,       \
-                              std::int32_t* sum);                                                                      \
+                              std::int32_t* minus_sum);                                                                \
     std::uint64_t read_memory(const std::uint8_t* memory, std::size_t bytes, std::size_t ahead);                       \
+    std::uint32_t dot_bytes(const std::uint8_t* a, const std::int8_t* q, std::size_t rounds);                          \
     }
 
 RWKVQUANT_OPERATIONS(plain)

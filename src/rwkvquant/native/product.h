@@ -33,6 +33,18 @@ struct Decoder {
 void product_decoded(const Decoder& decoder, const Matrix& matrix, const Activations& activations, float* out, std::size_t out_stride,
                      std::size_t row_begin, std::size_t row_end);
 
+// Row-blocks and vectors multiplied side by side. Each pair of them has a register of sums; four activations are spread over a
+// register once for all row-blocks.
+#if defined(RWKVQUANT_AVX512)
+constexpr int kBlocks = 2, kVectors = 8;
+#elif defined(RWKVQUANT_AVX2)
+constexpr int kBlocks = 1, kVectors = 4;
+#elif defined(RWKVQUANT_NEON)
+constexpr int kBlocks = 1, kVectors = 4;
+#else
+constexpr int kBlocks = 1, kVectors = 1;
+#endif
+
 // A codec takes one int8 vector itself and hands everything else to product_decoded.
 void product_uniform(const Matrix& matrix, const Activations& activations, float* out, std::size_t out_stride, std::size_t row_begin,
                      std::size_t row_end);

@@ -43,12 +43,12 @@ void one_vector(const Matrix& matrix, const Tables& tables, const Activations& a
     for (std::size_t row = row_begin; row < row_end; row += kTileRows) {
         Floats y = splat(0.0f);
         const std::int8_t* q = activations.q;
-        const std::int32_t* sum = activations.sum;
+        const std::int32_t* minus_sum = activations.minus_sum;
         const float* xscale = activations.scale;
-        for (std::size_t t = 0; t < tiles; t += 2, q += kActivationGroup, sum += 2, ++xscale) {
+        for (std::size_t t = 0; t < tiles; t += 2, q += kActivationGroup, minus_sum += 2, ++xscale) {
             prefetch<2 * kTileBytes>(tile, kCodesAhead);
             tables.prefetch_ahead(table);
-            Ints isum = dot_centroids<bits, Tables>(splat(-kCentroidZero * (sum[0] + sum[1])), tile, tables.of_tile(table), offset, q);
+            Ints isum = dot_centroids<bits, Tables>(multiply_zeros(splat(kCentroidZero), *minus_sum), tile, tables.of_tile(table), offset, q);
             tile += kTileBytes, table += tables.tile_bytes;
             if (t + 1 < tiles) {
                 isum = dot_centroids<bits, Tables>(isum, tile, tables.of_tile(table), offset, q + 32);

@@ -17,18 +17,6 @@ constexpr std::size_t kPass = 128;  // vectors that share one decoding
 constexpr std::size_t kStrip = 4;   // activation groups decoded ahead: 4 KiB a row-block, in the first-level cache
 constexpr std::size_t kAhead = 4;   // strips from asking memory to decoding: 6 KiB a row-block at 3 bits
 
-// Row-blocks and vectors multiplied side by side. Each pair of them has a register of sums; four activations are spread over a
-// register once for all row-blocks.
-#if defined(RWKVQUANT_AVX512)
-constexpr int kBlocks = 2, kVectors = 8;
-#elif defined(RWKVQUANT_AVX2)
-constexpr int kBlocks = 1, kVectors = 4;
-#elif defined(RWKVQUANT_NEON)
-constexpr int kBlocks = 1, kVectors = 4;
-#else
-constexpr int kBlocks = 1, kVectors = 1;
-#endif
-
 // Too few sums at a time wait for one another. In NEON each is four registers, of 32.
 #if defined(RWKVQUANT_NEON)
 constexpr int kEnough = 2;
@@ -59,9 +47,9 @@ void add_int8(const Pass& pass, std::size_t vector, std::size_t at) {
     float* const y = pass.y[0] + kTileRows * at;
     const std::size_t padded = pass.padded, groups = pass.groups, count = pass.count;
     const std::int8_t* q = pass.activations.q + vector * padded + kActivationGroup * pass.first_group;
-    const std::int32_t* sum = pass.activations.sum + 2 * (vector * groups + pass.first_group);
+    const std::int32_t* minus_sum = pass.activations.minus_sum + 2 * (vector * groups + pass.first_group);
     const float* xscale = pass.activations.scale + vector * groups + pass.first_group;
-    for (std::size_t g = 0; g < count; ++g, q += kActivationGroup, sum += 2, ++xscale) {
+    for (std::size_t g = 0; g < count; ++g, q += kActivationGroup, minus_sum += 2, ++xscale) {
         // A few lines at a time: a core waits for no more than some dozens, and would stand still until they are there.
         if (at == 0) {
             for (std::size_t b = 0; b < blocks; ++b) {
@@ -72,14 +60,18 @@ void add_int8(const Pass& pass, std::size_t vector, std::size_t at) {
         int step = 0;
         for (int p = 0; p < strip[0][g].pieces; ++p) {
             const bool whole = strip[0][g].pieces == 1;
-            std::int32_t xsum[vectors];
-            unroll<vectors>([&](auto v) RWKVQUANT_ALWAYS {
-                const std::int32_t* halves = sum + 2 * v.v * groups;
-                xsum[v.v] = whole ? halves[0] + halves[1] : halves[p];
-            });
+            std::int32_t half[vectors];
+            if (!whole) {
+                unroll<vectors>([&](auto v) RWKVQUANT_ALWAYS {
+                    const std::int32_t* of_group = minus_sum + 2 * v.v * groups;
+                    half[v.v] = p == 0 ? of_group[0] - of_group[1] : of_group[1];
+                });
+            }
+            const std::int32_t* const factor = whole ? minus_sum : half;  // read from memory into all lanes at once
+            const std::size_t apart = whole ? 2 * groups : 1;
             Ints isum[blocks][vectors], other[blocks][vectors];
             each([&](auto b, auto v) RWKVQUANT_ALWAYS {
-                isum[b.v][v.v] = multiply_zeros(strip[b.v][g].piece[p].zero, -xsum[v.v]);
+                isum[b.v][v.v] = multiply_zeros(strip[b.v][g].piece[p].zero, factor[v.v * apart]);
                 if constexpr (kChains == 2) other[b.v][v.v] = splat(0);
             });
             const auto add_step = [&](Ints(&sums)[blocks][vectors]) RWKVQUANT_ALWAYS {
@@ -96,6 +88,7 @@ void add_int8(const Pass& pass, std::size_t vector, std::size_t at) {
                 add_step(isum);
                 add_step(kChains == 2 ? other : isum);
             } while (step < stop);
+            __asm__ volatile("" ::: "memory");  // y is read below, not before the loop: the loop needs its registers (2 %)
             each([&](auto b, auto v) RWKVQUANT_ALWAYS {
                 if constexpr (kChains == 2) isum[b.v][v.v] = add(isum[b.v][v.v], other[b.v][v.v]);
                 const Floats scale = multiply(strip[b.v][g].piece[p].scale, splat(xscale[v.v * groups]));

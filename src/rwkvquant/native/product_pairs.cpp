@@ -28,7 +28,7 @@ void one_vector(const Matrix& matrix, const Activations& activations, float* out
             const std::int8_t* x = activations.q + kActivationGroup * t;
             Bytes codes[kCodeSteps];
             unpack_codes<bits, kCodeSteps>(tile, codes);
-            Ints sums[2] = {splat(-kCentroidZero * (activations.sum[2 * t] + activations.sum[2 * t + 1])), splat(0)};
+            Ints sums[2] = {multiply_zeros(splat(kCentroidZero), activations.minus_sum[2 * t]), splat(0)};
             unroll<kCodeSteps>([&](auto index) RWKVQUANT_ALWAYS {
                 constexpr int j = decltype(index)::v;
                 Bytes weights[2];

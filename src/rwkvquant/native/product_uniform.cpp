@@ -46,13 +46,13 @@ void one_vector_64(const Matrix& matrix, const Activations& activations, float* 
     for (std::size_t row = row_begin; row < row_end; row += kTileRows) {
         Floats y = splat(0.0f);
         const std::int8_t* q = activations.q;
-        const std::int32_t* sum = activations.sum;
+        const std::int32_t* minus_sum = activations.minus_sum;
         const float* xscale = activations.scale;
         const auto add_tile = [&](Floats scale, Ints zero) RWKVQUANT_ALWAYS {
             prefetch<kTileBytes>(tile, kCodesAhead);
-            const Ints isum = dot_codes<bits, 16>(multiply_zeros(zero, -(sum[0] + sum[1])), tile, q);
+            const Ints isum = dot_codes<bits, 16>(multiply_zeros(zero, *minus_sum), tile, q);
             y = add(y, multiply(to_floats(isum), multiply(scale, splat(*xscale))));
-            tile += kTileBytes, q += 64, sum += 2, ++xscale;
+            tile += kTileBytes, q += 64, minus_sum += 2, ++xscale;
         };
         if (in_group == 1) {  // groups of 64, the usual ones: a third of the instructions would go to an inner loop of one turn
             for (std::size_t t = 0; t < tiles; ++t, grid.next()) {
@@ -83,7 +83,7 @@ void one_vector_32(const Matrix& matrix, const Activations& activations, float* 
     for (std::size_t row = row_begin; row < row_end; row += kTileRows) {
         Floats y = splat(0.0f);
         const std::int8_t* q = activations.q;
-        const std::int32_t* sum = activations.sum;
+        const std::int32_t* minus_sum = activations.minus_sum;
         for (std::size_t t = 0; t < tiles; grid.next()) {
             const Floats scale = grid.scale();
             const Ints zero = grid.zero();
@@ -92,15 +92,16 @@ void one_vector_32(const Matrix& matrix, const Activations& activations, float* 
                 prefetch<2 * kTileBytes>(tile, kCodesAhead);
                 const Floats both_scales = multiply(scale, splat(activations.scale[t / 2]));
                 const std::size_t in_piece = t % 2 == 0 && t + 1 < stop ? 2 : 1;
+                const std::int32_t* of_group = minus_sum + t / 2 * 2;
                 Ints isum;
                 if (in_piece == 2) {
-                    isum = dot_codes<bits, 8>(multiply_zeros(zero, -(sum[0] + sum[1])), tile, q);
+                    isum = dot_codes<bits, 8>(multiply_zeros(zero, of_group[0]), tile, q);
                     isum = dot_codes<bits, 8>(isum, tile + kTileBytes, q + 32);
                 } else {
-                    isum = dot_codes<bits, 8>(multiply_zeros(zero, -sum[0]), tile, q);
+                    isum = dot_codes<bits, 8>(multiply_zeros(zero, t % 2 == 0 ? of_group[0] - of_group[1] : of_group[1]), tile, q);
                 }
                 y = add(y, multiply(to_floats(isum), both_scales));
-                t += in_piece, sum += in_piece, q += 32 * in_piece, tile += in_piece * kTileBytes;
+                t += in_piece, q += 32 * in_piece, tile += in_piece * kTileBytes;
             }
         }
         if (!wide_scales) y = multiply(y, floats_from_f16(matrix.row_scale + 2 * row));
