@@ -132,13 +132,13 @@ def prepare(case: Case, isa: str, memory: NDArray[np.uint8], cols: int, count: i
     x = np.zeros((count, groups * 64), np.float32)
     x[:, :cols] = vectors_of(count, cols)
     flat = x.reshape(-1)
-    q, scale, sums = np.empty(flat.size, np.int8), np.empty(count * groups, np.float32), np.empty(2 * count * groups, np.int32)
-    _native.quantize_activations(flat, count, cols, q, scale, sums)
+    q, scale, minus_sum = np.empty(flat.size, np.int8), np.empty(count * groups, np.float32), np.empty(2 * count * groups, np.int32)
+    _native.quantize_activations(flat, count, cols, q, scale, minus_sum)
     out = np.empty(count * rows, np.float32)
 
     def product() -> None:
         _native.set_isa(isa)
-        _native.product(held, q, scale, sums, flat, count, out, rows, 0, rows)
+        _native.product(held, q, scale, minus_sum, flat, count, out, rows, 0, rows)
 
     return sum(array.nbytes for array in matrix.arrays.values()), rows * cols, product
 

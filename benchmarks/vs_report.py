@@ -9,7 +9,7 @@ Facts = dict[str, dict[str, Any]]  # of each preset or type: bytes_per_token and
 
 
 def summarise(ours: Facts, theirs: Facts, rounds: list[dict[str, Any]]) -> dict[str, Any]:
-    """The memory's speed, and of each preset and type its facts, speeds and ratios. `rounds` as vs_llama_cpp.measure makes them."""
+    """The machine's speeds, and of each preset and type its facts, speeds and ratios. `rounds` as vs_llama_cpp.measure makes them."""
 
     def speeds(name: str, what: str) -> list[float]:
         return [each["speeds"][name][what] for each in rounds if what in each["speeds"][name]]
@@ -48,7 +48,7 @@ def show(report: dict[str, Any]) -> None:
     print(f"\n{report['shape']}: memory {memory['best']:.1f} GB/s at best, {memory['median']:.1f} in the median round; ", end="")
     print(f"int8 products {arithmetic['best']:.0f} Gop/s at best, {arithmetic['median']:.0f} in the median round; ", end="")
     print(f"both agree on the same weights to a KL of {agreement['kl_max']:.1g}, in F16 to {agreement['kl_max_16_bits']:.1g}")
-    print(f"{'':<10}{'MB/token':>9}{'decode':>9}{'best':>8}{'GB/s':>7}{'share':>7}{'prefill':>9}{'best':>8}{'share':>7}", end="")
+    print(f"{'':<10}{'MB/token':>9}{'decode':>9}{'best':>8}{'GB/s':>7}{'of it':>7}{'prefill':>9}{'best':>8}{'int8':>7}", end="")
     print(f"{'batch':>8}{'gain':>6}   over llama.cpp: {'fastest':>8}{'F16':>7}{'prefill':>9}")
     for name, row in report["results"].items():
         decode, prefill, batch = row["decode"], row.get("prefill", {}), row.get("batch", {})

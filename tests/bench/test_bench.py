@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from rwkvquant.bench.layouts import PRESETS, choose
-from rwkvquant.bench.measure import bytes_per_token, measure, operations_per_token
+from rwkvquant.bench.measure import bytes_per_token, int8_operations_per_token, measure
 from rwkvquant.bench.random_model import main, write_random_model
 from rwkvquant.bench.roofline import Roofline
 from rwkvquant.bench.shapes import RELEASED, released
@@ -86,12 +86,14 @@ def test_bytes_of_a_token_are_all_that_its_forward_reads(tmp_path: Path) -> None
     assert bytes_per_token(packed) == arrays - embedding + embedding // 256 + states
 
 
-def test_operations_of_a_token_are_two_a_weight_of_its_blocks_products(tmp_path: Path) -> None:
+def test_int8_operations_of_a_token_are_two_a_quantised_weight_of_its_blocks(tmp_path: Path) -> None:
     write_random_model(tmp_path / "m.safetensors", "rwkv7", SMALL, bits=4.0)
     projections = 4 * 320 * 320 + 2 * 320 * 640
     factors = 2 * 320 * (3 * 32 + 64)
     without = 2 * 320 * 32  # the first block has no v1 and v2
-    assert operations_per_token(open_packed(tmp_path / "m.safetensors")) == 2 * (2 * (projections + factors) - without)
+    assert int8_operations_per_token(open_packed(tmp_path / "m.safetensors")) == 2 * (2 * (projections + factors) - without)
+    write_random_model(tmp_path / "dense.safetensors", "rwkv7", SMALL, layouts="dense")
+    assert int8_operations_per_token(open_packed(tmp_path / "dense.safetensors")) == 0
 
 
 def test_bench_reports_what_it_promises(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

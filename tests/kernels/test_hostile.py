@@ -58,10 +58,14 @@ def multiply(held: Any, rows: int, cols: int) -> None:
             for count in (1, 9):
                 x = np.zeros(count * groups * 64, np.float32)
                 x.reshape(count, -1)[:, :cols] = 1
-                q, scale, sums = np.empty(x.size, np.int8), np.empty(count * groups, np.float32), np.empty(2 * count * groups, np.int32)
-                _native.quantize_activations(x, count, cols, q, scale, sums)
+                q, scale, minus_sum = (
+                    np.empty(x.size, np.int8),
+                    np.empty(count * groups, np.float32),
+                    np.empty(2 * count * groups, np.int32),
+                )
+                _native.quantize_activations(x, count, cols, q, scale, minus_sum)
                 out, middle = np.empty(count * rows, np.float32), rows // 32 * 16
-                for inputs in ((q, scale, sums, x), (None, None, None, x)):
+                for inputs in ((q, scale, minus_sum, x), (None, None, None, x)):
                     _native.product(held, *inputs, count, out, rows, 0, middle)
                     _native.product(held, *inputs, count, out, rows, middle, rows)
 

@@ -116,11 +116,11 @@ def test_work_split_by_rows_gives_the_same_bits() -> None:
             x = np.zeros((count, 192), np.float32)
             x[:, :130] = vectors(count, 130)
             want = native(matrix, x[:, :130])[isa]
-            q, scale, sums = np.empty(count * 192, np.int8), np.empty(count * 3, np.float32), np.empty(count * 6, np.int32)
-            _native.quantize_activations(x.reshape(-1), count, 130, q, scale, sums)
+            q, scale, minus_sum = np.empty(count * 192, np.int8), np.empty(count * 3, np.float32), np.empty(count * 6, np.int32)
+            _native.quantize_activations(x.reshape(-1), count, 130, q, scale, minus_sum)
             out = np.full(count * 100, np.nan, np.float32)
             for begin, end in ((32, 48), (0, 32), (48, 85)):
-                _native.product(dispatch.held(_native, matrix), q, scale, sums, x.reshape(-1), count, out, 100, begin, end)
+                _native.product(dispatch.held(_native, matrix), q, scale, minus_sum, x.reshape(-1), count, out, 100, begin, end)
             got = out.reshape(count, 100)
             np.testing.assert_array_equal(got[:, :85], want, err_msg=matrices.name(matrix))
             assert np.isnan(got[:, 85:]).all(), "written beyond the last row"
@@ -236,9 +236,9 @@ def test_arrays_of_a_file_and_codes_may_stand_at_any_address(offset: int) -> Non
         held = dispatch.held(_native, moved)
         x = np.zeros((3, 128), np.float32)
         x[:, :100] = vectors(3, 100)
-        q, scale, sums = np.empty(3 * 128, np.int8), np.empty(6, np.float32), np.empty(12, np.int32)
-        _native.quantize_activations(x.reshape(-1), 3, 100, q, scale, sums)
-        inputs = [at_offset(q, offset), *(at_offset(each, offset // 4 * 4) for each in (scale, sums, x.reshape(-1)))]
+        q, scale, minus_sum = np.empty(3 * 128, np.int8), np.empty(6, np.float32), np.empty(12, np.int32)
+        _native.quantize_activations(x.reshape(-1), 3, 100, q, scale, minus_sum)
+        inputs = [at_offset(q, offset), *(at_offset(each, offset // 4 * 4) for each in (scale, minus_sum, x.reshape(-1)))]
         for count in (1, 3):
             got = on_every_body(lambda out: _native.product(held, *inputs, count, out, 35, 0, 35), 35 * count)  # noqa: B023
             assert_same_bits(got, definition.product(matrix, x[:count, :100]).reshape(-1))
@@ -325,8 +325,8 @@ def test_a_matrix_keeps_its_arrays_alive() -> None:
     want = definition.product(matrix, x)
     held = dispatch.held(_native, replace(matrix, arrays={name: array.copy() for name, array in matrix.arrays.items()}))
     junk = [np.full(1 << 14, 255, np.uint8) for _ in range(64)]  # would take the place of freed arrays
-    q, scale, sums = np.empty(256, np.int8), np.empty(4, np.float32), np.empty(8, np.int32)
-    _native.quantize_activations(x.reshape(-1), 1, 256, q, scale, sums)
+    q, scale, minus_sum = np.empty(256, np.int8), np.empty(4, np.float32), np.empty(8, np.int32)
+    _native.quantize_activations(x.reshape(-1), 1, 256, q, scale, minus_sum)
     out = np.empty(64, np.float32)
-    _native.product(held, q, scale, sums, None, 1, out, 64, 0, 64)
+    _native.product(held, q, scale, minus_sum, None, 1, out, 64, 0, 64)
     assert np.array_equal(out, want[0]) and len(junk) == 64

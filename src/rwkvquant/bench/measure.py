@@ -1,13 +1,12 @@
-"""The speed of a packed file here: decoding, prefill, batches, and decoding's share of the memory's own speed.
+"""The speed of a packed file here: decoding, prefill, batches, and which share of the machine's memory and arithmetic they reach.
 
-Runs are interleaved, so that a slow moment of the machine falls on all of them: speeds are medians of rounds, the roofline the best.
+Runs are interleaved, so that a slow moment of the machine falls on all of them: speeds are medians of rounds, the rooflines the best.
 A token's bytes are those that its forward must read: all tensors but the embedding as they are stored, one row of that, and the
 state, read and written once.
 """
 
 from __future__ import annotations
 
-import math
 import platform
 import statistics
 import sys
@@ -19,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from rwkvquant.bench.roofline import Roofline
-from rwkvquant.checkpoints.tables import Role
+from rwkvquant.checkpoints.tables import QUANTIZED_ROLES
 from rwkvquant.errors import ConfigError
 from rwkvquant.formats.container import PackedFile, open_packed
 from rwkvquant.kernels.state import Dims, State
@@ -30,7 +29,6 @@ HASHED_TOKENS = 16
 ROUNDS = 5
 SECONDS = 1.0  # a decoding run takes about as long
 MAX_BATCH = 64
-IN_BLOCKS = (Role.PROJECTION, Role.LORA)
 
 
 def measure(
@@ -71,18 +69,18 @@ def measure(
             model.forward(tokens[:prefill_tokens])
             prefilling.append(prefill_tokens / (time.perf_counter() - started))
     speed, bytes_a_token, fastest = statistics.median(decoding[1]), bytes_per_token(packed), max(reading)
-    operations = operations_per_token(packed)
+    most = max(multiplying)
     return {
         "file": str(file),
         "arch": model.arch,
         "decode_tok_s": speed,
         "decode_tok_s_rounds": decoding[1],
         "prefill_tok_s": statistics.median(prefilling),
-        "prefill_share": statistics.median(speed * operations / rate for speed, rate in zip(prefilling, multiplying, strict=True)),
         "batch_tok_s": {str(batch): statistics.median(decoding[batch]) for batch in batches},
         "gb_s": speed * bytes_a_token / 1e9,
         "roofline_gb_s": fastest / 1e9,
-        "roofline_gop_s": max(multiplying) / 1e9,
+        "roofline_gop_s": most / 1e9,
+        "prefill_share": statistics.median(prefilling) * int8_operations_per_token(packed) / most,
         "roofline_share": speed * bytes_a_token / fastest,
         "bytes_per_token": bytes_a_token,
         "threads": model.threads,
@@ -124,9 +122,10 @@ def bytes_per_token(packed: PackedFile) -> int:
     return sum(packed.stored_bytes(name) for name in packed.tensors if name != "emb.weight") + embedding + 2 * state_bytes(packed.dims)
 
 
-def operations_per_token(packed: PackedFile) -> int:
-    """Multiplications and additions in the products of a prompt's token: with all projections and LoRA factors, not with the head."""
-    return 2 * sum(math.prod(entry.params.shape) for entry in packed.tensors.values() if entry.role in IN_BLOCKS)
+def int8_operations_per_token(packed: PackedFile) -> int:
+    """Multiplications and additions of a prompt's token in int8: with quantised projections and LoRA factors; few tokens need the head."""
+    entries = [entry for entry in packed.tensors.values() if entry.role in QUANTIZED_ROLES and not entry.layout.startswith("dense")]
+    return 2 * sum(entry.weights for entry in entries)
 
 
 def state_bytes(dims: Dims) -> int:

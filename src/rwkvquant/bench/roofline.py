@@ -20,13 +20,13 @@ from rwkvquant.kernels import dispatch
 
 BYTES = 1 << 30
 PREFETCH = (0, 2048, 8192)  # bytes ahead; which is fastest differs from CPU to CPU
-SECONDS = 0.03  # of multiplying
+SECONDS = 0.03  # of multiplying, at least: what it takes to start threads must not count
 _LINES = 256
-_PRODUCTS, _TRIAL = 16384, 100  # products a round of native/dot_rate.cpp; rounds tried first
+_PRODUCTS = 16384  # a round of native/dot_rate.cpp
 
 
 class Roofline:
-    """Memory to read, and the threads that read it; a context manager. Raises ConfigError where there is no native module."""
+    """What to read and to multiply, and the threads for it; a context manager. Raises ConfigError where there is no native module."""
 
     def __init__(self, threads: int, size: int | None = None) -> None:
         native = dispatch.native_module()
@@ -58,10 +58,10 @@ class Roofline:
 
     def multiply(self) -> float:
         """int8 operations a second, a multiplication and an addition being two."""
-        rounds = max(1, round(_TRIAL * SECONDS / self._seconds(_TRIAL)))
-        return 2 * _PRODUCTS * rounds * len(self._parts) / self._seconds(rounds)
-
-    def _seconds(self, rounds: int) -> float:
-        started = time.perf_counter()
-        list(self._pool.map(lambda _: self._native.dot_bytes(*self._bytes, rounds), self._parts))
-        return time.perf_counter() - started
+        rounds, seconds = 64, 0.0
+        while seconds < SECONDS:
+            rounds *= 2 if seconds > SECONDS / 4 else 4
+            started = time.perf_counter()
+            list(self._pool.map(lambda _, rounds=rounds: self._native.dot_bytes(*self._bytes, rounds), self._parts))
+            seconds = time.perf_counter() - started
+        return 2 * _PRODUCTS * rounds * len(self._parts) / seconds

@@ -27,7 +27,7 @@ def command(
     batch: Annotated[list[int] | None, typer.Option(help="Also decode this many sequences side by side; may be repeated.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure decoding, prefill and the share of this machine's memory speed."""
+    """Measure decoding, prefill and what they reach of this machine's memory and int8 speed."""
     if (file is None) == (random is None):
         raise ConfigError("give either a packed file or --random SHAPE")
     from rwkvquant.bench.measure import measure

@@ -44,12 +44,12 @@ def native_product(native: ModuleType, matrix: Matrix, x: NDArray[np.float32], i
     padded = np.zeros((count, groups * ACTIVATION_GROUP), np.float32)
     padded[:, :cols] = x
     flat = padded.reshape(-1)
-    q = scale = sums = None
+    q = scale = minus_sum = None
     if int8 and matrix.codec != "dense":
-        q, scale, sums = np.empty(flat.size, np.int8), np.empty(count * groups, np.float32), np.empty(2 * count * groups, np.int32)
-        native.quantize_activations(flat, count, cols, q, scale, sums)
+        q, scale, minus_sum = np.empty(flat.size, np.int8), np.empty(count * groups, np.float32), np.empty(2 * count * groups, np.int32)
+        native.quantize_activations(flat, count, cols, q, scale, minus_sum)
     out = np.empty(count * matrix.rows, np.float32)
-    native.product(held(native, matrix), q, scale, sums, flat, count, out, matrix.rows, 0, matrix.rows)
+    native.product(held(native, matrix), q, scale, minus_sum, flat, count, out, matrix.rows, 0, matrix.rows)
     return out.reshape(count, matrix.rows)
 
 

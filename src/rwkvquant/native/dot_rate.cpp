@@ -3,6 +3,7 @@
 //
 // a (2, 16, 16, 4), below 128: two row-blocks, steps, rows, columns. q (8, 64): vectors. Returns, modulo 2^32, `rounds` times the sum
 // of all products of row and vector, 2 * 16 * 8 * 64 = 16,384 multiplications a round.
+#include "operations.h"
 #include "product.h"
 
 namespace rwkvquant::RWKVQUANT_BODY {
@@ -16,6 +17,7 @@ std::uint32_t dot_tile(const std::uint8_t* rows, const std::int8_t* x, std::size
     Ints sums[kBlocks * kVectors];
     for (Ints& sum : sums) sum = splat(0);
     for (std::size_t round = 0; round < rounds; ++round) {
+        __asm__ volatile("" ::: "memory");  // the bytes are read again, and no round is made from another
         for (std::size_t step = 0; step < kGroupSteps; ++step) {
             Bytes bytes[kBlocks];
             unroll<kBlocks>([&](auto b) RWKVQUANT_ALWAYS { bytes[b.v] = bytes_from(rows + b.v * kBlockBytes + step * kStepBytes); });
