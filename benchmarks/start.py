@@ -82,11 +82,15 @@ def measure(file: Path, tokenizer: str | None, rounds: int) -> dict[str, Any]:
 
 
 def installed() -> dict[str, float]:
-    """MB of each folder of site-packages in a new environment, pip itself left out."""
+    """MB of each folder of site-packages in a new environment, pip itself left out, in which `generate` works without torch."""
     with tempfile.TemporaryDirectory() as folder:
         venv.create(folder, with_pip=True)
         python = Path(folder, "bin", "python")
         subprocess.run([python, "-m", "pip", "install", "--quiet", str(ROOT)], check=True)
+        speaks = [python, "-m", "rwkvquant", "generate", str(DEMO), "--prompt", "The old man", "--max-tokens", "8"]
+        subprocess.run(speaks, check=True, cwd=folder, stdout=subprocess.DEVNULL)
+        if subprocess.run([python, "-c", "import torch"], cwd=folder, stderr=subprocess.DEVNULL, check=False).returncode == 0:
+            sys.exit("torch came with the engine")
         where = "import sysconfig; print(sysconfig.get_path('purelib'))"
         site = Path(subprocess.check_output([python, "-c", where], text=True).strip())
         folders = [entry for entry in site.iterdir() if entry.is_dir() and not entry.name.startswith("pip")]

@@ -91,7 +91,8 @@ check() {  # check CPU BODIES PYTEST_ARGUMENTS...
 
 # check_body has the golden words, and a thirtieth of the lengths that test_product takes minutes for; what reads every code from its own
 # place is left to the CPU that runs all bodies at once.
-suite=(tests/cpus/check_body.py tests/kernels/test_product.py tests/kernels/test_activations.py tests/kernels/test_steps.py)
+suite=(tests/cpus/check_body.py tests/kernels/test_product.py tests/kernels/test_activations.py tests/kernels/test_steps.py
+    tests/kernels/test_sampling.py tests/kernels/test_workshop_in_numpy.py)
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 mkdir "$work/real_cpu"

@@ -20,7 +20,7 @@ from rwkvquant.runtime.session import load
 from tests.cpus.real_cpu import logits
 from tests.kernels import matrices, test_product
 from tests.kernels.guarded import body
-from tests.runtime.test_golden import INT8, PROMPT
+from tests.runtime.test_golden import GOLDEN, PROMPT
 
 EXPECTED = os.environ["EXPECTED_BODIES"].split()
 REAL_CPU = Path(os.environ["REAL_CPU"])
@@ -33,7 +33,7 @@ def test_the_bodies_of_this_cpu_are_found_and_the_best_is_taken() -> None:
 
 
 @pytest.mark.parametrize("isa", EXPECTED)
-@pytest.mark.parametrize(("path", "words"), INT8.items(), ids=lambda value: value.stem if isinstance(value, Path) else "")
+@pytest.mark.parametrize(("path", "words"), GOLDEN.items(), ids=lambda value: value.stem if isinstance(value, Path) else "")
 def test_golden_words(path: Path, words: str, isa: str) -> None:
     with body(isa):
         model = load(path)

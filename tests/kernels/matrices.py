@@ -72,6 +72,11 @@ def dense(rows: int, cols: int, bits: int = 16, seed: int = 0) -> Matrix:
     return Matrix("dense", {"values": values.astype(np.float16 if bits == 16 else np.float32)}, rows, cols, bits)
 
 
+def bfloat(rows: int, cols: int, seed: int = 0) -> Matrix:
+    values = np.random.default_rng([rows, cols, seed]).standard_normal(rows * cols).astype(np.float32)
+    return Matrix("bfloat", {"values": (values.view(np.uint32) >> 16).astype(np.uint16)}, rows, cols, 16)
+
+
 def every_layout(rows: int, cols: int) -> list[Matrix]:
     """One matrix of each layout and width, with side information that differs from one to the next."""
     grids = [(False, 8), (True, 16), (False, 16), (True, 8)]
@@ -83,7 +88,7 @@ def every_layout(rows: int, cols: int) -> list[Matrix]:
     for bits, group_rows in CODEBOOKS:
         found += [codebook(rows, cols, bits, group_rows, rank, shift) for rank, shift in ((0, 0), (1, 0), (3, 9), (4, 8), (5, 10), (8, 14))]
     found += [pairs(rows, cols, bits, group_rows) for bits in range(4, 9) for group_rows in (16, 48)]
-    return [*found, dense(rows, cols, 16), dense(rows, cols, 32)]
+    return [*found, dense(rows, cols, 16), dense(rows, cols, 32), bfloat(rows, cols)]
 
 
 def name(matrix: Matrix) -> str:

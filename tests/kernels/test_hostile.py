@@ -26,6 +26,7 @@ SOUND = [
     matrices.pairs(35, 70),
     matrices.dense(35, 70),
     matrices.dense(35, 70, 32),
+    matrices.bfloat(35, 70),
 ]
 
 

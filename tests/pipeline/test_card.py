@@ -43,8 +43,14 @@ def test_the_card_holds_the_numbers_of_the_run(folder: Path, capsys: pytest.Capt
     told = header(folder / "out/README.md")
     assert told["base_model"] == '"BlinkDL/rwkv7-g1"' and told["license"] == '"apache-2.0"'
     assert told["base_model_relation"] == "quantized" and told["library_name"] == "rwkvquant" and "rwkv7" in told["tags"]
+    (model,) = json.loads(told["model-index"])
+    measured = {metric["type"]: metric["value"] for metric in model["results"][0]["metrics"]}
+    assert model["name"] == "model.safetensors" and model["results"][0]["dataset"]["name"] == "some.txt"
+    assert measured["kl_divergence"] == pytest.approx(result["divergence"]["kl_mean"], abs=1e-6)
+    assert measured["perplexity"] == pytest.approx(result["divergence"]["ppl_quantized"], abs=1e-6)
     text = (folder / "out/README.md").read_text()
     packed = open_packed("out/model.safetensors")
+    assert measured["bits_per_weight"] == pytest.approx(packed.ledger().bits_per_weight, abs=1e-4)
     assert f"| file size | {packed.file_bytes:,} bytes |" in text
     assert f"| bits per weight, projections and LoRA factors | {packed.ledger().bits_per_weight:.3f} |" in text
     assert f"| {result['divergence']['kl_mean']:.5f} [" in text and result["divergence"]["tokens"] == len(TEXT)

@@ -191,6 +191,29 @@ def test_more_sequences_than_a_step_holds(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", SMALL)
+def test_an_original_in_16_bits_gives_the_bits_of_the_same_numbers_in_32(tmp_path: Path, name: str) -> None:
+    weights = random_weights(tmp_path, name)
+    sound = {"emb.weight": weights.embedding, **weights.matrices}
+    decoded = {key: stored.qtensor().decode() for key, stored in sound.items()}
+    bfloat = {key: (values.view(np.uint32) & np.uint32(0xFFFF0000)).view(np.float32) for key, values in decoded.items()}
+    for values in bfloat.values():
+        values.flat[0] = 2.0**-40  # which float16 does not have
+    half = {key: values.astype(np.float16).astype(np.float32) for key, values in decoded.items()}
+    for layout, numbers in (("dense.bf16", bfloat), ("dense.f16", half)):
+        narrow = {key: Stored.dense(values) for key, values in numbers.items()}
+        wide = {key: Stored("dense.f32", TensorParams(values.shape), {"values": values.reshape(-1)}) for key, values in numbers.items()}
+        assert {stored.layout for stored in narrow.values()} >= {layout}
+        read = []
+        for tensors in (narrow, wide):
+            embedding = tensors.pop("emb.weight")
+            engine = NativeEngine(dataclasses.replace(weights, matrices=tensors, embedding=embedding), 2)
+            read.append(engine.read([[3, 4, 5], [6]], State.zeros(weights.dims, 2), "all"))
+        (got, after), (want, after_wide) = read
+        np.testing.assert_array_equal(np.concatenate(got), np.concatenate(want))
+        assert_equal(after, after_wide)
+
+
+@pytest.mark.parametrize("name", SMALL)
 def test_a_state_is_left_alone_unless_it_is_given_away(tmp_path: Path, name: str) -> None:
     engine = NativeEngine(random_weights(tmp_path, name), 2)
     state = random_state(SIZES[name][1], 2)

@@ -1,7 +1,7 @@
 """Committed packed files go on giving the same words: the format, the decoding and the forward in one check.
 
-The words were recorded once from these files; they are greedy, so a change of rounding order alone does not move them. With int8
-activations one of them takes another turn, where two words are likely to within a thousandth of a nat.
+The words were recorded once from these files; they are greedy, so neither a change of rounding order nor int8 activations move them.
+Between them the files have the grids and codebooks of the default, the compressed codebooks of the paper, and pairs.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from rwkvquant.runtime.session import load
 DATA = Path(__file__).parents[1] / "data"
 DEMO = Path(str(resources.files("rwkvquant") / "assets" / "rwkv7-8m-3.275bpw.safetensors"))
 PROMPT = "The old man looked out of the window and said"
+TINY = ', "I am not afraid of the world. I am not afraid of the world, and I am not afraid of the world. I am not afraid of'
 GOLDEN = {
-    DEMO: ':\n\n"I am not going to do it," he said, "I am not going to do it. I am sure I am not going to',
+    DEMO: ':\n\n"I don\'t know what I\'ve done," said the old man, with a smile.\n\n"I don\'t know," said the',
     DATA / "rwkv6-8m-gptq.safetensors": (
         ':\n\n"I am not going to do it. I have been a little more than I can do. I have been a little more than I can'
     ),
-    DATA / "rwkv7-tiny-rtn4.safetensors": (
-        ', "I am not afraid of the world. I am not afraid of the world, and I am not afraid of the world. I am not afraid of'
-    ),
+    DATA / "rwkv7-tiny-rtn4.safetensors": TINY,
+    DATA / "rwkv7-tiny-paper.safetensors": TINY,
+    DATA / "rwkv7-tiny-pairs.safetensors": TINY,
 }
-INT8 = GOLDEN | {DEMO: ':\n\n"I am not going to do it," he said, "I am sure I am not going to be able to get a good deal of'}
 WRITE = """
 import sys
 from rwkvquant import _native
@@ -58,9 +58,9 @@ def test_golden_words_on_every_instruction_set(isa: str) -> None:
     if isa != "reference" and isa not in _native.available_isas():
         return
     script = WRITE.replace("_native.available_isas()", "('reference',)") if isa == "reference" else WRITE
-    result = subprocess.run([sys.executable, "-c", script, isa, PROMPT, *INT8], capture_output=True, env=os.environ | environment)
+    result = subprocess.run([sys.executable, "-c", script, isa, PROMPT, *GOLDEN], capture_output=True, env=os.environ | environment)
     assert result.returncode == 0, result.stderr.decode()
-    assert result.stdout.decode().split("\0")[:-1] == list((GOLDEN if isa == "reference" else INT8).values())
+    assert result.stdout.decode().split("\0")[:-1] == list(GOLDEN.values())
 
 
 @pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.stem)

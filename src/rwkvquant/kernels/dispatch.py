@@ -37,18 +37,20 @@ def product(matrix: Matrix, x: NDArray[np.float32], int8: bool = True) -> NDArra
     return definition.product(matrix, x, int8) if native is None else native_product(native, matrix, x, int8)
 
 
-def native_product(native: ModuleType, matrix: Matrix, x: NDArray[np.float32], int8: bool = True) -> NDArray[np.float32]:
-    """The same by the native module, with the body that it has been set to."""
+def native_product(
+    native: ModuleType, matrix: Matrix, x: NDArray[np.float32], int8: bool = True, out: NDArray[np.float32] | None = None
+) -> NDArray[np.float32]:
+    """The same by the native module, with the body that it has been set to. `out` (count * rows,) is written, if given."""
     count, cols = x.shape
     groups = -(-cols // ACTIVATION_GROUP)
     padded = np.zeros((count, groups * ACTIVATION_GROUP), np.float32)
     padded[:, :cols] = x
     flat = padded.reshape(-1)
     q = scale = minus_sum = None
-    if int8 and matrix.codec != "dense":
+    if int8 and matrix.codec not in ("dense", "bfloat"):
         q, scale, minus_sum = np.empty(flat.size, np.int8), np.empty(count * groups, np.float32), np.empty(2 * count * groups, np.int32)
         native.quantize_activations(flat, count, cols, q, scale, minus_sum)
-    out = np.empty(count * matrix.rows, np.float32)
+    out = np.empty(count * matrix.rows, np.float32) if out is None else out
     native.product(held(native, matrix), q, scale, minus_sum, flat, count, out, matrix.rows, 0, matrix.rows)
     return out.reshape(count, matrix.rows)
 

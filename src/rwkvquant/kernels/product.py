@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 
 from rwkvquant.kernels import gemv_codebook, gemv_pairs, gemv_uniform
 from rwkvquant.kernels.activations import ACTIVATION_GROUP, quantize_activations
+from rwkvquant.kernels.bfloat import widen_bfloat
 
 Array = NDArray[np.float32]
 DENSE_SUMS = 64
@@ -40,8 +41,8 @@ DENSE_SUMS = 64
 class Matrix:
     """A packed matrix: native/matrix.h, field by field.
 
-    codec: uniform | codebook | pairs | dense. bits: of a code, or 16 | 32 for dense. arrays: by suffix, flat, as the file has them
-    (formats/layout.py); what a codec has no use for keeps its default.
+    codec: uniform | codebook | pairs | dense | bfloat, which is bfloat16 as uint16. bits: of a code, or of a value. arrays: by
+    suffix, flat, as the file has them (formats/layout.py); what a codec has no use for keeps its default.
     """
 
     codec: str
@@ -61,8 +62,9 @@ class Matrix:
 def product(matrix: Matrix, x: Array, int8: bool = True) -> Array:
     """x (count, cols) -> (count, rows)."""
     assert x.dtype == np.float32 and x.shape[1] == matrix.cols
-    if matrix.codec == "dense":
-        return _dense(matrix.arrays["values"][: matrix.rows * matrix.cols].reshape(matrix.rows, matrix.cols), x)
+    if matrix.codec in ("dense", "bfloat"):
+        values = matrix.arrays["values"][: matrix.rows * matrix.cols].reshape(matrix.rows, matrix.cols)
+        return _dense(widen_bfloat(values) if matrix.codec == "bfloat" else values, x)
     if not int8:
         return np.stack([_float32(matrix, vector) for vector in x])
     out = np.empty((len(x), matrix.rows), np.float32)

@@ -17,6 +17,7 @@ using Array = nb::ndarray<nb::ro, nb::device::cpu>;
 using Output = nb::ndarray<float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 
 constexpr nb::dlpack::dtype kUint8{static_cast<std::uint8_t>(nb::dlpack::dtype_code::UInt), 8, 1};
+constexpr nb::dlpack::dtype kUint16{static_cast<std::uint8_t>(nb::dlpack::dtype_code::UInt), 16, 1};
 constexpr nb::dlpack::dtype kInt8{static_cast<std::uint8_t>(nb::dlpack::dtype_code::Int), 8, 1};
 constexpr nb::dlpack::dtype kInt32{static_cast<std::uint8_t>(nb::dlpack::dtype_code::Int), 32, 1};
 constexpr nb::dlpack::dtype kFloat16{static_cast<std::uint8_t>(nb::dlpack::dtype_code::Float), 16, 1};

@@ -81,10 +81,11 @@ Weight weight_of(Tensor tensor) {
     Matrix W;
     W.rows = tensor.rows, W.cols = tensor.cols;
     const std::size_t blocks = ceil_divide(W.rows, 16);
-    if (tensor.codec == "dense") {
+    if (tensor.codec == "dense" || tensor.codec == "bfloat") {
+        const bool bfloat = tensor.codec == "bfloat";
         W.bits = static_cast<int>(tensor.number("bits"));
-        tensor.check(W.bits == 16 || W.bits == 32, "dense values have 16 or 32 bits");
-        W.codec = W.bits == 16 ? Codec::kHalf : Codec::kFloat;
+        tensor.check(W.bits == 16 || (W.bits == 32 && !bfloat), "dense values have 16 or 32 bits");
+        W.codec = bfloat ? Codec::kBfloat : W.bits == 16 ? Codec::kHalf : Codec::kFloat;
         W.codes = tensor.array("values", W.rows * W.cols * static_cast<std::size_t>(W.bits) / 8);
         return {W, tensor.total};
     }
@@ -133,7 +134,7 @@ Weight weight_of(Tensor tensor) {
             W.basis = tensor.array("basis", rank * entries);
         }
     } else {
-        tensor.check(tensor.codec == "pairs", "the codec is uniform, codebook, pairs or dense");
+        tensor.check(tensor.codec == "pairs", "the codec is uniform, codebook, pairs, bfloat or dense");
         W.codec = Codec::kPairs;
         tensor.check(bits >= 4 && bits <= 8, "pair codes have 4 to 8 bits");
         tensor.check(W.group_rows > 0 && W.group_rows % 16 == 0, "group_rows of pairs is a multiple of 16");
@@ -147,9 +148,10 @@ Weight weight_of(Tensor tensor) {
 Embedding embedding_of(Tensor tensor) {
     Embedding embedding;
     const std::size_t bits = tensor.number("bits");
-    if (tensor.codec == "dense") {
-        tensor.check(bits == 16 || bits == 32, "dense values have 16 or 32 bits");
-        embedding.kind = bits == 16 ? Embedding::Kind::kHalf : Embedding::Kind::kFloat;
+    if (tensor.codec == "dense" || tensor.codec == "bfloat") {
+        const bool bfloat = tensor.codec == "bfloat";
+        tensor.check(bits == 16 || (bits == 32 && !bfloat), "dense values have 16 or 32 bits");
+        embedding.kind = bfloat ? Embedding::Kind::kBfloat : bits == 16 ? Embedding::Kind::kHalf : Embedding::Kind::kFloat;
         embedding.values = tensor.array("values", tensor.rows * tensor.cols * bits / 8);
         return embedding;
     }

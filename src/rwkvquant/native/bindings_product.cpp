@@ -38,8 +38,13 @@ class HeldMatrix {
             take_codebook(group_rows, rank, shift);
         } else if (codec == "pairs") {
             take_pairs(group_rows);
+        } else if (codec == "bfloat") {
+            check_rule(kMatrix, bits == 16, "bfloat has 16 bits");
+            matrix_.codec = Codec::kBfloat;
+            matrix_.codes = taken("values", kUint16, rows * cols);
         } else {
-            check_rule(kMatrix, codec == "dense" && (bits == 16 || bits == 32), "codec must be uniform, codebook, pairs, or dense of 16 or 32 bits");
+            check_rule(kMatrix, codec == "dense" && (bits == 16 || bits == 32),
+                       "codec must be uniform, codebook, pairs, bfloat, or dense of 16 or 32 bits");
             matrix_.codec = bits == 16 ? Codec::kHalf : Codec::kFloat;
             matrix_.codes = taken("values", bits == 16 ? kFloat16 : kFloat32, rows * cols);
         }
@@ -138,7 +143,7 @@ void product(const HeldMatrix& held, const std::optional<Array>& q, const std::o
         activations.scale = checked_numbers<float>(op, "scale", *scale, kFloat32, count * groups);
         activations.minus_sum = checked_numbers<std::int32_t>(op, "minus_sum", *minus_sum, kInt32, 2 * count * groups);
     }
-    const bool dense = matrix.codec == Codec::kHalf || matrix.codec == Codec::kFloat;
+    const bool dense = matrix.codec == Codec::kHalf || matrix.codec == Codec::kBfloat || matrix.codec == Codec::kFloat;
     check_rule(op, x || (q && !dense), "x is needed where q is not given, and by dense matrices");
     if (x) activations.x = checked_numbers<float>(op, "x", *x, kFloat32, count * padded);
 

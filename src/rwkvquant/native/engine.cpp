@@ -34,6 +34,15 @@ constexpr std::size_t ceil_divide(std::size_t a, std::size_t b) { return (a + b 
 void Embedding::decode(std::uint32_t row, std::size_t begin, std::size_t end, std::size_t cols, float* x) const {
     const StepOperations& ops = step_operations();
     if (kind == Kind::kHalf) return ops.decode_halves(values + 2 * cols * row, begin, end, x);
+    if (kind == Kind::kBfloat) {  // the upper halves of float32
+        for (std::size_t c = begin; c < end; ++c) {
+            std::uint16_t upper;
+            std::memcpy(&upper, values + 2 * (cols * row + c), sizeof upper);
+            const std::uint32_t bits = std::uint32_t{upper} << 16;
+            std::memcpy(x + c, &bits, sizeof bits);
+        }
+        return;
+    }
     if (kind == Kind::kFloat) {
         std::memcpy(x + begin, values + 4 * (cols * row + begin), 4 * (end - begin));
         return;

@@ -40,7 +40,7 @@ struct Weight {
 
 // The embedding: codes in a .rows layout, or dense values.
 struct Embedding {
-    enum class Kind { kPacked, kHalf, kFloat } kind = Kind::kFloat;
+    enum class Kind { kPacked, kHalf, kBfloat, kFloat } kind = Kind::kFloat;
     PackedRow first_row = {};                                                // kPacked: row 0
     std::size_t code_bytes = 0, groups = 0;                                  // kPacked: of one row
     const std::uint8_t* values = nullptr;                                    // dense: row by row

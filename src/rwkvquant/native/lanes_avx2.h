@@ -34,6 +34,10 @@ RWKVQUANT_INLINE Floats floats_from_u8(const std::uint8_t* from) {
     const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
     return to_floats({_mm256_cvtepu8_epi32(bytes), _mm256_cvtepu8_epi32(_mm_srli_si128(bytes, 8))});
 }
+RWKVQUANT_INLINE __m256 half_from_bf16(const std::uint8_t* from) {
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(load<__m128i>(from)), 16));
+}
+RWKVQUANT_INLINE Floats floats_from_bf16(const std::uint8_t* from) { return {half_from_bf16(from), half_from_bf16(from + 16)}; }
 RWKVQUANT_INLINE Floats floats_from_f16(const std::uint8_t* from) {
     const auto* halves = reinterpret_cast<const __m128i*>(from);
     return {_mm256_cvtph_ps(_mm_loadu_si128(halves)), _mm256_cvtph_ps(_mm_loadu_si128(halves + 1))};

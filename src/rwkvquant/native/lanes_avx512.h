@@ -29,6 +29,9 @@ RWKVQUANT_INLINE Floats floats_from(const float* from) { return _mm512_loadu_ps(
 RWKVQUANT_INLINE Floats floats_from_u8(const std::uint8_t* from) {
     return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from))));
 }
+RWKVQUANT_INLINE Floats floats_from_bf16(const std::uint8_t* from) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(load<__m256i>(from)), 16));
+}
 RWKVQUANT_INLINE Floats floats_from_f16(const std::uint8_t* from) {
     return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
 }

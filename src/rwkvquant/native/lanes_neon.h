@@ -60,6 +60,9 @@ RWKVQUANT_INLINE Floats floats_from_u8(const std::uint8_t* from) {
     return {{vcvtq_f32_u32(vmovl_u16(vget_low_u16(low))), vcvtq_f32_u32(vmovl_high_u16(low)), vcvtq_f32_u32(vmovl_u16(vget_low_u16(high))),
              vcvtq_f32_u32(vmovl_high_u16(high))}};
 }
+RWKVQUANT_INLINE Floats floats_from_bf16(const std::uint8_t* from) {
+    return each_four<Floats>([&](auto i) RWKVQUANT_ALWAYS { return vreinterpretq_f32_u32(vshll_n_u16(load<uint16x4_t>(from + 8 * i.v), 16)); });
+}
 RWKVQUANT_INLINE Floats floats_from_f16(const std::uint8_t* from) {
     return each_four<Floats>([&](auto i) RWKVQUANT_ALWAYS { return vcvt_f32_f16(load<float16x4_t>(from + 8 * i.v)); });
 }

@@ -68,6 +68,12 @@ RWKVQUANT_INLINE Floats floats_from(const float* from) { return load<Floats>(fro
 RWKVQUANT_INLINE Floats floats_from_u8(const std::uint8_t* from) {
     return each_row<Floats>([=](std::size_t r) { return static_cast<float>(from[r]); });
 }
+RWKVQUANT_INLINE Floats floats_from_bf16(const std::uint8_t* from) {
+    return each_row<Floats>([=](std::size_t r) {
+        const std::uint32_t bits = std::uint32_t{load<std::uint16_t>(from + 2 * r)} << 16;
+        return load<float>(&bits);
+    });
+}
 RWKVQUANT_INLINE Floats floats_from_f16(const std::uint8_t* from) {
     return each_row<Floats>([=](std::size_t r) { return float_from_f16(load<std::uint16_t>(from + 2 * r)); });
 }

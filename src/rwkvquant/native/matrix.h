@@ -10,7 +10,7 @@
 
 namespace rwkvquant {
 
-enum class Codec { kUniform, kCodebook, kPairs, kHalf, kFloat };
+enum class Codec { kUniform, kCodebook, kPairs, kHalf, kBfloat, kFloat };
 
 struct Matrix {
     Codec codec = Codec::kFloat;

@@ -12,6 +12,7 @@ void product(const Matrix& matrix, const Activations& activations, float* out, s
         case Codec::kCodebook: return product_codebook(matrix, activations, out, out_stride, row_begin, row_end);
         case Codec::kPairs: return product_pairs(matrix, activations, out, out_stride, row_begin, row_end);
         case Codec::kHalf:
+        case Codec::kBfloat:
         case Codec::kFloat: return product_dense(matrix, activations, out, out_stride, row_begin, row_end);
     }
 }

@@ -1,4 +1,4 @@
-// Weights that are not quantised, float16 or float32, stored row by row, with float32 activations.
+// Weights that are not quantised, float16, bfloat16 or float32, stored row by row, with float32 activations.
 //
 //     s[l]    = sum over columns 64k + l of W[r, c] * x[c]      64 sums, each from left to right, from 0
 //     y[r]    = the sum of s by halves: s[l] + s[l + 32], then + 16, + 8, + 4, + 2, + 1
@@ -16,9 +16,13 @@ constexpr int kVectors = 4;
 constexpr int kVectors = 1;
 #endif
 
-template <bool half>
+template <Codec type>
+constexpr std::size_t kSize = type == Codec::kFloat ? 4 : 2;
+
+template <Codec type>
 RWKVQUANT_INLINE Floats weights_from(const std::uint8_t* from) {
-    if constexpr (half) return floats_from_f16(from);
+    if constexpr (type == Codec::kHalf) return floats_from_f16(from);
+    else if constexpr (type == Codec::kBfloat) return floats_from_bf16(from);
     else return floats_from(reinterpret_cast<const float*>(from));
 }
 
@@ -32,16 +36,16 @@ float sum_by_halves(const Floats (&sums)[kChains]) {
 }
 
 // out[v * out_stride] of one row and some vectors.
-template <bool half, int vectors>
+template <Codec type, int vectors>
 void multiply_row(const std::uint8_t* row, std::size_t cols, const float* x, std::size_t padded, float* out, std::size_t out_stride) {
-    constexpr std::size_t kSize = half ? 2 : 4, kColumns = kLanes * kChains;
+    constexpr std::size_t kBytes = kSize<type>, kColumns = kLanes * kChains;
     Floats sums[vectors][kChains];
     for (auto& of_vector : sums) {
         for (Floats& sum : of_vector) sum = splat(0.0f);
     }
     const auto add_columns = [&](const std::uint8_t* from, const float* at) RWKVQUANT_ALWAYS {
         unroll<kChains>([&](auto k) RWKVQUANT_ALWAYS {
-            const Floats weights = weights_from<half>(from + k.v * kLanes * kSize);
+            const Floats weights = weights_from<type>(from + k.v * kLanes * kBytes);
             unroll<vectors>([&](auto v) RWKVQUANT_ALWAYS {
                 sums[v.v][k.v] = add(sums[v.v][k.v], multiply(weights, floats_from(at + v.v * padded + k.v * kLanes)));
             });
@@ -49,30 +53,30 @@ void multiply_row(const std::uint8_t* row, std::size_t cols, const float* x, std
     };
     std::size_t c = 0;
     for (; c + kColumns <= cols; c += kColumns) {
-        prefetch<kColumns * kSize>(row + c * kSize, kAhead);
-        add_columns(row + c * kSize, x + c);
+        prefetch<kColumns * kBytes>(row + c * kBytes, kAhead);
+        add_columns(row + c * kBytes, x + c);
     }
     if (c < cols) {  // the last columns, and zeros behind them
-        std::uint8_t last[kColumns * kSize] = {};
-        std::memcpy(last, row + c * kSize, (cols - c) * kSize);
+        std::uint8_t last[kColumns * kBytes] = {};
+        std::memcpy(last, row + c * kBytes, (cols - c) * kBytes);
         add_columns(last, x + c);
     }
     for (std::size_t v = 0; v < vectors; ++v) out[v * out_stride] = sum_by_halves(sums[v]);
 }
 
-template <bool half>
+template <Codec type>
 void multiply_all(const Matrix& matrix, const Activations& activations, float* out, std::size_t out_stride, std::size_t row_begin,
                   std::size_t row_end) {
     const std::size_t cols = matrix.cols, padded = ceil_divide(cols, kActivationGroup) * kActivationGroup;
     const float* x = activations.x;
     for (std::size_t row = row_begin; row < row_end; ++row) {
-        const std::uint8_t* values = matrix.codes + row * cols * (half ? 2 : 4);
+        const std::uint8_t* values = matrix.codes + row * cols * kSize<type>;
         std::size_t v = 0;
         for (; v + kVectors <= activations.count; v += kVectors) {
-            multiply_row<half, kVectors>(values, cols, x + v * padded, padded, out + v * out_stride + row, out_stride);
+            multiply_row<type, kVectors>(values, cols, x + v * padded, padded, out + v * out_stride + row, out_stride);
         }
         for (; v < activations.count; ++v) {
-            multiply_row<half, 1>(values, cols, x + v * padded, padded, out + v * out_stride + row, out_stride);
+            multiply_row<type, 1>(values, cols, x + v * padded, padded, out + v * out_stride + row, out_stride);
         }
     }
 }
@@ -81,7 +85,9 @@ void multiply_all(const Matrix& matrix, const Activations& activations, float* o
 
 void product_dense(const Matrix& matrix, const Activations& activations, float* out, std::size_t out_stride, std::size_t row_begin,
                    std::size_t row_end) {
-    const auto multiply = matrix.codec == Codec::kHalf ? multiply_all<true> : multiply_all<false>;
+    const auto multiply = matrix.codec == Codec::kHalf     ? multiply_all<Codec::kHalf>
+                          : matrix.codec == Codec::kBfloat ? multiply_all<Codec::kBfloat>
+                                                           : multiply_all<Codec::kFloat>;
     multiply(matrix, activations, out, out_stride, row_begin, row_end);
 }
 

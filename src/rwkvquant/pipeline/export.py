@@ -86,8 +86,11 @@ def _beside(output: Path, directory_of: PackedFile | None, layout: str, dtype: s
             weights = partial / "model.safetensors"
         yield weights
         with one_sentence(output):
-            with weights.open("rb") as written:
-                os.fsync(written.fileno())
+            for written in [weights] if weights == partial else [weights, partial / "config.json"]:
+                with written.open("rb") as file:
+                    os.fsync(file.fileno())
+            if weights != partial:
+                sync_directory(partial)
             os.replace(partial, output)
         sync_directory(output.parent)
     finally:

@@ -16,7 +16,7 @@ from rwkvquant.errors import FormatError
 from rwkvquant.formats.layout import Layout, parse_layout
 from rwkvquant.kernels import dispatch
 from rwkvquant.kernels.state import State
-from rwkvquant.runtime.weights import Stored, Weights
+from rwkvquant.runtime.weights import BFLOAT, Stored, Weights
 
 Array = NDArray[np.float32]
 ACTIVATIONS = ("int8", "float32")
@@ -103,29 +103,38 @@ class NativeEngine:
 
 def _matrix(stored: Stored) -> dict[str, Any]:
     """What the native module is told of a matrix. A layout that is read by rows has no product: it is decoded."""
+    if stored.layout == BFLOAT:
+        return _described(stored, "bfloat", 16)
     layout = parse_layout(stored.layout)
     if layout.shape == "rows":
         return _matrix(Stored.dense(stored.qtensor().decode()))
     tile = {} if layout.codec == "dense" else {"tile_cols": layout.tile_cols}
-    return _described(stored, layout) | tile
+    return _described(stored, layout.codec, _bits(layout)) | tile
 
 
 def _embedding(stored: Stored) -> dict[str, Any]:
     """Uniform rows and dense values are read row by row; another layout is decoded."""
+    if stored.layout == BFLOAT:
+        return _matrix(stored)
     layout = parse_layout(stored.layout)
     if layout.codec == "uniform" and layout.shape == "rows":
-        return _described(stored, layout) | {"codec": "rows"}
+        return _described(stored, "rows", layout.bits)
     if layout.codec == "dense":
-        return _described(stored, layout)
+        return _described(stored, "dense", _bits(layout))
     return _embedding(Stored.dense(stored.qtensor().decode()))
 
 
-def _described(stored: Stored, layout: Layout) -> dict[str, Any]:
+def _bits(layout: Layout) -> int:
+    """Of a code, or of a dense value."""
+    return layout.bits or int(layout.shape.removeprefix("f"))
+
+
+def _described(stored: Stored, codec: str, bits: int) -> dict[str, Any]:
     params = stored.params
     rows, cols = params.shape
     return {
-        "codec": layout.codec,
-        "bits": layout.bits or int(layout.shape.removeprefix("f")),
+        "codec": codec,
+        "bits": bits,
         "rows": rows,
         "cols": cols,
         "group_size": params.group_size,

@@ -21,16 +21,23 @@ from rwkvquant.checkpoints.tables import Role, TensorSpec
 from rwkvquant.errors import FormatError
 from rwkvquant.formats.container import PackedFile
 from rwkvquant.formats.layout import TensorParams, unpack
-from rwkvquant.formats.qtensor import QTensor
+from rwkvquant.formats.layout_sizes import ALIGNMENT
+from rwkvquant.formats.qtensor import DenseTensor, QTensor
+from rwkvquant.kernels.bfloat import narrow_exactly, widen_bfloat
 from rwkvquant.kernels.state import Dims
 
 Array = NDArray[np.float32]
+BFLOAT = "dense.bf16"
+DENSE = {"float16": "dense.f16", "uint16": BFLOAT, "float32": "dense.f32"}
 MATRICES = (Role.PROJECTION, Role.LORA, Role.HEAD, Role.EMBEDDING)  # others may be stored flat, as (1, C), or as (1, 1, C)
 
 
 @dataclass(frozen=True)
 class Stored:
-    """A tensor in its layout: flat arrays by their suffix, views of the file where it is a packed one."""
+    """A tensor in its layout: flat arrays by their suffix, views of the file where it is a packed one.
+
+    Original checkpoints in bfloat16 have a layout of their own here, BFLOAT, which packed files do not know.
+    """
 
     layout: str
     params: TensorParams
@@ -38,10 +45,15 @@ class Stored:
 
     @classmethod
     def dense(cls, values: Array) -> Stored:
-        values = np.ascontiguousarray(values, np.float32)
-        return cls("dense.f32", TensorParams(values.shape), {"values": values.reshape(-1)})
+        """In 16 bits where these are exact: an original checkpoint takes the memory that it takes on disk."""
+        narrow = narrow_exactly(np.ascontiguousarray(values, np.float32)).reshape(-1)
+        missing = -narrow.nbytes % ALIGNMENT // narrow.itemsize  # layouts end at a whole number of cache lines
+        padded = np.concatenate([narrow, np.zeros(missing, narrow.dtype)]) if missing else narrow
+        return cls(DENSE[narrow.dtype.name], TensorParams(values.shape), {"values": padded})
 
     def qtensor(self) -> QTensor:
+        if self.layout == BFLOAT:
+            return DenseTensor(widen_bfloat(self.arrays["values"][: math.prod(self.params.shape)]).reshape(self.params.shape))
         return unpack(self.layout, self.params, self.arrays)
 
 
