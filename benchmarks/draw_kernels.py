@@ -51,7 +51,7 @@ def draw_kernels(axes: Axes) -> None:
 
 
 def draw_decoding(axes: Axes) -> None:
-    models = json.loads((RESULTS / "vs_llama_cpp.json").read_text())["models"]
+    models = [model for name in ("", "_large") for model in json.loads((RESULTS / f"vs_llama_cpp{name}.json").read_text())["models"]]
     for at, model in enumerate(models):
         rows = model["results"]
         kinds = list(rows["default"]["decode_over"])
