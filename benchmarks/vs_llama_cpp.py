@@ -186,7 +186,7 @@ def write_types(shape: str, llama: LlamaCpp, folder: Path, kinds: list[str]) -> 
                 shallow.unlink()
             models[kind] = target
         except RuntimeError as error:
-            failed[kind] = str(error)
+            failed[kind] = str(error).replace(f"{folder}/", "")
             say(f"{shape}: no {kind}: {error}")
     return models, failed
 
