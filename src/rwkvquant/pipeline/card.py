@@ -136,7 +136,7 @@ def card(publication: Publication, packed: PackedFile, divergence: dict[str, Any
             "library_name: rwkvquant",
             "pipeline_tag: text-generation",
             f"tags: [rwkv, {packed.arch}, quantized, rwkvquant]",
-            f"model-index: {json.dumps(_model_index(file, ledger.bits_per_weight, divergence))}",
+            *([f"model-index: {json.dumps(_model_index(file, ledger.bits_per_weight, divergence))}"] if divergence else []),
             "---",
             MARK,
             "",
@@ -162,22 +162,14 @@ def card(publication: Publication, packed: PackedFile, divergence: dict[str, Any
     )
 
 
-def _model_index(file: str, bits: float | None, divergence: dict[str, Any] | None) -> list[dict[str, Any]]:
+def _model_index(file: str, bits: float | None, divergence: dict[str, Any]) -> list[dict[str, Any]]:
     """What was measured, as the header of a model card has it."""
     metrics = {} if bits is None else {"bits_per_weight": round(bits, 4)}
-    text = "none"
-    if divergence is not None:
-        text = Path(divergence["text"]).name
-        named = {
-            "kl_divergence": "kl_mean",
-            "top1_agreement": "top1_agreement",
-            "perplexity": "ppl_quantized",
-            "base_perplexity": "ppl_base",
-        }
-        metrics |= {name: round(float(divergence[key]), 6) for name, key in named.items()}
+    named = {"kl_divergence": "kl_mean", "top1_agreement": "top1_agreement", "perplexity": "ppl_quantized", "base_perplexity": "ppl_base"}
+    metrics |= {name: round(float(divergence[key]), 6) for name, key in named.items()}
     result = {
         "task": {"type": "text-generation"},
-        "dataset": {"name": text, "type": "text"},
+        "dataset": {"name": Path(divergence["text"]).name, "type": "text"},
         "metrics": [{"type": name, "value": value} for name, value in metrics.items()],
     }
     return [{"name": file, "results": [result]}]
