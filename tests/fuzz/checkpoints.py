@@ -17,8 +17,8 @@ from rwkvquant.checkpoints import open_checkpoint
 from rwkvquant.checkpoints.tables import GLOBAL, TABLES, Role
 from rwkvquant.errors import RwkvQuantError
 from rwkvquant.kernels.state import State
-from rwkvquant.runtime.engine import NativeEngine
-from rwkvquant.runtime.reference import ReferenceEngine
+from rwkvquant.runtime.engines.native import NativeEngine
+from rwkvquant.runtime.engines.reference import ReferenceEngine
 from rwkvquant.runtime.weights import checkpoint_weights
 from tests.checkpoints.writers import global_, push
 from tests.fuzz import json_tree, pickles, zips

@@ -24,8 +24,8 @@ from rwkvquant.formats.header import DTYPES, LENGTH_BYTES, PREFIX, with_checksum
 from rwkvquant.formats.layout import TensorParams, expected_arrays
 from rwkvquant.kernels.state import Dims
 from rwkvquant.runtime import session
-from rwkvquant.runtime.engine import NativeEngine
-from rwkvquant.runtime.reference import ReferenceEngine
+from rwkvquant.runtime.engines.native import NativeEngine
+from rwkvquant.runtime.engines.reference import ReferenceEngine
 from rwkvquant.runtime.tokenizer import from_data
 from rwkvquant.runtime.weights import packed_weights
 from tests.fuzz import json_tree

@@ -24,8 +24,8 @@ from rwkvquant.formats.container import open_packed
 from rwkvquant.formats.layout import TensorParams
 from rwkvquant.kernels.activations import quantize_activations
 from rwkvquant.kernels.state import Dims, State
-from rwkvquant.runtime.engine import NativeEngine
-from rwkvquant.runtime.reference import ReferenceEngine
+from rwkvquant.runtime.engines.native import NativeEngine
+from rwkvquant.runtime.engines.reference import ReferenceEngine
 from rwkvquant.runtime.session import load, logits_hash
 from rwkvquant.runtime.weights import Stored, Weights, packed_weights
 

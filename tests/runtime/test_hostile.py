@@ -16,7 +16,7 @@ from rwkvquant.checkpoints.tables import Role, TensorSpec
 from rwkvquant.config import GridConfig
 from rwkvquant.formats.container import open_packed
 from rwkvquant.kernels.state import Dims, State
-from rwkvquant.runtime import engine
+from rwkvquant.runtime.engines import native as engine
 from rwkvquant.runtime.weights import packed_weights
 
 DIMS = {

@@ -18,7 +18,7 @@ from rwkvquant.errors import CheckpointError, ConfigError, FormatError, Tokenize
 from rwkvquant.formats.container import open_packed
 from rwkvquant.runtime.sampling import SamplingConfig
 from rwkvquant.runtime.session import Model, is_packed, load, logits_hash
-from rwkvquant.runtime.state import State
+from rwkvquant.runtime.states.files import State
 from rwkvquant.runtime.tokenizer import load_tokenizer
 from tests.helpers import random_state_dict, write_pth
 from tests.runtime.packing import pack_checkpoint

@@ -16,7 +16,7 @@ from safetensors.numpy import load_file, save_file
 from rwkvquant.errors import FormatError
 from rwkvquant.kernels.state import Dims
 from rwkvquant.kernels.state import State as Recurrent
-from rwkvquant.runtime.state import State, side_by_side
+from rwkvquant.runtime.states.files import State, side_by_side
 
 DIMS = Dims(layers=2, width=12, hidden=20, vocab=30, heads=3, head_size=4)
 ARRAYS = ("att_shift", "ffn_shift", "wkv")

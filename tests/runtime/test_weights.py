@@ -7,7 +7,7 @@ import pytest
 
 from rwkvquant.config import GridConfig
 from rwkvquant.formats.qtensor import QTensor
-from rwkvquant.runtime.reference import row_reader
+from rwkvquant.runtime.engines.reference import row_reader
 from tests.formats.examples import codebook, dense, pairs, uniform, vector_codebook
 
 RNG = np.random.default_rng(0)

@@ -264,7 +264,7 @@ class BoundEngine {
 void bind_engine(nb::module_& module) {
     using namespace nb::literals;
     module.attr("MAX_TOKENS") = kMaxTokens;
-    nb::class_<BoundEngine>(module, "Engine", "A whole model; runtime/engine.py is its only caller.")
+    nb::class_<BoundEngine>(module, "Engine", "A whole model; runtime/engines/native.py is its only caller.")
         .def(nb::init<const std::string&, const nb::dict&, const nb::dict&, const nb::dict&, const nb::dict&, std::size_t, bool>(),
              "arch"_a,
              "sizes"_a, "matrices"_a, "vectors"_a, "embedding"_a, "threads"_a, "quantize_activations"_a)

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from rwkvquant.errors import ConfigError
 from rwkvquant.runtime.sampling import Sampler, SamplingConfig
 from rwkvquant.runtime.session import END_OF_TEXT, Model
-from rwkvquant.runtime.state import State
+from rwkvquant.runtime.states.files import State
 
 STOP = "\n\nUser:"
 

@@ -7,7 +7,7 @@
 Token 0 is the end of a text. Models are trained with it between documents, so a generation from nothing reads a token 0 before
 the prompt, and stops when the model writes one.
 
-Tokens are read by the native engine (engine.py), or where the native module is missing by NumPy (reference.py), slowly.
+Tokens are read by the native engine (engines/native.py), or where the native module is missing by NumPy (engines/reference.py), slowly.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from rwkvquant.formats.header import LENGTH_BYTES, PREFIX
 from rwkvquant.formats.tokenizer_data import TokenizerData
 from rwkvquant.kernels import dispatch
 from rwkvquant.kernels.state import State as Recurrent
-from rwkvquant.runtime.engine import ACTIVATIONS, NativeEngine
-from rwkvquant.runtime.reference import ReferenceEngine
+from rwkvquant.runtime.engines.native import ACTIVATIONS, NativeEngine
+from rwkvquant.runtime.engines.reference import ReferenceEngine
 from rwkvquant.runtime.sampling import Sampler, SamplingConfig
-from rwkvquant.runtime.state import State, side_by_side
+from rwkvquant.runtime.states.files import State, side_by_side
 from rwkvquant.runtime.threads import choose_threads
 from rwkvquant.runtime.tokenizer import Tokenizer, from_data, load_tokenizer
 from rwkvquant.runtime.weights import Weights, checkpoint_weights, packed_weights

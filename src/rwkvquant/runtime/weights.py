@@ -1,7 +1,7 @@
 """The weights of a file, packed or original, as the forward takes them: vectors in float32, matrices as they lie in the file.
 
-Nothing large is decoded here. The native engine (engine.py) reads packed matrices in place; the NumPy forward (reference.py)
-decodes them itself.
+Nothing large is decoded here. The native engine (engines/native.py) reads packed matrices where they lie in the file; the NumPy
+forward (engines/reference.py) decodes them itself.
 """
 
 from __future__ import annotations
