@@ -28,11 +28,11 @@ from typing import Any
 
 from roofline import conditions
 
+from rwkvquant.architectures import Role
 from rwkvquant.bench.measure import bytes_per_token, measure, peak_rss_bytes, state_bytes
 from rwkvquant.bench.shapes import released
 from rwkvquant.checkpoints.detect import all_specs, is_unused
 from rwkvquant.checkpoints.shapes import forward_shape
-from rwkvquant.checkpoints.tables import Role
 from rwkvquant.config import DEFAULT_BITS
 from rwkvquant.formats.container import open_packed
 from rwkvquant.kernels.state import Dims

@@ -27,7 +27,7 @@ from quality_rows import GROUPS, OURS, Row
 
 import rwkvquant
 from rwkvquant import CalibrationConfig, QuantizeConfig
-from rwkvquant.checkpoints.tables import QUANTIZED_ROLES
+from rwkvquant.architectures import QUANTIZED_ROLES
 from rwkvquant.evaluation import divergence, lambada, windows
 from rwkvquant.evaluation.load import load_model
 from rwkvquant.formats.container import open_packed

@@ -18,8 +18,8 @@ from zipfile import ZipInfo
 import torch
 from torch import Tensor
 
+from rwkvquant.architectures import Role, TensorSpec
 from rwkvquant.checkpoints.detect import all_specs, is_unused
-from rwkvquant.checkpoints.tables import Role, TensorSpec
 from rwkvquant.kernels.state import Dims
 
 UNEVEN = 0.5  # standard deviation of the logarithm of a column's size

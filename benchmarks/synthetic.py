@@ -32,8 +32,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rwkvquant.config import CodebookConfig, Codec, GridConfig, PairConfig
-from rwkvquant.formats.qtensor import CodebookTensor, PairCodebookTensor, UniformTensor
+from rwkvquant.codecs import CodebookConfig, CodebookTensor, Codec, GridConfig, PairCodebookTensor, PairConfig, UniformTensor
 from rwkvquant.pipeline.settings import Setting
 from rwkvquant.quantizers.compressed import kmeans_compressed
 from rwkvquant.quantizers.gptq import InverseFactor, factorise, gptq_with

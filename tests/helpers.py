@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from rwkvquant.checkpoints.tables import GLOBAL, TABLES, Role
+from rwkvquant.architectures import GLOBAL, TABLES, Role
 
 DEFAULT_RANKS = {"Rw": 16, "Ra": 16, "Rv": 8, "Rg": 24, "Rm": 8, "Rd": 16}
 
@@ -29,7 +29,7 @@ def random_state_dict(
     first_layer_v: bool = True,
     time_state: bool = False,
 ) -> dict[str, torch.Tensor]:
-    """Every tensor of checkpoints/tables.py with random values; `first_layer_v` keeps the unused v0, v1, v2 of layer 0."""
+    """Every tensor of architectures/ with random values; `first_layer_v` keeps the unused v0, v1, v2 of layer 0."""
     generator = torch.Generator().manual_seed(seed)
     ranks = DEFAULT_RANKS | (ranks or {})
     sizes: dict[str, int] = {

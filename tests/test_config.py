@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from rwkvquant import CalibrationConfig, QuantizeConfig
-from rwkvquant.config import CodebookConfig, GridConfig, PairConfig
+from rwkvquant.codecs import CodebookConfig, GridConfig, PairConfig
 from rwkvquant.errors import ConfigError
+from rwkvquant.pipeline.settings import plain_codec
 
 BROKEN: list[tuple[str, dict[str, Any]]] = [
     ("method", {"method": "awq"}),
@@ -116,14 +117,14 @@ def test_what_is_given_stays() -> None:
 
 
 def test_plain_codecs() -> None:
-    assert QuantizeConfig(method="gptq", code_bits=3).plain_codec == GridConfig(3, 64, False, 8)
-    assert QuantizeConfig(method="rtn", code_bits=4, group_size=32, symmetric=True, scale_bits=16).plain_codec == GridConfig(
+    assert plain_codec(QuantizeConfig(method="gptq", code_bits=3)) == GridConfig(3, 64, False, 8)
+    assert plain_codec(QuantizeConfig(method="rtn", code_bits=4, group_size=32, symmetric=True, scale_bits=16)) == GridConfig(
         4, 32, True, 16
     )
-    assert QuantizeConfig(method="gptq", code_bits=3, style="paper").plain_codec == GridConfig(3, 64, False, 16)
-    assert QuantizeConfig(method="gptvq", code_bits=3).plain_codec == CodebookConfig(3, 4, 0)
-    assert QuantizeConfig(method="kmeans", code_bits=2, codebook_size=512, codebook_rank=3).plain_codec == CodebookConfig(2, 16, 3)
-    assert QuantizeConfig(method="gptvq", code_bits=3, codebook_dim=2).plain_codec == PairConfig(6, 64)
+    assert plain_codec(QuantizeConfig(method="gptq", code_bits=3, style="paper")) == GridConfig(3, 64, False, 16)
+    assert plain_codec(QuantizeConfig(method="gptvq", code_bits=3)) == CodebookConfig(3, 4, 0)
+    assert plain_codec(QuantizeConfig(method="kmeans", code_bits=2, codebook_size=512, codebook_rank=3)) == CodebookConfig(2, 16, 3)
+    assert plain_codec(QuantizeConfig(method="gptvq", code_bits=3, codebook_dim=2)) == PairConfig(6, 64)
 
 
 def test_who_needs_calibration() -> None:

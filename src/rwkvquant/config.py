@@ -24,58 +24,6 @@ RESUME = ("auto", "required", "never")  # what to do with the work directory of 
 
 
 @dataclass(frozen=True)
-class GridConfig:
-    """A uniform grid: what RTN and GPTQ round to.
-
-    scale_bits 8: one uint8 per group and one float16 per row; 16: one float16 per group.
-    """
-
-    bits: int = 3
-    group_size: int = 64
-    symmetric: bool = False
-    scale_bits: int = 8
-
-    def __post_init__(self) -> None:
-        _require("bits", self.bits, range(1, 9))
-        _require("scale_bits", self.scale_bits, SCALE_BITS)
-        if self.group_size < 1:
-            raise ConfigError(f"group_size must be at least 1; got {self.group_size}")
-
-
-@dataclass(frozen=True)
-class CodebookConfig:
-    """One-dimensional codebooks: 2**bits centroids for each `group_rows` x 32 weights; `rank` 0, or of their compression.
-
-    group_rows 1 is for element-wise vectors: 64 neighbours share a codebook.
-    """
-
-    bits: int = 3
-    group_rows: int = 4
-    rank: int = 0
-
-    def __post_init__(self) -> None:
-        _require("bits", self.bits, (2, 3, 4))
-        _require("rank", self.rank, range(min(9, 2**self.bits)))  # a table has no more than 2**bits numbers
-        _require("group_rows", self.group_rows, (1, 4, 8, 16) if self.bits == 4 else (1, 2, 4, 8, 16))
-
-
-@dataclass(frozen=True)
-class PairConfig:
-    """Two-dimensional codebooks: 2**bits pairs of neighbouring weights for `group_rows` whole rows."""
-
-    bits: int = 6
-    group_rows: int = 64
-
-    def __post_init__(self) -> None:
-        _require("bits", self.bits, range(4, 9))
-        if self.group_rows < 16 or self.group_rows % 16:
-            raise ConfigError(f"group_rows of pair codebooks must be a multiple of 16; got {self.group_rows}")
-
-
-Codec = GridConfig | CodebookConfig | PairConfig
-
-
-@dataclass(frozen=True)
 class CalibrationConfig:
     """Which text, and how much of it. `path` None means the text that comes with the package."""
 
@@ -130,8 +78,8 @@ class QuantizeConfig:
             object.__setattr__(self, "calibration", CalibrationConfig(path=self.calibration))
         if isinstance(self.tensor_bits, str):
             object.__setattr__(self, "tensor_bits", (self.tensor_bits,))
-        _require("method", self.method, METHODS)
-        _require("style", self.style, STYLES)
+        require("method", self.method, METHODS)
+        require("style", self.style, STYLES)
         self._fill_in()
         self._check_choices()
         self._check_bits()
@@ -163,24 +111,24 @@ class QuantizeConfig:
         if self.choice is not None:
             if self.method not in HYBRIDS:
                 raise ConfigError(f"choice goes with the methods {', '.join(HYBRIDS)}; {self.method} has nothing to choose")
-            _require("choice", self.choice, CHOICES)
-        _require("proxy", self.proxy, PROXY_READINGS)
-        _require("clip_search", self.clip_search, CLIP_SEARCHES)
-        _require("device", self.device.partition(":")[0], ("cpu", "cuda"))
-        _require("head_bits", self.head_bits, (*range(2, 9), 16))
-        _require("emb_bits", self.emb_bits, (*range(2, 9), 16))
-        _require("vector_bits", self.vector_bits, (3, 8, 16))
+            require("choice", self.choice, CHOICES)
+        require("proxy", self.proxy, PROXY_READINGS)
+        require("clip_search", self.clip_search, CLIP_SEARCHES)
+        require("device", self.device.partition(":")[0], ("cpu", "cuda"))
+        require("head_bits", self.head_bits, (*range(2, 9), 16))
+        require("emb_bits", self.emb_bits, (*range(2, 9), 16))
+        require("vector_bits", self.vector_bits, (3, 8, 16))
         if self.vector_codebook is not None:
-            _require("vector_codebook", self.vector_codebook, VECTOR_CODEBOOKS)
+            require("vector_codebook", self.vector_codebook, VECTOR_CODEBOOKS)
             if self.vector_bits != 3:
                 raise ConfigError(f"vector_codebook goes with vector_bits 3; got {self.vector_bits}")
         for name, allowed in (("group_size", GROUP_SIZES), ("scale_bits", SCALE_BITS), ("codebook_size", CODEBOOK_SIZES)):
             if getattr(self, name) is not None:
-                _require(name, getattr(self, name), allowed)
+                require(name, getattr(self, name), allowed)
         if self.codebook_rank is not None:
-            _require("codebook_rank", self.codebook_rank, range(9))
+            require("codebook_rank", self.codebook_rank, range(9))
         if self.codebook_dim is not None:
-            _require("codebook_dim", self.codebook_dim, (1, 2))
+            require("codebook_dim", self.codebook_dim, (1, 2))
 
     def _check_bits(self) -> None:
         if self.bits is not None and self.code_bits is not None:
@@ -199,7 +147,7 @@ class QuantizeConfig:
             if given and (self.code_bits is None or self.method not in methods):
                 raise ConfigError(f"{', '.join(given)} go with code_bits and the methods {' and '.join(methods)}; a budget chooses itself")
         if self.code_bits is not None:
-            _require("code_bits", self.code_bits, range(2, 9) if self.method in ("rtn", "gptq") else (2, 3, 4))
+            require("code_bits", self.code_bits, range(2, 9) if self.method in ("rtn", "gptq") else (2, 3, 4))
             self._check_codebooks(self.code_bits)
 
     def _check_codebooks(self, bits: int) -> None:
@@ -209,17 +157,6 @@ class QuantizeConfig:
             raise ConfigError("codebook_size must be at least 128 where code_bits are 4; got 64")
         if self.codebook_rank is not None and self.codebook_rank >= 2**bits:
             raise ConfigError(f"codebook_rank must be below the {2**bits} centroids of {bits} bits; got {self.codebook_rank}")
-
-    @property
-    def plain_codec(self) -> Codec:
-        """What every matrix is stored as where `code_bits` is given."""
-        assert self.code_bits is not None
-        if self.method in ("rtn", "gptq"):
-            scale_bits = 16 if self.style == "paper" else 8
-            return GridConfig(self.code_bits, self.group_size or 64, bool(self.symmetric), self.scale_bits or scale_bits)
-        if self.codebook_dim == 2:
-            return PairConfig(2 * self.code_bits)
-        return CodebookConfig(self.code_bits, (self.codebook_size or 128) // 32, self.codebook_rank or 0)
 
     @property
     def needs_calibration(self) -> bool:
@@ -255,7 +192,7 @@ def _checked(kind: type, options: dict[str, Any]) -> dict[str, Any]:
     return options
 
 
-def _require(name: str, value: Any, allowed: Any) -> None:
+def require(name: str, value: Any, allowed: Any) -> None:
     if value not in allowed:
         shown = f"{allowed[0]} to {allowed[-1]}" if isinstance(allowed, range) else ", ".join(map(str, allowed))
         raise ConfigError(f"{name} must be one of {shown}; got {value}")

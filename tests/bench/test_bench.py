@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from rwkvquant.architectures import Role
 from rwkvquant.bench.layouts import PRESETS, choose
 from rwkvquant.bench.measure import bytes_per_token, int8_operations_per_token, measure
 from rwkvquant.bench.random_model import main, write_random_model
@@ -15,7 +16,6 @@ from rwkvquant.bench.roofline import Roofline
 from rwkvquant.bench.shapes import RELEASED, released
 from rwkvquant.checkpoints.detect import all_specs, is_unused
 from rwkvquant.checkpoints.shapes import forward_shape
-from rwkvquant.checkpoints.tables import Role
 from rwkvquant.cli.main import run
 from rwkvquant.errors import ConfigError
 from rwkvquant.formats.container import open_packed

@@ -10,10 +10,10 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from rwkvquant.architectures import TABLES
 from rwkvquant.calibration.activations import PERCENTILES, Distribution, collect_activation, distribution
 from rwkvquant.calibration.partners import PartnerTap
 from rwkvquant.checkpoints import open_checkpoint
-from rwkvquant.checkpoints.tables import TABLES
 from rwkvquant.errors import CalibrationError
 from rwkvquant.models import CheckpointSource, architecture
 from rwkvquant.quantizers.elementwise import Importance

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from rwkvquant.architectures import TABLES
 from rwkvquant.calibration.collect import Beside, HiddenStates, advance, collect_block, collect_head, product_inputs
-from rwkvquant.checkpoints.tables import TABLES
 from rwkvquant.errors import CalibrationError
 from rwkvquant.models import rwkv6, rwkv7
 from tests.helpers import random_state_dict

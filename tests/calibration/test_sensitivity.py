@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from rwkvquant.architectures import QUANTIZED_ROLES
 from rwkvquant.calibration.sensitivity import Backward, Sensitivity, Story
 from rwkvquant.checkpoints import Checkpoint, open_checkpoint
-from rwkvquant.checkpoints.tables import QUANTIZED_ROLES
 from rwkvquant.errors import CheckpointError
 from rwkvquant.models import CheckpointSource, architecture
 from tests.helpers import random_state_dict, write_pth

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
+from rwkvquant.architectures import GLOBAL, TABLES, Role
 from rwkvquant.checkpoints import Checkpoint, open_checkpoint
-from rwkvquant.checkpoints.tables import GLOBAL, TABLES, Role
 from rwkvquant.errors import CheckpointError
 from tests.helpers import random_state_dict, write_pth
 

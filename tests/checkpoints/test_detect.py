@@ -5,8 +5,8 @@ import re
 import pytest
 import torch
 
+from rwkvquant.architectures import GLOBAL, TABLES
 from rwkvquant.checkpoints.detect import detect
-from rwkvquant.checkpoints.tables import GLOBAL, TABLES
 from rwkvquant.errors import CheckpointError
 from rwkvquant.kernels.state import Dims
 from tests.helpers import DEFAULT_RANKS, random_state_dict

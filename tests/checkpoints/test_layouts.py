@@ -12,9 +12,9 @@ import pytest
 import torch
 
 import rwkvquant
+from rwkvquant.architectures import TABLES as ARCHITECTURES
 from rwkvquant.checkpoints import Checkpoint, TensorInfo, open_checkpoint
 from rwkvquant.checkpoints.names import LAYOUTS as TABLES
-from rwkvquant.checkpoints.tables import TABLES as ARCHITECTURES
 from rwkvquant.checkpoints.translate import TranslatedFile
 from rwkvquant.errors import CheckpointError
 from tests.checkpoints.layouts import LAYOUTS, fla_rwkv7, hf_rwkv6, prefixed, web_rwkv, write_directory, write_safetensors

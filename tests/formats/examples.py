@@ -6,9 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from rwkvquant.config import GridConfig
+from rwkvquant.codecs import CodebookFactors, CodebookTensor, DenseTensor, GridConfig, PairCodebookTensor, UniformTensor
 from rwkvquant.formats.container import ContainerWriter
-from rwkvquant.formats.qtensor import CodebookFactors, CodebookTensor, DenseTensor, PairCodebookTensor, UniformTensor
 from rwkvquant.formats.tokenizer_data import TokenizerData
 from rwkvquant.kernels.state import Dims
 

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import safetensors
 
+from rwkvquant.codecs import CodebookTensor, DenseTensor
 from rwkvquant.errors import ConfigError, FormatError, RwkvQuantError
 from rwkvquant.formats import disk, reader, writer
 from rwkvquant.formats.container import ContainerWriter, check_output, open_packed
-from rwkvquant.formats.qtensor import CodebookTensor, DenseTensor
 from tests.formats import examples
 from tests.formats.examples import DIMS, TOKENIZER, write_model
 from tests.formats.test_layout import assert_same

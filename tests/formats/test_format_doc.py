@@ -11,10 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rwkvquant.config import GridConfig
+from rwkvquant.codecs import CodebookFactors, GridConfig
 from rwkvquant.formats import header, layout
 from rwkvquant.formats.container import open_packed
-from rwkvquant.formats.qtensor import CodebookFactors
 from rwkvquant.formats.table import TRANSFORMS
 from rwkvquant.kernels import tiles
 from tests.formats.examples import TOKENIZER, write_model

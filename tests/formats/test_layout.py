@@ -11,11 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rwkvquant.config import GridConfig
+from rwkvquant.codecs import CodebookFactors, GridConfig, PairCodebookTensor, QTensor
 from rwkvquant.errors import FormatError
 from rwkvquant.formats import layout
 from rwkvquant.formats.layout import TensorParams, choose_layout, describe, pack, parse_layout, unpack
-from rwkvquant.formats.qtensor import CodebookFactors, PairCodebookTensor, QTensor
 from tests.formats import examples
 
 GRIDS = [

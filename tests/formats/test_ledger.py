@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from rwkvquant.checkpoints.tables import QUANTIZED_ROLES, Role
-from rwkvquant.config import GridConfig
+from rwkvquant.architectures import QUANTIZED_ROLES, Role
+from rwkvquant.codecs import GridConfig
 from rwkvquant.formats.container import open_packed
 from rwkvquant.formats.layout import stored_bytes
 from rwkvquant.formats.ledger import ROLES, Ledger, make_item

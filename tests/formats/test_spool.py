@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from rwkvquant.codecs import DenseTensor
 from rwkvquant.errors import FormatError
 from rwkvquant.formats.container import ContainerWriter
-from rwkvquant.formats.qtensor import DenseTensor
 from tests.formats import examples
 
 LAST = "blocks.1.ln1.bias"

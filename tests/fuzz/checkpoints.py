@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from rwkvquant.architectures import GLOBAL, TABLES, Role
 from rwkvquant.checkpoints import open_checkpoint
-from rwkvquant.checkpoints.tables import GLOBAL, TABLES, Role
 from rwkvquant.errors import RwkvQuantError
 from rwkvquant.kernels.state import State
 from rwkvquant.runtime.engines.native import NativeEngine

@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from rwkvquant.architectures import Role, TensorSpec
 from rwkvquant.bench.layouts import Packing, codebook, dense, pairs, uniform
 from rwkvquant.bench.random_model import default_side, write_model
-from rwkvquant.checkpoints.tables import Role, TensorSpec
-from rwkvquant.config import GridConfig
+from rwkvquant.codecs import GridConfig
 from rwkvquant.errors import RwkvQuantError
 from rwkvquant.formats.container import open_packed
 from rwkvquant.formats.header import DTYPES, LENGTH_BYTES, PREFIX, with_checksum

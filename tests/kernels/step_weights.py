@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from rwkvquant.checkpoints.tables import TABLES
+from rwkvquant.architectures import TABLES
 from rwkvquant.kernels.state import Dims
 
 TRANSPOSED = {spec.name for table in TABLES.values() for spec in table if spec.transposed}

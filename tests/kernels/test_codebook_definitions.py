@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from rwkvquant.codecs import CodebookFactors, CodebookTensor, PairCodebookTensor
 from rwkvquant.formats.layout import pack
-from rwkvquant.formats.qtensor import CodebookFactors, CodebookTensor, PairCodebookTensor
 from rwkvquant.kernels.activations import quantize_activations
 from rwkvquant.kernels.gemv_codebook import expand_codebooks, gemv_codebook
 from rwkvquant.kernels.gemv_pairs import gemv_pairs

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from rwkvquant.config import GridConfig
+from rwkvquant.codecs import GridConfig
 from rwkvquant.models import QuantizedMatrix, linear
 from rwkvquant.models.quantized import rows
 from tests.formats.examples import codebook, pairs, uniform, vector_codebook

@@ -1,11 +1,11 @@
-"""The activations that checkpoints/tables.py names are what the forward multiplies weights with: calibration relies on it."""
+"""The activations that architectures/ names are what the forward multiplies weights with: calibration relies on it."""
 
 import pytest
 import torch
 from torch.nn import functional
 
+from rwkvquant.architectures import TABLES
 from rwkvquant.checkpoints import open_checkpoint
-from rwkvquant.checkpoints.tables import TABLES
 from rwkvquant.models import CheckpointSource, architecture, linear
 from tests.helpers import random_state_dict, write_pth
 

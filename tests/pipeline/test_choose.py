@@ -9,9 +9,9 @@ from typing import Any, cast
 import pytest
 
 from rwkvquant import QuantizeConfig
+from rwkvquant.architectures import Role
 from rwkvquant.checkpoints import Checkpoint
-from rwkvquant.checkpoints.tables import Role
-from rwkvquant.config import CodebookConfig, GridConfig
+from rwkvquant.codecs import CodebookConfig, GridConfig
 from rwkvquant.errors import ConfigError
 from rwkvquant.pipeline.choose import choose_kinds, choose_settings, paper_arithmetic
 from rwkvquant.pipeline.plan_file import Candidate, Measured

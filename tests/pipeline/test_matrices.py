@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from rwkvquant import QuantizeConfig
-from rwkvquant.config import GridConfig
-from rwkvquant.formats.qtensor import UniformTensor
+from rwkvquant.codecs import GridConfig, UniformTensor
 from rwkvquant.pipeline import matrices
 from rwkvquant.pipeline.settings import Setting
 from tests.quantizers.test_gptq import matrix_and_hessian

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from rwkvquant import QuantizeConfig
+from rwkvquant.architectures import QUANTIZED_ROLES, Role
 from rwkvquant.calibration.sensitivity import Sensitivity
 from rwkvquant.checkpoints import Checkpoint, open_checkpoint
-from rwkvquant.checkpoints.tables import QUANTIZED_ROLES, Role
 from rwkvquant.pipeline import measure as module
 from rwkvquant.pipeline.choose import choose_settings
 from rwkvquant.pipeline.matrices import Hessian, quantise_matrix, sampled_rows

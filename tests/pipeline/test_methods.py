@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from rwkvquant import QuantizeConfig
+from rwkvquant.codecs import CodebookTensor, PairCodebookTensor
 from rwkvquant.config import METHODS, PROXY_READINGS, STYLES, VECTOR_CODEBOOKS
 from rwkvquant.formats.container import open_packed
-from rwkvquant.formats.qtensor import CodebookTensor, PairCodebookTensor
 from rwkvquant.models import PackedSource, TorchModel
 from rwkvquant.pipeline.quantize import plan_only, quantize
 from rwkvquant.runtime.session import load

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from rwkvquant import CalibrationConfig, QuantizeConfig
-from rwkvquant.config import CodebookConfig, GridConfig
+from rwkvquant.codecs import CodebookConfig, GridConfig
 from rwkvquant.pipeline.fingerprint import of_pass_1
 from rwkvquant.pipeline.plan_file import Candidate, Measured, from_json, to_json
 from rwkvquant.pipeline.settings import Setting, settings_of

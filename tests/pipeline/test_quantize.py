@@ -100,7 +100,7 @@ def test_rtn_file_holds_what_rtn_returns(tmp_path: Path) -> None:
 
 
 def stored_grid(tensor):
-    from rwkvquant.config import GridConfig
+    from rwkvquant.codecs import GridConfig
 
     return GridConfig(tensor.bits, tensor.group_size, tensor.zeros is None, 8 if tensor.scales is None else 16)
 

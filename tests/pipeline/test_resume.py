@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from rwkvquant import QuantizeConfig
-from rwkvquant.config import CodebookConfig
+from rwkvquant.codecs import CodebookConfig
 from rwkvquant.errors import ConfigError, RwkvQuantError, StoppedError
 from rwkvquant.formats import disk
 from rwkvquant.pipeline.progress import Progress

@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from rwkvquant import QuantizeConfig
-from rwkvquant.config import CodebookConfig, GridConfig, PairConfig
+from rwkvquant.codecs import CodebookConfig, GridConfig, PairConfig
 from rwkvquant.errors import ConfigError
 from rwkvquant.formats.layout import pack
 from rwkvquant.kernels.tiles import padded
 from rwkvquant.pipeline.matrices import Hessian, quantise_matrix
-from rwkvquant.pipeline.settings import Setting, allowed_settings, code_bits_of, settings_of
+from rwkvquant.pipeline.settings import Setting, allowed_settings, code_bits_of, plain_codec, settings_of
 
 SHAPES = [(35, 100), (5, 32)]  # a multiple of nothing; fewer tables than a rank
 METHODS: dict[str, dict[str, Any]] = {
@@ -109,7 +109,7 @@ def test_tensor_bits_reach_all_grids_whatever_the_budget() -> None:
 def test_tensor_bits_change_the_bits_of_one_setting_and_nothing_else(options: dict[str, Any], expected: object) -> None:
     found = allowed_settings(QuantizeConfig(**options, tensor_bits=("att.value=4",)), NAMES)
     assert [setting.codec for setting in found[NAMES[1]]] == [expected]
-    assert [setting.codec for setting in found[NAMES[0]]] == [QuantizeConfig(**options).plain_codec]
+    assert [setting.codec for setting in found[NAMES[0]]] == [plain_codec(QuantizeConfig(**options))]
 
 
 @pytest.mark.parametrize("options", [{"method": "gptvq"}, {"method": "kmeans", "code_bits": 3}, {"method": "paper"}], ids=str)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from rwkvquant import CalibrationConfig
-from rwkvquant.config import CodebookConfig
+from rwkvquant.codecs import CodebookConfig
 from rwkvquant.formats.container import PackedFile, open_packed
 from rwkvquant.pipeline.progress import Progress, TensorReport
 from tests.helpers import random_state_dict, write_pth

@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 from numpy.typing import NDArray
 
-from rwkvquant.formats.qtensor import CENTROID_ZERO, CodebookTensor
+from rwkvquant.codecs import CENTROID_ZERO, CodebookTensor
 
 Array = NDArray[np.float64]
 

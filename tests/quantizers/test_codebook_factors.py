@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from rwkvquant.formats.qtensor import CENTROID_ZERO
+from rwkvquant.codecs import CENTROID_ZERO
 from rwkvquant.quantizers.codebook_factors import (
     centroids_of,
     codebook_factors,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from rwkvquant.formats.qtensor import CodebookTensor
+from rwkvquant.codecs import CodebookTensor
 from rwkvquant.quantizers.codebook_update import sort_codebooks, update_codebooks
 from rwkvquant.quantizers.gptvq import gptvq
 from rwkvquant.quantizers.kmeans import kmeans_codebooks

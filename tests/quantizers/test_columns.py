@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from rwkvquant import _native
-from rwkvquant.config import GridConfig
+from rwkvquant.codecs import GridConfig
 from rwkvquant.kernels import workshop
 from rwkvquant.quantizers import codebook_factors, codebook_walk, descent, gptq
 from rwkvquant.quantizers.codebook_update import Centroids

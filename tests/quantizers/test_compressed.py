@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from rwkvquant.formats.qtensor import CodebookTensor
+from rwkvquant.codecs import CodebookTensor
 from rwkvquant.quantizers import codebook_walk, compressed_update
 from rwkvquant.quantizers.codebook_factors import fit_coefficients
 from rwkvquant.quantizers.compressed import compress_with, find_basis, kmeans_compressed

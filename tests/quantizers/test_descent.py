@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from rwkvquant.config import GridConfig
+from rwkvquant.codecs import GridConfig
 from rwkvquant.quantizers.descent import descend
 from rwkvquant.quantizers.gptq import gptq
 from rwkvquant.quantizers.gptvq import gptvq

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from rwkvquant.config import GridConfig
-from rwkvquant.formats.qtensor import UniformTensor
+from rwkvquant.codecs import GridConfig, UniformTensor
 from rwkvquant.quantizers.gptq import factorise, gptq, gptq_with, is_finite
 from rwkvquant.quantizers.grid import shrink_factors
 from rwkvquant.quantizers.loss import hessian_error

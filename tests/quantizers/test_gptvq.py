@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from rwkvquant.config import GridConfig
+from rwkvquant.codecs import GridConfig
 from rwkvquant.quantizers.codebook_walk import feedback_codes
 from rwkvquant.quantizers.gptq import factorise, gptq
 from rwkvquant.quantizers.gptvq import gptvq, gptvq_with, reassign, refine

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from rwkvquant.formats.qtensor import CodebookTensor
+from rwkvquant.codecs import CodebookTensor
 from rwkvquant.quantizers.clustering import lloyd_kmeans
 from rwkvquant.quantizers.gptvq import gptvq
 from rwkvquant.quantizers.gptvq_paper import _m_step, _set_gradients, gptvq_paper, kmeans_paper

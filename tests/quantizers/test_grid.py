@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from rwkvquant.config import GridConfig
+from rwkvquant.codecs import GridConfig
 from rwkvquant.quantizers.grid import find_matrix_grids, find_row_scale, shrink_factors
 from rwkvquant.quantizers.uniform import rtn
 from tests.quantizers.definition import grid_by_definition, row_scales_by_definition

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from rwkvquant.config import GridConfig
-from rwkvquant.formats.qtensor import UniformTensor
+from rwkvquant.codecs import GridConfig, UniformTensor
 from rwkvquant.quantizers.gptq import gptq
 from rwkvquant.quantizers.grid_update import refine_grid, update_scales
 from rwkvquant.quantizers.loss import row_losses

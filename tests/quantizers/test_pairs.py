@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from rwkvquant.config import GridConfig
-from rwkvquant.formats.qtensor import PairCodebookTensor
+from rwkvquant.codecs import GridConfig, PairCodebookTensor
 from rwkvquant.quantizers.gptq import gptq
 from rwkvquant.quantizers.loss import hessian_error, row_losses
 from rwkvquant.quantizers.pair_update import update_pairs

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from rwkvquant.formats.qtensor import CENTROID_ZERO, CodebookTensor, PairCodebookTensor
+from rwkvquant.codecs import CENTROID_ZERO, CodebookTensor, PairCodebookTensor
 from rwkvquant.quantizers.table_map import TableMap, least_squares
 from tests.quantizers.test_gptq import matrix_and_hessian
 

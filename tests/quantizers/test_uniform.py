@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rwkvquant.config import GridConfig
-from rwkvquant.formats.qtensor import UniformTensor
+from rwkvquant.codecs import GridConfig, UniformTensor
 from rwkvquant.quantizers.uniform import rtn
 
 

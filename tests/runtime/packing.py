@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from rwkvquant.architectures import QUANTIZED_ROLES, Role
 from rwkvquant.checkpoints import open_checkpoint
-from rwkvquant.checkpoints.tables import QUANTIZED_ROLES, Role
+from rwkvquant.codecs import DenseTensor, QTensor, UniformTensor
 from rwkvquant.formats.container import ContainerWriter
-from rwkvquant.formats.qtensor import DenseTensor, QTensor, UniformTensor
 from rwkvquant.formats.tokenizer_data import TokenizerData
 
 

@@ -15,10 +15,10 @@ import pytest
 from numpy.typing import NDArray
 
 from rwkvquant import _native
+from rwkvquant.architectures import Role, TensorSpec
 from rwkvquant.bench.layouts import PRESETS, Packing, codebook, dense, pairs, uniform
 from rwkvquant.bench.random_model import default_side, write_model, write_random_model
-from rwkvquant.checkpoints.tables import Role, TensorSpec
-from rwkvquant.config import GridConfig
+from rwkvquant.codecs import GridConfig
 from rwkvquant.errors import FormatError
 from rwkvquant.formats.container import open_packed
 from rwkvquant.formats.layout import TensorParams

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from rwkvquant import _native
+from rwkvquant.architectures import Role, TensorSpec
 from rwkvquant.bench.layouts import Packing, codebook, dense, pairs, uniform
 from rwkvquant.bench.random_model import default_side, write_model
-from rwkvquant.checkpoints.tables import Role, TensorSpec
-from rwkvquant.config import GridConfig
+from rwkvquant.codecs import GridConfig
 from rwkvquant.formats.container import open_packed
 from rwkvquant.kernels.state import Dims, State
 from rwkvquant.runtime.engines import native as engine

@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rwkvquant.config import GridConfig
-from rwkvquant.formats.qtensor import QTensor
+from rwkvquant.codecs import GridConfig, QTensor
 from rwkvquant.runtime.engines.reference import row_reader
 from tests.formats.examples import codebook, dense, pairs, uniform, vector_codebook
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from rwkvquant.config import GridConfig
+from rwkvquant.codecs import GridConfig
 from rwkvquant.errors import ConfigError
 from rwkvquant.formats.layout import TensorParams, choose_layout, stored_bytes, stored_bytes_codebook, stored_bytes_pairs
 from rwkvquant.selection.policy import Candidate, fit_budget

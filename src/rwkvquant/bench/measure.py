@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
+from rwkvquant.architectures import QUANTIZED_ROLES
 from rwkvquant.bench.roofline import Roofline
-from rwkvquant.checkpoints.tables import QUANTIZED_ROLES
 from rwkvquant.errors import ConfigError
 from rwkvquant.formats.container import PackedFile, open_packed
 from rwkvquant.kernels.state import Dims, State

@@ -15,12 +15,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rwkvquant.architectures import QUANTIZED_ROLES, Role, TensorSpec
 from rwkvquant.bench.layouts import Packing, Shape, choose, dense, uniform
 from rwkvquant.bench.shapes import released
 from rwkvquant.checkpoints.detect import all_specs, is_unused
 from rwkvquant.checkpoints.shapes import forward_shape
-from rwkvquant.checkpoints.tables import QUANTIZED_ROLES, Role, TensorSpec
-from rwkvquant.config import DEFAULT_BITS, GridConfig, QuantizeConfig
+from rwkvquant.codecs import GridConfig
+from rwkvquant.config import DEFAULT_BITS, QuantizeConfig
 from rwkvquant.errors import RwkvQuantError
 from rwkvquant.formats.container import ContainerWriter
 from rwkvquant.formats.layout import Layout, TensorParams, expected_arrays, parse_layout, stored_bytes, stored_bytes_dense

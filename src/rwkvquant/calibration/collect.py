@@ -26,9 +26,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from rwkvquant.architectures import TensorSpec
 from rwkvquant.calibration.mapped import Turns, checksum, map_file, settle
 from rwkvquant.calibration.statistics import InputStatistics
-from rwkvquant.checkpoints.tables import TensorSpec
 from rwkvquant.models.layers import BlockState, Tap, Weights
 
 Block = Callable[[Weights, Tensor, BlockState | None, Tensor | None, Tap | None], tuple[Tensor, BlockState, Tensor | None]]

@@ -7,7 +7,7 @@ from typing import Generic, Protocol, TypeVar
 
 from torch import Tensor
 
-from rwkvquant.checkpoints.tables import TensorSpec
+from rwkvquant.architectures import TensorSpec
 
 
 class Sums(Protocol):

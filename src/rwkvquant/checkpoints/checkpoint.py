@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rwkvquant.architectures import QUANTIZED_ROLES, Role, TensorSpec
 from rwkvquant.checkpoints.detect import all_specs, detect, is_unused
 from rwkvquant.checkpoints.summary import summary
-from rwkvquant.checkpoints.tables import QUANTIZED_ROLES, Role, TensorSpec
 from rwkvquant.checkpoints.translate import TranslatedFile
 from rwkvquant.errors import CheckpointError
 

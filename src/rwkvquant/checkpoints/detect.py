@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 
-from rwkvquant.checkpoints.tables import GLOBAL, TABLES, Role, TensorSpec
+from rwkvquant.architectures import GLOBAL, TABLES, Role, TensorSpec
 from rwkvquant.errors import CheckpointError
 from rwkvquant.kernels.state import Dims
 

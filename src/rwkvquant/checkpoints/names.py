@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from rwkvquant.checkpoints.tables import GLOBAL, TABLES, Role, TensorSpec
+from rwkvquant.architectures import GLOBAL, TABLES, Role, TensorSpec
 from rwkvquant.checkpoints.turns import AS_IT_IS, FLAT, MIX_DOWN, MIX_UP, TURNED, VECTOR, Turn, row
 
 

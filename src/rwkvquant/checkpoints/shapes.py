@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rwkvquant.checkpoints.tables import TensorSpec
+from rwkvquant.architectures import TensorSpec
 from rwkvquant.errors import FormatError
 from rwkvquant.kernels.state import Dims
 

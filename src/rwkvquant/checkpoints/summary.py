@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from rwkvquant.checkpoints.tables import QUANTIZED_ROLES, Role, TensorSpec
+from rwkvquant.architectures import QUANTIZED_ROLES, Role, TensorSpec
 from rwkvquant.checkpoints.tensor_info import TensorInfo
 from rwkvquant.kernels.state import Dims
 

@@ -13,8 +13,8 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from rwkvquant.architectures import GLOBAL
 from rwkvquant.checkpoints.names import LAYOUTS, Layout, Place
-from rwkvquant.checkpoints.tables import GLOBAL
 from rwkvquant.checkpoints.tensor_info import TensorFile, TensorInfo
 from rwkvquant.checkpoints.turns import AS_IT_IS, Turn, shape_after
 from rwkvquant.errors import CheckpointError

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from rwkvquant.architectures import TensorSpec
 from rwkvquant.checkpoints import Checkpoint, open_checkpoint
-from rwkvquant.checkpoints.tables import TensorSpec
 from rwkvquant.cli.evaluate import TokenizerOption
 from rwkvquant.cli.histogram import histogram
 from rwkvquant.cli.output import JsonOption, emit, stdout
@@ -27,7 +27,7 @@ SHOWN_MATCHES = 3
 
 @dataclass(frozen=True)
 class Meeting:
-    """A tensor and the activation it meets, as checkpoints/tables.py names it; index: which slice of both."""
+    """A tensor and the activation it meets, as architectures/ names it; index: which slice of both."""
 
     tensor: str
     spec: TensorSpec

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rwkvquant.codecs import CodebookFactors, CodebookTensor, DenseTensor, PairCodebookTensor, QTensor, UniformTensor
 from rwkvquant.errors import FormatError
 from rwkvquant.formats.layout_sizes import (
     ALIGNMENT,
@@ -35,7 +36,6 @@ from rwkvquant.formats.layout_sizes import (
     stored_bytes_dense,
     stored_bytes_pairs,
 )
-from rwkvquant.formats.qtensor import CodebookFactors, CodebookTensor, DenseTensor, PairCodebookTensor, QTensor, UniformTensor
 from rwkvquant.kernels import tiles
 
 __all__ = [

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from rwkvquant.config import GridConfig
+from rwkvquant.codecs import GridConfig
 from rwkvquant.errors import FormatError
 from rwkvquant.kernels import tiles
 
@@ -56,7 +56,7 @@ class TensorParams:
 
     group_size, symmetric, scale_bits   uniform layouts only
     group_rows                          rows that share a table: codebook (1 in the rows layout) and pairs
-    rank, shift                         codebook only: 0, 0, or those of formats/qtensor.py CodebookFactors
+    rank, shift                         codebook only: 0, 0, or those of codecs/ CodebookFactors
     """
 
     shape: tuple[int, ...]

@@ -46,7 +46,7 @@ def decode_dims(dims: dict[str, Any]) -> Dims:
 def check_dims(dims: Dims, tensors: Mapping[str, TensorEntry]) -> None:
     """Raises FormatError if a tensor that fixes a size is missing, or any tensor's shape contradicts the sizes.
 
-    Whether all tensors of the architecture are there is asked by whoever loads the weights (checkpoints/tables.py has the list).
+    Whether all tensors of the architecture are there is asked by whoever loads the weights (architectures/ has the list).
     """
     C, F, V = dims.width, dims.hidden, dims.vocab
     if dims.heads * dims.head_size != C:

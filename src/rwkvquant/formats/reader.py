@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rwkvquant.codecs import QTensor
 from rwkvquant.errors import FormatError
 from rwkvquant.formats import strict_json
 from rwkvquant.formats.header import Header, decode_header
 from rwkvquant.formats.layout import check_arrays, parse_layout, unpack
 from rwkvquant.formats.ledger import Ledger, make_item
 from rwkvquant.formats.model import check_dims, decode_model
-from rwkvquant.formats.qtensor import QTensor
 from rwkvquant.formats.strict_json import shown
 from rwkvquant.formats.table import TensorEntry, decode_table, parse_checksums
 from rwkvquant.formats.tokenizer_data import TokenizerData

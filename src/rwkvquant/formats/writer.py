@@ -22,13 +22,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rwkvquant.codecs import QTensor
 from rwkvquant.errors import ConfigError, FormatError
 from rwkvquant.formats import disk
 from rwkvquant.formats.header import encode_header
 from rwkvquant.formats.layout import TensorParams, check_arrays, describe, pack
 from rwkvquant.formats.layout_sizes import expected_arrays
 from rwkvquant.formats.model import decode_dims, encode_model
-from rwkvquant.formats.qtensor import QTensor
 from rwkvquant.formats.reader import FORMAT, FORMAT_VERSION, TOKENIZER_PREFIX, open_packed
 from rwkvquant.formats.spool import Spool
 from rwkvquant.formats.table import TensorEntry, decode_table, encode_table

@@ -1,6 +1,6 @@
 """y = W x for 1-D codebooks (layouts codebook{2,3,4}.t16x32), int8 activations: the definition of native/product_codebook.cpp.
 
-    W       (rows, cols)   weight, decoded row_scale * (centroid[code] - 64)    (formats/qtensor.py)
+    W       (rows, cols)   weight, decoded row_scale * (centroid[code] - 64)    (codecs/)
     x       (cols,)        xscale * xq, in activation groups of 64 columns      (activations.py)
 
     isum[r]  = sum over an activation group of (centroid[code] - 64) * xq      exact, in integers
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from rwkvquant.kernels import tiles
 from rwkvquant.kernels.activations import ACTIVATION_GROUP
 
-CENTROID_ZERO = 64  # as in formats/qtensor.py, which stands above
+CENTROID_ZERO = 64  # centroids are stored in 7 bits, 0..127, so that no kernel's 16-bit products can saturate
 
 
 def gemv_codebook(

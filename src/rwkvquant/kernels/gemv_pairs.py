@@ -1,6 +1,6 @@
 """y = W x for 2-D codebooks (layouts pairs{4..8}.t16x32), int8 activations: the definition of native/product_pairs.cpp.
 
-    W       (rows, cols)   weight, decoded row_scale * (component[code] - 64)   (formats/qtensor.py)
+    W       (rows, cols)   weight, decoded row_scale * (component[code] - 64)   (codecs/)
     x       (cols,)        xscale * xq, in activation groups of 64 columns      (activations.py)
 
 A code stands for columns 2i and 2i + 1 of a row, components 0 and 1; the second one of an odd last column is left out.

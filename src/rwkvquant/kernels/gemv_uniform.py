@@ -1,6 +1,6 @@
 """y = W x for a uniform grid in tiles, int8 activations: the definition of native/product_uniform.cpp.
 
-    W       (rows, cols)   weight, decoded row_scale * scale * (code - zero)    (formats/qtensor.py)
+    W       (rows, cols)   weight, decoded row_scale * scale * (code - zero)    (codecs/)
     x       (cols,)        xscale * xq, in activation groups of 64 columns      (activations.py)
 
 A piece is a run of columns inside one weight group and one activation group: with tiles of 64 columns, one tile.

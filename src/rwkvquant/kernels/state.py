@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Dims:
-    """All sizes of a model. `ranks` are those of its LoRA pairs by the symbols of checkpoints/tables.py, {"Rw": 64, ...}."""
+    """All sizes of a model. `ranks` are those of its LoRA pairs by the symbols of architectures/, {"Rw": 64, ...}."""
 
     layers: int
     width: int

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 Weights = Mapping[str, Any]  # name -> Tensor, or for matrices also QuantizedMatrix; both go through quantized.linear
 BlockState = tuple[Tensor, Tensor, Tensor]  # att_shift (B, C), ffn_shift (B, C), wkv (B, H, N, N) indexed [value, key]
-Tap = Callable[[str, Tensor], None]  # called with the activations that checkpoints/tables.py names
+Tap = Callable[[str, Tensor], None]  # called with the activations that architectures/ names
 
 LAYER_NORM_EPS = 1e-5
 GROUP_NORM_EPS = 64e-5  # whatever the head size: the training code's 1e-5 * 8**2, at which every released model was trained and is run

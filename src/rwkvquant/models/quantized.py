@@ -1,6 +1,6 @@
 """Products with weights that are dense or quantised, in torch.
 
-A QuantizedMatrix keeps the codes of a formats/qtensor.py tensor and decodes them for each product, to the very float32 that
+A QuantizedMatrix keeps the codes of a codecs/ tensor and decodes them for each product, to the very float32 that
 `QTensor.decode` defines. Gives up: speed; a product decodes the whole matrix, so this suits many tokens at once.
 """
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from rwkvquant.formats.qtensor import CENTROID_ZERO, CodebookTensor, PairCodebookTensor, UniformTensor
+from rwkvquant.codecs import CENTROID_ZERO, CodebookTensor, PairCodebookTensor, UniformTensor
 
 
 class QuantizedMatrix:

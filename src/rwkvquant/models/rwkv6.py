@@ -4,7 +4,7 @@
 
 `weights` holds one block's tensors by their names inside the block ("att.key.weight"): matrices (out, in), LoRA factors too,
 dense or quantised; the five matrices of time_maa_w2 as "att.time_maa_w2.0" to ".4", each (C, Rm); vectors (C,), att.time_faaaa (H, N).
-`tap` hears every activation that checkpoints/tables.py names.
+`tap` hears every activation that architectures/ names.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
     B  sequences    T  tokens    C  width    H  heads    N  head size    x  (B, T, C)
 
 `weights` holds one block's tensors by their names inside the block ("att.key.weight"): matrices (out, in), LoRA factors too,
-dense or quantised; vectors (C,), att.r_k (H, N). `tap` hears every activation that checkpoints/tables.py names.
+dense or quantised; vectors (C,), att.r_k (H, N). `tap` hears every activation that architectures/ names.
 """
 
 from __future__ import annotations

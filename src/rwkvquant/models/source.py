@@ -19,9 +19,9 @@ from torch import Tensor
 from rwkvquant.checkpoints import Checkpoint
 from rwkvquant.checkpoints.detect import all_specs, is_unused
 from rwkvquant.checkpoints.shapes import forward_shape
+from rwkvquant.codecs import DenseTensor
 from rwkvquant.errors import FormatError
 from rwkvquant.formats.container import PackedFile
-from rwkvquant.formats.qtensor import DenseTensor
 from rwkvquant.kernels.state import Dims
 from rwkvquant.models.quantized import QuantizedMatrix
 

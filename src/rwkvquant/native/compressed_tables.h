@@ -3,7 +3,7 @@
 //     centroid_k = clamp((sum_r coefficient_r * basis_rk + half) >> shift, -64, 63) + 64        half = 2^(shift-1), or 0 for shift 0
 //
 // (16 / group_rows) * R coefficients a tile are read instead of (16 / group_rows) * 2^bits centroids, which are made here, in
-// registers. The definition is CodebookFactors in formats/qtensor.py; all bodies give its whole numbers.
+// registers. The definition is CodebookFactors in codecs/; all bodies give its whole numbers.
 #pragma once
 
 #include "codebook_tables.h"

@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from rwkvquant.architectures import TABLES
 from rwkvquant.calibration.batches import FORWARD, fitting_batch
 from rwkvquant.calibration.collect import Beside, HiddenStates, advance, collect_block, collect_head, product_inputs
 from rwkvquant.calibration.partners import PartnerTap
 from rwkvquant.checkpoints import Checkpoint
-from rwkvquant.checkpoints.tables import TABLES
 from rwkvquant.config import QuantizeConfig
 from rwkvquant.models import QuantizedMatrix, architecture
 from rwkvquant.pipeline.tensors import Collected

@@ -19,7 +19,8 @@ import torch
 from numpy.typing import NDArray
 
 from rwkvquant.checkpoints import Checkpoint
-from rwkvquant.config import DEFAULT_BITS, CodebookConfig, GridConfig, QuantizeConfig
+from rwkvquant.codecs import CodebookConfig, GridConfig
+from rwkvquant.config import DEFAULT_BITS, QuantizeConfig
 from rwkvquant.pipeline.matrices import quantise_matrix
 from rwkvquant.pipeline.measure import proxies_of
 from rwkvquant.pipeline.plan_file import Measured

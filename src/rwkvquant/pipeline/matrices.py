@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rwkvquant.config import CodebookConfig, GridConfig, PairConfig, QuantizeConfig
-from rwkvquant.formats.qtensor import CodebookTensor, PairCodebookTensor, UniformTensor
+from rwkvquant.codecs import CodebookConfig, CodebookTensor, GridConfig, PairCodebookTensor, PairConfig, UniformTensor
+from rwkvquant.config import QuantizeConfig
 from rwkvquant.pipeline.settings import Setting
 from rwkvquant.quantizers.compressed import kmeans_compressed
 from rwkvquant.quantizers.gptq import InverseFactor, factorise, gptq_with

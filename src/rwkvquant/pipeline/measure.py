@@ -15,9 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from rwkvquant.architectures import QUANTIZED_ROLES, Role
 from rwkvquant.calibration.sensitivity import Backward, Sensitivity, Story
 from rwkvquant.checkpoints import Checkpoint, LogicalMatrix
-from rwkvquant.checkpoints.tables import QUANTIZED_ROLES, Role
 from rwkvquant.config import QuantizeConfig
 from rwkvquant.models import CheckpointSource, architecture
 from rwkvquant.pipeline.allocation import give_back

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from rwkvquant.architectures import Role, TensorSpec
 from rwkvquant.checkpoints import Checkpoint, LogicalMatrix
-from rwkvquant.checkpoints.tables import Role, TensorSpec
-from rwkvquant.config import CodebookConfig, GridConfig, QuantizeConfig
+from rwkvquant.codecs import CodebookConfig, GridConfig
+from rwkvquant.config import QuantizeConfig
 from rwkvquant.formats.layout import choose_layout, stored_bytes_dense
 from rwkvquant.formats.ledger import Ledger, make_item
 from rwkvquant.pipeline.settings import Setting

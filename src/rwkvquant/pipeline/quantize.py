@@ -20,9 +20,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from rwkvquant.architectures import Role
 from rwkvquant.calibration.samples import calibration_rows, load_documents
 from rwkvquant.checkpoints import Checkpoint, open_checkpoint
-from rwkvquant.checkpoints.tables import Role
 from rwkvquant.config import CalibrationConfig, QuantizeConfig
 from rwkvquant.errors import CalibrationError, ConfigError
 from rwkvquant.formats.container import ContainerWriter, check_output, open_packed
@@ -40,7 +40,7 @@ from rwkvquant.pipeline.plan import PlannedTensor, make_plan, planned_ledger
 from rwkvquant.pipeline.plan_file import from_json, to_json
 from rwkvquant.pipeline.products import fast_products
 from rwkvquant.pipeline.progress import Progress
-from rwkvquant.pipeline.settings import Setting, allowed_settings, quantized_shapes
+from rwkvquant.pipeline.settings import Setting, allowed_settings, plain_codec, quantized_shapes
 from rwkvquant.pipeline.tensors import NOTHING, TensorWriter
 from rwkvquant.pipeline.work_dir import WorkDirectory, work_directory
 from rwkvquant.runtime.tokenizer import Tokenizer, load_tokenizer
@@ -258,7 +258,7 @@ def _quantization_config(config: QuantizeConfig, plan: list[PlannedTensor]) -> d
     weights = sum(t.shape[0] * t.shape[1] for t in plan if t.spec.role in (Role.PROJECTION, Role.LORA))
     return {
         "bits": round(8 * quantised / weights, 4),
-        "group_size": getattr(config.plain_codec, "group_size", None) if config.code_bits is not None else None,
+        "group_size": getattr(plain_codec(config), "group_size", None) if config.code_bits is not None else None,
         "head_bits": config.head_bits,
         "modules_to_not_convert": sorted({t.spec.name for t in plan if t.setting is None}),
         "options": config.to_dict(),

@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rwkvquant.architectures import QUANTIZED_ROLES
 from rwkvquant.checkpoints import Checkpoint
-from rwkvquant.checkpoints.tables import QUANTIZED_ROLES
-from rwkvquant.config import GROUP_SIZES, CodebookConfig, Codec, GridConfig, PairConfig, QuantizeConfig
+from rwkvquant.codecs import CodebookConfig, Codec, GridConfig, PairConfig
+from rwkvquant.config import GROUP_SIZES, QuantizeConfig
 from rwkvquant.errors import ConfigError
 from rwkvquant.formats.layout import choose_layout, stored_bytes, stored_bytes_codebook, stored_bytes_pairs
 from rwkvquant.selection.policy import override_bits
@@ -87,10 +88,21 @@ def code_bits_of(codec: Codec) -> int:
     return codec.bits // 2 if isinstance(codec, PairConfig) else codec.bits
 
 
+def plain_codec(config: QuantizeConfig) -> Codec:
+    """What every matrix is stored as where `code_bits` is given."""
+    assert config.code_bits is not None
+    if config.method in ("rtn", "gptq"):
+        scale_bits = 16 if config.style == "paper" else 8
+        return GridConfig(config.code_bits, config.group_size or 64, bool(config.symmetric), config.scale_bits or scale_bits)
+    if config.codebook_dim == 2:
+        return PairConfig(2 * config.code_bits)
+    return CodebookConfig(config.code_bits, (config.codebook_size or 128) // 32, config.codebook_rank or 0)
+
+
 def settings_of(config: QuantizeConfig) -> list[Setting]:
     """Everything that the options allow a matrix to become, uniform grids first."""
     if config.code_bits is not None:
-        return [Setting(config.method, config.plain_codec)]
+        return [Setting(config.method, plain_codec(config))]
     if config.method == "paper":  # as Algorithm 1 implies: docs/methods/selection.md
         return [Setting("gptq", GridConfig(3, 32, scale_bits=16)), Setting("gptvq", CodebookConfig(3, 4, 4))]
     if config.method == "readme":

@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rwkvquant.architectures import Role
 from rwkvquant.calibration.statistics import InputStatistics
 from rwkvquant.checkpoints import Checkpoint
-from rwkvquant.checkpoints.tables import Role
+from rwkvquant.codecs import DenseTensor, QTensor
 from rwkvquant.config import QuantizeConfig
 from rwkvquant.errors import CheckpointError
 from rwkvquant.formats.container import ContainerWriter
-from rwkvquant.formats.qtensor import DenseTensor, QTensor
 from rwkvquant.models import QuantizedMatrix
 from rwkvquant.pipeline.matrices import Hessian, Quantised, quantise_matrix, sampled_rows
 from rwkvquant.pipeline.plan import PlannedTensor

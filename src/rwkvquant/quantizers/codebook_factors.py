@@ -18,7 +18,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rwkvquant.formats.qtensor import CodebookFactors
+from rwkvquant.codecs import CodebookFactors
 from rwkvquant.kernels import workshop
 from rwkvquant.kernels.dispatch import native_module
 from rwkvquant.quantizers.clustering import nearest_codes

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rwkvquant.formats.qtensor import CENTROID_ZERO, CodebookTensor
+from rwkvquant.codecs import CENTROID_ZERO, CodebookTensor
 from rwkvquant.kernels import workshop
 from rwkvquant.quantizers.kmeans import LIMITS, codebook_tensor
 from rwkvquant.quantizers.residual import Residual

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rwkvquant.formats.qtensor import CENTROID_ZERO, CodebookTensor
+from rwkvquant.codecs import CENTROID_ZERO, CodebookTensor
 from rwkvquant.quantizers.codebook_factors import (
     centroids_of,
     codebook_factors,

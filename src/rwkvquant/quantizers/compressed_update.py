@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rwkvquant.formats.qtensor import CodebookTensor
+from rwkvquant.codecs import CodebookTensor
 from rwkvquant.quantizers.codebook_factors import centroids_of, codebook_factors, solve_blocks, step_coefficients, whole
 from rwkvquant.quantizers.codebook_update import Centroids
 from rwkvquant.quantizers.residual import Residual

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rwkvquant.formats.qtensor import CENTROID_ZERO, CodebookTensor, PairCodebookTensor, UniformTensor
+from rwkvquant.codecs import CENTROID_ZERO, CodebookTensor, PairCodebookTensor, UniformTensor
 from rwkvquant.kernels.dispatch import native_module
 from rwkvquant.quantizers.columns import Columns, GridColumns, TableColumns, descend_columns
 from rwkvquant.quantizers.residual import BLOCK, Change, Residual

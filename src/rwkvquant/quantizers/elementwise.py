@@ -28,7 +28,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rwkvquant.formats.qtensor import CENTROID_ZERO, CodebookTensor
+from rwkvquant.codecs import CENTROID_ZERO, CodebookTensor
 from rwkvquant.quantizers.clustering import exact_kmeans, nearest_codes
 from rwkvquant.quantizers.grid import LARGEST_HALF, SMALLEST_HALF
 

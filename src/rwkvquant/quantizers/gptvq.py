@@ -28,7 +28,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rwkvquant.formats.qtensor import CENTROID_ZERO, CodebookTensor
+from rwkvquant.codecs import CENTROID_ZERO, CodebookTensor
 from rwkvquant.quantizers.codebook_update import update_codebooks
 from rwkvquant.quantizers.codebook_walk import feedback_codes, fit_and_feed_back
 from rwkvquant.quantizers.compressed import compress_with

@@ -11,7 +11,7 @@
 4. Rounded to what is stored.
 
 Where this departs from the authors: they round A, or the tables, to 8 bits with one scale for each column block and leave V as it is;
-here A and V are int8 in the integer definition of formats/qtensor.py, tables of rank 0 have 7 bits, and each row block has a scale.
+here A and V are int8 in the integer definition of codecs/, tables of rank 0 have 7 bits, and each row block has a scale.
 Tables of rank 0 are rounded before codes are chosen there, and after the M-step here.
 
 k-means is the same without 2. and 3.: nearest codes, and for a rank the singular vectors.
@@ -24,7 +24,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rwkvquant.formats.qtensor import CodebookTensor
+from rwkvquant.codecs import CodebookTensor
 from rwkvquant.quantizers.clustering import lloyd_kmeans, nearest_codes
 from rwkvquant.quantizers.codebook_factors import centroids_of, codebook_factors, whole_factors
 from rwkvquant.quantizers.codebook_walk import fit_and_feed_back

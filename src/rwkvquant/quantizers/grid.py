@@ -34,8 +34,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rwkvquant.config import CLIP_SEARCHES, GridConfig
-from rwkvquant.formats.qtensor import UniformTensor
+from rwkvquant.codecs import GridConfig, UniformTensor
+from rwkvquant.config import CLIP_SEARCHES
 
 SEARCH_STEPS = 25  # half as many lose 1-3 % in RTN's error, twice as many gain 1 %
 SMALLEST_HALF = 2.0**-24  # float16's smallest positive number; a scale is never 0, so nothing is ever divided by 0
@@ -118,7 +118,7 @@ def encode(w: Tensor, scale: Tensor, zero: Tensor, bits: int) -> Tensor:
 
 
 def decode(codes: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
-    """What qtensor.py decodes: multiplied in float32, returned in the type of `codes`."""
+    """What a codec decodes: multiplied in float32, returned in the type of `codes`."""
     return ((codes - zero).float() * scale).to(codes.dtype)
 
 

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rwkvquant.formats.qtensor import UniformTensor
+from rwkvquant.codecs import UniformTensor
 from rwkvquant.quantizers.descent import descend
 from rwkvquant.quantizers.residual import Residual
 

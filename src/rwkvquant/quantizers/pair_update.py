@@ -16,7 +16,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from rwkvquant.formats.qtensor import CENTROID_ZERO, PairCodebookTensor
+from rwkvquant.codecs import CENTROID_ZERO, PairCodebookTensor
 from rwkvquant.quantizers.kmeans import LIMITS
 from rwkvquant.quantizers.loss import row_losses
 from rwkvquant.quantizers.table_map import TableMap, least_squares

@@ -25,7 +25,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rwkvquant.formats.qtensor import CENTROID_ZERO, PairCodebookTensor
+from rwkvquant.codecs import CENTROID_ZERO, PairCodebookTensor
 from rwkvquant.quantizers.descent import descend
 from rwkvquant.quantizers.gptq import InverseFactor, factorise
 from rwkvquant.quantizers.grid import LARGEST_HALF, SMALLEST_HALF

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rwkvquant.formats.qtensor import CodebookTensor, PairCodebookTensor
+from rwkvquant.codecs import CodebookTensor, PairCodebookTensor
 
 Map = Callable[[Tensor], Tensor]
 

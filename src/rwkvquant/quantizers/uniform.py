@@ -13,8 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rwkvquant.config import GridConfig
-from rwkvquant.formats.qtensor import UniformTensor
+from rwkvquant.codecs import GridConfig, UniformTensor
 from rwkvquant.quantizers.grid import encode, find_matrix_grids, row_chunks, split_groups, uniform_tensor
 
 

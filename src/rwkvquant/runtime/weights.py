@@ -14,15 +14,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rwkvquant.architectures import Role, TensorSpec
 from rwkvquant.checkpoints import Checkpoint
 from rwkvquant.checkpoints.detect import all_specs, is_unused
 from rwkvquant.checkpoints.shapes import forward_shape
-from rwkvquant.checkpoints.tables import Role, TensorSpec
+from rwkvquant.codecs import DenseTensor, QTensor
 from rwkvquant.errors import FormatError
 from rwkvquant.formats.container import PackedFile
 from rwkvquant.formats.layout import TensorParams, unpack
 from rwkvquant.formats.layout_sizes import ALIGNMENT
-from rwkvquant.formats.qtensor import DenseTensor, QTensor
 from rwkvquant.kernels.bfloat import narrow_exactly, widen_bfloat
 from rwkvquant.kernels.state import Dims
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from rwkvquant.formats.qtensor import DenseTensor, QTensor, UniformTensor
+from rwkvquant.codecs import DenseTensor, QTensor, UniformTensor
 from rwkvquant.kernels import rwkv6, rwkv7
 from rwkvquant.kernels.state import State
 from rwkvquant.runtime.weights import Weights
