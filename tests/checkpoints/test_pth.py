@@ -5,11 +5,13 @@ import struct
 import warnings
 import zipfile
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from torch.utils.serialization import config
 
 from rwkvquant.checkpoints.pth import PthFile
 from rwkvquant.errors import CheckpointError
@@ -125,6 +127,26 @@ def test_altered_data_is_found_when_it_is_read(tmp_path: Path) -> None:
     file.read("first")
     with pytest.raises(CheckpointError, match=r"altered or damaged \(checksum of a/data/1\)"):
         file.read("second")
+
+
+@pytest.fixture
+def no_checksums() -> Iterator[None]:
+    config.save.compute_crc32 = False
+    yield
+    config.save.compute_crc32 = True
+
+
+@pytest.mark.usefixtures("no_checksums")
+def test_a_file_without_checksums_is_read(tmp_path: Path) -> None:
+    """torch.load reads it too; every member of the zip has 0 for its CRC-32."""
+    assert_same(save(tmp_path / "a.pth", {"a": torch.randn(3, 4), "b": torch.zeros(2).half()}))
+
+
+def test_a_checksum_of_0_in_some_members_only_is_compared(tmp_path: Path) -> None:
+    path = write_zip(tmp_path / "a.pth", tensor_index())
+    alter_entry(path, "data/0", crc=0)
+    with pytest.raises(CheckpointError, match="altered or damaged"):
+        PthFile(path).read("x")
 
 
 OTHER_DTYPES = [torch.float64, torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool, torch.complex64]

@@ -10,7 +10,7 @@ Layout of the records: APPNOTE.TXT 6.3.10 by PKWARE, sections 4.3.7 (local), 4.3
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from rwkvquant.checkpoints.unpickler import shown
@@ -21,18 +21,20 @@ ENTRY = struct.Struct("<4s6H3I5H2I")
 END = struct.Struct("<4s4H2IH")
 END64_LOCATOR = struct.Struct("<4sIQI")
 END64 = struct.Struct("<4sQ2H2I4Q")
+END_SIGNATURE = b"PK\x05\x06"
 STORED, ENCRYPTED = 0, 1
+SEARCHED_FOR_END = 1 << 20  # bytes at the end of a file, for the sentence that says what is wrong with it
 IN_ZIP64 = 0xFFFFFFFF  # a 32-bit field that holds this has its value in the zip64 extra field
 
 
 @dataclass(frozen=True)
 class Member:
-    """The bytes [offset, offset + size) of the file, and the CRC-32 that they must have."""
+    """The bytes [offset, offset + size) of the file, and the CRC-32 that they must have; None if the writer computed none."""
 
     name: str
     offset: int
     size: int
-    crc: int
+    crc: int | None
 
 
 def find_members(file: memoryview) -> dict[str, Member]:
@@ -62,14 +64,17 @@ def _find_members(file: memoryview) -> dict[str, Member]:
     for (_, stop, name), (begin, _, other) in pairwise(ranges):
         if begin < stop:
             raise CheckpointError(f"the zip members {shown(name)!r} and {shown(other)!r} overlap")
+    # torch.utils.serialization.config.save.compute_crc32 = False leaves 0 in every member.
+    if not any(member.crc for member in members.values()):
+        return {name: replace(member, crc=None) for name, member in members.items()}
     return members
 
 
 def _directory(file: memoryview) -> tuple[int, int, int]:
     """(start, end, number of entries) of the central directory."""
     end_at = len(file) - END.size
-    if end_at < 0 or bytes(file[end_at : end_at + 4]) != b"PK\x05\x06":
-        raise CheckpointError("the zip directory at the end of the file is missing: the file is truncated; download or copy it again")
+    if end_at < 0 or bytes(file[end_at : end_at + 4]) != END_SIGNATURE:
+        raise CheckpointError(_why_no_end(file))
     _, disk, first_disk, here, count, size, start, comment = END.unpack_from(file, end_at)
     locator_at = end_at - END64_LOCATOR.size
     if locator_at >= 0 and bytes(file[locator_at : locator_at + 4]) == b"PK\x06\x07":
@@ -84,6 +89,17 @@ def _directory(file: memoryview) -> tuple[int, int, int]:
     if start + size != end_at:
         raise CheckpointError("the zip directory does not end where the end record begins: the file is truncated or altered")
     return start, start + size, count
+
+
+def _why_no_end(file: memoryview) -> str:
+    """The sentence for a file that does not end with an end record: it is cut short, or it goes on after its end."""
+    searched = bytes(file[-SEARCHED_FOR_END:])
+    found = searched.rfind(END_SIGNATURE)
+    after = len(searched) - found - END.size
+    if found >= 0 and after > 0:
+        whole = len(file) - after
+        return f"{after} bytes after the end of the zip, which is byte {whole}, belong to nothing; download or copy the file again"
+    return "the zip directory at the end of the file is missing: the file is truncated; download or copy it again"
 
 
 def _entry(file: memoryview, position: int, end: int) -> tuple[Member, int, int]:

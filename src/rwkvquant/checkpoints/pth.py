@@ -86,11 +86,11 @@ class PthFile:
         return f"{self._root}/data/{tensor.storage.key}"
 
     def _contents(self, name: str) -> memoryview:
-        """The bytes of a member. Its CRC-32 is compared the first time: tensors may share one."""
+        """The bytes of a member. Its CRC-32, if the file has one, is compared the first time: tensors may share a member."""
         require_whole(self._mapping)
         member = self._members[name]
         contents = self._bytes[member.offset : member.offset + member.size]
-        if name not in self._verified and zlib.crc32(contents) != member.crc:
+        if name not in self._verified and member.crc is not None and zlib.crc32(contents) != member.crc:
             raise CheckpointError(f"the file was altered or damaged (checksum of {shown(name)}); download or copy it again")
         self._verified.add(name)
         return contents
