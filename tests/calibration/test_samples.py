@@ -33,6 +33,20 @@ def test_jsonl_gives_one_document_a_line(tmp_path: Path) -> None:
     assert load_documents(str(path)) == ["one\u2028two \n three", "é"]
 
 
+@pytest.mark.parametrize("name", ["a.JSONL", "a.json", "a.jsonl.txt", "a"])
+def test_json_lines_are_told_by_their_content(tmp_path: Path, name: str) -> None:
+    assert load_documents(write(tmp_path / name, '\n{"text": "one"}\n{"text": "\\u00e9"}\n')) == ["one", "é"]
+
+
+@pytest.mark.parametrize("text", ["[1] A note.", '{"text": "quoted"} is JSON', '{ "a": 1 }\nand prose', "[", "[]", "{", '["a", "b"]'])
+def test_a_text_that_begins_like_json_is_a_text(tmp_path: Path, text: str) -> None:
+    assert load_documents(write(tmp_path / "a.txt", text)) == [text]
+
+
+def test_single_zero_bytes_are_characters_of_the_text(tmp_path: Path) -> None:
+    assert load_documents(write(tmp_path / "a.txt", b"a page\0 of the web\0\0")) == ["a page\0 of the web\0\0"]
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
@@ -40,7 +54,15 @@ def test_jsonl_gives_one_document_a_line(tmp_path: Path) -> None:
         ("blank.txt", " \n\n<|doc|>\n\n\t\n", "holds no text"),
         ("empty.jsonl", '{"text": ""}\n', "holds no text"),
         ("latin.txt", b"caf\xe9", r"latin\.txt is not UTF-8 text \(byte 3\)"),
-        ("binary.txt", b"text\x00text", "zero bytes"),
+        ("utf16.txt", "text in UTF-16".encode("utf-16-le"), "14 of its 28 bytes are zero"),
+        ("utf32.txt", "text in UTF-32".encode("utf-32-be"), "42 of its 56 bytes are zero"),
+        ("archive.tar", b"name" + bytes(96) + 3000 * b"text", "not a text in UTF-8"),
+        ("pointer.txt", "version https://git-lfs.github.com/spec/v1\noid sha256:0d71\n", "git lfs pull"),
+        ("list.json", '[{"text": "a"},\n {"text": "b"}]', "is one JSON document"),
+        ("config.json", '{\n "width": 64\n}', "is one JSON document"),
+        ("keys.json", '{"content": "a"}\n{"content": "b"}\n', 'line 1: no "text"'),
+        ("cut.json", '{"text": "a"}\n{"text": ', "line 2: not JSON"),
+        ("deep.jsonl", "[" * 100_000, "line 1: not JSON"),
         ("broken.jsonl", '{"text": "a"}\n{"text": ', "line 2: not JSON"),
         ("list.jsonl", "[1]", 'line 1: no "text"'),
         ("key.jsonl", '{"content": "a"}', 'line 1: no "text"'),

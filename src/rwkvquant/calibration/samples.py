@@ -6,14 +6,16 @@ import json
 import random
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rwkvquant.errors import CalibrationError
+from rwkvquant.stand_in import LFS_POINTER, stand_in
 
 SEPARATOR = "\n\n<|doc|>\n\n"
+ZEROS_OF_NO_TEXT = 64  # so many in a row are an archive's padding, or a hole; single ones stand in texts from the web
 END_OF_DOCUMENT = 0  # the token before each document, as in RWKV's training
 
 
@@ -22,14 +24,19 @@ class Encoder(Protocol):
 
 
 def load_documents(path: Path | str) -> list[str]:
-    """The documents of a .jsonl file, {"text": ...} on each line, or of a plain text separated by SEPARATOR; none is empty.
+    """The documents of JSON lines, {"text": ...} on each, or of a plain text separated by SEPARATOR; none is empty.
+
+    JSON lines are told by the content; the ending .jsonl promises them.
 
     Raises CalibrationError for a missing file, a directory, a file that is not UTF-8 text, a line that is not such JSON,
-    and a file without any text.
+    one JSON document that is not lines, and a file without any text.
     """
     path = Path(path)
     text = _read_text(path)
-    documents = _jsonl(text, path) if path.suffix == ".jsonl" else text.split(SEPARATOR)
+    json_lines = path.suffix.lower() == ".jsonl" or _are_json_lines(text)
+    if not json_lines and _is_json_document(text):
+        raise CalibrationError(f'{path} is one JSON document; give a plain text, or JSON lines: {{"text": "..."}} on each line')
+    documents = _jsonl(text, path) if json_lines else text.split(SEPARATOR)
     documents = [document for document in documents if document.strip()]
     if not documents:
         raise CalibrationError(f"{path} holds no text; calibration and evaluation need some. Try a plain text file of 300 kB or more")
@@ -69,13 +76,47 @@ def _read_text(path: Path) -> str:
         raw = path.read_bytes()
     except OSError as error:
         raise CalibrationError(f"cannot read the text {path}: {error.strerror or error}") from error
+    if raw.startswith(LFS_POINTER):  # a web page may be meant as a text
+        raise CalibrationError(f"{path}: {stand_in(raw)}")
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise CalibrationError(f"{path} is not UTF-8 text (byte {error.start}); give a text file (.txt or .jsonl)") from error
-    if "\0" in text:
-        raise CalibrationError(f"{path} is not a text file: it holds zero bytes. Give a .txt or .jsonl file")
+    if 4 * raw.count(0) >= len(raw) > 0 or bytes(ZEROS_OF_NO_TEXT) in raw:
+        raise CalibrationError(
+            f"{path} is not a text in UTF-8: {raw.count(0)} of its {len(raw)} bytes are zero. If it is UTF-16, save it as UTF-8"
+        )
     return text.replace("\r\n", "\n")
+
+
+def _are_json_lines(text: str) -> bool:
+    """Whether the first line is {"text": "..."}, or every line is some JSON object: texts that people write are neither."""
+    lines = (line for line in text.split("\n") if line.strip())
+    first = _json_object(next(lines, ""))
+    if first is None:
+        return False
+    return isinstance(first.get("text"), str) or all(_json_object(line) is not None for line in lines)
+
+
+def _json_object(text: str) -> dict[str, Any] | None:
+    if text.lstrip()[:1] != "{":
+        return None
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _is_json_document(text: str) -> bool:
+    """Whether the whole file is one JSON object, or a list of them."""
+    if text.lstrip()[:1] != "[":
+        return _json_object(text) is not None
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return bool(value) and all(isinstance(item, dict) for item in value)
 
 
 def _jsonl(text: str, path: Path) -> list[str]:
@@ -85,7 +126,7 @@ def _jsonl(text: str, path: Path) -> list[str]:
             continue
         try:
             entry = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise CalibrationError(f'{path}, line {number}: not JSON; each line must be like {{"text": "..."}}') from error
         if not isinstance(entry, dict) or not isinstance(entry.get("text"), str):
             raise CalibrationError(f'{path}, line {number}: no "text" string; each line must be like {{"text": "..."}}')
