@@ -13,7 +13,9 @@ import torch
 
 from rwkvquant.architectures import GLOBAL, TABLES, Role
 from rwkvquant.checkpoints import Checkpoint, open_checkpoint
-from rwkvquant.errors import CheckpointError
+from rwkvquant.errors import CheckpointError, RwkvQuantError
+from rwkvquant.formats.container import open_packed
+from rwkvquant.runtime.tokenizer import load_tokenizer
 from tests.helpers import random_state_dict, write_pth
 
 DATA = Path(__file__).parents[1] / "data"
@@ -132,6 +134,22 @@ def test_other_files_are_refused_for_what_they_are(tmp_path: Path, kind: str) ->
     path.write_bytes(FOREIGN[kind])
     with pytest.raises(CheckpointError, match=rf"a\.pth: this is {kind}.*; a checkpoint is a \.pth as torch\.save writes it"):
         open_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0d71\nsize 19332096\n", "git lfs pull"),
+        (b"\n<!DOCTYPE html>\n<html lang=en>", "this is a web page"),
+        (b"<HTML><body>Sign in</body></HTML>", "this is a web page"),
+    ],
+)
+def test_what_lies_in_the_place_of_a_download_is_named_by_every_reader(tmp_path: Path, content: bytes, said: str) -> None:
+    path = tmp_path / "a.pth"
+    path.write_bytes(content)
+    for read in (open_checkpoint, open_packed, lambda path: load_tokenizer(path, 300)):
+        with pytest.raises(RwkvQuantError, match=said):
+            read(path)
 
 
 def test_bare_pickles_are_refused(tmp_path: Path) -> None:

@@ -94,6 +94,17 @@ def test_bytes_after_the_end_are_refused(small: Path, extra: bytes) -> None:
     assert contents(small) is None
 
 
+@pytest.mark.parametrize(
+    ("write", "said"), [(write_pth, "1000 bytes after the end"), (write_safetensors, "1000 bytes after the last tensor")]
+)
+def test_a_file_that_is_too_long_is_not_called_truncated(tmp_path: Path, write: Callable, said: str) -> None:
+    path = write(tmp_path / "a", random_state_dict("rwkv7", layers=1, width=32, head_size=8))
+    path.write_bytes(path.read_bytes() + bytes(1000))
+    with pytest.raises(CheckpointError, match=said) as caught:
+        open_checkpoint(path)
+    assert "truncated" not in str(caught.value)
+
+
 def test_a_hole_in_the_weights_is_found(tmp_path: Path) -> None:
     """A download that left a page of zeros has the right length and a right directory."""
     path = write_pth(tmp_path / "a.pth", random_state_dict("rwkv7", layers=1, width=64))

@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.numpy import save_file as save_arrays
 
 import rwkvquant
 from rwkvquant.architectures import TABLES as ARCHITECTURES
@@ -278,3 +280,12 @@ def test_directories_that_are_unclear_are_refused(tmp_path: Path) -> None:
 def test_a_packed_file_is_no_checkpoint() -> None:
     with pytest.raises(CheckpointError, match="this is a file packed by rwkvquant, not a checkpoint"):
         open_checkpoint(DATA / "rwkv7-tiny-rtn4.safetensors")
+
+
+def test_a_packed_file_that_another_tool_has_written_again_is_refused_as_that(tmp_path: Path) -> None:
+    with safe_open(DATA / "rwkv7-tiny-rtn4.safetensors", "numpy") as file:
+        arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+        save_arrays(arrays, tmp_path / "again.safetensors", metadata=file.metadata())
+    for read in (open_checkpoint, rwkvquant.load):
+        with pytest.raises(CheckpointError, match=r"another tool has written it again.*use the original file"):
+            read(tmp_path / "again.safetensors")

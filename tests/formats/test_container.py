@@ -117,7 +117,7 @@ def test_a_truncated_or_lengthened_file_is_refused(packed_path: Path) -> None:
         with pytest.raises(FormatError):
             open_packed(packed_path)
     packed_path.write_bytes(original + bytes(64))
-    with pytest.raises(FormatError, match="follow the header"):
+    with pytest.raises(FormatError, match="64 bytes after the last array belong to nothing"):
         open_packed(packed_path)
 
 
@@ -252,6 +252,8 @@ def test_an_output_that_cannot_be_is_refused_before_any_work(tmp_path: Path) -> 
         check_output(tmp_path)
     with pytest.raises(ConfigError, match=r"must exist; .*missing does not"):
         ContainerWriter(tmp_path / "missing" / "m.safetensors")
+    with pytest.raises(ConfigError, match=r"puts the home folder for ~.*Try: -o ~/m\.safetensors"):
+        check_output("~/m.safetensors")
     with pytest.raises(ConfigError, match="device or a pipe"):
         check_output("/dev/null")
     check_output(tmp_path / "m.safetensors")

@@ -12,6 +12,7 @@ from rwkvquant.checkpoints.shards import ShardedFile
 from rwkvquant.checkpoints.tensor_info import TensorFile
 from rwkvquant.checkpoints.translate import TranslatedFile
 from rwkvquant.errors import CheckpointError
+from rwkvquant.stand_in import HEAD_BYTES, stand_in
 
 SUPPORTED = "a checkpoint is a .pth as torch.save writes it (torch 1.6 or newer), a safetensors file, or a Hugging Face directory"
 # In a Hugging Face directory, safetensors before pickles; each as one file or as shards with an index.
@@ -62,7 +63,7 @@ def kind(path: Path) -> str:
     if not path.is_file():  # a pipe would wait for ever
         raise CheckpointError(f"this is not a regular file; {SUPPORTED}")
     with open(path, "rb") as file:
-        head = file.read(512)
+        head = file.read(HEAD_BYTES)
     if head.startswith(b"PK\x03\x04"):
         return "pth"
     # A header's length may begin with the byte of "{" as well, but no text has the zeros that then follow.
@@ -70,7 +71,7 @@ def kind(path: Path) -> str:
         return "safetensors"
     if head.lstrip().startswith(b"{"):
         return "index"
-    raise CheckpointError(f"this is {_kind(head)}; {SUPPORTED}")
+    raise CheckpointError(stand_in(head) or f"this is {_kind(head)}; {SUPPORTED}")
 
 
 def _in_directory(directory: Path) -> Path:

@@ -24,6 +24,7 @@ LENGTH_BYTES = 8
 MAX_HEADER_BYTES = 16 << 20  # 100 to 150 bytes a tensor; the largest RWKV-6 has 1,500 tensors
 MAX_SIZE = 1 << 53
 OURS = "rwkvquant"
+PACKED_BEGINS = b'{"__metadata__":{"header_crc32":"'  # as in formats/header.py
 KNOWN = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
 
 
@@ -39,7 +40,7 @@ class SafetensorsFile:
         header = self._header()
         metadata = header.pop("__metadata__", {})
         if isinstance(metadata, dict) and metadata.get("format") == OURS:
-            raise CheckpointError("this is a file packed by rwkvquant, not a checkpoint; it can be run, compared and exported as it is")
+            raise CheckpointError(self._why_packed())
         self.tensors: dict[str, TensorInfo] = {}
         self._begins: dict[str, int] = {}
         ranges = []
@@ -71,6 +72,14 @@ class SafetensorsFile:
         if not header.keys() - {"__metadata__"}:
             raise CheckpointError("the safetensors file holds no tensors")
         return header
+
+    def _why_packed(self) -> str:
+        if bytes(self._bytes[LENGTH_BYTES : LENGTH_BYTES + len(PACKED_BEGINS)]) == PACKED_BEGINS:
+            return "this is a file packed by rwkvquant, not a checkpoint; it can be run, compared and exported as it is"
+        return (
+            "this file was packed by rwkvquant, and another tool has written it again: the header has lost its checksum and the arrays "
+            "may have moved, so it cannot be run; use the original file, or quantize the checkpoint again"
+        )
 
     def _check_no_holes(self, ranges: list[tuple[int, int, str]]) -> None:
         """The format's own rule: values lie one after another, from the header to the end of the file."""

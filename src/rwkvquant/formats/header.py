@@ -21,6 +21,7 @@ from rwkvquant.errors import FormatError
 from rwkvquant.formats.layout import ALIGNMENT
 from rwkvquant.formats.strict_json import field, parse_object, shown, typed
 from rwkvquant.kernels.tiles import padded
+from rwkvquant.stand_in import HEAD_BYTES, stand_in
 
 LENGTH_BYTES = 8
 MAX_HEADER_BYTES = 16 << 20
@@ -75,12 +76,14 @@ def with_checksum(text: bytes) -> bytes:
 
 def decode_header(data: memoryview) -> Header:
     """The header of a whole file's bytes. Raises FormatError for every departure from the module's docstring."""
+    if sentence := stand_in(bytes(data[:HEAD_BYTES])):
+        raise FormatError(sentence)
     if len(data) < LENGTH_BYTES + len(PREFIX) + 8:
         raise FormatError(f"a packed file has a header; this file ends after {len(data)} bytes")
     length = int.from_bytes(data[:LENGTH_BYTES], "little")
     start = LENGTH_BYTES + length
     if bytes(data[LENGTH_BYTES : LENGTH_BYTES + len(PREFIX)]) != PREFIX:
-        raise FormatError("this is not a packed file of rwkvquant, or another tool has rewritten its header")
+        raise FormatError("this is not a packed file of rwkvquant, or another tool has written it again; use the original file")
     if length > MAX_HEADER_BYTES or start > len(data):
         limit = min(MAX_HEADER_BYTES, len(data) - LENGTH_BYTES)
         raise FormatError(f"the header may take {limit} bytes here; it says {length}. The file may be truncated.")
@@ -121,5 +124,9 @@ def _check_offsets(arrays: dict[str, StoredArray], data_bytes: int) -> None:
         if array.end % ALIGNMENT:
             raise FormatError(f"the length of every array must be a multiple of {ALIGNMENT}; {shown(name)} takes {array.end - array.begin}")
         at = array.end
-    if at != data_bytes:
-        raise FormatError(f"the arrays take {at} bytes, but {data_bytes} follow the header; the file may be truncated")
+    if at > data_bytes:
+        raise FormatError(
+            f"the arrays take {at} bytes, but {data_bytes} follow the header: the file is truncated; download or copy it again"
+        )
+    if at < data_bytes:
+        raise FormatError(f"{data_bytes - at} bytes after the last array belong to nothing; download or copy the file again")

@@ -49,6 +49,10 @@ def check_output(path: Path | str, *inputs: Path | str) -> None:
         raise ConfigError(f"the output must be a file; {path} is a directory. Try {path / 'model.safetensors'}")
     if path.exists() and not path.is_file():
         raise ConfigError(f"the output must be a file; {path} is a device or a pipe")
+    if not path.parent.is_dir() and path.parts[0].startswith("~"):
+        raise ConfigError(
+            f"the shell puts the home folder for ~ at the start of a word only; there is no folder named {path.parts[0]}. Try: -o {path}"
+        )
     if not path.parent.is_dir():
         raise ConfigError(f"the output's directory must exist; {path.parent} does not. Try: mkdir -p {path.parent}")
     if len(os.fsencode(path.name)) > MAX_NAME_BYTES:

@@ -17,6 +17,7 @@ from rwkvquant.runtime.tokenizer_bytes import BytesTokenizer
 from rwkvquant.runtime.tokenizer_json import parse_tokenizer_json
 from rwkvquant.runtime.tokenizer_table import unpack_table
 from rwkvquant.runtime.tokenizer_world import WorldTokenizer, load_world, parse_vocabulary
+from rwkvquant.stand_in import HEAD_BYTES, stand_in
 
 __all__ = ["StreamDecoder", "Tokenizer", "from_data", "load_tokenizer"]
 
@@ -64,7 +65,10 @@ def from_data(data: TokenizerData, vocab_size: int | None = None) -> Tokenizer:
 
 def _load_file(path: Path, vocab_size: int) -> Tokenizer:
     try:
-        text = path.read_bytes().decode("utf-8")
+        raw = path.read_bytes()
+        if sentence := stand_in(raw[:HEAD_BYTES]):
+            raise TokenizerError(f"{path}: {sentence}")
+        text = raw.decode("utf-8")
     except OSError as error:
         raise TokenizerError(f"a tokenizer is world, bytes or a file; {path} cannot be read ({error.strerror})") from None
     except UnicodeDecodeError as error:
