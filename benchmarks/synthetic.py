@@ -34,15 +34,15 @@ from torch import Tensor
 
 from rwkvquant.codecs import CodebookConfig, CodebookTensor, Codec, GridConfig, PairCodebookTensor, PairConfig, UniformTensor
 from rwkvquant.pipeline.settings import Setting
-from rwkvquant.quantizers.compressed import kmeans_compressed
-from rwkvquant.quantizers.gptq import InverseFactor, factorise, gptq_with
-from rwkvquant.quantizers.gptvq import gptvq_with
-from rwkvquant.quantizers.gptvq_paper import gptvq_paper_with
-from rwkvquant.quantizers.grid_update import refine_grid
-from rwkvquant.quantizers.kmeans import kmeans_codebooks
-from rwkvquant.quantizers.loss import hessian_error
-from rwkvquant.quantizers.pairs import factorise_pairs, gptvq_pairs_with, pair_codebooks
-from rwkvquant.quantizers.uniform import rtn
+from rwkvquant.quantizers.codebook.compressed import kmeans_compressed
+from rwkvquant.quantizers.codebook.gptvq import gptvq_with
+from rwkvquant.quantizers.codebook.kmeans import kmeans_codebooks
+from rwkvquant.quantizers.codebook.paper import gptvq_paper_with
+from rwkvquant.quantizers.pairs.gptvq import factorise_pairs, gptvq_pairs_with, pair_codebooks
+from rwkvquant.quantizers.shared.loss import hessian_error
+from rwkvquant.quantizers.uniform.gptq import InverseFactor, factorise, gptq_with
+from rwkvquant.quantizers.uniform.rtn import rtn
+from rwkvquant.quantizers.uniform.update import refine_grid
 from rwkvquant.selection.algorithm1 import FIXED_THRESHOLDS, choose
 from rwkvquant.selection.proxy import READINGS, proxies
 

@@ -16,7 +16,7 @@ from rwkvquant.calibration.partners import PartnerTap
 from rwkvquant.checkpoints import open_checkpoint
 from rwkvquant.errors import CalibrationError
 from rwkvquant.models import CheckpointSource, architecture
-from rwkvquant.quantizers.elementwise import Importance
+from rwkvquant.quantizers.elementwise.codebooks import Importance
 from tests.helpers import random_state_dict, write_pth
 
 ROWS, LENGTH, LAYERS = 5, 12, 2

@@ -1,4 +1,4 @@
-"""The native dynamic programme is quantizers/clustering.py's definition, by every body that this CPU can run."""
+"""The native dynamic programme is quantizers/shared/clustering.py's definition, by every body that this CPU can run."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 
 from rwkvquant import _native
 from rwkvquant.kernels import workshop
-from rwkvquant.quantizers.clustering import clustering_cost, exact_definition, exact_kmeans
+from rwkvquant.quantizers.shared.clustering import clustering_cost, exact_definition, exact_kmeans
 
 LIMITS = (-64, 63)
 SIZES = [(1, 1, 1), (3, 1, 8), (8, 5, 8), (9, 7, 2), (17, 32, 4), (20, 64, 8), (5, 64, 16), (16, 128, 3), (2, 4, 16)]  # groups, n, k

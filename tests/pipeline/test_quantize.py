@@ -15,9 +15,9 @@ from rwkvquant.errors import CheckpointError, ConfigError, RwkvQuantError
 from rwkvquant.formats.container import open_packed
 from rwkvquant.models import CheckpointSource, PackedSource, TorchModel, architecture
 from rwkvquant.pipeline.quantize import plan_only, quantize
-from rwkvquant.quantizers.gptq import gptq
-from rwkvquant.quantizers.grid_update import refine_grid
-from rwkvquant.quantizers.uniform import rtn
+from rwkvquant.quantizers.uniform.gptq import gptq
+from rwkvquant.quantizers.uniform.rtn import rtn
+from rwkvquant.quantizers.uniform.update import refine_grid
 from rwkvquant.runtime.session import load
 from rwkvquant.runtime.tokenizer import load_tokenizer
 from tests.helpers import random_state_dict, write_pth

@@ -9,7 +9,7 @@
     statistics = collect_head(model.head, weights, stream, batch)
 
 `model` is models.rwkv7 or models.rwkv6. Every row starts from the state before the first token.
-A second stream, of the full-precision model, is run beside the first by `Beside`, for quantizers/correction.py.
+A second stream, of the full-precision model, is run beside the first by `Beside`, for quantizers/shared/correction.py.
 
 Hidden states lie in two files in turn (mapped.py): a block's output never overwrites its input, so a run that is killed at any moment
 goes on from where `state` was last noted. Gives up: twice the room on the disk.
@@ -147,7 +147,7 @@ def collect_block(
 
 
 class Cross(Protocol):
-    """Sums over two streams; quantizers/correction.py has them."""
+    """Sums over two streams; quantizers/shared/correction.py has them."""
 
     def add(self, missing_x: Tensor, missing_h: Tensor, h: Tensor) -> None: ...
 

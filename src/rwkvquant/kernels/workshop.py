@@ -68,7 +68,7 @@ def code_gram(codes: NDArray[np.uint8], H: Array, scale: Array, group_rows: int,
 def step_coefficients(
     N: Array, g: Array, u: Array, solved: Array, basis: Array, shift: int, passes: int, limits: tuple[int, int], largest: int, threads: int
 ) -> Array | None:
-    """quantizers/codebook_factors.py, from the real solution rounded on: coefficients (tables, R)."""
+    """quantizers/codebook/factors.py, from the real solution rounded on: coefficients (tables, R)."""
     native = native_module()
     if native is None:
         return None

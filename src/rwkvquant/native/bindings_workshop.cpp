@@ -136,10 +136,10 @@ void bind_of(nb::module_& module) {
                "scale"_a.none(), "zero"_a.none(), "centroids"_a.none(), "names"_a.none(), "row_scale"_a.none(), "codes"_a.noconvert(),
                "changes"_a.noconvert(), "threads"_a, "A block of columns, by error feedback or descent. See native/workshop_operations.h.");
     module.def("code_gram", &code_gram<T>, "codes"_a, "H"_a.noconvert(), "scale"_a.noconvert(), "group_rows"_a, "N"_a.noconvert(), "threads"_a,
-               "Sums of H by pairs of codes; writes N (row blocks, K, K). See quantizers/codebook_update.py.");
+               "Sums of H by pairs of codes; writes N (row blocks, K, K). See quantizers/codebook/update.py.");
     module.def("step_coefficients", &step_coefficients<T>, "N"_a.noconvert(), "g"_a.noconvert(), "u"_a.noconvert(), "solved"_a.noconvert(),
                "basis"_a.noconvert(), "shift"_a, "passes"_a, "low"_a, "high"_a, "largest"_a, "found"_a.noconvert(), "threads"_a,
-               "Better coefficients of compressed tables; writes found (tables, R). See quantizers/codebook_factors.py.");
+               "Better coefficients of compressed tables; writes found (tables, R). See quantizers/codebook/factors.py.");
 }
 
 }  // namespace
@@ -147,7 +147,7 @@ void bind_of(nb::module_& module) {
 void bind_workshop(nb::module_& module) {
     using namespace nanobind::literals;
     module.def("exact_kmeans", &exact_kmeans, "x"_a, "p"_a, "limited"_a, "low"_a, "high"_a, "out"_a.noconvert(), "threads"_a,
-               "Sorted points and weights (groups, n) float64; writes centroids (groups, k) float64. See quantizers/clustering.py.");
+               "Sorted points and weights (groups, n) float64; writes centroids (groups, k) float64. See quantizers/shared/clustering.py.");
     bind_of<float>(module);
     bind_of<double>(module);
 }

@@ -1,4 +1,4 @@
-// The small problems of the M-step, one for each table: quantizers/codebook_update.py and codebook_factors.py are the definitions.
+// The small problems of the M-step, one for each table: quantizers/codebook/update.py and codebook_factors.py are the definitions.
 #include <algorithm>
 #include <cmath>
 #include <vector>

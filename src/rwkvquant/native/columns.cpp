@@ -1,5 +1,5 @@
-// Rounding a block of columns, 64 rows at a time: with error feedback (quantizers/gptq.py, codebook_walk.py), or by coordinate descent
-// (quantizers/descent.py). Those are the definitions; what they do to a column of all rows is done here to all columns of some rows,
+// Rounding a block of columns, 64 rows at a time: with error feedback (quantizers/uniform/gptq.py, codebook_walk.py), or by coordinate descent
+// (quantizers/shared/descent.py). Those are the definitions; what they do to a column of all rows is done here to all columns of some rows,
 // so that a block stays in the cache. Rows do not depend on one another, hence neither do results on how rows are dealt out.
 #include <algorithm>
 #include <vector>

@@ -1,4 +1,4 @@
-// Exact 1-D k-means of many small groups: the dynamic programme of quantizers/clustering.py, for 8 groups side by side.
+// Exact 1-D k-means of many small groups: the dynamic programme of quantizers/shared/clustering.py, for 8 groups side by side.
 //
 //     cost(i, j) = S2 - S1^2 / S0  (+ S0 (m - stored(m))^2)          of the points i .. j-1, from running sums; m = S1 / S0
 //     D_l(j)     = min over i <= j of  D_(l-1)(i) + cost(i, j)       kept for all l and j; the runs are found by walking back

@@ -7,7 +7,7 @@
 
 namespace rwkvquant {
 
-// Weighted 1-D k-means by dynamic programming; the definition is quantizers/clustering.py, `_exact`.
+// Weighted 1-D k-means by dynamic programming; the definition is quantizers/shared/clustering.py, `_exact`.
 struct KMeans {
     const double *x, *p;  // (groups, n) points, ascending in each group, and their weights, none negative, not all 0
     std::size_t groups, n;
@@ -17,7 +17,7 @@ struct KMeans {
     double* centroids;    // (groups, k)
 };
 
-// A block of columns to be rounded, (columns, rows) column first; the definitions are quantizers/gptq.py, codebook_walk.py, descent.py.
+// A block of columns to be rounded, (columns, rows) column first; the definitions are quantizers/uniform/gptq.py, codebook_walk.py, descent.py.
 template <class T>
 struct Columns {
     bool descent;
@@ -34,7 +34,7 @@ struct Columns {
     T* changes;                // (columns, rows) error / U_qq, or the change of the value
 };
 
-// quantizers/codebook_update.py, `_gram`.
+// quantizers/codebook/update.py, `_gram`.
 template <class T>
 struct Gram {
     const std::uint8_t* codes;  // (columns, rows)
@@ -43,7 +43,7 @@ struct Gram {
     T* N;  // (row blocks, K, K)
 };
 
-// quantizers/codebook_factors.py, `step_coefficients`: `solved` is the real solution rounded.
+// quantizers/codebook/factors.py, `step_coefficients`: `solved` is the real solution rounded.
 template <class T>
 struct Coefficients {
     const T *N, *g, *u, *solved, *basis;  // (tables, K, K), (tables, K), (tables, R) twice, (R, K)

@@ -22,8 +22,8 @@ from rwkvquant.checkpoints import Checkpoint
 from rwkvquant.config import QuantizeConfig
 from rwkvquant.models import QuantizedMatrix, architecture
 from rwkvquant.pipeline.tensors import Collected
-from rwkvquant.quantizers.correction import CrossStatistics
-from rwkvquant.quantizers.elementwise import Importance
+from rwkvquant.quantizers.elementwise.codebooks import Importance
+from rwkvquant.quantizers.shared.correction import CrossStatistics
 
 Weights = Mapping[str, Any]
 

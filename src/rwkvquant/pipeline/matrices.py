@@ -13,15 +13,15 @@ from torch import Tensor
 from rwkvquant.codecs import CodebookConfig, CodebookTensor, GridConfig, PairCodebookTensor, PairConfig, UniformTensor
 from rwkvquant.config import QuantizeConfig
 from rwkvquant.pipeline.settings import Setting
-from rwkvquant.quantizers.compressed import kmeans_compressed
-from rwkvquant.quantizers.gptq import InverseFactor, factorise, gptq_with
-from rwkvquant.quantizers.gptvq import ROUNDS, gptvq_with
-from rwkvquant.quantizers.gptvq_paper import gptvq_paper_with, kmeans_paper
-from rwkvquant.quantizers.grid_update import refine_grid
-from rwkvquant.quantizers.kmeans import kmeans_codebooks
-from rwkvquant.quantizers.pairs import ROUNDS as PAIR_ROUNDS
-from rwkvquant.quantizers.pairs import factorise_pairs, gptvq_pairs_with, pair_codebooks
-from rwkvquant.quantizers.uniform import rtn
+from rwkvquant.quantizers.codebook.compressed import kmeans_compressed
+from rwkvquant.quantizers.codebook.gptvq import ROUNDS, gptvq_with
+from rwkvquant.quantizers.codebook.kmeans import kmeans_codebooks
+from rwkvquant.quantizers.codebook.paper import gptvq_paper_with, kmeans_paper
+from rwkvquant.quantizers.pairs.gptvq import ROUNDS as PAIR_ROUNDS
+from rwkvquant.quantizers.pairs.gptvq import factorise_pairs, gptvq_pairs_with, pair_codebooks
+from rwkvquant.quantizers.uniform.gptq import InverseFactor, factorise, gptq_with
+from rwkvquant.quantizers.uniform.rtn import rtn
+from rwkvquant.quantizers.uniform.update import refine_grid
 
 CHUNK_WEIGHTS = 1 << 24  # that error feedback works on at a time
 ROW_BLOCK = 16  # rows of a matrix do not depend on one another, but for those that share a codebook

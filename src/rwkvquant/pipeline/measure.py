@@ -26,7 +26,7 @@ from rwkvquant.pipeline.plan_file import Candidate, Measured, from_json, to_json
 from rwkvquant.pipeline.progress import Progress
 from rwkvquant.pipeline.settings import Setting, allowed_settings
 from rwkvquant.pipeline.work_dir import Journal
-from rwkvquant.quantizers.loss import hessian_loss
+from rwkvquant.quantizers.shared.loss import hessian_loss
 from rwkvquant.selection.proxy import READINGS, incoherence, proxies
 
 SAMPLED_ROWS = 32  # calibration rows that pass 1 reads

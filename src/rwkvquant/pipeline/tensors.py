@@ -23,11 +23,11 @@ from rwkvquant.pipeline.matrices import Hessian, Quantised, quantise_matrix, sam
 from rwkvquant.pipeline.plan import PlannedTensor
 from rwkvquant.pipeline.progress import Progress, TensorReport
 from rwkvquant.pipeline.settings import Setting
-from rwkvquant.quantizers.correction import CrossStatistics, corrected
-from rwkvquant.quantizers.elementwise import Importance, authors_codebook, stored_codebook, weighted_codebook
-from rwkvquant.quantizers.gptq import is_finite
-from rwkvquant.quantizers.loss import hessian_error, hessian_loss
-from rwkvquant.quantizers.uniform import rtn
+from rwkvquant.quantizers.elementwise.codebooks import Importance, authors_codebook, stored_codebook, weighted_codebook
+from rwkvquant.quantizers.shared.correction import CrossStatistics, corrected
+from rwkvquant.quantizers.shared.loss import hessian_error, hessian_loss
+from rwkvquant.quantizers.uniform.gptq import is_finite
+from rwkvquant.quantizers.uniform.rtn import rtn
 
 JUDGED = 1 << 20  # weights of a large matrix that may show that error feedback is clearly better,
 CLEARLY = 1.25  # which is so many times less loss

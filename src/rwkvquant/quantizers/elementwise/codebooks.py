@@ -1,0 +1,153 @@
+"""Codebooks for the vectors of element-wise products (RWKVQuant, arXiv:2505.03803, section 3.3, Eq. 19).
+
+    mu  (n,)  the vector      X  (tokens, n)  what it is multiplied with      w  (n,)  importance of each element
+
+    L = || X o mu - X o Q(mu) ||_F^2  =  sum_i  (sum_t X_ti^2) (mu_i - Q(mu)_i)^2                  Eq. (19)
+
+The loss is a weighted 1-D k-means of mu, and its weights follow from it: w_i = E[X_i^2]. That is the reading "mean_square". The
+paper goes another way: it integrates the calibration samples to one X of the shape of mu and squares that. All three readings
+take one sample (one row of calibration text) at a time and average over samples:
+
+    mean_square     w = average of mean_t X^2                            exactly the weights of Eq. (19)
+    paper           w = (average of mean_t clip(X))^2                    clipped to percentiles of the sample's values
+    authors         w = 1000 * average of |mean_t X|                     the code: no clip, no square
+
+Gives up: "paper" and "authors" average X with its sign before they square it. They see the mean of X, not its size, and for the
+token shift X_t = x_(t-1) - x_t the mean telescopes to (x_0 - x_T) / T, which says nothing about X but its last token.
+They are here to compare with.
+
+ElementwiseCodebook has real centroids, as the papers count them; `stored_codebook` rounds them to what a file holds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from rwkvquant.codecs import CENTROID_ZERO, CodebookTensor
+from rwkvquant.quantizers.shared.clustering import exact_kmeans, nearest_codes
+from rwkvquant.quantizers.uniform.grid import LARGEST_HALF, SMALLEST_HALF
+
+IMPORTANCE_READINGS = ("mean_square", "paper", "authors")
+PERCENTILE = 99.0  # the paper gives no number
+AUTHORS_FACTOR = 1000.0  # so that the weights of a cluster rarely sum to less than 1, where the authors' means go wrong
+AUTHORS_ROUNDS = 100
+AUTHORS_GROUP = 64
+
+Array = Tensor | NDArray[np.floating]
+
+
+@dataclass(frozen=True)
+class ElementwiseCodebook:
+    """codes (n,) uint8; centroids (groups, 2**bits) float32; each `group_size` neighbours share a codebook, the last group may be short."""
+
+    codes: NDArray[np.uint8]
+    centroids: NDArray[np.float32]
+    group_size: int
+
+    def decode(self) -> NDArray[np.float32]:
+        """(n,) float32."""
+        group = np.arange(len(self.codes)) // self.group_size
+        return self.centroids[group, self.codes]
+
+
+class Importance:
+    """w of one vector, from the activations it is multiplied with, sample by sample. Running sums in float64."""
+
+    def __init__(self, width: int, reading: str = "mean_square", percentile: float = PERCENTILE) -> None:
+        """`percentile` (50..100) is for "paper" only: values outside of the sample's percentiles 100 - p .. p are clipped to them."""
+        assert reading in IMPORTANCE_READINGS, reading
+        assert 50 <= percentile <= 100, percentile
+        self.reading, self.percentile, self.samples = reading, percentile, 0
+        self._sum = np.zeros(width)
+
+    def add(self, X: Array) -> None:
+        """X (tokens, width): one sample. Samples count alike, whatever their length."""
+        values = torch.as_tensor(X).double().cpu().numpy()
+        if self.reading == "mean_square":
+            integrated = (values**2).mean(0)
+        elif self.reading == "paper":
+            low, high = np.percentile(values, [100 - self.percentile, self.percentile])
+            integrated = values.clip(low, high).mean(0)
+        else:
+            integrated = np.abs(values.mean(0))
+        self._sum += integrated
+        self.samples += 1
+
+    @property
+    def weights(self) -> NDArray[np.float64]:
+        """w (width,), none negative."""
+        assert self.samples > 0, "importance of no samples"
+        average = self._sum / self.samples
+        if self.reading == "paper":
+            return average**2
+        return AUTHORS_FACTOR * average if self.reading == "authors" else average
+
+
+def weighted_codebook(mu: Array, importance: Array, bits: int = 3, group_size: int = 64) -> ElementwiseCodebook:
+    """mu (n,), importance (n,), none negative -> the codebooks of least loss, Eq. (19), and nearest codes.
+
+    A group of importance 0 throughout is taken unweighted.
+    """
+    points, weights = _groups(mu, group_size), _groups(importance, group_size, fill=0.0)
+    inside = _groups(torch.ones(len(mu)), group_size, fill=0.0)
+    weights = torch.where(weights.sum(1, keepdim=True) > 0, weights, inside)
+    centroids = exact_kmeans(points, weights, 2**bits).float()
+    return _encode(mu, points, centroids, group_size)
+
+
+def authors_codebook(mu: Array, importance: Array) -> ElementwiseCodebook:
+    """The authors' code: 8 centroids for each 64 neighbours, rounded to 8 bits; 4 bits per weight. Not Eq. (19):
+
+        assign    to the nearest centroid, every round and at the end: importance has no part in it
+        average   c = sum w mu / max(1, sum w) over a cluster: centroids of unimportant clusters shrink towards 0
+
+    from 8 points evenly spaced in the order of their distance from the group's mean, `AUTHORS_ROUNDS` times. With importance 1
+    everywhere it is plain k-means. Two things are not reproduced: their code loses the first calibration sample, and it takes
+    r_k in blocks of 2 heads x 32, not 64 in a row.
+    """
+    k = 8
+    points, weights = _groups(mu, AUTHORS_GROUP), _groups(importance, AUTHORS_GROUP, fill=0.0)
+    inside = _groups(torch.ones(len(mu)), AUTHORS_GROUP, fill=0.0)  # a short last group is filled up with its last element
+
+    distance = (points - points.mean(1, keepdim=True)).square()
+    picked = torch.linspace(0, points.shape[1] - 1, k).round().long()
+    centroids = points.gather(1, distance.argsort(dim=1, stable=True)[:, picked]).sort(1).values
+    for _ in range(AUTHORS_ROUNDS):
+        codes = nearest_codes(points, centroids).long()
+        members, weight, total = (torch.zeros_like(centroids).scatter_add_(1, codes, part) for part in (inside, weights, weights * points))
+        centroids = torch.where(members > 0, total / weight.clamp(min=1), centroids).sort(1).values
+
+    step = centroids.abs().amax(1, keepdim=True) / 127
+    rounded = torch.where(step > 0, (centroids / step).round() * step, 0.0)
+    return _encode(mu, points, rounded.float(), AUTHORS_GROUP)
+
+
+def stored_codebook(mu: Array, found: ElementwiseCodebook, bits: int) -> CodebookTensor:
+    """mu (n,) and its codebooks -> (1, n) with centroids of 7 bits and one float16 scale, and the codes nearest to those."""
+    low, high = -CENTROID_ZERO, 127 - CENTROID_ZERO
+    real = torch.from_numpy(found.centroids).double()
+    reach = max(float(real.max()) / high, float(real.min()) / low)
+    scale = np.float16(min(max(reach, SMALLEST_HALF), LARGEST_HALF))
+    whole = (real / float(scale)).round().clamp(low, high).sort(1).values
+    points = _groups(mu, found.group_size) / float(scale)
+    codes = nearest_codes(points, whole).flatten()[: len(mu)]
+    tables = (whole + CENTROID_ZERO).to(torch.uint8).numpy()[None]
+    return CodebookTensor(codes.numpy()[None], bits, tables, np.array([scale]), 1, found.group_size)
+
+
+def _groups(vector: Array, group_size: int, fill: float | None = None) -> Tensor:
+    """(n,) -> (groups, group_size) float64, a short last group filled up with its last element, or with `fill`."""
+    x = torch.as_tensor(vector).double()
+    missing = -len(x) % group_size
+    tail = x[-1:].expand(missing) if fill is None else x.new_full((missing,), fill)
+    return torch.cat([x, tail]).view(-1, group_size)
+
+
+def _encode(mu: Array, points: Tensor, centroids: Tensor, group_size: int) -> ElementwiseCodebook:
+    codes = nearest_codes(points, centroids.double()).flatten()[: len(mu)]
+    return ElementwiseCodebook(codes.cpu().numpy(), centroids.cpu().numpy(), group_size)

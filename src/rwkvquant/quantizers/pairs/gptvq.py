@@ -1,0 +1,167 @@
+"""GPTVQ in two dimensions: one code for two neighbouring columns of a row, a table of 2**bits pairs for `group_rows` rows
+(arXiv:2402.15319, d = 2).
+
+    W  (out, in)   weight      H  (in, in)   X^T X / tokens, damped      U  upper triangular, H^-1 = U^T U, of the columns in the
+    s  (out,)      row_scale   c  (2**bits, 2)  whole numbers, -64..63      order of rounding, the two of a pair side by side
+
+A pair at q, q+1 that is left with the error e = (e0, e1) costs, when the columns F behind it make up for it as well as they can,
+
+    e ([H_F^-1] of the pair)^-1 e^T  =  |a|^2,     a = e (U of the pair)^-1:    a0 = e0 / U00,    a1 = (e1 - a0 U01) / U11
+
+and then w_F -= a U_pair,F. So the code is the one of least |a|^2, and the update is that of gptq.py, two columns at a time.
+All tables are fitted (pair_clustering.py) before the start, with the diagonal of H as weights, so act-order costs nothing: pairs are then
+rounded in the order of their diagonals' sums. Rounds follow that never raise the loss under H as given: pair_update.py moves the
+tables, and the codes are chosen again, with feedback in the first round and by coordinate descent (descent.py) in all others.
+
+Gives up: row scales are fixed from the original weights; a table does not know which column it serves.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from rwkvquant.codecs import CENTROID_ZERO, PairCodebookTensor
+from rwkvquant.quantizers.codebook.kmeans import LIMITS
+from rwkvquant.quantizers.pairs.clustering import nearest_pairs, pair_kmeans
+from rwkvquant.quantizers.pairs.update import update_pairs
+from rwkvquant.quantizers.shared.descent import descend
+from rwkvquant.quantizers.shared.loss import row_losses
+from rwkvquant.quantizers.uniform.gptq import InverseFactor, factorise
+from rwkvquant.quantizers.uniform.grid import LARGEST_HALF, SMALLEST_HALF
+
+ROUNDS = 3  # 0.2 to 1.3 % above the loss of ten
+PASSES = 2  # of descent in a round
+
+Array = Tensor | NDArray[np.floating]
+
+
+def pair_codebooks(W: Array, bits: int = 6, group_rows: int = 16, importance: Array | None = None) -> PairCodebookTensor:
+    """k-means without feedback: W (rows, cols), importance (cols,), none negative -> tables and nearest codes."""
+    W = torch.as_tensor(W)
+    weights = torch.ones(W.shape[1]) if importance is None else torch.as_tensor(importance)
+    tables, row_scale = fit_pair_tables(W, bits, group_rows, weights.to(W))
+    x, p = _points(W, row_scale, weights.to(W), group_rows)
+    codes = nearest_pairs(x, p, tables).view(-1, -(-W.shape[1] // 2))[: len(W)]
+    return pair_tensor(codes, tables, row_scale, bits, W.shape[1], group_rows)
+
+
+def gptvq_pairs(
+    W: Array, H: Array, *, bits: int = 6, group_rows: int = 16, damping: float = 0.05, act_order: bool = True, rounds: int = ROUNDS
+) -> PairCodebookTensor:
+    """W (out, in) and H (in, in) -> codes and tables. Computed in the type of W: float32, or float64."""
+    W = torch.as_tensor(W)
+    H = torch.as_tensor(H).to(W)
+    factor = factorise_pairs(H, damping=damping, act_order=act_order)
+    return gptvq_pairs_with(factor, W, H, bits, group_rows, rounds)
+
+
+def factorise_pairs(H: Tensor, *, damping: float, act_order: bool) -> InverseFactor:
+    """As gptq.factorise, with the columns of a pair side by side; an odd number of columns is filled up with one that is always 0."""
+    H = torch.nn.functional.pad(H, (0, len(H) % 2, 0, len(H) % 2))
+    pairs = H.diagonal().view(-1, 2).sum(1)
+    order = pairs.argsort(descending=True, stable=True) if act_order else torch.arange(len(pairs), device=H.device)
+    columns = torch.stack([2 * order, 2 * order + 1], 1).flatten()
+    found = factorise(H[columns][:, columns], damping=damping, act_order=False)
+    return InverseFactor(found.U, columns, H.diagonal().clone(), found.damping)
+
+
+def gptvq_pairs_with(
+    factor: InverseFactor, W: Tensor, H: Tensor, bits: int = 6, group_rows: int = 16, rounds: int = ROUNDS
+) -> PairCodebookTensor:
+    """The same with a factor made before."""
+    cols = W.shape[1]
+    tables, row_scale = fit_pair_tables(W, bits, group_rows, factor.diagonal[:cols])
+    q = pair_tensor(feedback_pairs(factor, W, tables, row_scale, group_rows), tables, row_scale, bits, cols, group_rows)
+    for i in range(rounds):
+        q = update_pairs(W, H, q)
+        q = descend(W, H, q, PASSES) if i else reassign_pairs(factor, W, H, q)
+    return q
+
+
+def fit_pair_tables(W: Tensor, bits: int, group_rows: int, importance: Tensor) -> tuple[Tensor, Tensor]:
+    """W (rows, cols), importance (cols,) -> tables (row groups, 2**bits, 2) whole numbers and row_scale (rows, 1) holding float16 values.
+
+    A row's scale is t times its root mean square, t the smallest that reaches every centroid of its group, as in kmeans.py.
+    """
+    size = W.square().mean(1, keepdim=True).sqrt().clamp(min=SMALLEST_HALF)
+    real = pair_kmeans(*_points(W, size, importance, group_rows), 2**bits)
+    low, high = LIMITS
+    reach = torch.maximum(real.amax((1, 2)) / high, real.amin((1, 2)) / low)
+    ideal = reach.repeat_interleave(group_rows)[: len(W), None] * size
+    row_scale = ideal.clamp(SMALLEST_HALF, LARGEST_HALF).half().to(W.dtype)
+    t = reach.clamp(min=SMALLEST_HALF)[:, None, None]
+    return (real / t).round().clamp(low, high), row_scale
+
+
+def reassign_pairs(factor: InverseFactor, W: Tensor, H: Tensor, q: PairCodebookTensor) -> PairCodebookTensor:
+    """New codes for given tables, with error feedback; a row where they lose more than the old ones keeps the old ones."""
+    tables = torch.from_numpy(q.codebooks).to(W) - CENTROID_ZERO
+    row_scale = torch.from_numpy(q.row_scale).to(W)[:, None]
+    new = replace(q, codes=feedback_pairs(factor, W, tables, row_scale, q.group_rows).cpu().numpy())
+    better = (row_losses(W, new.decode(), H) < row_losses(W, q.decode(), H)).cpu().numpy()
+    return replace(q, codes=np.where(better[:, None], new.codes, q.codes))
+
+
+def feedback_pairs(factor: InverseFactor, W: Tensor, tables: Tensor, row_scale: Tensor, group_rows: int, block_size: int = 128) -> Tensor:
+    """Codes (rows, ceil(cols/2)) uint8 for W (rows, cols), with tables (row groups, 2**bits, 2) given. block_size is even."""
+    rows, real_cols = W.shape
+    U, cols, groups, group_rows = factor.U, len(factor.order), len(tables), min(group_rows, rows)
+    fill = torch.nn.functional.pad
+    W = fill(W, (0, cols - real_cols, 0, groups * group_rows - rows))[:, factor.order]  # a copy, corrected in place
+    scale = fill(row_scale[:, 0], (0, len(W) - rows), value=1.0)
+    codes = torch.empty(cols // 2, len(W), dtype=torch.uint8, device=W.device)
+    group = torch.arange(groups, device=W.device).repeat_interleave(group_rows)
+    tables = tables.to(W)
+    for start in range(0, cols, block_size):
+        stop = min(start + block_size, cols)
+        block = W[:, start:stop].T.contiguous()  # (columns, rows)
+        a = torch.empty_like(block)
+        for i in range(0, stop - start, 2):
+            pair = int(factor.order[start + i]) // 2
+            there = 2 * pair + 1 < real_cols
+            (u00, u01), (_, u11) = U[start + i : start + i + 2, start + i : start + i + 2].tolist()
+            code = _nearest(block[i], block[i + 1], scale, tables, u00, u01, u11 if there else float("inf"))
+            codes[pair] = code
+            c = tables[group, code]  # (rows, 2)
+            a[i] = (block[i] - scale * c[:, 0]) / u00
+            a[i + 1] = (block[i + 1] - scale * c[:, 1] - a[i] * u01) / u11 if there else 0.0
+            block[i + 2 :].sub_(U[start + i : start + i + 2, start + i + 2 : stop].T @ a[i : i + 2])
+        W[:, stop:].addmm_(a.T, U[start:stop, stop:], alpha=-1)
+    return codes.T[:rows].contiguous()
+
+
+def pair_tensor(codes: Tensor, tables: Tensor, row_scale: Tensor, bits: int, cols: int, group_rows: int) -> PairCodebookTensor:
+    """codes (rows, ceil(cols/2)), tables (row groups, 2**bits, 2) whole numbers, row_scale (rows, 1) -> the logical tensor."""
+    stored = (tables + CENTROID_ZERO).to(torch.uint8).cpu().numpy()
+    half = row_scale[:, 0].cpu().numpy().astype(np.float16)
+    return PairCodebookTensor(codes.to(torch.uint8).cpu().numpy(), bits, stored, half, cols, group_rows)
+
+
+def _nearest(w0: Tensor, w1: Tensor, scale: Tensor, tables: Tensor, u00: float, u01: float, u11: float) -> Tensor:
+    """w0, w1, scale (rows,) -> codes (rows,) of least |a|^2, worked out on w / scale; the first of equals."""
+    groups = len(tables)
+    x0, x1 = (w0 / scale).view(groups, -1, 1), (w1 / scale).view(groups, -1, 1)
+    a0 = (x0 - tables[:, None, :, 0]) / u00  # (groups, group_rows, k)
+    a1 = (x1 - tables[:, None, :, 1] - a0 * u01) / u11
+    return (a0.square_() + a1.square_()).min(-1).indices.flatten()
+
+
+def _points(W: Tensor, scale: Tensor, importance: Tensor, group_rows: int) -> tuple[Tensor, Tensor]:
+    """What is clustered: pairs of w / scale and weights importance * scale^2, both (row groups, group_rows * pairs, 2).
+
+    Beyond the matrix's edge weights are 0.
+    """
+    rows, cols = W.shape
+    group_rows = min(group_rows, rows)
+    missing = (0, cols % 2, 0, -rows % group_rows)
+    inside = (scale / scale.amax()).square().expand(W.shape)
+    importance = importance if bool((importance > 0).any()) else torch.ones_like(importance)
+    points = torch.nn.functional.pad(W / scale, missing)
+    weights = torch.nn.functional.pad(importance * inside, missing)
+    groups = len(points) // group_rows
+    return points.view(groups, -1, 2), weights.reshape(groups, -1, 2)
