@@ -11,6 +11,8 @@ ENGINE = [
     "rwkvquant",
     "rwkvquant.checkpoints",
     "rwkvquant.cli.main",
+    "rwkvquant.export.card",
+    "rwkvquant.export.layouts",
     "rwkvquant.formats.container",
     "rwkvquant.formats.layout",
     "rwkvquant.kernels.dispatch",

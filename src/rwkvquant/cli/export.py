@@ -17,7 +17,7 @@ def command(
     as_json: JsonOption = False,
 ) -> None:
     """Write the dequantised weights under the names and in the shapes that another tool reads."""
-    from rwkvquant.pipeline.export import export
+    from rwkvquant.export.layouts import export
 
     result = export(file, output, dtype, layout)
     emit(result, as_json, lambda: stdout.print(f"{output}: {result['tensors']} tensors, {human_bytes(result['file_bytes'])}"))

@@ -21,7 +21,7 @@ def publish(
     What is in the way is found before the work.
     """
     from rwkvquant.calibration.samples import load_documents
-    from rwkvquant.pipeline import card
+    from rwkvquant.export import card
 
     publication = card.prepare(checkpoint, output, licence, base_model)
     if card_text is not None:

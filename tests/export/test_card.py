@@ -9,8 +9,8 @@ import pytest
 
 from rwkvquant.cli.main import run
 from rwkvquant.errors import ConfigError
+from rwkvquant.export.card import MARK, prepare
 from rwkvquant.formats.container import open_packed
-from rwkvquant.pipeline.card import MARK, prepare
 from tests.checkpoints.layouts import write_directory
 from tests.helpers import random_state_dict, write_pth
 

@@ -22,10 +22,10 @@ from rwkvquant.checkpoints.names import LAYOUTS
 from rwkvquant.checkpoints.values import as_stored
 from rwkvquant.checkpoints.write_safetensors import write_safetensors
 from rwkvquant.errors import CheckpointError, ConfigError
+from rwkvquant.export.hf_config import hf_config
+from rwkvquant.export.packed_in_layout import PackedInLayout
 from rwkvquant.formats.container import PackedFile, check_output, open_packed
 from rwkvquant.formats.disk import one_sentence, sync_directory
-from rwkvquant.pipeline.hf_config import hf_config
-from rwkvquant.pipeline.packed_in_layout import PackedInLayout
 
 DTYPES = {"fp16": "float16", "bf16": "bfloat16", "fp32": "float32"}
 FILES = {"pth": "blinkdl", "safetensors": "blinkdl", "web-rwkv": "web-rwkv"}  # name of the option -> name of the table
@@ -50,7 +50,7 @@ def export(file: str, output: str, dtype: str = "fp16", layout: str = "pth") -> 
 
     with _beside(Path(output), packed if layout in DIRECTORIES else None, layout, dtype) as partial, one_sentence(Path(output)):
         if layout == "pth":
-            from rwkvquant.pipeline.export_pth import write_pth  # the only layout that needs torch
+            from rwkvquant.export.pth import write_pth  # the only layout that needs torch
 
             write_pth(partial, {name: values(name) for name in stored.shapes}, dtype)
         else:
