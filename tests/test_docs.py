@@ -1,4 +1,4 @@
-"""A document that names a file is wrong when the file has gone; this notices."""
+"""Documents name files that exist, in lines of a length that fits, without words that readers stumble over."""
 
 from __future__ import annotations
 
@@ -9,7 +9,30 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = sorted(ROOT.glob("*.md")) + sorted((ROOT / "docs").rglob("*.md")) + sorted((ROOT / "src").rglob("*.md"))
+FOLDERS = ("docs", "src", "demo", "tests")
+DOCUMENTS = sorted(ROOT.glob("*.md")) + [path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.md"))]
+LATER = {"README.md", "docs/architecture.md", "docs/checkpoints.md", "docs/format.md"}  # still to be read for plain English
+LATER |= {path.relative_to(ROOT).as_posix() for path in DOCUMENTS if path.parent.name == "methods"} | {"docs/notebook.md"}
+PAGES = sorted({path.relative_to(ROOT).as_posix() for path in DOCUMENTS} - LATER)
+LINE_LENGTH = 140
+# Each has a plainer word: after (of time and order), again, who, and so on. Readers have English as their second language.
+UNUSUAL = [
+    "behind",
+    "anew",
+    "afresh",
+    "whoever",
+    "seldom",
+    "nought",
+    "till",
+    "mind",
+    "minds",
+    "mend",
+    "mends",
+    "mended",
+    "learnt",
+    "nobody",
+]
+UNUSUAL += ["of its own accord", "vouch for", "vouches for", "to the letter", "told so", "of a day"]
 ENDINGS = "py|cpp|h|md|toml|txt|json|pth|zlib"
 
 
@@ -28,6 +51,52 @@ def test_files_that_documents_name_exist(document: Path) -> None:
 
 def test_the_check_can_fail() -> None:
     assert missing_files("see [that](docs/nowhere.md) and `kernels/gone.py`", ROOT) == ["docs/nowhere.md", "kernels/gone.py"]
+
+
+def prose(text: str) -> list[tuple[int, str]]:
+    """Numbered lines outside code blocks and tables: a table row and a formula may be as long as they must."""
+    lines, fenced = [], False
+    for number, line in enumerate(text.splitlines(), 1):
+        fence = line.startswith("```")
+        fenced = fenced != fence
+        if not (fence or fenced or line.startswith(("| ", "|-", "    ", "$$"))):
+            lines.append((number, line))
+    return lines
+
+
+def long_lines(text: str) -> list[int]:
+    return [number for number, line in prose(text) if len(line) > LINE_LENGTH]
+
+
+def unusual_words(text: str) -> list[str]:
+    """The unusual words of a document, those in tables too, without code blocks, `code` and links' targets."""
+    lines = [line for line in text.splitlines() if not line.startswith("    ")]
+    flat = " ".join(re.sub(r"`[^`]*`|\]\([^)]*\)", "", re.sub(r"```.*?```", "", "\n".join(lines), flags=re.DOTALL)).split())
+    return re.findall(rf"\b(?:{'|'.join(UNUSUAL)})\b", flat, flags=re.IGNORECASE)
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_lines_of_documents_fit(name: str) -> None:
+    assert long_lines((ROOT / name).read_text()) == []
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_documents_use_usual_words(name: str) -> None:
+    assert unusual_words((ROOT / name).read_text()) == []
+
+
+def test_the_checks_of_lines_and_words_can_fail() -> None:
+    assert long_lines("short\n\n" + "long " * 29 + "\n\n    " + "code " * 40 + "\n| " + "cell " * 40) == [3]
+    assert unusual_words("Behind it, whoever\nstarts anew.\n\n    behind\n\n`behind` [it](behind.md)\n```\nbehind\n```\n") == [
+        "Behind",
+        "whoever",
+        "anew",
+    ]
+    assert unusual_words("It goes of its own\naccord.") == ["of its own accord"]
+
+
+def test_pages_to_read_later_exist() -> None:
+    assert [name for name in sorted(LATER) if not (ROOT / name).exists()] == []
 
 
 def test_readme_tree_is_the_tree() -> None:
