@@ -101,7 +101,7 @@ class Meter(Progress):
         self.products.__exit__(*error)
         self._turn("end")
 
-    def phase(self, what: str) -> None:
+    def phase(self, what: str, steps: int = 0) -> None:
         print(f"{time.strftime('%H:%M:%S')} {what}", flush=True)
         self._turn(re.sub(r" \d+ of \d+", "", what))
 

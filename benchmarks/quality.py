@@ -43,7 +43,7 @@ class Clock(Progress):
         self.seconds: Counter[str] = Counter()
         self._name, self._since = "rest", time.perf_counter()
 
-    def phase(self, what: str) -> None:
+    def phase(self, what: str, steps: int = 0) -> None:
         self._turn(what.split(":")[0] if what.startswith("pass 1") else "rest")
 
     def note(self, sentence: str) -> None:

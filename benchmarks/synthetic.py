@@ -33,7 +33,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rwkvquant.codecs import CodebookConfig, CodebookTensor, Codec, GridConfig, PairCodebookTensor, PairConfig, UniformTensor
-from rwkvquant.pipeline.settings import Setting
 from rwkvquant.quantizers.codebook.compressed import kmeans_compressed
 from rwkvquant.quantizers.codebook.gptvq import gptvq_with
 from rwkvquant.quantizers.codebook.kmeans import kmeans_codebooks
@@ -43,6 +42,7 @@ from rwkvquant.quantizers.shared.loss import hessian_error
 from rwkvquant.quantizers.uniform.gptq import InverseFactor, factorise, gptq_with
 from rwkvquant.quantizers.uniform.rtn import rtn
 from rwkvquant.quantizers.uniform.update import refine_grid
+from rwkvquant.recipes.setting import Setting
 from rwkvquant.selection.algorithm1 import FIXED_THRESHOLDS, choose
 from rwkvquant.selection.proxy import READINGS, proxies
 

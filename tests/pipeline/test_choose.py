@@ -15,7 +15,8 @@ from rwkvquant.codecs import CodebookConfig, GridConfig
 from rwkvquant.errors import ConfigError
 from rwkvquant.pipeline.choose import choose_kinds, choose_settings, paper_arithmetic
 from rwkvquant.pipeline.plan_file import Candidate, Measured
-from rwkvquant.pipeline.settings import Setting, settings_of
+from rwkvquant.pipeline.settings import settings_of
+from rwkvquant.recipes.setting import Setting
 from tests.pipeline.toys import Notes
 
 SHAPE = (64, 64)

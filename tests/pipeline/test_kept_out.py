@@ -20,9 +20,9 @@ from rwkvquant.pipeline.blocks import CalibrationText
 from rwkvquant.pipeline.choose import choose_settings
 from rwkvquant.pipeline.plan import make_plan
 from rwkvquant.pipeline.quantize import quantize
-from rwkvquant.pipeline.settings import Setting
 from rwkvquant.pipeline.tensors import Collected, TensorWriter
 from rwkvquant.quantizers.shared.loss import hessian_error
+from rwkvquant.recipes.setting import Setting
 from rwkvquant.runtime.tokenizer import load_tokenizer
 from tests.pipeline.toys import TINY, Notes, checkpoint_file, few_candidates, opened
 

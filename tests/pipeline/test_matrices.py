@@ -9,7 +9,7 @@ import torch
 from rwkvquant import QuantizeConfig
 from rwkvquant.codecs import GridConfig, UniformTensor
 from rwkvquant.pipeline import matrices
-from rwkvquant.pipeline.settings import Setting
+from rwkvquant.recipes.setting import Setting
 from tests.quantizers.uniform.test_gptq import matrix_and_hessian
 
 

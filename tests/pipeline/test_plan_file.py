@@ -10,7 +10,8 @@ from rwkvquant import CalibrationConfig, QuantizeConfig
 from rwkvquant.codecs import CodebookConfig, GridConfig
 from rwkvquant.pipeline.fingerprint import of_pass_1
 from rwkvquant.pipeline.plan_file import Candidate, Measured, from_json, to_json
-from rwkvquant.pipeline.settings import Setting, settings_of
+from rwkvquant.pipeline.settings import settings_of
+from rwkvquant.recipes.setting import Setting
 
 GRID, CODEBOOK = Setting("gptq", GridConfig(3)), Setting("gptvq", CodebookConfig(3, 4, 4))
 PROXIES = {"paper": {"coarse": 0.1 + 0.2, "fine": [1.5, 1e300], "fine_signed": [-1.0, 2.0]}}

@@ -13,7 +13,8 @@ from rwkvquant.errors import ConfigError
 from rwkvquant.formats.layout import pack
 from rwkvquant.kernels.tiles import padded
 from rwkvquant.pipeline.matrices import Hessian, quantise_matrix
-from rwkvquant.pipeline.settings import Setting, allowed_settings, code_bits_of, plain_codec, settings_of
+from rwkvquant.pipeline.settings import allowed_settings, plain_codec, settings_of
+from rwkvquant.recipes.setting import Setting, code_bits_of
 
 SHAPES = [(35, 100), (5, 32)]  # a multiple of nothing; fewer tables than a rank
 METHODS: dict[str, dict[str, Any]] = {

@@ -28,7 +28,7 @@ class Notes(Progress):
     def begin(self, tensors: int) -> None:
         self.expected = tensors
 
-    def phase(self, what: str) -> None:
+    def phase(self, what: str, steps: int = 0) -> None:
         self.phases.append(what)
 
     def note(self, sentence: str) -> None:

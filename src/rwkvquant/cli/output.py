@@ -87,7 +87,7 @@ class PlainProgress(Progress):
     def begin(self, tensors: int) -> None:
         self.total, self.done, self.started = tensors, 0, time.monotonic()
 
-    def phase(self, what: str) -> None:
+    def phase(self, what: str, steps: int = 0) -> None:
         print(what, file=sys.stderr, flush=True)
 
     def tensor(self, report: TensorReport) -> None:
@@ -118,7 +118,7 @@ class LiveProgress(Progress):
     def begin(self, tensors: int) -> None:
         self.bar.update(self.task, total=tensors)
 
-    def phase(self, what: str) -> None:
+    def phase(self, what: str, steps: int = 0) -> None:
         self.bar.update(self.task, description=what)
 
     def tensor(self, report: TensorReport) -> None:

@@ -25,7 +25,8 @@ from rwkvquant.pipeline.matrices import quantise_matrix
 from rwkvquant.pipeline.measure import proxies_of
 from rwkvquant.pipeline.plan_file import Measured
 from rwkvquant.pipeline.progress import Progress
-from rwkvquant.pipeline.settings import Setting, allowed_settings, quantized_shapes
+from rwkvquant.pipeline.settings import allowed_settings, quantized_shapes
+from rwkvquant.recipes.setting import Setting
 from rwkvquant.selection.algorithm1 import FIXED_THRESHOLDS, algorithm1, choose
 from rwkvquant.selection.policy import fit_budget
 

@@ -16,7 +16,7 @@ import torch
 from rwkvquant.config import QuantizeConfig
 from rwkvquant.formats.tokenizer_data import TokenizerData
 from rwkvquant.formats.writer import package_version
-from rwkvquant.pipeline.settings import Setting
+from rwkvquant.recipes.setting import Setting
 
 SHAPING_OPTIONS = ("method", "style", "clip_search", "act_order", "damping", "seed", "device")
 SUMS = ("checkpoint", "calibration text", "tokenizer", "candidates", "plan")  # hashes: to show them would say nothing

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from rwkvquant.codecs import CodebookConfig, CodebookTensor, GridConfig, PairCodebookTensor, PairConfig, UniformTensor
 from rwkvquant.config import QuantizeConfig
-from rwkvquant.pipeline.settings import Setting
 from rwkvquant.quantizers.codebook.compressed import kmeans_compressed
 from rwkvquant.quantizers.codebook.gptvq import ROUNDS, gptvq_with
 from rwkvquant.quantizers.codebook.kmeans import kmeans_codebooks
@@ -22,6 +21,7 @@ from rwkvquant.quantizers.pairs.gptvq import factorise_pairs, gptvq_pairs_with, 
 from rwkvquant.quantizers.uniform.gptq import InverseFactor, factorise, gptq_with
 from rwkvquant.quantizers.uniform.rtn import rtn
 from rwkvquant.quantizers.uniform.update import refine_grid
+from rwkvquant.recipes.setting import Setting
 
 CHUNK_WEIGHTS = 1 << 24  # that error feedback works on at a time
 ROW_BLOCK = 16  # rows of a matrix do not depend on one another, but for those that share a codebook

@@ -24,9 +24,10 @@ from rwkvquant.pipeline.allocation import give_back
 from rwkvquant.pipeline.matrices import Hessian, quantise_matrix, sampled_rows
 from rwkvquant.pipeline.plan_file import Candidate, Measured, from_json, to_json
 from rwkvquant.pipeline.progress import Progress
-from rwkvquant.pipeline.settings import Setting, allowed_settings
+from rwkvquant.pipeline.settings import allowed_settings
 from rwkvquant.pipeline.work_dir import Journal
 from rwkvquant.quantizers.shared.loss import hessian_loss
+from rwkvquant.recipes.setting import Setting
 from rwkvquant.selection.proxy import READINGS, incoherence, proxies
 
 SAMPLED_ROWS = 32  # calibration rows that pass 1 reads

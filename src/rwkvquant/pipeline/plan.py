@@ -14,7 +14,7 @@ from rwkvquant.codecs import CodebookConfig, GridConfig
 from rwkvquant.config import QuantizeConfig
 from rwkvquant.formats.layout import choose_layout, stored_bytes_dense
 from rwkvquant.formats.ledger import Ledger, make_item
-from rwkvquant.pipeline.settings import Setting
+from rwkvquant.recipes.setting import Setting
 
 LARGEST_HALF = 65504.0
 

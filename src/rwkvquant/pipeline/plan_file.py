@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rwkvquant.errors import ConfigError
-from rwkvquant.pipeline.settings import Setting
+from rwkvquant.recipes.setting import Setting
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,14 @@ class Progress:
     def begin(self, tensors: int) -> None:
         """Once, with the number of tensors that will be reported."""
 
-    def phase(self, what: str) -> None:
-        """The job turns to something else: reading, calibrating block 3 of 24, writing."""
+    def phase(self, what: str, steps: int = 0) -> None:
+        """The job turns to something else: reading, calibrating block 3 of 24, writing.
+
+        `steps`: how many calls of `step` this phase will make; 0 where nobody knows, so that no time left can be told.
+        """
+
+    def step(self) -> None:
+        """One step of the phase is done."""
 
     def tensor(self, report: TensorReport) -> None:
         """One tensor is done."""

@@ -40,9 +40,10 @@ from rwkvquant.pipeline.plan import PlannedTensor, make_plan, planned_ledger
 from rwkvquant.pipeline.plan_file import from_json, to_json
 from rwkvquant.pipeline.products import fast_products
 from rwkvquant.pipeline.progress import Progress
-from rwkvquant.pipeline.settings import Setting, allowed_settings, plain_codec, quantized_shapes
+from rwkvquant.pipeline.settings import allowed_settings, plain_codec, quantized_shapes
 from rwkvquant.pipeline.tensors import NOTHING, TensorWriter
 from rwkvquant.pipeline.work_dir import WorkDirectory, work_directory
+from rwkvquant.recipes.setting import Setting
 from rwkvquant.runtime.tokenizer import Tokenizer, load_tokenizer
 
 BEHIND = {Role.HEAD}  # quantised last, with the statistics of what the quantised blocks give it

@@ -7,21 +7,17 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
 
 from rwkvquant.architectures import QUANTIZED_ROLES
 from rwkvquant.checkpoints import Checkpoint
 from rwkvquant.codecs import CodebookConfig, Codec, GridConfig, PairConfig
 from rwkvquant.config import GROUP_SIZES, QuantizeConfig
 from rwkvquant.errors import ConfigError
-from rwkvquant.formats.layout import choose_layout, stored_bytes, stored_bytes_codebook, stored_bytes_pairs
+from rwkvquant.recipes.setting import QUANTISERS, Setting, code_bits_of
 from rwkvquant.selection.policy import override_bits
 
 UNIFORM_BITS = range(2, 9)
 LOW_BUDGET = 4.5  # budgets up to it share their candidates, so that one pass 1 serves them all
-CODECS = {"uniform": GridConfig, "codebook": CodebookConfig, "pairs": PairConfig}
-QUANTISERS = {"uniform": ("rtn", "gptq"), "codebook": ("kmeans", "gptvq")}  # without and with error feedback
 
 # What a budget may choose from. Codebooks of 4 bits and plain ones for 4 rows were tried: grids of the same bits, or compressed
 # codebooks, lose less (docs/methods/selection.md).
@@ -35,57 +31,6 @@ CODEBOOKS = (
     CodebookConfig(3, 2, 4),
 )
 WIDE_CODEBOOKS = (CodebookConfig(4, 16), CodebookConfig(4, 8))  # for budgets that 3 bits cannot use up
-
-
-@dataclass(frozen=True)
-class Setting:
-    """`method` rtn | gptq for a GridConfig, kmeans | gptvq for the others."""
-
-    method: str
-    codec: Codec
-
-    @property
-    def kind(self) -> str:
-        """uniform | codebook: the papers' SQ | VQ."""
-        return "uniform" if isinstance(self.codec, GridConfig) else "codebook"
-
-    @property
-    def feedback(self) -> bool:
-        """Whether it needs the Hessian of the input to choose codes."""
-        return self.method in ("gptq", "gptvq")
-
-    @property
-    def plain(self) -> Setting:
-        """The same grid or codebooks without error feedback: what a tensor falls back to."""
-        return Setting(QUANTISERS[self.kind][0], self.codec)
-
-    def layout(self, shape: tuple[int, ...], rows: bool = False) -> str:
-        codec = self.codec
-        if isinstance(codec, GridConfig):
-            return choose_layout("uniform", codec.bits, shape, codec.group_size, rows)
-        return choose_layout("pairs" if isinstance(codec, PairConfig) else "codebook", codec.bits, shape, rows_layout=rows)
-
-    def stored_bytes(self, shape: tuple[int, ...], rows: bool = False) -> int:
-        codec = self.codec
-        if isinstance(codec, GridConfig):
-            return stored_bytes(codec, shape, rows)
-        if isinstance(codec, PairConfig):
-            return stored_bytes_pairs(shape, codec.bits, codec.group_rows)
-        return stored_bytes_codebook(shape, codec.bits, codec.group_rows, codec.rank, rows)
-
-    def to_json(self) -> dict[str, Any]:
-        name = next(name for name, kind in CODECS.items() if isinstance(self.codec, kind))
-        return {"method": self.method, "codec": name, **dataclasses.asdict(self.codec)}
-
-    @classmethod
-    def from_json(cls, found: dict[str, Any]) -> Setting:
-        options = {key: value for key, value in found.items() if key not in ("method", "codec")}
-        return cls(found["method"], CODECS[found["codec"]](**options))
-
-
-def code_bits_of(codec: Codec) -> int:
-    """Bits of a code per weight, which is what --tensor-bits names."""
-    return codec.bits // 2 if isinstance(codec, PairConfig) else codec.bits
 
 
 def plain_codec(config: QuantizeConfig) -> Codec:

@@ -22,12 +22,12 @@ from rwkvquant.models import QuantizedMatrix
 from rwkvquant.pipeline.matrices import Hessian, Quantised, quantise_matrix, sampled_rows
 from rwkvquant.pipeline.plan import PlannedTensor
 from rwkvquant.pipeline.progress import Progress, TensorReport
-from rwkvquant.pipeline.settings import Setting
 from rwkvquant.quantizers.elementwise.codebooks import Importance, authors_codebook, stored_codebook, weighted_codebook
 from rwkvquant.quantizers.shared.correction import CrossStatistics, corrected
 from rwkvquant.quantizers.shared.loss import hessian_error, hessian_loss
 from rwkvquant.quantizers.uniform.gptq import is_finite
 from rwkvquant.quantizers.uniform.rtn import rtn
+from rwkvquant.recipes.setting import Setting
 
 JUDGED = 1 << 20  # weights of a large matrix that may show that error feedback is clearly better,
 CLEARLY = 1.25  # which is so many times less loss
