@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM during `quantize --work-dir`: the block is finished, exit code 75, and the same command goes on."""
+"""Ctrl-C, SIGTERM and SIGHUP during `quantize --work-dir`: the block is finished, exit code 75, and the same command goes on."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_an_interrupted_job_finishes_its_block_and_goes_on_to_the_same_bytes(tmp
     assert (tmp_path / "out.safetensors").read_bytes() == (tmp_path / "whole.safetensors").read_bytes()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
 def test_the_first_signal_asks_and_the_second_does_what_it_did_before(number: signal.Signals, capfd: pytest.CaptureFixture[str]) -> None:
     before = signal.signal(number, signal.default_int_handler)
     try:
@@ -69,6 +69,24 @@ def test_the_first_signal_asks_and_the_second_does_what_it_did_before(number: si
         assert signal.getsignal(number) is signal.default_int_handler
     finally:
         signal.signal(number, before)
+
+
+def test_a_hang_up_lets_go_of_the_terminal_and_of_nothing_else(tmp_path: Path) -> None:
+    """Only then can the job go on to the end of its block: every write to the closed terminal would fail."""
+    program = """
+import os, pty, signal, sys
+from rwkvquant.cli.signals import finish_first
+parent, child = pty.openpty()
+os.dup2(child, 2)
+os.close(child)
+with finish_first() as stop:
+    os.close(parent)
+    signal.raise_signal(signal.SIGHUP)
+    print("to the terminal", file=sys.stderr, flush=True)
+    print(stop())
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
+    assert done.returncode == 0 and done.stdout == "True\n"
 
 
 def test_a_signal_that_is_ignored_stays_so() -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from rwkvquant.cli.demo import EMBEDDED
 from tests.helpers import random_state_dict, write_pth
 
 
@@ -54,7 +55,7 @@ def test_commands_run_on_a_terminal(folder: Path, arguments: tuple[str, ...]) ->
     assert "projections and LoRA factors" in shown
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
 def test_an_interrupted_job_says_so_and_leaves_nothing(folder: Path, number: signal.Signals) -> None:
     # A pipe as calibration text that nobody writes to: the job waits there until it is interrupted.
     os.mkfifo(folder / "never.txt")
@@ -67,3 +68,22 @@ def test_an_interrupted_job_says_so_and_leaves_nothing(folder: Path, number: sig
         _, said = job.communicate(timeout=60)
     assert job.returncode == 130 and said.strip().endswith("rwkvquant: interrupted") and "Traceback" not in said
     assert sorted(path.name for path in folder.iterdir()) == ["model.pth", "never.txt", "some.txt"]
+
+
+def test_arrow_keys_edit_the_line_of_a_chat() -> None:
+    pytest.importorskip("readline")
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.execv(sys.executable, [sys.executable, "-m", "rwkvquant", "chat", str(EMBEDDED), "-n", "1"])
+    shown = b""
+    try:
+        while b"User: " not in shown:
+            shown += os.read(terminal, 4096)
+        os.write(terminal, b"/quii\x1b[Dt\x1b[C\x7f\r")  # left, t, right, delete backwards: /quit
+        while True:
+            shown += os.read(terminal, 4096)
+    except OSError:  # the other end was closed: chat has ended
+        pass
+    finally:
+        os.close(terminal)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0 and b"^[[D" not in shown

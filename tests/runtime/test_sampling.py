@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from rwkv.utils import PIPELINE
 
 from rwkvquant.errors import ConfigError
 from rwkvquant.kernels.sampling import probabilities
-from rwkvquant.runtime.sampling import Sampler, SamplingConfig
+from rwkvquant.runtime.sampling import MAX_PENALTY, Sampler, SamplingConfig
 
 LOGITS = np.log(np.array([0.05, 0.5, 0.15, 0.3], np.float32))
 
@@ -116,3 +117,19 @@ def test_logits_that_are_not_finite_are_refused(value: float) -> None:
 def test_an_option_out_of_range_is_named(options: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=next(iter(options))):
         SamplingConfig(**options)
+
+
+@pytest.mark.parametrize("value", [1e39, -1e300, 2e9, math.inf, math.nan])
+@pytest.mark.parametrize("name", ["presence_penalty", "frequency_penalty"])
+def test_a_penalty_that_float32_cannot_take_is_refused_as_an_option(name: str, value: float) -> None:
+    with pytest.raises(ConfigError, match=f"{name} must be a number from -1e\\+09 to 1e\\+09"):
+        SamplingConfig(**{name: value})
+
+
+@pytest.mark.filterwarnings("error")
+def test_the_largest_penalties_and_temperatures_still_choose() -> None:
+    for penalty in (MAX_PENALTY, -MAX_PENALTY):
+        for temperature in (5e-324, 1.0, 1e300):
+            config = SamplingConfig(temperature, presence_penalty=penalty, frequency_penalty=penalty, penalty_decay=1.0, seed=0)
+            sampler = Sampler(config)
+            assert all(0 <= sampler.next(np.zeros(4, np.float32)) < 4 for _ in range(100))

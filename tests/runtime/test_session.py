@@ -274,3 +274,25 @@ def _nats_per_token(model: Model, text: str) -> float:
 def _equal(a: State, b: State) -> None:
     for name in ("att_shift", "ffn_shift", "wkv"):
         np.testing.assert_array_equal(getattr(a.recurrent, name), getattr(b.recurrent, name))
+
+
+@pytest.mark.parametrize(
+    "tokens",
+    [[1.9, 2.5], np.array([1.7, 2.2]), [True, False], np.zeros((2, 2), np.int64), ["1"], b"hello", "hello", np.array([1.0])],
+    ids=["floats", "float array", "booleans", "two dimensions", "strings", "bytes", "text", "whole floats"],
+)
+def test_what_is_no_integer_is_never_taken_for_a_token(tokens: Any) -> None:
+    model = load(DATA / "rwkv7-tiny-rtn4.safetensors", threads=1)
+    calls = [lambda: model.forward(tokens), lambda: model.forward_batch([tokens])]
+    if not isinstance(tokens, str):
+        calls.append(lambda: model.generate(tokens, max_tokens=1))
+    for call in calls:
+        with pytest.raises(TokenizerError, match="integer"):
+            call()
+
+
+def test_integers_of_numpy_and_torch_are_tokens() -> None:
+    model = load(DATA / "rwkv7-tiny-rtn4.safetensors", threads=1)
+    expected, _ = model.forward([5, 6])
+    for tokens in (np.array([5, 6], np.uint16), [np.int32(5), np.int64(6)], torch.tensor([5, 6]), (5, 6)):
+        assert (model.forward(tokens)[0] == expected).all()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -16,6 +18,9 @@ if TYPE_CHECKING:
     from rwkvquant.runtime.chat import Chat
 
 HELP = "/save FILE keeps the conversation, /load FILE goes on from one, /quit or Ctrl-D ends; Ctrl-C stops an answer"
+
+# What keys send that are no text: the sequences of arrow and function keys, then every other control character but tab and line break.
+CONTROL = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1bO[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def command(
@@ -48,6 +53,8 @@ def command(
     if state is not None:
         chat.load(state)
     if sys.stdin.isatty():
+        with suppress(ImportError):  # arrow keys and a history, where Python has it
+            import readline  # noqa: F401
         stderr.print(HELP, style="dim")
     while (message := _read()) is not None:
         if message.startswith("/"):
@@ -59,9 +66,9 @@ def command(
 
 
 def _read() -> str | None:
-    """The next line from the user without surrounding space; None at the end of input."""
+    """The next line from the user, without space around it or keys that are no text; None at the end of input."""
     try:
-        return input("User: " if sys.stdin.isatty() else "").strip()
+        return CONTROL.sub("", input("User: " if sys.stdin.isatty() else "")).strip()
     except EOFError:
         return None
 

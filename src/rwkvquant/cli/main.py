@@ -5,16 +5,17 @@ Commands import what they need when they run, so that `rwkvquant --help` and the
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
-import signal
 import sys
 from typing import Annotated
 
 import typer
 
 import rwkvquant
-from rwkvquant.cli import activations, bench, chat, compare, demo, evaluate, export, generate, inspect, quantize, verify
+from rwkvquant.cli import activations, bench, chat, compare, demo, evaluate, export, generate, inspect, quantize, streams, verify
+from rwkvquant.cli.signals import stop_on_signals
 from rwkvquant.errors import RwkvQuantError, StoppedError
 
 # Before torch is imported: its threads (GNU's OpenMP) then soon sleep while they wait for one another. Spinning long, as is the default,
@@ -63,38 +64,63 @@ def run(arguments: list[str] | None = None) -> int:
     try:
         code = app(args=arguments, standalone_mode=False) or EXIT_OK
         if code == EXIT_INTERRUPTED:  # Typer has caught the KeyboardInterrupt
-            print("rwkvquant: interrupted", file=sys.stderr)
+            _say("interrupted")
+        sys.stdout.flush()  # a full disk says so here, and not after the last line of Python
         return code
     except StoppedError as stopped:
-        print(f"rwkvquant: {stopped}", file=sys.stderr)
+        _say(str(stopped))
         return EXIT_GO_ON
     except RwkvQuantError as error:
         return _fail(str(error))
     except UsageError as error:
         message = error.format_message().rstrip(".")  # type: ignore[attr-defined]
-        return _fail(f"{message}. See rwkvquant --help.") if message else EXIT_USER_ERROR  # without a command, help was shown
+        end = "" if message.endswith("?") else "."
+        return _fail(f"{message}{end} See {_help_of(error)}.") if message else EXIT_USER_ERROR  # without a command, help was shown
     except ModuleNotFoundError as error:
         if error.name != "torch":
             raise
         return _fail("this command needs torch; install it with: pip install 'rwkv-hybridquant[quantize]'")
-    except SystemExit:  # Typer's way out when the reader of our output has left, as in `rwkvquant inspect F | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (SystemExit, BrokenPipeError):  # Typer leaves so when the reader of our output has left, as in `rwkvquant inspect F | head`
+        streams.drop_output()
         return EXIT_OK
     except OSError as error:
+        streams.drop_output()
         return _fail(_os_error(error))
+    except (MemoryError, RuntimeError) as error:
+        if not _is_lack_of_memory(error):
+            raise
+        return _fail("there is not enough memory for this; try a smaller --batch or --context, or a machine with more")
     except (KeyboardInterrupt, typer.Abort):
-        print("rwkvquant: interrupted", file=sys.stderr)
+        _say("interrupted")
         return EXIT_INTERRUPTED
 
 
 def main() -> None:
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # clean up as after Ctrl-C
+    streams.prepare()
+    stop_on_signals()
     sys.exit(run())
 
 
+def _say(sentence: str) -> None:
+    with contextlib.suppress(OSError):  # the terminal may be gone
+        print(f"rwkvquant: {' '.join(sentence.split())}", file=sys.stderr, flush=True)
+
+
 def _fail(sentence: str) -> int:
-    print(f"rwkvquant: {' '.join(sentence.split())}", file=sys.stderr)
+    _say(sentence)
     return EXIT_USER_ERROR
+
+
+def _help_of(error: Exception) -> str:
+    """The command whose help tells how it is used: "rwkvquant generate --help"."""
+    context = getattr(error, "ctx", None)
+    name = context.info_name if context is not None and context.parent is not None else None
+    return f"rwkvquant {name} --help" if name else "rwkvquant --help"
+
+
+def _is_lack_of_memory(error: Exception) -> bool:
+    """torch has no exception of its own for it on the CPU, but one on a GPU."""
+    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "DefaultCPUAllocator" in str(error)
 
 
 def _os_error(error: OSError) -> str:

@@ -18,10 +18,11 @@ from rwkvquant.pipeline.progress import Progress, TensorReport
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 
-# No markup: file names and the text of a model may hold brackets. Piped tables are as wide as they need to be.
-PIPED_WIDTH = 240
-stderr = Console(stderr=True, highlight=False, markup=False)
-stdout = Console(highlight=False, markup=False, soft_wrap=True, width=None if sys.stdout.isatty() else PIPED_WIDTH)
+# No markup: file names and the text of a model may hold brackets. Tables are as wide as they need to be, on a narrow terminal too:
+# a number that is cut in the middle says something else.
+NO_LIMIT = 10_000  # columns
+stderr = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+stdout = Console(highlight=False, markup=False, soft_wrap=True)
 
 
 def emit(result: dict[str, Any], as_json: bool, show: Callable[[], None]) -> None:
@@ -40,6 +41,7 @@ def table(title: str, columns: list[str], rows: list[list[str]]) -> Table:
         built.add_column(column, justify="left" if index == 0 else "right", no_wrap=True)
     for row in rows:
         built.add_row(*row)
+    built.width = stdout.measure(built, options=stdout.options.update(max_width=NO_LIMIT)).maximum
     return built
 
 

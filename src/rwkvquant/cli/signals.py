@@ -1,4 +1,7 @@
-"""Ctrl-C and SIGTERM during a long job: the first asks it to finish its block, the second stops it at once."""
+"""Ctrl-C, SIGTERM and SIGHUP (the terminal was closed, the connection dropped) end a command as Ctrl-C does: it cleans up after itself.
+
+During a long job with a work directory the first one asks it to finish its block, and the second stops it at once.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,28 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
+from rwkvquant.cli.streams import leave_terminal
+
 ASKED = b"\nrwkvquant: finishing the block in hand, then stopping; once more stops at once\n"
+
+HANG_UP: int | None = getattr(signal, "SIGHUP", None)  # Windows has none
+SIGNALS = [number for number in (signal.SIGINT, signal.SIGTERM, HANG_UP) if number is not None]
+
+
+def stop_on_signals() -> None:
+    """Make SIGTERM and SIGHUP raise KeyboardInterrupt as Ctrl-C does. A signal that is ignored, as under nohup, stays ignored."""
+    for number in SIGNALS:
+        if number != signal.SIGINT and signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _interrupt)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    if number == HANG_UP:
+        leave_terminal()
+    raise KeyboardInterrupt
 
 
 @contextmanager
@@ -19,7 +40,7 @@ def finish_first() -> Iterator[Callable[[], bool]]:
         yield lambda: False
         return
     asked = False
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) for number in SIGNALS}
     mine = [number for number, handler in before.items() if handler is not signal.SIG_IGN]  # as a job in the background has it
 
     def restore() -> None:
@@ -30,7 +51,10 @@ def finish_first() -> Iterator[Callable[[], bool]]:
         nonlocal asked
         asked = True
         restore()
-        os.write(2, ASKED)  # print might be at work on the same stream
+        if number == HANG_UP:
+            leave_terminal()
+        with suppress(OSError):
+            os.write(2, ASKED)  # print might be at work on the same stream
 
     for number in mine:
         signal.signal(number, ask)

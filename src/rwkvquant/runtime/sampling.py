@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from rwkvquant.errors import ConfigError
 from rwkvquant.kernels.sampling import draw
 
+MAX_PENALTY = 1e9  # of either sign: far beyond any logit, and float32 holds it a million times over
+
 
 @dataclass(frozen=True)
 class SamplingConfig:
@@ -32,8 +34,8 @@ class SamplingConfig:
     def __post_init__(self) -> None:
         _require_between("temperature", self.temperature, 0, math.inf)
         _require_between("top_p", self.top_p, 0, 1)
-        _require_between("presence_penalty", self.presence_penalty, -math.inf, math.inf)
-        _require_between("frequency_penalty", self.frequency_penalty, -math.inf, math.inf)
+        _require_between("presence_penalty", self.presence_penalty, -MAX_PENALTY, MAX_PENALTY)
+        _require_between("frequency_penalty", self.frequency_penalty, -MAX_PENALTY, MAX_PENALTY)
         _require_between("penalty_decay", self.penalty_decay, 0, 1)
         if self.seed < 0:
             raise ConfigError(f"seed must not be negative; got {self.seed}")
@@ -74,4 +76,4 @@ class Sampler:
 
 def _require_between(name: str, value: float, low: float, high: float) -> None:
     if not (math.isfinite(value) and low <= value <= high):
-        raise ConfigError(f"{name} must be a number from {low} to {high}; got {value}")
+        raise ConfigError(f"{name} must be a number from {low:g} to {high:g}; got {value:g}")

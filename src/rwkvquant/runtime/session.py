@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rwkvquant.checkpoints import open_checkpoint
-from rwkvquant.errors import ConfigError, TokenizerError
+from rwkvquant.errors import ConfigError
 from rwkvquant.formats.container import open_packed
 from rwkvquant.formats.header import LENGTH_BYTES, PREFIX
 from rwkvquant.formats.tokenizer_data import TokenizerData
@@ -35,6 +35,7 @@ from rwkvquant.runtime.sampling import Sampler, SamplingConfig
 from rwkvquant.runtime.states.files import State, side_by_side
 from rwkvquant.runtime.threads import choose_threads
 from rwkvquant.runtime.tokenizer import Tokenizer, from_data, load_tokenizer
+from rwkvquant.runtime.tokenizer_base import token_ids
 from rwkvquant.runtime.weights import Weights, checkpoint_weights, packed_weights
 
 END_OF_TEXT = 0
@@ -115,7 +116,7 @@ class Model:
         """Read tokens after `state` (None: from the beginning, no token 0 is added) -> logits, state after the last token.
 
         Logits are float32, (vocab,) for "last" and (tokens, vocab) for "all". Raises ConfigError without tokens, TokenizerError
-        for a token outside the vocabulary, FormatError for another model's state.
+        for a token that is no integer or outside the vocabulary, FormatError for another model's state.
         """
         rows, states = self._read([tokens], [state], logits)
         return (rows[0][-1] if logits == "last" else rows[0]), states[0]
@@ -172,7 +173,7 @@ class Model:
         return {"text": self.tokenizer.decode(tokens), "tokens": tokens, "logits_hash": logits_hash(logits)}
 
     def _read_prompt(self, prompt: str | Sequence[int], state: State | None, end_of_text_first: bool | None) -> tuple[Logits, State]:
-        tokens = self.tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt)
+        tokens = self.tokenizer.encode(prompt) if isinstance(prompt, str) else token_ids(prompt, self.dims.vocab)
         if end_of_text_first or (end_of_text_first is None and state is None):
             tokens = [END_OF_TEXT, *tokens]
         if not tokens:
@@ -197,24 +198,24 @@ class Model:
 
     def _read(self, sequences: Sequence[Sequence[int]], states: Sequence[State | None], which: Which) -> tuple[list[Logits], list[State]]:
         """-> the logits of each sequence, (1, vocab) or (tokens, vocab), and the state after each."""
-        self._check(sequences, states, which)
+        sequences = self._checked(sequences, states, which)
         before = [state or self.initial_state() for state in states]
         rows, after = self._engine.read(sequences, before[0].recurrent if len(before) == 1 else side_by_side(before), which)
         if len(before) == 1:
             return rows, [State(self.arch, after)]
         return rows, [State(self.arch, after.select([slot])) for slot in range(len(before))]
 
-    def _check(self, sequences: Sequence[Sequence[int]], states: Sequence[State | None], which: Which) -> None:
+    def _checked(self, sequences: Sequence[Sequence[int]], states: Sequence[State | None], which: Which) -> list[list[int]]:
+        """The tokens as plain integers."""
         if which not in ("last", "all"):
             raise ConfigError(f'logits must be "last" or "all"; got {which!r}')
-        if not sequences or not all(map(len, sequences)):
+        tokens = [token_ids(sequence, self.dims.vocab) for sequence in sequences]
+        if not tokens or not all(tokens):
             raise ConfigError("forward reads at least one sequence of at least one token; got an empty one")
-        for token in (token for sequence in sequences for token in sequence):
-            if not 0 <= token < self.dims.vocab:
-                raise TokenizerError(f"token ids of this model run from 0 to {self.dims.vocab - 1}; got {token}")
         for state in states:
             if state is not None:
                 state.require(self.arch, self.dims)
+        return tokens
 
 
 def _engine(weights: Weights, threads: int | None, activations: str | None) -> NativeEngine | ReferenceEngine:

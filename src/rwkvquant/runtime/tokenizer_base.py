@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import operator
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 
@@ -38,8 +39,7 @@ class Tokenizer(ABC):
         return StreamDecoder(self)
 
     def _token_bytes(self, token: int) -> bytes:
-        if not 0 <= token < self.size:
-            raise TokenizerError(f"token ids of this vocabulary run from 0 to {self.size - 1}; got {token}")
+        token = token_id(token, self.size)
         return self._tokens[token] if token < len(self._tokens) else b""
 
 
@@ -65,6 +65,30 @@ class StreamDecoder:
     def finish(self) -> str:
         """U+FFFD if the ids ended within a character, and nothing otherwise."""
         return self._decoder.decode(b"", final=True)
+
+
+def token_ids(tokens: Iterable[int], size: int) -> list[int]:
+    """The ids as plain integers. Raises TokenizerError for text, and for an id that is no integer or not in 0 to size - 1.
+
+    1.9 is not token 1: what is no integer (NumPy's integers are) was never meant as an id.
+    """
+    if isinstance(tokens, str | bytes | bytearray | memoryview):
+        advice = "tokenizer.encode(text) makes ids of text" if isinstance(tokens, str) else "decode them to text first: data.decode()"
+        raise TokenizerError(f"tokens are a sequence of integers; got {type(tokens).__name__}. Try: {advice}")
+    return [token_id(token, size) for token in tokens]
+
+
+def token_id(token: int, size: int) -> int:
+    """One of `token_ids`."""
+    if isinstance(token, bool) or not hasattr(token, "__index__"):
+        raise TokenizerError(f"token ids are integers; got {token!r}, which is of type {type(token).__name__}")
+    try:
+        number = operator.index(token)
+    except TypeError:  # arrays have the method, and refuse when it is called
+        raise TokenizerError(f"token ids are integers; got {type(token).__name__} {token!r}") from None
+    if not 0 <= number < size:
+        raise TokenizerError(f"token ids of this model run from 0 to {size - 1}; got {token}")
+    return number
 
 
 def utf8(text: str) -> bytes:
