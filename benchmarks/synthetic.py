@@ -37,9 +37,10 @@ from rwkvquant.quantizers.codebook.compressed import kmeans_compressed
 from rwkvquant.quantizers.codebook.gptvq import gptvq_with
 from rwkvquant.quantizers.codebook.kmeans import kmeans_codebooks
 from rwkvquant.quantizers.codebook.paper import gptvq_paper_with
-from rwkvquant.quantizers.pairs.gptvq import factorise_pairs, gptvq_pairs_with, pair_codebooks
+from rwkvquant.quantizers.pairs.gptvq import factorize_pairs, gptvq_pairs_with, pair_codebooks
+from rwkvquant.quantizers.shared.factor import InverseFactor, factorize
 from rwkvquant.quantizers.shared.loss import hessian_error
-from rwkvquant.quantizers.uniform.gptq import InverseFactor, factorise, gptq_with
+from rwkvquant.quantizers.uniform.gptq import gptq_with
 from rwkvquant.quantizers.uniform.rtn import rtn
 from rwkvquant.quantizers.uniform.update import refine_grid
 from rwkvquant.recipes.setting import Setting
@@ -98,9 +99,9 @@ class Input:
     def of(cls, H: Tensor) -> Input:
         return cls(
             H,
-            factorise(H, damping=0.05, act_order=True),
-            factorise_pairs(H, damping=0.05, act_order=True),
-            factorise(H, damping=0.01, act_order=False),
+            factorize(H, damping=0.05, act_order=True),
+            factorize_pairs(H, damping=0.05, act_order=True),
+            factorize(H, damping=0.01, act_order=False),
         )
 
 

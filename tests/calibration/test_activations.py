@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from rwkvquant.architectures import TABLES
 from rwkvquant.calibration.activations import PERCENTILES, Distribution, collect_activation, distribution
 from rwkvquant.calibration.partners import PartnerTap
+from rwkvquant.calibration.statistics import Importance
 from rwkvquant.checkpoints import open_checkpoint
 from rwkvquant.errors import CalibrationError
 from rwkvquant.models import CheckpointSource, architecture
-from rwkvquant.quantizers.elementwise.codebooks import Importance
 from tests.helpers import random_state_dict, write_pth
 
 ROWS, LENGTH, LAYERS = 5, 12, 2

@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from rwkvquant.architectures import QUANTIZED_ROLES
-from rwkvquant.calibration.sensitivity import Backward, Sensitivity, Story
+from rwkvquant.calibration.sensitivity import Backward, Story
+from rwkvquant.calibration.statistics import Sensitivity
 from rwkvquant.checkpoints import Checkpoint, open_checkpoint
 from rwkvquant.errors import CheckpointError
 from rwkvquant.models import CheckpointSource, architecture

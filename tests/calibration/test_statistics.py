@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from rwkvquant.calibration import statistics as module
 from rwkvquant.calibration.statistics import InputStatistics
+from rwkvquant.calibration.statistics import inputs as module
 
 
 def test_H_is_the_mean_outer_product() -> None:

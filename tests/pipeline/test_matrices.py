@@ -10,7 +10,7 @@ from rwkvquant import QuantizeConfig
 from rwkvquant.codecs import GridConfig, UniformTensor
 from rwkvquant.pipeline import matrices
 from rwkvquant.recipes.setting import Setting
-from tests.quantizers.uniform.test_gptq import matrix_and_hessian
+from tests.quantizers.examples import matrix_and_hessian
 
 
 @pytest.mark.parametrize("grid", [GridConfig(3, 32), GridConfig(4, 64, True, 16)], ids=str)

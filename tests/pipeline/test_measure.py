@@ -10,7 +10,7 @@ import torch
 
 from rwkvquant import QuantizeConfig
 from rwkvquant.architectures import QUANTIZED_ROLES, Role
-from rwkvquant.calibration.sensitivity import Sensitivity
+from rwkvquant.calibration.statistics import Sensitivity
 from rwkvquant.checkpoints import Checkpoint, open_checkpoint
 from rwkvquant.pipeline import measure as module
 from rwkvquant.pipeline.choose import choose_settings

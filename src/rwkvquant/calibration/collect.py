@@ -147,7 +147,7 @@ def collect_block(
 
 
 class Cross(Protocol):
-    """Sums over two streams; quantizers/shared/correction.py has them."""
+    """Sums over two streams; calibration/statistics/cross.py has them."""
 
     def add(self, missing_x: Tensor, missing_h: Tensor, h: Tensor) -> None: ...
 

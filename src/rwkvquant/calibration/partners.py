@@ -11,7 +11,7 @@ from rwkvquant.architectures import TensorSpec
 
 
 class Sums(Protocol):
-    """Whatever adds up samples (tokens, width); quantizers/elementwise/codebooks.py has it."""
+    """Whatever adds up samples (tokens, width); statistics/importance.py has it."""
 
     def add(self, X: Tensor) -> None: ...
 

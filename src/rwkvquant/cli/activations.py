@@ -59,8 +59,8 @@ def command(
 
     from rwkvquant.calibration.activations import collect_activation, distribution
     from rwkvquant.calibration.samples import calibration_rows, load_documents
+    from rwkvquant.calibration.statistics.importance import PERCENTILE
     from rwkvquant.models import CheckpointSource
-    from rwkvquant.quantizers.elementwise.codebooks import PERCENTILE
     from rwkvquant.runtime.tokenizer import load_tokenizer
 
     documents = load_documents(text or str(importlib.resources.files("rwkvquant") / "assets" / "calibration.txt"))

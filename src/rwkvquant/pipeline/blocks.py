@@ -18,12 +18,11 @@ from rwkvquant.architectures import TABLES
 from rwkvquant.calibration.batches import FORWARD, fitting_batch
 from rwkvquant.calibration.collect import Beside, HiddenStates, advance, collect_block, collect_head, product_inputs
 from rwkvquant.calibration.partners import PartnerTap
+from rwkvquant.calibration.statistics import CrossStatistics, Importance
 from rwkvquant.checkpoints import Checkpoint
 from rwkvquant.config import QuantizeConfig
 from rwkvquant.models import QuantizedMatrix, architecture
 from rwkvquant.pipeline.tensors import Collected
-from rwkvquant.quantizers.elementwise.codebooks import Importance
-from rwkvquant.quantizers.shared.correction import CrossStatistics
 
 Weights = Mapping[str, Any]
 

@@ -17,8 +17,9 @@ from rwkvquant.quantizers.codebook.gptvq import ROUNDS, gptvq_with
 from rwkvquant.quantizers.codebook.kmeans import kmeans_codebooks
 from rwkvquant.quantizers.codebook.paper import gptvq_paper_with, kmeans_paper
 from rwkvquant.quantizers.pairs.gptvq import ROUNDS as PAIR_ROUNDS
-from rwkvquant.quantizers.pairs.gptvq import factorise_pairs, gptvq_pairs_with, pair_codebooks
-from rwkvquant.quantizers.uniform.gptq import InverseFactor, factorise, gptq_with
+from rwkvquant.quantizers.pairs.gptvq import factorize_pairs, gptvq_pairs_with, pair_codebooks
+from rwkvquant.quantizers.shared.factor import InverseFactor, factorize
+from rwkvquant.quantizers.uniform.gptq import gptq_with
 from rwkvquant.quantizers.uniform.rtn import rtn
 from rwkvquant.quantizers.uniform.update import refine_grid
 from rwkvquant.recipes.setting import Setting
@@ -47,11 +48,11 @@ class Hessian:
 
     @cached_property
     def factor(self) -> InverseFactor:
-        return factorise(self.working, damping=float(self._config.damping or 0), act_order=bool(self._config.act_order))
+        return factorize(self.working, damping=float(self._config.damping or 0), act_order=bool(self._config.act_order))
 
     @cached_property
     def factor_of_pairs(self) -> InverseFactor:
-        return factorise_pairs(self.working, damping=float(self._config.damping or 0), act_order=bool(self._config.act_order))
+        return factorize_pairs(self.working, damping=float(self._config.damping or 0), act_order=bool(self._config.act_order))
 
 
 def quantise_matrix(setting: Setting, config: QuantizeConfig, W: Tensor, hessian: Hessian | None, refined: bool = True) -> Quantised:

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rwkvquant.architectures import QUANTIZED_ROLES, Role
-from rwkvquant.calibration.sensitivity import Backward, Sensitivity, Story
+from rwkvquant.calibration.sensitivity import Backward, Story
+from rwkvquant.calibration.statistics import Sensitivity
 from rwkvquant.checkpoints import Checkpoint, LogicalMatrix
 from rwkvquant.config import QuantizeConfig
 from rwkvquant.models import CheckpointSource, architecture

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from rwkvquant.architectures import Role
-from rwkvquant.calibration.statistics import InputStatistics
+from rwkvquant.calibration.statistics import CrossStatistics, Importance, InputStatistics
 from rwkvquant.checkpoints import Checkpoint
 from rwkvquant.codecs import DenseTensor, QTensor
 from rwkvquant.config import QuantizeConfig
@@ -22,10 +22,10 @@ from rwkvquant.models import QuantizedMatrix
 from rwkvquant.pipeline.matrices import Hessian, Quantised, quantise_matrix, sampled_rows
 from rwkvquant.pipeline.plan import PlannedTensor
 from rwkvquant.pipeline.progress import Progress, TensorReport
-from rwkvquant.quantizers.elementwise.codebooks import Importance, authors_codebook, stored_codebook, weighted_codebook
-from rwkvquant.quantizers.shared.correction import CrossStatistics, corrected
+from rwkvquant.quantizers.elementwise.codebooks import authors_codebook, stored_codebook, weighted_codebook
+from rwkvquant.quantizers.shared.correction import corrected
+from rwkvquant.quantizers.shared.factor import is_finite
 from rwkvquant.quantizers.shared.loss import hessian_error, hessian_loss
-from rwkvquant.quantizers.uniform.gptq import is_finite
 from rwkvquant.quantizers.uniform.rtn import rtn
 from rwkvquant.recipes.setting import Setting
 
@@ -109,7 +109,7 @@ class TensorWriter:
                 )
         hessian, target = self._hessian(name, found, W), W
         if hessian is not None and tensor.name in collected.missing:
-            target = corrected(hessian.factor, collected.missing.pop(tensor.name), float(self._config.correction or 0))
+            target = corrected(hessian.factor, W, collected.missing.pop(tensor.name).wanted, float(self._config.correction or 0))
         quantised = quantise_matrix(setting, self._config, target, hessian)
         kept_out = collected.kept_out.get(name) if name is not None else None
         if setting.feedback and kept_out is not None and hessian is not None:

@@ -14,11 +14,12 @@ from rwkvquant.quantizers.codebook.compressed_update import move_basis, update_c
 from rwkvquant.quantizers.codebook.factors import fit_coefficients
 from rwkvquant.quantizers.codebook.gptvq import gptvq, gptvq_with
 from rwkvquant.quantizers.codebook.kmeans import kmeans_codebooks
+from rwkvquant.quantizers.codebook.table_map import table_map
+from rwkvquant.quantizers.shared.factor import factorize
 from rwkvquant.quantizers.shared.loss import hessian_error, row_losses
-from rwkvquant.quantizers.shared.table_map import TableMap, least_squares
-from rwkvquant.quantizers.uniform.gptq import factorise
+from rwkvquant.quantizers.shared.table_map import least_squares
 from tests.quantizers.codebook.definition import code_by_definition
-from tests.quantizers.uniform.test_gptq import matrix_and_hessian
+from tests.quantizers.examples import matrix_and_hessian
 
 SHAPES = [(6, 40, 2), (5, 70, 4)]
 
@@ -64,7 +65,7 @@ def walk_by_definition(W: torch.Tensor, H: torch.Tensor, plain: CodebookTensor, 
 @pytest.mark.parametrize(("rows", "cols", "group_rows"), SHAPES, ids=str)
 def test_the_walk_is_the_definition(rows: int, cols: int, group_rows: int, rank: int) -> None:
     W, H = problem(1, rows, cols)
-    factor = factorise(H, damping=0.02, act_order=False)
+    factor = factorize(H, damping=0.02, act_order=False)
     plain = gptvq_with(factor, W, H, group_rows=group_rows, rounds=0)
     codes, centroids = walk_by_definition(W, H, plain, rank, 0.02)
     found = compress_with(factor, W, plain, rank)
@@ -102,7 +103,7 @@ def test_the_basis_goes_to_the_least_squares_solution() -> None:
     q = gptvq(W, H, rank=2, rounds=0)
     assert q.factors is not None
     unit, u = 2.0**-q.factors.shift, torch.from_numpy(q.factors.coefficients).double()
-    tables = TableMap.of_codebooks(q, W)
+    tables = table_map(q, W)
 
     def spread(basis: torch.Tensor) -> torch.Tensor:
         return tables.spread(unit * (u @ basis))
@@ -162,7 +163,7 @@ def test_zeros_dead_columns_and_singular_hessians_are_survived() -> None:
 def test_least_squares_needs_no_preconditioner_to_be_right() -> None:
     W, H = problem(7, 4, 16)
     q = kmeans_codebooks(W, 2, 2, 16)
-    tables = TableMap.of_codebooks(q, W)
+    tables = table_map(q, W)
     stored = torch.from_numpy(q.codebooks.astype(float)) - 64
     E = W - tables.spread(stored)
     plain = least_squares(tables.gather(E @ H), H, tables.spread, tables.gather, lambda g: g, 1, 60)

@@ -13,10 +13,11 @@ from rwkvquant.codecs import GridConfig
 from rwkvquant.quantizers.codebook.gptvq import gptvq, gptvq_with, reassign, refine
 from rwkvquant.quantizers.codebook.kmeans import kmeans_codebooks
 from rwkvquant.quantizers.codebook.walk import feedback_codes
+from rwkvquant.quantizers.shared.factor import factorize
 from rwkvquant.quantizers.shared.loss import hessian_error, row_losses
-from rwkvquant.quantizers.uniform.gptq import factorise, gptq
+from rwkvquant.quantizers.uniform.gptq import gptq
 from tests.quantizers.codebook.definition import gptvq_by_definition
-from tests.quantizers.uniform.test_gptq import matrix_and_hessian
+from tests.quantizers.examples import matrix_and_hessian
 
 
 @pytest.mark.parametrize("weighting", ["none", "hessian"])
@@ -40,7 +41,7 @@ def test_gptvq_is_the_definition(shape: tuple[int, int], block: tuple[int, int, 
 @pytest.mark.parametrize("block_size", [1, 7, 64])
 def test_feedback_with_given_codebooks_does_not_depend_on_the_blocks(act_order: bool, block_size: int) -> None:
     W, H = (torch.from_numpy(a) for a in matrix_and_hessian(2, 4, 70))
-    factor = factorise(H, damping=0.01, act_order=act_order)
+    factor = factorize(H, damping=0.01, act_order=act_order)
     q = gptvq_with(factor, W, H, rounds=0)
     centroids, row_scale = torch.from_numpy(q.codebooks).double() - 64, torch.from_numpy(q.row_scale).double()[:, None]
     codes = feedback_codes(factor, W, centroids, row_scale, 2, 32, block_size=block_size)
@@ -49,7 +50,7 @@ def test_feedback_with_given_codebooks_does_not_depend_on_the_blocks(act_order: 
 
 def test_tables_may_stand_in_any_order() -> None:
     W, H = (torch.from_numpy(a) for a in matrix_and_hessian(2, 4, 70))
-    factor = factorise(H, damping=0.01, act_order=True)
+    factor = factorize(H, damping=0.01, act_order=True)
     q = gptvq_with(factor, W, H, rounds=0)
     names = np.random.default_rng(0).permuted(np.tile(np.arange(8), (2, 3, 1)), axis=-1)
     mixed = np.take_along_axis(q.codebooks, names, -1)
@@ -74,7 +75,7 @@ def test_feedback_pays_and_so_does_every_round(act_order: bool) -> None:
 
 def test_reassigning_never_loses_in_any_row() -> None:
     W, H = (torch.from_numpy(a) for a in matrix_and_hessian(5, 9, 70))
-    factor = factorise(H, damping=1.0, act_order=False)  # feedback for another loss than H's, so that rows do get worse
+    factor = factorize(H, damping=1.0, act_order=False)  # feedback for another loss than H's, so that rows do get worse
     q = gptvq(W, H, damping=0.001, act_order=False, weighting="none", rounds=1)
     before, after = row_losses(W, q.decode(), H), row_losses(W, reassign(factor, W, H, q).decode(), H)
     assert bool((after <= before).all())
@@ -93,7 +94,7 @@ def test_dead_columns_and_singular_hessians_are_survived(caplog: pytest.LogCaptu
 def test_inputs_stay_as_they_were() -> None:
     W, H = (torch.from_numpy(a) for a in matrix_and_hessian(7, 4, 64))
     W_before, H_before = W.clone(), H.clone()
-    refine(factorise(H, damping=0.01, act_order=False), W, H, gptvq(W, H), 1)
+    refine(factorize(H, damping=0.01, act_order=False), W, H, gptvq(W, H), 1)
     assert torch.equal(W, W_before) and torch.equal(H, H_before)
 
 

@@ -9,11 +9,11 @@ import torch
 from rwkvquant.codecs import CodebookTensor
 from rwkvquant.quantizers.codebook.gptvq import gptvq
 from rwkvquant.quantizers.codebook.paper import _m_step, _set_gradients, gptvq_paper, kmeans_paper
+from rwkvquant.quantizers.codebook.table_map import table_map
 from rwkvquant.quantizers.shared.clustering import lloyd_kmeans
 from rwkvquant.quantizers.shared.loss import hessian_error
-from rwkvquant.quantizers.shared.table_map import TableMap
 from tests.quantizers.codebook.definition import code_by_definition
-from tests.quantizers.uniform.test_gptq import matrix_and_hessian
+from tests.quantizers.examples import matrix_and_hessian
 
 
 def walk_by_definition(W: np.ndarray, H: np.ndarray, group_rows: int, damping: float) -> np.ndarray:
@@ -45,7 +45,7 @@ def test_the_gradient_is_that_of_the_loss(rank: int) -> None:
     W, H = (torch.from_numpy(a) for a in matrix_and_hessian(2, 4, 40))
     codes = np.random.default_rng(0).integers(0, 8, (4, 40), np.uint8)
     q = CodebookTensor(codes, 3, np.zeros((2, 2, 8), np.uint8), np.ones(4, np.float16))
-    tables = TableMap.of_codebooks(q, W)
+    tables = table_map(q, W)
     shapes = [(4, rank), (rank, 8)] if rank else [(4, 8)]
     factors = [torch.randn(shape, dtype=W.dtype) for shape in shapes]
     loss = _set_gradients(W, H, tables, factors)
@@ -62,7 +62,7 @@ def test_the_gradient_is_that_of_the_loss(rank: int) -> None:
 def test_the_m_step_gains_or_leaves_all_as_it_was() -> None:
     W, H = (torch.from_numpy(a) for a in matrix_and_hessian(3, 8, 64))
     q = gptvq_paper(W, H, rank=0)
-    tables = TableMap.of_codebooks(q, W)
+    tables = table_map(q, W)
     start = [0.9 * (torch.from_numpy(q.codebooks.astype(float)) - 64).flatten(0, 1) * 0.02]
 
     def loss(factors: list[torch.Tensor]) -> float:

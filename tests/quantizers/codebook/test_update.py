@@ -11,7 +11,7 @@ from rwkvquant.quantizers.codebook.gptvq import gptvq
 from rwkvquant.quantizers.codebook.kmeans import kmeans_codebooks
 from rwkvquant.quantizers.codebook.update import sort_codebooks, update_codebooks
 from rwkvquant.quantizers.shared.loss import row_losses
-from tests.quantizers.uniform.test_gptq import matrix_and_hessian
+from tests.quantizers.examples import matrix_and_hessian
 
 
 def block_losses(W: torch.Tensor, q: CodebookTensor, H: torch.Tensor) -> torch.Tensor:

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from rwkvquant.calibration.statistics import Importance
+from rwkvquant.calibration.statistics.importance import READINGS
 from rwkvquant.quantizers.elementwise.codebooks import (
-    IMPORTANCE_READINGS,
     ElementwiseCodebook,
-    Importance,
     authors_codebook,
     weighted_codebook,
 )
@@ -73,7 +73,7 @@ def test_decoding_takes_the_code_of_its_group() -> None:
     assert codebook.decode().tolist() == [1, 2, 4, 3, 6]
 
 
-@pytest.mark.parametrize("reading", IMPORTANCE_READINGS)
+@pytest.mark.parametrize("reading", READINGS)
 def test_importance_of_two_samples_by_hand(reading: str) -> None:
     first, second = np.array([[1.0, -2.0], [3.0, 2.0]]), np.array([[-4.0, 6.0]])
     importance = Importance(2, reading, percentile=100)
@@ -107,7 +107,7 @@ def test_the_mean_of_a_token_shift_knows_only_its_last_token() -> None:
     quiet, loud = rng.normal(size=(200, 5)), rng.normal(size=(200, 5)) * [1, 5, 10, 20, 40]
     loud[-1] = quiet[-1]
     weights = {}
-    for reading in IMPORTANCE_READINGS:
+    for reading in READINGS:
         for name, x in (("quiet", quiet), ("loud", loud)):
             importance = Importance(5, reading, percentile=100)
             importance.add(np.diff(x, axis=0, prepend=np.zeros((1, 5))))

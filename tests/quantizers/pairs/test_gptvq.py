@@ -8,7 +8,7 @@ import torch
 
 from rwkvquant.codecs import GridConfig, PairCodebookTensor
 from rwkvquant.quantizers.pairs.gptvq import (
-    factorise_pairs,
+    factorize_pairs,
     feedback_pairs,
     fit_pair_tables,
     gptvq_pairs,
@@ -19,8 +19,8 @@ from rwkvquant.quantizers.pairs.gptvq import (
 from rwkvquant.quantizers.pairs.update import update_pairs
 from rwkvquant.quantizers.shared.loss import hessian_error, row_losses
 from rwkvquant.quantizers.uniform.gptq import gptq
+from tests.quantizers.examples import matrix_and_hessian
 from tests.quantizers.pairs.definition import feedback_pairs_by_definition, nearest_pair
-from tests.quantizers.uniform.test_gptq import matrix_and_hessian
 
 
 def problem(seed: int, rows: int, cols: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -36,7 +36,7 @@ def test_the_walk_is_the_definition(rows: int, cols: int, group_rows: int, act_o
     W, H = W[:, :cols], H[:cols, :cols]
     tables, scale = fit_pair_tables(W, 4, group_rows, H.diagonal())
     expected = feedback_pairs_by_definition(W.numpy(), H.numpy(), tables.numpy(), scale[:, 0].numpy(), group_rows, 0.02, act_order)
-    factor = factorise_pairs(H, damping=0.02, act_order=act_order)
+    factor = factorize_pairs(H, damping=0.02, act_order=act_order)
     found = feedback_pairs(factor, W, tables, scale, group_rows, block_size)
     np.testing.assert_array_equal(found.numpy(), expected)
 
@@ -104,7 +104,7 @@ def test_the_m_step_loses_nowhere_where_rounding_hurts_most() -> None:
 def test_choosing_codes_again_never_loses_in_any_row() -> None:
     W, H = problem(5, 20, 30)
     q = gptvq_pairs(W, H, bits=4, damping=0.001, rounds=1)
-    factor = factorise_pairs(H, damping=1.0, act_order=False)  # feedback for another loss than H's, so that rows do get worse
+    factor = factorize_pairs(H, damping=1.0, act_order=False)  # feedback for another loss than H's, so that rows do get worse
     again = reassign_pairs(factor, W, H, q)
     assert bool((row_losses(W, again.decode(), H) <= row_losses(W, q.decode(), H)).all())
 
@@ -136,7 +136,7 @@ def test_dead_columns_singular_hessians_and_zeros_are_survived() -> None:
 def test_inputs_stay_as_they_were_and_the_result_is_the_same_again() -> None:
     W, H = problem(8, 16, 24)
     W_before, H_before = W.clone(), H.clone()
-    factor = factorise_pairs(H, damping=0.05, act_order=True)
+    factor = factorize_pairs(H, damping=0.05, act_order=True)
     first, second = (gptvq_pairs_with(factor, W, H, 4) for _ in range(2))
     assert torch.equal(W, W_before) and torch.equal(H, H_before)
     np.testing.assert_array_equal(first.decode(), second.decode())

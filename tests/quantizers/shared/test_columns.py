@@ -13,15 +13,21 @@ from torch import Tensor
 from rwkvquant import _native
 from rwkvquant.codecs import GridConfig
 from rwkvquant.kernels import workshop
-from rwkvquant.quantizers.codebook import codebook_walk, descent, gptq
+from rwkvquant.quantizers.codebook import descent as codebook_descent
 from rwkvquant.quantizers.codebook import factors as codebook_factors
+from rwkvquant.quantizers.codebook import walk
 from rwkvquant.quantizers.codebook.gptvq import gptvq
-from rwkvquant.quantizers.codebook.kmeans import LIMITS
 from rwkvquant.quantizers.codebook.update import Centroids
+from rwkvquant.quantizers.shared import descent
 from rwkvquant.quantizers.shared.columns import GridColumns, TableColumns, feed_back
+from rwkvquant.quantizers.shared.factor import factorize
+from rwkvquant.quantizers.shared.limits import LIMITS
 from rwkvquant.quantizers.shared.residual import Residual
+from rwkvquant.quantizers.uniform import descent as uniform_descent
+from rwkvquant.quantizers.uniform.gptq import gptq, round_block
+from rwkvquant.quantizers.uniform.grid import find_matrix_grids
 from rwkvquant.quantizers.uniform.rtn import rtn
-from tests.quantizers.uniform.test_gptq import matrix_and_hessian
+from tests.quantizers.examples import matrix_and_hessian
 
 ROWS = [1, 63, 64, 130]  # rows are worked on by 64
 DTYPES = [torch.float32, torch.float64]
@@ -39,7 +45,7 @@ def on_threads(count: int, work: Callable[[], Any]) -> Any:
 def block_and_factor(rows: int, dtype: torch.dtype, columns: int = 20) -> tuple[Tensor, Tensor]:
     """A block (columns, rows) and U."""
     W, H = matrix_and_hessian(rows, rows, columns)
-    return torch.from_numpy(W).T.contiguous().to(dtype), gptq.factorise(torch.from_numpy(H), damping=0.01, act_order=False).U.to(dtype)
+    return torch.from_numpy(W).T.contiguous().to(dtype), factorize(torch.from_numpy(H), damping=0.01, act_order=False).U.to(dtype)
 
 
 def agree(found: tuple[Tensor, Tensor] | None, expected: tuple[Tensor, Tensor], dtype: torch.dtype) -> None:
@@ -56,8 +62,8 @@ def agree(found: tuple[Tensor, Tensor] | None, expected: tuple[Tensor, Tensor], 
 def test_feedback_to_grids_is_the_definition(rows: int, dtype: torch.dtype) -> None:
     block, U = block_and_factor(rows, dtype)
     groups = [i * 7 % 3 for i in range(len(block))]  # columns out of order
-    grids = gptq.find_matrix_grids(torch.randn(rows, 96, generator=torch.Generator().manual_seed(0)), GridConfig(3, 32))
-    expected = gptq.round_block(block, U, grids, groups, 3)
+    grids = find_matrix_grids(torch.randn(rows, 96, generator=torch.Generator().manual_seed(0)), GridConfig(3, 32))
+    expected = round_block(block, U, grids, groups, 3)
     agree(feed_back(GridColumns(grids.scale, grids.zero, 3), block, U, groups), expected, dtype)
 
 
@@ -70,9 +76,9 @@ def test_feedback_to_tables_is_the_definition(bits: int, group_rows: int, rows: 
     draws = torch.Generator().manual_seed(1)
     centroids = torch.randint(-64, 64, (-(-rows // group_rows), 3, 2**bits), generator=draws).to(dtype)
     scale = torch.rand(rows, 1, generator=draws).to(dtype) / 30 + 0.01
-    tables = codebook_walk._ascending(centroids, scale, group_rows)
+    tables = walk._ascending(centroids, scale, group_rows)
     table = [i * 7 % 3 for i in range(len(block))]
-    expected = codebook_walk.round_block(block, U, tables, table)
+    expected = walk.round_block(block, U, tables, table)
     agree(feed_back(tables, block, U, table), expected, dtype)
 
 
@@ -88,7 +94,8 @@ def test_a_pass_of_descent_is_the_definition(kind: str, rows: int) -> None:
         "compressed": lambda: gptvq(W, H, group_rows=4, rank=2, rounds=0),
     }[kind]()
     native, plain = Residual(W, H, q.decode()), Residual(W, H, q.decode())
-    found, expected = descent._native_pass(q, native), descent.one_pass(q, plain)
+    steps: Any = uniform_descent.STEPS if kind in ("grid", "scale16") else codebook_descent.STEPS
+    found, expected = descent._native_pass(steps, q, native), descent.one_pass(steps, q, plain)
     assert found is not None and torch.equal(found, expected) and bool((torch.from_numpy(q.codes) != expected.T).any())
     torch.testing.assert_close(native.G, plain.G, rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(native.E, plain.E, rtol=1e-9, atol=1e-9)
@@ -163,7 +170,7 @@ def test_without_the_module_the_definitions_run(monkeypatch: pytest.MonkeyPatch)
         if not module:
             for where in (workshop, descent, codebook_factors):
                 monkeypatch.setattr(where, "native_module", lambda: None)
-        results.append([gptvq(W, H, rank=rank, rounds=2).decode() for rank in (0, 2)] + [gptq.gptq(W, H, GridConfig(3, 32)).decode()])
+        results.append([gptvq(W, H, rank=rank, rounds=2).decode() for rank in (0, 2)] + [gptq(W, H, GridConfig(3, 32)).decode()])
     for found, expected in zip(*results, strict=True):
         np.testing.assert_array_equal(found, expected)
     assert TableColumns(torch.zeros(1, 1, 8), torch.ones(2, 1), 2).bits == 3

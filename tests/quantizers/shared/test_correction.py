@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from rwkvquant.quantizers.shared.correction import CrossStatistics, corrected
-from rwkvquant.quantizers.uniform.gptq import factorise
+from rwkvquant.calibration.statistics import CrossStatistics
+from rwkvquant.quantizers.shared.correction import corrected
+from rwkvquant.quantizers.shared.factor import factorize
 
 TOKENS, WIDTH, INPUTS = 60, 7, 5
 DAMPING = 0.05
@@ -26,8 +27,8 @@ def found_target(W: np.ndarray, x: np.ndarray, h: np.ndarray, full_x: np.ndarray
     for part in (slice(0, 20), slice(20, TOKENS)):
         batch = [torch.from_numpy(a[part])[None] for a in (full_x - x, full_h - h, h)]
         cross.add(*batch)
-    factors = [factorise(torch.from_numpy(h.T @ h / TOKENS), damping=DAMPING, act_order=act_order) for act_order in (False, True)]
-    plain, in_order = (corrected(factor, cross, strength).numpy() for factor in factors)
+    factors = [factorize(torch.from_numpy(h.T @ h / TOKENS), damping=DAMPING, act_order=act_order) for act_order in (False, True)]
+    plain, in_order = (corrected(factor, cross.W, cross.wanted, strength).numpy() for factor in factors)
     assert in_order == pytest.approx(plain, rel=1e-9, abs=1e-12)
     return in_order
 

@@ -11,13 +11,16 @@ import pytest
 import torch
 
 from rwkvquant.codecs import GridConfig
+from rwkvquant.quantizers.codebook import descent as codebook_descent
 from rwkvquant.quantizers.codebook.gptvq import gptvq
+from rwkvquant.quantizers.pairs import descent as pairs_descent
 from rwkvquant.quantizers.pairs.gptvq import gptvq_pairs
 from rwkvquant.quantizers.shared.descent import descend
 from rwkvquant.quantizers.shared.loss import hessian_error, row_losses
+from rwkvquant.quantizers.uniform import descent as uniform_descent
 from rwkvquant.quantizers.uniform.gptq import gptq
 from rwkvquant.quantizers.uniform.rtn import rtn
-from tests.quantizers.uniform.test_gptq import matrix_and_hessian
+from tests.quantizers.examples import matrix_and_hessian
 
 KINDS: dict[str, Callable[[np.ndarray, np.ndarray], Any]] = {
     "uniform": lambda W, H: gptq(W, H, GridConfig(3, 32)),
@@ -25,6 +28,14 @@ KINDS: dict[str, Callable[[np.ndarray, np.ndarray], Any]] = {
     "codebook": lambda W, H: gptvq(W, H, rounds=0),
     "compressed": lambda W, H: gptvq(W, H, group_rows=4, rank=2, rounds=0),
     "pairs": lambda W, H: gptvq_pairs(W, H, bits=4, rounds=0),
+}
+
+STEPS: dict[str, Any] = {
+    "uniform": uniform_descent.STEPS,
+    "uniform_16": uniform_descent.STEPS,
+    "codebook": codebook_descent.STEPS,
+    "compressed": codebook_descent.STEPS,
+    "pairs": pairs_descent.STEPS,
 }
 
 
@@ -54,7 +65,7 @@ def test_a_pass_is_the_definition(kind: str) -> None:
     W, H = matrix_and_hessian(1, 6, 37 if kind == "pairs" else 40)
     q = KINDS[kind](W, H)
     expected = one_pass_by_definition(W, H, q)
-    found = descend(torch.from_numpy(W), torch.from_numpy(H), q)
+    found = descend(STEPS[kind], torch.from_numpy(W), torch.from_numpy(H), q)
     assert (expected != q.codes).any()
     np.testing.assert_array_equal(found.decode(), replace(q, codes=expected).decode())  # codes of equal centroids are alike
 
@@ -64,7 +75,7 @@ def test_many_columns_go_by_the_same_rule(kind: str) -> None:
     """More columns than are kept up to date at once."""
     W, H = matrix_and_hessian(2, 3, 140)
     q = KINDS[kind](W, H)
-    found = descend(torch.from_numpy(W), torch.from_numpy(H), q)
+    found = descend(STEPS[kind], torch.from_numpy(W), torch.from_numpy(H), q)
     np.testing.assert_array_equal(found.decode(), replace(q, codes=one_pass_by_definition(W, H, q)).decode())
 
 
@@ -74,7 +85,7 @@ def test_no_row_loses_and_passes_pay(kind: str, dtype: torch.dtype) -> None:
     W, H = matrix_and_hessian(3, 20, 70)
     q = KINDS[kind](W, H)
     W, H = torch.from_numpy(W).to(dtype), torch.from_numpy(H)
-    losses = [row_losses(W, descend(W, H, q, passes).decode(), H) for passes in (0, 1, 3)]
+    losses = [row_losses(W, descend(STEPS[kind], W, H, q, passes).decode(), H) for passes in (0, 1, 3)]
     assert bool((losses[1] <= losses[0]).all()) and bool((losses[2] <= losses[1]).all())
     assert float(losses[2].sum()) < float(losses[1].sum()) < float(losses[0].sum())
 
@@ -82,7 +93,7 @@ def test_no_row_loses_and_passes_pay(kind: str, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_ends_where_no_single_code_can_gain(kind: str) -> None:
     W, H = matrix_and_hessian(4, 4, 30)
-    q = descend(torch.from_numpy(W), torch.from_numpy(H), KINDS[kind](W, H), passes=50)
+    q = descend(STEPS[kind], torch.from_numpy(W), torch.from_numpy(H), KINDS[kind](W, H), passes=50)
     np.testing.assert_array_equal(replace(q, codes=one_pass_by_definition(W, H, q)).decode(), q.decode())
 
 
@@ -92,7 +103,7 @@ def test_dead_columns_keep_their_codes(kind: str) -> None:
     for column in (3, 8, 9):
         H[column], H[:, column] = 0, 0
     q = KINDS[kind](W, H)
-    found = descend(torch.from_numpy(W), torch.from_numpy(H), q, 2)
+    found = descend(STEPS[kind], torch.from_numpy(W), torch.from_numpy(H), q, 2)
     assert np.isfinite(found.decode()).all()
     np.testing.assert_array_equal(found.decode()[:, 8:10], q.decode()[:, 8:10])
     assert hessian_error(W, found.decode(), H) < hessian_error(W, q.decode(), H)

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from rwkvquant.quantizers.shared import inverse
-from rwkvquant.quantizers.uniform.gptq import factorise
-from tests.quantizers.uniform.test_gptq import matrix_and_hessian
+from rwkvquant.quantizers.shared.factor import factorize
+from tests.quantizers.examples import matrix_and_hessian
 
 
 @pytest.mark.parametrize("small", [1, 4, 16])
@@ -31,8 +31,8 @@ def test_what_is_not_positive_definite_has_none_wherever_that_shows(monkeypatch:
 
 def test_gptq_gets_the_same_factor(monkeypatch: pytest.MonkeyPatch) -> None:
     H = torch.from_numpy(matrix_and_hessian(3, 2, 70)[1])
-    whole = factorise(H, damping=0.01, act_order=True)
+    whole = factorize(H, damping=0.01, act_order=True)
     monkeypatch.setattr(inverse, "SMALL", 8)
-    halves = factorise(H, damping=0.01, act_order=True)
+    halves = factorize(H, damping=0.01, act_order=True)
     torch.testing.assert_close(halves.U, whole.U, rtol=1e-8, atol=1e-10)
     assert torch.equal(halves.order, whole.order)

@@ -9,7 +9,7 @@ from torch import Tensor
 from rwkvquant.quantizers.shared import residual as module
 from rwkvquant.quantizers.shared.loss import row_losses
 from rwkvquant.quantizers.shared.residual import Residual
-from tests.quantizers.uniform.test_gptq import matrix_and_hessian
+from tests.quantizers.examples import matrix_and_hessian
 
 
 @pytest.mark.parametrize("far", [150, 256, 1024])

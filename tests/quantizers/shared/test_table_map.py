@@ -6,8 +6,10 @@ import numpy as np
 import torch
 
 from rwkvquant.codecs import CENTROID_ZERO, CodebookTensor, PairCodebookTensor
+from rwkvquant.quantizers.codebook.table_map import table_map as codebook_map
+from rwkvquant.quantizers.pairs.table_map import table_map as pair_map
 from rwkvquant.quantizers.shared.table_map import TableMap, least_squares
-from tests.quantizers.uniform.test_gptq import matrix_and_hessian
+from tests.quantizers.examples import matrix_and_hessian
 
 
 def maps() -> list[tuple[TableMap, CodebookTensor | PairCodebookTensor]]:
@@ -16,7 +18,7 @@ def maps() -> list[tuple[TableMap, CodebookTensor | PairCodebookTensor]]:
     like = torch.zeros(1, dtype=torch.float64)
     codebook = CodebookTensor(rng.integers(0, 8, (9, 21), np.uint8), 3, rng.integers(0, 128, (3, 2, 8), np.uint8), scale, 4, 16)
     pairs = PairCodebookTensor(rng.integers(0, 16, (9, 11), np.uint8), 4, rng.integers(0, 128, (3, 16, 2), np.uint8), scale, 21, 4)
-    return [(TableMap.of_codebooks(codebook, like), codebook), (TableMap.of_pairs(pairs, like), pairs)]
+    return [(codebook_map(codebook, like), codebook), (pair_map(pairs, like), pairs)]
 
 
 def test_spreading_the_stored_tables_is_decoding() -> None:

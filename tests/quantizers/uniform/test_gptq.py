@@ -10,23 +10,16 @@ import pytest
 import torch
 
 from rwkvquant.codecs import GridConfig, UniformTensor
+from rwkvquant.quantizers.shared.factor import factorize, is_finite
 from rwkvquant.quantizers.shared.loss import hessian_error
-from rwkvquant.quantizers.uniform.gptq import factorise, gptq, gptq_with, is_finite
+from rwkvquant.quantizers.uniform.gptq import gptq, gptq_with
 from rwkvquant.quantizers.uniform.grid import shrink_factors
 from rwkvquant.quantizers.uniform.rtn import rtn
+from tests.quantizers.examples import matrix_and_hessian
 from tests.quantizers.uniform.definition import gptq_by_definition
 
 ROWS, COLS = 4, 150  # no multiple of any group or block below; the last group is short
 ORDERS = {"paper": (False, False), "static": (True, False), "act_order": (True, True)}  # static groups, act order
-
-
-def matrix_and_hessian(seed: int, rows: int = ROWS, cols: int = COLS, tokens: int = 400) -> tuple[np.ndarray, np.ndarray]:
-    """Gaussian weights with an outlier, and the H of inputs that are correlated and unevenly large, as real ones are."""
-    rng = np.random.default_rng(seed)
-    W = rng.standard_normal((rows, cols))
-    W[0, 5] = 6.0
-    X = rng.standard_normal((tokens, cols)) @ (np.eye(cols) + 0.3 * rng.standard_normal((cols, cols))) * rng.lognormal(0, 1, cols)
-    return W, X.T @ X / tokens
 
 
 def same(a: UniformTensor, b: UniformTensor) -> bool:
@@ -100,7 +93,7 @@ def test_float32_is_close_to_float64() -> None:
 
 def test_one_factor_serves_many_grids() -> None:
     W, H = (torch.from_numpy(array) for array in matrix_and_hessian(5))
-    factor = factorise(H, damping=0.05, act_order=True)
+    factor = factorize(H, damping=0.05, act_order=True)
     before = W.clone()
     for grid in (GridConfig(3, 64), GridConfig(5, 32, symmetric=True)):
         assert same(gptq_with(factor, W, grid, static_groups=True), gptq(W, H, grid, damping=0.05, act_order=True))
@@ -110,7 +103,7 @@ def test_one_factor_serves_many_grids() -> None:
 @pytest.mark.parametrize("act_order", [False, True])
 def test_the_factor_is_that_of_the_inverse(act_order: bool) -> None:
     _, H = matrix_and_hessian(6)
-    factor = factorise(torch.from_numpy(H), damping=0.0, act_order=act_order)
+    factor = factorize(torch.from_numpy(H), damping=0.0, act_order=act_order)
     order = factor.order.numpy()
     U = factor.U.numpy()
     assert np.array_equal(U, np.triu(U))
@@ -125,7 +118,7 @@ def test_dead_columns_are_rounded_to_nearest_and_stand_alone(damping: float) -> 
     H[dead] = 0
     H[:, dead] = 0
     grid = GridConfig(3, 32)
-    assert factorise(torch.from_numpy(H), damping=damping, act_order=True).damping == damping  # not singular
+    assert factorize(torch.from_numpy(H), damping=damping, act_order=True).damping == damping  # not singular
     found = gptq(W, H, grid, damping=damping, act_order=True)
     nearest = rtn(W, grid)
     assert np.array_equal(found.codes[:, dead], nearest.codes[:, dead])
@@ -150,12 +143,12 @@ def test_an_uncorrelated_input_leaves_rtn() -> None:
 def test_a_singular_hessian_raises_the_damping_and_says_so(below_zero: float, caplog: pytest.LogCaptureFixture) -> None:
     H = np.ones((COLS, COLS)) - below_zero * np.eye(COLS)  # every input is the same; and worse than rounding could make it
     with caplog.at_level(logging.WARNING):
-        factor = factorise(torch.from_numpy(H), damping=0.0, act_order=True)
+        factor = factorize(torch.from_numpy(H), damping=0.0, act_order=True)
     assert factor.damping == pytest.approx(0.1 if below_zero else 1e-4)
     assert "singular" in caplog.text
     damped = H + factor.damping * H.diagonal().mean() * np.eye(COLS)
     np.testing.assert_allclose((factor.U.T @ factor.U).numpy() @ damped, np.eye(COLS), atol=1e-6)
-    assert factorise(torch.from_numpy(H), damping=0.5, act_order=True).damping == 0.5
+    assert factorize(torch.from_numpy(H), damping=0.5, act_order=True).damping == 0.5
     W, _ = matrix_and_hessian(9)
     assert np.isfinite(gptq(W, H, GridConfig(3, 64), damping=0.0).decode()).all()
 

@@ -13,7 +13,7 @@ from rwkvquant.quantizers.shared.loss import row_losses
 from rwkvquant.quantizers.uniform.gptq import gptq
 from rwkvquant.quantizers.uniform.rtn import rtn
 from rwkvquant.quantizers.uniform.update import refine_grid, update_scales
-from tests.quantizers.uniform.test_gptq import matrix_and_hessian
+from tests.quantizers.examples import matrix_and_hessian
 
 GRIDS = [
     GridConfig(bits, group, symmetric, scale_bits)

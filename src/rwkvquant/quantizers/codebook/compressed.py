@@ -25,9 +25,9 @@ from rwkvquant.quantizers.codebook.factors import (
     whole_factors,
 )
 from rwkvquant.quantizers.codebook.kmeans import block_points, codebook_tensor, expand_importance, join_blocks, kmeans_codebooks
+from rwkvquant.quantizers.codebook.table_map import table_map
 from rwkvquant.quantizers.codebook.walk import fit_and_feed_back
-from rwkvquant.quantizers.shared.table_map import TableMap
-from rwkvquant.quantizers.uniform.gptq import InverseFactor
+from rwkvquant.quantizers.shared.factor import InverseFactor
 
 
 def compress_with(factor: InverseFactor, W: Tensor, tensor: CodebookTensor, rank: int, weighting: str = "hessian") -> CodebookTensor:
@@ -80,7 +80,7 @@ def kmeans_compressed(
 def find_basis(W: Tensor, tensor: CodebookTensor, importance: Tensor | None, rank: int) -> tuple[Tensor, int]:
     """basis (rank, 2**bits), whole numbers in the type of W, and shift, from the tables of a tensor without a rank."""
     centroids = torch.from_numpy(tensor.codebooks).to(W.device).double() - CENTROID_ZERO
-    served = TableMap.of_codebooks(tensor, W).weights(torch.ones_like(W) if importance is None else importance)
+    served = table_map(tensor, W).weights(torch.ones_like(W) if importance is None else importance)
     U, V = factor_tables(centroids.flatten(0, 1), served.flatten(0, 1), rank)
     _, basis, shift = whole_factors(U, V)
     return basis.to(W), shift

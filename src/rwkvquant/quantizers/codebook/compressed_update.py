@@ -21,9 +21,10 @@ from torch import Tensor
 
 from rwkvquant.codecs import CodebookTensor
 from rwkvquant.quantizers.codebook.factors import centroids_of, codebook_factors, solve_blocks, step_coefficients, whole
+from rwkvquant.quantizers.codebook.table_map import table_map
 from rwkvquant.quantizers.codebook.update import Centroids
 from rwkvquant.quantizers.shared.residual import Residual
-from rwkvquant.quantizers.shared.table_map import TableMap, least_squares
+from rwkvquant.quantizers.shared.table_map import least_squares
 
 SWEEPS = 1  # twice an update
 BASIS_STEPS = 4
@@ -86,7 +87,7 @@ def move_basis(W: Tensor, H: Tensor, q: CodebookTensor, residual: Residual | Non
     blocks = _sampled_blocks(q)
     part = _of_blocks(q, blocks)
     assert part.factors is not None
-    tables, sampled = TableMap.of_codebooks(part, W), torch.from_numpy(part.factors.coefficients).to(W)
+    tables, sampled = table_map(part, W), torch.from_numpy(part.factors.coefficients).to(W)
     share = len(blocks) / len(q.codebooks)  # of what the sum over all rows would curve
 
     def of_basis(u: Tensor, by_table: Tensor) -> Tensor:
@@ -104,7 +105,7 @@ def move_basis(W: Tensor, H: Tensor, q: CodebookTensor, residual: Residual | Non
     weights = tables.weights(residual.H.diagonal())
     gram = unit**2 / share * torch.einsum("pbr,pbk,pbq->krq", sampled, weights, sampled)
     u = torch.from_numpy(q.factors.coefficients).to(W)
-    gradient = of_basis(u, TableMap.of_codebooks(q, W).gather(residual.G.T))
+    gradient = of_basis(u, table_map(q, W).gather(residual.G.T))
     step = least_squares(gradient, residual.H, spread, gather, precondition, 0, BASIS_STEPS)
     return with_factors(q, u, whole(basis + step), q.factors.shift)
 

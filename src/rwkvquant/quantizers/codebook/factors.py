@@ -21,8 +21,8 @@ from torch import Tensor
 from rwkvquant.codecs import CodebookFactors
 from rwkvquant.kernels import workshop
 from rwkvquant.kernels.dispatch import native_module
-from rwkvquant.quantizers.codebook.kmeans import LIMITS
 from rwkvquant.quantizers.shared.clustering import nearest_codes
+from rwkvquant.quantizers.shared.limits import LIMITS
 
 LARGEST = 127  # of int8, on both sides
 ALTERNATIONS = 3  # of the real factors; after all rounds of the method neither one nor thirty make a difference of 1 %

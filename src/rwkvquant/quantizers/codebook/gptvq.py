@@ -31,12 +31,13 @@ from torch import Tensor
 from rwkvquant.codecs import CENTROID_ZERO, CodebookTensor
 from rwkvquant.quantizers.codebook.compressed import compress_with
 from rwkvquant.quantizers.codebook.compressed_update import update_factors
+from rwkvquant.quantizers.codebook.descent import STEPS
 from rwkvquant.quantizers.codebook.kmeans import codebook_tensor, expand_importance, find_row_scale, fit_codebooks
 from rwkvquant.quantizers.codebook.update import update_codebooks
 from rwkvquant.quantizers.codebook.walk import feedback_codes, fit_and_feed_back
 from rwkvquant.quantizers.shared.descent import descend
+from rwkvquant.quantizers.shared.factor import InverseFactor, factorize
 from rwkvquant.quantizers.shared.residual import Residual
-from rwkvquant.quantizers.uniform.gptq import InverseFactor, factorise
 
 WEIGHTINGS = ("none", "hessian")
 ROUNDS = 3  # a fourth gains 0.4 to 0.7 %
@@ -63,7 +64,7 @@ def gptvq(
     """
     W = torch.as_tensor(W)
     H = torch.as_tensor(H).to(W)
-    factor = factorise(H, damping=damping, act_order=act_order)
+    factor = factorize(H, damping=damping, act_order=act_order)
     return gptvq_with(factor, W, H, bits, group_rows, group_cols, rank=rank, weighting=weighting, rounds=rounds)
 
 
@@ -102,7 +103,7 @@ def refine(factor: InverseFactor, W: Tensor, H: Tensor, tensor: CodebookTensor, 
         for i in range(rounds):
             update = update_codebooks if tensor.factors is None else update_factors
             tensor = update(W, H, tensor, residual)
-            tensor = descend(W, H, tensor, PASSES, residual) if i else reassign(factor, W, H, tensor, residual)
+            tensor = descend(STEPS, W, H, tensor, PASSES, residual) if i else reassign(factor, W, H, tensor, residual)
     return tensor
 
 

@@ -24,10 +24,9 @@ from torch import Tensor
 
 from rwkvquant.codecs import CENTROID_ZERO, CodebookFactors, CodebookTensor
 from rwkvquant.quantizers.shared.clustering import exact_kmeans, nearest_codes
-from rwkvquant.quantizers.uniform.grid import LARGEST_HALF, SMALLEST_HALF
+from rwkvquant.quantizers.shared.limits import LARGEST_HALF, LIMITS, SMALLEST_HALF
 
 POINTS = 128  # of a block that decide how far its centroids reach; exact clustering costs their square
-LIMITS = (-CENTROID_ZERO, 127 - CENTROID_ZERO)  # what 7 stored bits can hold
 
 
 def kmeans_codebooks(

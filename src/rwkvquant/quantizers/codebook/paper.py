@@ -26,12 +26,13 @@ from torch import Tensor
 
 from rwkvquant.codecs import CodebookTensor
 from rwkvquant.quantizers.codebook.factors import centroids_of, codebook_factors, whole_factors
-from rwkvquant.quantizers.codebook.kmeans import LIMITS, codebook_tensor, join_blocks, split_blocks
+from rwkvquant.quantizers.codebook.kmeans import codebook_tensor, join_blocks, split_blocks
+from rwkvquant.quantizers.codebook.table_map import table_map
 from rwkvquant.quantizers.codebook.walk import fit_and_feed_back
 from rwkvquant.quantizers.shared.clustering import lloyd_kmeans, nearest_codes
+from rwkvquant.quantizers.shared.factor import InverseFactor, factorize
+from rwkvquant.quantizers.shared.limits import LARGEST_HALF, LIMITS, SMALLEST_HALF
 from rwkvquant.quantizers.shared.table_map import TableMap
-from rwkvquant.quantizers.uniform.gptq import InverseFactor, factorise
-from rwkvquant.quantizers.uniform.grid import LARGEST_HALF, SMALLEST_HALF
 
 LLOYD_ROUNDS = 100
 ADAM_STEPS = 25
@@ -48,7 +49,7 @@ def gptvq_paper(
     """W (out, in) and H (in, in) -> codes and codebooks; rank None is half of 2**bits, 0 none."""
     W = torch.as_tensor(W)
     H = torch.as_tensor(H).to(W)
-    return gptvq_paper_with(factorise(H, damping=damping, act_order=False), W, H, bits, group_rows, group_cols, rank)
+    return gptvq_paper_with(factorize(H, damping=damping, act_order=False), W, H, bits, group_rows, group_cols, rank)
 
 
 def gptvq_paper_with(
@@ -58,7 +59,7 @@ def gptvq_paper_with(
     assert factor.order.tolist() == list(range(W.shape[1])), "the paper has no act-order"
     ones = torch.ones_like(W[:, :1])
     codes, C = fit_and_feed_back(factor, W, ones, group_rows, group_cols, lambda w, _: _lloyd(w, bits, group_rows, group_cols))
-    tables = TableMap.of_codebooks(_unscaled(codes, C, bits, group_rows, group_cols), W)
+    tables = table_map(_unscaled(codes, C, bits, group_rows, group_cols), W)
     return _stored(W, codes, C.shape, _m_step(W, H, tables, _start(C, bits, rank)), bits, group_rows, group_cols)
 
 

@@ -26,7 +26,8 @@ from torch import Tensor
 
 from rwkvquant.codecs import CENTROID_ZERO, CodebookTensor
 from rwkvquant.kernels import workshop
-from rwkvquant.quantizers.codebook.kmeans import LIMITS, codebook_tensor
+from rwkvquant.quantizers.codebook.kmeans import codebook_tensor
+from rwkvquant.quantizers.shared.limits import LIMITS
 from rwkvquant.quantizers.shared.residual import Residual
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from rwkvquant.quantizers.shared.clustering import nearest_codes
 from rwkvquant.quantizers.shared.columns import TableColumns, feed_back
-from rwkvquant.quantizers.uniform.gptq import InverseFactor
+from rwkvquant.quantizers.shared.factor import InverseFactor
 
 Fit = Callable[[Tensor, slice], Tensor]  # weights (rows, columns of some blocks) as corrected, which columns -> centroids (blocks, K)
 BLOCK = 128  # columns between products with all columns behind

@@ -26,13 +26,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rwkvquant.codecs import CENTROID_ZERO, PairCodebookTensor
-from rwkvquant.quantizers.codebook.kmeans import LIMITS
 from rwkvquant.quantizers.pairs.clustering import nearest_pairs, pair_kmeans
+from rwkvquant.quantizers.pairs.descent import STEPS
 from rwkvquant.quantizers.pairs.update import update_pairs
 from rwkvquant.quantizers.shared.descent import descend
+from rwkvquant.quantizers.shared.factor import InverseFactor, factorize
+from rwkvquant.quantizers.shared.limits import LARGEST_HALF, LIMITS, SMALLEST_HALF
 from rwkvquant.quantizers.shared.loss import row_losses
-from rwkvquant.quantizers.uniform.gptq import InverseFactor, factorise
-from rwkvquant.quantizers.uniform.grid import LARGEST_HALF, SMALLEST_HALF
 
 ROUNDS = 3  # 0.2 to 1.3 % above the loss of ten
 PASSES = 2  # of descent in a round
@@ -56,17 +56,17 @@ def gptvq_pairs(
     """W (out, in) and H (in, in) -> codes and tables. Computed in the type of W: float32, or float64."""
     W = torch.as_tensor(W)
     H = torch.as_tensor(H).to(W)
-    factor = factorise_pairs(H, damping=damping, act_order=act_order)
+    factor = factorize_pairs(H, damping=damping, act_order=act_order)
     return gptvq_pairs_with(factor, W, H, bits, group_rows, rounds)
 
 
-def factorise_pairs(H: Tensor, *, damping: float, act_order: bool) -> InverseFactor:
-    """As gptq.factorise, with the columns of a pair side by side; an odd number of columns is filled up with one that is always 0."""
+def factorize_pairs(H: Tensor, *, damping: float, act_order: bool) -> InverseFactor:
+    """As gptq.factorize, with the columns of a pair side by side; an odd number of columns is filled up with one that is always 0."""
     H = torch.nn.functional.pad(H, (0, len(H) % 2, 0, len(H) % 2))
     pairs = H.diagonal().view(-1, 2).sum(1)
     order = pairs.argsort(descending=True, stable=True) if act_order else torch.arange(len(pairs), device=H.device)
     columns = torch.stack([2 * order, 2 * order + 1], 1).flatten()
-    found = factorise(H[columns][:, columns], damping=damping, act_order=False)
+    found = factorize(H[columns][:, columns], damping=damping, act_order=False)
     return InverseFactor(found.U, columns, H.diagonal().clone(), found.damping)
 
 
@@ -79,7 +79,7 @@ def gptvq_pairs_with(
     q = pair_tensor(feedback_pairs(factor, W, tables, row_scale, group_rows), tables, row_scale, bits, cols, group_rows)
     for i in range(rounds):
         q = update_pairs(W, H, q)
-        q = descend(W, H, q, PASSES) if i else reassign_pairs(factor, W, H, q)
+        q = descend(STEPS, W, H, q, PASSES) if i else reassign_pairs(factor, W, H, q)
     return q
 
 

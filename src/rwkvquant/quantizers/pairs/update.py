@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 
 from rwkvquant.codecs import CENTROID_ZERO, PairCodebookTensor
-from rwkvquant.quantizers.codebook.kmeans import LIMITS
+from rwkvquant.quantizers.pairs.table_map import table_map
+from rwkvquant.quantizers.shared.limits import LIMITS
 from rwkvquant.quantizers.shared.loss import row_losses
-from rwkvquant.quantizers.shared.table_map import TableMap, least_squares
+from rwkvquant.quantizers.shared.table_map import least_squares
 
 STEPS = 4  # eight are no better once codes have been chosen again
 
@@ -27,7 +28,7 @@ STEPS = 4  # eight are no better once codes have been chosen again
 def update_pairs(W: Tensor, H: Tensor, q: PairCodebookTensor) -> PairCodebookTensor:
     """W (rows, cols), H (cols, cols) -> the same codes, and tables that lose no more in any row group."""
     H = H.to(W)
-    tables = TableMap.of_pairs(q, W)
+    tables = table_map(q, W)
     start = torch.from_numpy(q.codebooks).to(W) - CENTROID_ZERO
     diagonal = tables.weights(H.diagonal())
 

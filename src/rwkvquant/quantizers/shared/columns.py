@@ -15,6 +15,8 @@ from rwkvquant.kernels import workshop
 class GridColumns:
     """Columns that are rounded to grids: scale and zero (rows, groups)."""
 
+    most_bits = 8  # of a code, in the native module
+
     def __init__(self, scale: Tensor, zero: Tensor, bits: int) -> None:
         self.bits = bits
         self.rows = {"scale": _by_row(scale.float()), "zero": _by_row(zero.float())}
@@ -25,6 +27,8 @@ class TableColumns:
 
     centroids and names end up as (column blocks, K, rows), row_scale as (rows,).
     """
+
+    most_bits = 4
 
     def __init__(self, centroids: Tensor, row_scale: Tensor, group_rows: int, names: Tensor | None = None) -> None:
         rows, self.bits = len(row_scale), centroids.shape[-1].bit_length() - 1
@@ -54,7 +58,7 @@ def descend_columns(columns: Columns, G: Tensor, H: Tensor, table: list[int], co
 
 
 def _round(descent: bool, columns: Columns, block: Tensor, matrix: Tensor, table: list[int], codes: Tensor) -> Tensor | None:
-    if block.device.type != "cpu" or (isinstance(columns, TableColumns) and columns.bits > 4):
+    if block.device.type != "cpu" or columns.bits > columns.most_bits:
         return None
     arrays = {name: values.numpy() for name, values in columns.rows.items()}
     found = workshop.round_columns(

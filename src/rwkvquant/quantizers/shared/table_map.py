@@ -16,8 +16,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rwkvquant.codecs import CodebookTensor, PairCodebookTensor
-
 Map = Callable[[Tensor], Tensor]
 
 
@@ -28,24 +26,6 @@ class TableMap:
     scale: Tensor
     index: Tensor
     shape: tuple[int, ...]
-
-    @classmethod
-    def of_codebooks(cls, q: CodebookTensor, like: Tensor) -> TableMap:
-        """Tables (row blocks, column blocks, 2**bits)."""
-        rows, cols = q.shape
-        row_block = torch.arange(rows, device=like.device)[:, None] // q.group_rows
-        col_block = torch.arange(cols, device=like.device)[None, :] // q.group_cols
-        table = row_block * q.codebooks.shape[1] + col_block
-        return cls(_scale(q, like), (table << q.bits) + torch.from_numpy(q.codes).to(like.device).long(), q.codebooks.shape)
-
-    @classmethod
-    def of_pairs(cls, q: PairCodebookTensor, like: Tensor) -> TableMap:
-        """Tables (row groups, 2**bits, 2)."""
-        rows, cols = q.shape
-        group = torch.arange(rows, device=like.device)[:, None] // q.group_rows
-        entry = (group << q.bits) + torch.from_numpy(q.codes).to(like.device).long()  # (rows, pairs)
-        index = torch.stack([2 * entry, 2 * entry + 1], -1).view(rows, -1)[:, :cols]
-        return cls(_scale(q, like), index, q.codebooks.shape)
 
     def spread(self, tables: Tensor) -> Tensor:
         """A t: tables -> (rows, cols)."""
@@ -90,7 +70,3 @@ def least_squares(gradient: Tensor, H: Tensor, spread: Map, gather: Map, precond
         before, slope = slope, dot(gradient, residual)
         direction = residual + torch.where(before > 0, slope / before, 0.0) * direction
     return t
-
-
-def _scale(q: CodebookTensor | PairCodebookTensor, like: Tensor) -> Tensor:
-    return torch.from_numpy(q.row_scale).to(like)[:, None]

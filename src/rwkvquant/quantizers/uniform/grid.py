@@ -36,10 +36,9 @@ from torch import Tensor
 
 from rwkvquant.codecs import GridConfig, UniformTensor
 from rwkvquant.config import CLIP_SEARCHES
+from rwkvquant.quantizers.shared.limits import LARGEST_HALF, SMALLEST_HALF
 
 SEARCH_STEPS = 25  # half as many lose 1-3 % in RTN's error, twice as many gain 1 %
-SMALLEST_HALF = 2.0**-24  # float16's smallest positive number; a scale is never 0, so nothing is ever divided by 0
-LARGEST_HALF = 65504.0
 CHUNK_WEIGHTS = 1 << 19  # weights searched at a time: temporaries of a few MB, whatever the size of the matrix
 
 

@@ -22,6 +22,7 @@ from torch import Tensor
 from rwkvquant.codecs import UniformTensor
 from rwkvquant.quantizers.shared.descent import descend
 from rwkvquant.quantizers.shared.residual import Residual
+from rwkvquant.quantizers.uniform.descent import STEPS
 
 ROUNDS = 2
 SWEEPS = 1  # over the groups of a row, in a round; two end no lower
@@ -34,7 +35,7 @@ def refine_grid(W: Tensor, H: Tensor, q: UniformTensor, rounds: int = ROUNDS) ->
     if rounds:
         residual = Residual(W, H, q.decode())
         for _ in range(rounds):
-            q = descend(W, H, update_scales(W, H, q, residual=residual), PASSES, residual)
+            q = descend(STEPS, W, H, update_scales(W, H, q, residual=residual), PASSES, residual)
     return q
 
 

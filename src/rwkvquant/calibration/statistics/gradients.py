@@ -1,0 +1,45 @@
+"""The sums of pass 1 over one matrix: its inputs, and the gradients of the loss by its outputs. sensitivity.py says what they mean."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from rwkvquant.calibration.statistics.inputs import InputStatistics
+
+
+class Sensitivity:
+    """What pass 1 learns of one matrix (out, in): f of its rows, H_g, and the plain second moments of its inputs."""
+
+    def __init__(self, out: int, width: int, device: torch.device | str = "cpu") -> None:
+        self.inputs = InputStatistics(width, device)
+        self._squares = torch.zeros(out, dtype=torch.float64, device=device)
+        self._weighted = InputStatistics(width, device)
+
+    def add(self, x: Tensor, g: Tensor) -> None:
+        """x (tokens, in) and g (tokens, out): inputs, and the gradient by outputs."""
+        self.inputs.add(x)
+        squares = g.square()
+        self._squares += squares.sum(0, dtype=torch.float64)
+        self._weighted.add(x, squares.sum(1, keepdim=True))
+
+    @property
+    def rows(self) -> Tensor:
+        """f (out,) float64."""
+        return self._squares / self.inputs.tokens
+
+    @cached_property
+    def _H_g(self) -> Tensor:
+        """H_g times its trace of gradients a token; asked for when all has been added."""
+        return self._weighted.H
+
+    def loss(self, E: Tensor, rows: Tensor) -> float:
+        """E (chosen rows, in), their indices -> their share of the KL divergence, in nats per token."""
+        total = float(self._squares.sum()) / self.inputs.tokens
+        if total == 0:
+            return 0.0  # no gradient arrives: the model does not look at this product
+        E = E.to(self._H_g)
+        shares = ((E @ self._H_g) * E).sum(1, dtype=torch.float64)
+        return 0.5 * float((self.rows[rows] * shares).sum()) / total

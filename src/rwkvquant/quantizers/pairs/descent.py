@@ -1,0 +1,37 @@
+"""Descent on the codes of pairs: two columns change together, to any entry of their table. shared/descent.py has the mathematics."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from rwkvquant.codecs import CENTROID_ZERO, PairCodebookTensor
+from rwkvquant.quantizers.shared.descent import CodeSteps
+from rwkvquant.quantizers.shared.residual import Change
+
+
+def chooser(q: PairCodebookTensor, W: Tensor, H: Tensor, codes: Tensor) -> Change:
+    """With x = s (c - c_old) the cost is, but for what is the same for all c, s^2 times  c h c^T - 2 (c_old h + G / s) . c:
+    a quadratic of the table alone, and a product."""
+    rows, groups = len(W), len(q.codebooks)
+    height = min(q.group_rows, rows)
+    tables = torch.from_numpy(q.codebooks).to(W) - CENTROID_ZERO  # (row groups, K, 2)
+    scale = torch.from_numpy(q.row_scale).to(W)[:, None]
+    group = torch.arange(rows, device=W.device) // q.group_rows
+
+    def choose(columns: slice, G: Tensor) -> Tensor:
+        width = len(G)
+        h, code, of_width = H[columns, columns], codes[columns.start // 2], tables[..., :width]
+        old = of_width[group, code]  # (rows, width)
+        aim = torch.nn.functional.pad(old @ h + G.T / scale, (0, 0, 0, groups * height - rows)).view(groups, height, width)
+        alone = ((of_width @ h) * of_width).sum(-1)[:, None]  # (row groups, 1, K)
+        cost = torch.baddbmm(alone, aim, of_width.transpose(1, 2), alpha=-2).flatten(0, 1)[:rows]
+        least = cost.min(1)
+        gains = least.values < cost.gather(1, code[:, None])[:, 0]
+        code.copy_(torch.where(gains, least.indices, code))
+        return (scale * (of_width[group, code] - old)).T
+
+    return choose
+
+
+STEPS = CodeSteps(chooser, 2)
