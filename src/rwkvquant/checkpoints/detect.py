@@ -107,6 +107,8 @@ def read_sizes(arch: str, shapes: Mapping[str, Shape]) -> Dims:
             unused.append((name, spec))
         elif name in shapes:
             sizes.match(name, spec, shapes[name])
+        elif spec.role is Role.STATE:
+            raise CheckpointError(f"a tuned state (time_state) has a tensor for every block; the checkpoint lacks {name}")
         else:
             raise CheckpointError(f"the checkpoint lacks {name}, which every {_title(arch)} of {layers} layers has")
     dims = sizes.dims(layers)
