@@ -19,7 +19,7 @@ from rwkvquant.checkpoints import Checkpoint, TensorInfo, open_checkpoint
 from rwkvquant.checkpoints.names import LAYOUTS as TABLES
 from rwkvquant.checkpoints.translate import TranslatedFile
 from rwkvquant.errors import CheckpointError
-from tests.checkpoints.layouts import LAYOUTS, fla_rwkv7, hf_rwkv6, prefixed, web_rwkv, write_directory, write_safetensors
+from tests.checkpoints.layouts import LAYOUTS, fla_rwkv7, hf_rwkv6, hf_rwkv7, prefixed, web_rwkv, write_directory, write_safetensors
 from tests.helpers import random_state_dict, write_pth
 
 DATA = Path(__file__).parents[1] / "data"
@@ -113,9 +113,10 @@ def test_a_directory_brings_its_tokenizer(tmp_path: Path) -> None:
     assert open_checkpoint(path).tokenizer == path / "rwkv_vocab_v20230424.txt"
 
 
-def test_lora_factors_as_wide_as_the_model_are_believed_of_a_pth_alone(tmp_path: Path) -> None:
+def test_lora_factors_as_wide_as_the_model_are_believed_of_a_pth_and_of_a_prefix(tmp_path: Path) -> None:
     original = half_state_dict("rwkv7", ranks=dict.fromkeys(("Rw", "Ra", "Rv", "Rg"), 48))
     assert open_checkpoint(write_pth(tmp_path / "a.pth", original)).layout == "blinkdl"
+    assert open_checkpoint(write_safetensors(tmp_path / "hf.st", hf_rwkv7(original))).layout == "blinkdl"
     with pytest.raises(CheckpointError, match=r"a\.st: LoRA factors as wide as the model, such as blocks\.0\.att\.\w1, do not tell"):
         open_checkpoint(write_safetensors(tmp_path / "a.st", original))
     one_is_enough = half_state_dict("rwkv7", ranks={"Rw": 48, "Ra": 48, "Rv": 48, "Rg": 47})
@@ -176,6 +177,7 @@ class Claims:
     """A file that is nothing but what its header says."""
 
     format = "safetensors"
+    written_as = "blinkdl"
 
     def __init__(self, tensors: dict[str, TensorInfo]) -> None:
         self.tensors = tensors
@@ -200,7 +202,7 @@ def test_wrong_shapes_and_names_of_any_kind_are_refused_in_a_sentence(arch: str,
 
     def refused(tensors: dict[str, TensorInfo]) -> bool:
         try:
-            Checkpoint(Path("a.st"), TranslatedFile(Claims(tensors), "blinkdl"), [])
+            Checkpoint(Path("a.st"), TranslatedFile(Claims(tensors)), [])
         except CheckpointError as error:
             return len(str(error)) < 600
         return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import copyreg
 import io
@@ -107,6 +108,17 @@ def test_allowed_names_are_not_called_with_other_arguments() -> None:
         read_pickle(b"\x80\x02" + global_("torch.FloatStorage") + b")R.")
     with pytest.raises(CheckpointError, match="calls dict as"):
         read_pickle(b"\x80\x02})R.")
+
+
+def test_settings_and_an_optimizers_state_are_built_of_the_same_few_things() -> None:
+    state = {"state": {0: {"step": 3.0, "betas": (0.9, None)}, -1: [True, []]}, "size": (2, 3)}
+    assert read_pickle(pickle.dumps(state, 2)) == state
+    assert read_pickle(b"\x80\x02" + global_("torch.Size") + push((2, 3)) + b"\x85R.") == (2, 3)
+    for wrong in (b"\x80\x02" + global_("torch.Size") + push("x") + b"\x85R.", pickle.dumps({(1, 2): 3}, 2), pickle.dumps({1.0: 3}, 2)):
+        with pytest.raises(CheckpointError, match=r"calls torch\.Size as|keys of a dict of tensors are strings; got a (tuple|float)"):
+            read_pickle(wrong)
+    with pytest.raises(CheckpointError, match=r"asks for argparse\.Namespace"):
+        read_pickle(pickle.dumps(argparse.Namespace(lr=1), 2))
 
 
 def test_a_name_cannot_forge_the_message() -> None:

@@ -84,6 +84,16 @@ def test_an_exported_model_is_a_checkpoint_again(tmp_path: Path, arch: str, layo
         np.testing.assert_array_equal(back.read(name), there.read(name), err_msg=name)
 
 
+@pytest.mark.parametrize(("arch", "layout"), BY_HAND)
+def test_lora_factors_as_wide_as_the_model_come_back_as_they_were(tmp_path: Path, arch: str, layout: str) -> None:
+    """Shapes do not tell how a square matrix is turned; the file's metadata does."""
+    packed, state_dict = packed_of(tmp_path, arch, ranks=dict.fromkeys(("Rw", "Ra", "Rv", "Rg", "Rm", "Rd"), 48))
+    export(str(packed), str(tmp_path / "out"), layout=layout)
+    again = open_checkpoint(tmp_path / "out")
+    for name, tensor in state_dict.items():
+        assert np.array_equal(again.read(name), tensor.float().numpy()), name
+
+
 @pytest.mark.parametrize("layout", ["pth", "safetensors", "hf", "fla", "web-rwkv"])
 def test_a_quantised_model_keeps_its_logits(tmp_path: Path, layout: str) -> None:
     """To the rounding of fp16, which the first export's .pth has as well."""

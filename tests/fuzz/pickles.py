@@ -12,7 +12,7 @@ NUMBERS = (0, 1, -1, 2, 3, 255, 1 << 16, (1 << 31) - 1, -(1 << 31), 1 << 40, 1 <
 NAMES = (
     *(b"ctorch\nFloatStorage\n", b"ctorch\nHalfStorage\n", b"ctorch\nBFloat16Storage\n", b"ctorch\nDoubleStorage\n"),
     *(b"ctorch._utils\n_rebuild_tensor_v2\n", b"ctorch._utils\n_rebuild_tensor_v3\n", b"ctorch._utils\n_rebuild_parameter\n"),
-    *(b"ccollections\nOrderedDict\n", b"cos\nsystem\n", b"cbuiltins\neval\n", b"c\n\n", b"c\xff\n\xff\n"),
+    *(b"ccollections\nOrderedDict\n", b"ctorch\nSize\n", b"cos\nsystem\n", b"cbuiltins\neval\n", b"c\n\n", b"c\xff\n\xff\n"),
 )
 HOSTILE = (
     *(b"R", b"b", b"Q", b"o", b"\x81", b"\x93", b"0", b"1", b"2", b"(", b"t", b"l", b"d", b"}", b"]", b")", b"u", b"s", b"a", b"e", b"."),

@@ -11,6 +11,7 @@ from rwkvquant.checkpoints.safetensors_file import SafetensorsFile
 from rwkvquant.checkpoints.shards import ShardedFile
 from rwkvquant.checkpoints.tensor_info import TensorFile
 from rwkvquant.checkpoints.translate import TranslatedFile
+from rwkvquant.checkpoints.wrappers import UnwrappedFile
 from rwkvquant.errors import CheckpointError
 from rwkvquant.stand_in import HEAD_BYTES, stand_in
 
@@ -34,8 +35,7 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
             files = [found, *shards.parts]
         else:
             file, files = open_file(found), [found]
-        # torch.save is how BlinkDL's layout travels, so a .pth is believed where shapes do not tell.
-        translated = TranslatedFile(file, "blinkdl" if isinstance(file, PthFile) else None)
+        translated = TranslatedFile(UnwrappedFile(file))
         try:
             return Checkpoint(path, translated, files)
         except CheckpointError as error:
@@ -81,6 +81,8 @@ def _in_directory(directory: Path) -> Path:
             raise CheckpointError(f"this directory has {single} and {index}; name the one that is meant")
         if there:
             return directory / there[0]
+    if (directory / "adapter_config.json").exists():
+        raise CheckpointError("this directory holds an adapter (adapter_config.json) and no model; merge it into its model first")
     wanted = ", ".join(name for pair in IN_DIRECTORY for name in pair)
     raise CheckpointError(f"this is a directory without a checkpoint under a name of Hugging Face ({wanted}); name the file that is meant")
 

@@ -18,6 +18,7 @@ from rwkvquant.checkpoints.archive import Member, find_members
 from rwkvquant.checkpoints.tensor_info import TensorInfo, check_name
 from rwkvquant.checkpoints.unpickler import StoredTensor, read_pickle, shown
 from rwkvquant.checkpoints.values import DTYPES, as_float32, require_whole
+from rwkvquant.checkpoints.wrappers import dict_of_tensors
 from rwkvquant.errors import CheckpointError
 
 
@@ -25,6 +26,7 @@ class PthFile:
     """A mapped .pth. Raises CheckpointError for anything but a zip with a plain dict of bf16, fp16 and fp32 tensors."""
 
     format = "pth"
+    written_as: str | None = "blinkdl"  # torch.save is how BlinkDL's layout travels
 
     def __init__(self, path: Path) -> None:
         with open(path, "rb") as file:
@@ -57,6 +59,7 @@ class PthFile:
         index = read_pickle(self._contents(f"{self._root}/data.pkl"))
         if not isinstance(index, dict) or not index:
             raise CheckpointError(f"a checkpoint is a dict of tensors; this file holds an empty or other {type(index).__name__}")
+        index = dict_of_tensors(index)
         for name, value in index.items():
             self._check_within_storage(name, checked_kind(name, value))
         # Tensors may share a storage (a tied head does), but a small file must not become a thousand large tensors in memory.
@@ -96,8 +99,10 @@ class PthFile:
         return contents
 
 
-def checked_kind(name: str, value: object) -> StoredTensor:
-    """`value`, if it is a tensor of a dtype that we read; otherwise raises CheckpointError."""
+def checked_kind(name: object, value: object) -> StoredTensor:
+    """`value`, if it is a tensor of a dtype that we read, with a string for its name; otherwise raises CheckpointError."""
+    if not isinstance(name, str):
+        raise CheckpointError(f"the keys of a dict of tensors are strings; got a {type(name).__name__}")
     check_name(name)
     if not isinstance(value, StoredTensor):
         kind = "dict, perhaps the checkpoint itself" if isinstance(value, dict) else type(value).__name__

@@ -24,6 +24,7 @@ LENGTH_BYTES = 8
 MAX_HEADER_BYTES = 16 << 20  # 100 to 150 bytes a tensor; the largest RWKV-6 has 1,500 tensors
 MAX_SIZE = 1 << 53
 OURS = "rwkvquant"
+LAYOUT_KEY = "rwkvquant_layout"  # of the metadata, in files that `export` writes
 PACKED_BEGINS = b'{"__metadata__":{"header_crc32":"'  # as in formats/header.py
 KNOWN = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
 
@@ -41,6 +42,8 @@ class SafetensorsFile:
         metadata = header.pop("__metadata__", {})
         if isinstance(metadata, dict) and metadata.get("format") == OURS:
             raise CheckpointError(self._why_packed())
+        written_as = metadata.get(LAYOUT_KEY) if isinstance(metadata, dict) else None
+        self.written_as: str | None = written_as if isinstance(written_as, str) else None
         self.tensors: dict[str, TensorInfo] = {}
         self._begins: dict[str, int] = {}
         ranges = []

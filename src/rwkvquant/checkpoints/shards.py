@@ -37,6 +37,8 @@ class ShardedFile:
             except CheckpointError as error:
                 raise CheckpointError(f"{part.name}: {error}") from error
         self.format = next(iter(shards.values())).format
+        written_as = {file.written_as for file in shards.values()}
+        self.written_as = written_as.pop() if len(written_as) == 1 else None
         self._shard_of = {name: (shard, shards[shard]) for name, shard in weight_map.items()}
         for name, shard in weight_map.items():
             if name not in shards[shard].tensors:

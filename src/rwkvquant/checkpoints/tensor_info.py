@@ -33,11 +33,14 @@ class TensorInfo:
 class TensorFile(Protocol):
     """`tensors` in the file's order; `format` "pth" | "safetensors".
 
+    `written_as` is the layout that the file says it has, or that is usual for its format; believed only where nothing else tells.
+
     `read` raises CheckpointError for a tensor whose bytes are damaged or not finite.
     """
 
     tensors: dict[str, TensorInfo]
     format: str
+    written_as: str | None
 
     def read(self, name: str) -> NDArray[np.float32]: ...
 

@@ -37,14 +37,14 @@ OUR_NAME = re.compile(r"\b(?:blocks\.\d+\.\w+(?:\.\w+)*|(?:emb|head|ln_out)\.(?:
 class TranslatedFile:
     """`file` under the names of tables.py. Raises CheckpointError for a mixture of layouts, and for an impossible shape.
 
-    `layout` is a name of names.py. `square` says which orientation LoRA factors have that are as high as wide: None if nobody knows.
+    `layout` is a name of names.py. Where LoRA factors are as high as wide, the layout that the file says it was written in decides.
     """
 
-    def __init__(self, file: TensorFile, square: str | None = None) -> None:
+    def __init__(self, file: TensorFile) -> None:
         self._file = file
         family = _family(file.tensors)
         self._prefix = next((p for p in PREFIXES if family == f"BlinkDL behind {p!r}"), "")
-        self._layout = _layout(file.tensors, family, self._prefix, square)
+        self._layout = _layout(file.tensors, family, self._prefix, file.written_as)
         self.layout, self.format = self._layout.name, file.format
         self._sources: dict[str, tuple[str, Turn]] = {}
         self._unknown: list[str] = []
@@ -103,7 +103,7 @@ def _family(tensors: Mapping[str, TensorInfo]) -> str | None:
     return next(iter(found), None)
 
 
-def _layout(tensors: Mapping[str, TensorInfo], family: str | None, prefix: str, square: str | None) -> Layout:
+def _layout(tensors: Mapping[str, TensorInfo], family: str | None, prefix: str, written_as: str | None) -> Layout:
     if family == "fla":
         return LAYOUTS["fla", "rwkv6" if _some(FLA_RWKV6, tensors) else "rwkv7"]
     if family == "Hugging Face RWKV-6":
@@ -112,6 +112,8 @@ def _layout(tensors: Mapping[str, TensorInfo], family: str | None, prefix: str, 
     if _some(WEB_RWKV6, shapes):
         return LAYOUTS["web-rwkv", "rwkv6"]
     arch = "rwkv6" if _some(r"blocks\.\d+\.att\.time_maa_", shapes) else "rwkv7"
+    # web-rwkv puts no prefix before its names.
+    square = "blinkdl" if prefix else next((layout for layout in ("blinkdl", "web-rwkv") if layout == written_as), None)
     return LAYOUTS[_orientation(shapes) or square or _refuse_square(shapes), arch]
 
 

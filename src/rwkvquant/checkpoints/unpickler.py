@@ -7,7 +7,8 @@ others are refused by name; a global name is only ever compared with the few tha
     tensor   = _rebuild_tensor_v2(storage, offset, shape, strides, requires_grad, hooks)
     storage  = persistent id ("storage", torch.HalfStorage, key, device, number of elements); its bytes are the member data/<key>
 
-Gives up: everything but a dict of tensors (pickled modules, optimiser states with custom classes). Never imports pickle.
+What lies beside the tensors of a training run (epochs, settings, an optimizer's state) is passed over, if it is built of the same few
+things. Gives up: everything that needs another class (pickled modules, argparse.Namespace). Never imports pickle.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ MAX_OPCODES = 1_000_000
 MAX_STACK = 100_000
 MAX_DIMENSIONS = 8
 
-ORDERED_DICT = "collections.OrderedDict"
+ORDERED_DICT, SIZE = "collections.OrderedDict", "torch.Size"
 TENSOR, TENSOR_V3, PARAMETER = (f"torch._utils._rebuild_{kind}" for kind in ("tensor_v2", "tensor_v3", "parameter"))
 STORAGES = {
     "torch.FloatStorage": "float32",
@@ -45,7 +46,7 @@ STORAGES = {
 }
 FLOAT8 = [f"float8_{kind}" for kind in ("e4m3fn", "e5m2", "e4m3fnuz", "e5m2fnuz", "e8m0fnu")]
 V3_DTYPES = {f"torch.{name}" for name in ["uint16", "uint32", "uint64", *FLOAT8]}
-KNOWN_NAMES = {ORDERED_DICT, TENSOR, TENSOR_V3, PARAMETER, *STORAGES, *V3_DTYPES}
+KNOWN_NAMES = {ORDERED_DICT, SIZE, TENSOR, TENSOR_V3, PARAMETER, *STORAGES, *V3_DTYPES}
 
 
 @dataclass(frozen=True)
@@ -186,12 +187,14 @@ def known(name: str) -> Global:
 
 
 def rebuild(function: Any, arguments: Any) -> Any:
-    """What REDUCE stands for: the four calls that a dict of tensors needs, none of them made."""
+    """What REDUCE stands for: the five calls that a dict of tensors needs, none of them made."""
     name = function.name if isinstance(function, Global) else None
     if not isinstance(arguments, tuple):
         raise CheckpointError("the pickle calls something without a tuple of arguments; refused, nothing was run")
     if name == ORDERED_DICT and not arguments:
         return {}
+    if name == SIZE and len(arguments) == 1 and is_shape(arguments[0]):  # DeepSpeed keeps shapes beside the tensors
+        return arguments[0]
     if name == PARAMETER and len(arguments) == 3 and isinstance(arguments[0], StoredTensor):
         return arguments[0]
     if name == TENSOR and len(arguments) in (6, 7):
@@ -218,11 +221,11 @@ def storage(identity: Any) -> Storage:
     return Storage(STORAGES[kind.name], key, numel)
 
 
-def set_items(target: dict[str, Any], items: list[Any]) -> None:
-    """`items` are keys and values in turn."""
+def set_items(target: dict[str | int, Any], items: list[Any]) -> None:
+    """`items` are keys and values in turn. An optimizer's state has numbers for keys."""
     for key, value in zip(items[::2], items[1::2], strict=True):
         # Other keys are refused, also because hashing tuples of tuples of tuples can take for ever.
-        if not isinstance(key, str):
+        if type(key) not in (str, int):
             raise CheckpointError(f"the keys of a dict of tensors are strings; got a {type(key).__name__}")
         if key in target:
             raise CheckpointError(f"the index of tensors names {shown(key)} twice")

@@ -11,19 +11,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rwkvquant.checkpoints.safetensors_file import KNOWN, SafetensorsFile
+from rwkvquant.checkpoints.safetensors_file import KNOWN, LAYOUT_KEY, SafetensorsFile
 from rwkvquant.checkpoints.values import DTYPES
 
 ALIGNMENT = 64  # of the first value; the format asks for none, and readers that map the file are glad of it
 
 
-def write_safetensors(path: Path, shapes: Mapping[str, tuple[int, ...]], dtype: str, values: Callable[[str], NDArray[Any]]) -> None:
+def write_safetensors(
+    path: Path, shapes: Mapping[str, tuple[int, ...]], dtype: str, values: Callable[[str], NDArray[Any]], layout: str
+) -> None:
     """`values` gives each tensor of `shapes`, as checkpoints/values.py's `as_stored` does. The header is read again at the end.
+
+    `layout`, a name of names.py, stands in the metadata: shapes alone do not always tell how the LoRA factors are turned.
 
     Raises OSError; `path` must not exist.
     """
     code = next(code for code, name in KNOWN.items() if name == dtype)
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}  # transformers refuses files that do not say so
+    header: dict[str, Any] = {"__metadata__": {"format": "pt", LAYOUT_KEY: layout}}  # transformers refuses files that do not say so
     at = 0
     for name, shape in shapes.items():
         end = at + math.prod(shape) * DTYPES[dtype][1]

@@ -54,7 +54,7 @@ def export(file: str, output: str, dtype: str = "fp16", layout: str = "pth") -> 
 
             write_pth(partial, {name: values(name) for name in stored.shapes}, dtype)
         else:
-            write_safetensors(partial, stored.shapes, DTYPES[dtype], values)
+            write_safetensors(partial, stored.shapes, DTYPES[dtype], values, (FILES | DIRECTORIES)[layout])
     written = Path(output)
     size = sum(part.stat().st_size for part in written.iterdir()) if written.is_dir() else written.stat().st_size
     return {"output": output, "layout": layout, "tensors": len(stored.shapes), "file_bytes": size}
