@@ -14,7 +14,7 @@ from rwkvquant.formats.layout import pack
 from rwkvquant.kernels.tiles import padded
 from rwkvquant.pipeline.matrices import Hessian, quantise_matrix
 from rwkvquant.pipeline.settings import allowed_settings, plain_codec, settings_of
-from rwkvquant.recipes.setting import Setting, code_bits_of
+from rwkvquant.recipes.setting import Setting
 
 SHAPES = [(35, 100), (5, 32)]  # a multiple of nothing; fewer tables than a rank
 METHODS: dict[str, dict[str, Any]] = {
@@ -52,7 +52,7 @@ def test_stored_bytes_are_what_is_packed(options: dict[str, Any], shape: tuple[i
         layout, arrays = pack(quantised, setting.layout(shape))
         assert layout == setting.layout(shape)
         assert sum(padded(array.nbytes, 64) for array in arrays.values()) == setting.stored_bytes(shape), setting
-        assert quantised.shape == shape and code_bits_of(setting.codec) in range(2, 9)
+        assert quantised.shape == shape and setting.codec.code_bits in range(2, 9)
 
 
 def test_settings_of_methods() -> None:
@@ -88,7 +88,7 @@ def test_plain_is_the_same_without_feedback() -> None:
 def test_tensor_bits_leave_settings_of_those_bits(options: dict[str, Any]) -> None:
     config = QuantizeConfig(**options, tensor_bits=("att.value=3",))
     found = allowed_settings(config, NAMES)
-    assert {code_bits_of(setting.codec) for setting in found[NAMES[1]]} == {3}
+    assert {setting.codec.code_bits for setting in found[NAMES[1]]} == {3}
     assert found[NAMES[0]] == found[NAMES[2]] == settings_of(config)
 
 

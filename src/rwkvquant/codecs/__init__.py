@@ -1,30 +1,44 @@
-"""Codecs: how the weights of a tensor become codes and tables, and what these decode to.
+"""Codecs: how the weights of a tensor become codes and tables, how these lie in a file, and what they decode to.
 
-A logical tensor is what a quantiser returns. Nothing in it knows tiles, files or bytes.
+Each codec is one file with its parameters, its logical tensor and its object, which `register` makes known to everything else
+(base.py says what it owns). A logical tensor is what a quantiser returns; nothing in it knows tiles, files or bytes.
 
     rows, cols   the matrix as (out, in); a vector of C elements is (1, C)
     groups       ceil(cols / group_size); the last group of a row may be short
 """
 
+from rwkvquant.codecs.base import Codec, CodecConfig, NativeForm, QTensor
 from rwkvquant.codecs.codebook import CodebookConfig, CodebookFactors, CodebookTensor
-from rwkvquant.codecs.dense import DenseTensor
+from rwkvquant.codecs.dense import DenseConfig, DenseTensor
+from rwkvquant.codecs.packing import ALIGNMENT, PackedTensor, Packing
 from rwkvquant.codecs.pairs import PairCodebookTensor, PairConfig
+from rwkvquant.codecs.registry import codec_of, codec_of_layout, codecs, config_from_json, layout_ids, register, unregister
 from rwkvquant.codecs.uniform import GridConfig, UniformTensor
 from rwkvquant.kernels.gemv_codebook import CENTROID_ZERO
 
-Codec = GridConfig | CodebookConfig | PairConfig
-QTensor = UniformTensor | CodebookTensor | PairCodebookTensor | DenseTensor
-
 __all__ = [
+    "ALIGNMENT",
     "CENTROID_ZERO",
     "CodebookConfig",
     "CodebookFactors",
     "CodebookTensor",
     "Codec",
+    "CodecConfig",
+    "DenseConfig",
     "DenseTensor",
     "GridConfig",
+    "NativeForm",
+    "PackedTensor",
+    "Packing",
     "PairCodebookTensor",
     "PairConfig",
     "QTensor",
     "UniformTensor",
+    "codec_of",
+    "codec_of_layout",
+    "codecs",
+    "config_from_json",
+    "layout_ids",
+    "register",
+    "unregister",
 ]

@@ -59,7 +59,7 @@ __all__ = [
 Arrays = Mapping[str, NDArray[Any]]
 
 
-def describe(tensor: QTensor) -> TensorParams:
+def describe(tensor: Any) -> TensorParams:
     """The parameters that go into the file's table."""
     if isinstance(tensor, UniformTensor):
         return TensorParams(tensor.shape, tensor.group_size, tensor.zeros is None, 8 if tensor.scales is None else 16)
@@ -72,7 +72,7 @@ def describe(tensor: QTensor) -> TensorParams:
     return TensorParams(tuple(tensor.shape))
 
 
-def default_layout(tensor: QTensor) -> str:
+def default_layout(tensor: Any) -> str:
     """The id `pack` uses when it is given none."""
     if isinstance(tensor, UniformTensor):
         return choose_layout("uniform", tensor.bits, tensor.shape, tensor.group_size)
@@ -83,7 +83,7 @@ def default_layout(tensor: QTensor) -> str:
     return choose_layout("dense", 8 * tensor.values.dtype.itemsize, tensor.shape)
 
 
-def pack(tensor: QTensor, layout_id: str | None = None) -> tuple[str, dict[str, NDArray[Any]]]:
+def pack(tensor: Any, layout_id: str | None = None) -> tuple[str, dict[str, NDArray[Any]]]:
     """-> (layout id, suffix -> flat array as it lies in the file, padding included). Raises FormatError for an id that does not fit."""
     layout_id = layout_id or default_layout(tensor)
     layout = parse_layout(layout_id)
@@ -200,7 +200,7 @@ def _codebook_rows(tensor: CodebookTensor) -> dict[str, NDArray[Any]]:
     return {"codes": tiles.pack_rows(tensor.codes, tensor.bits), "codebooks": tensor.codebooks.reshape(-1), "row_scale": tensor.row_scale}
 
 
-def _check_fit(tensor: QTensor, layout: Layout, layout_id: str) -> None:
+def _check_fit(tensor: Any, layout: Layout, layout_id: str) -> None:
     """Raises FormatError if the layout is for another codec, another number of bits, or codebooks of another width."""
     if isinstance(tensor, DenseTensor):
         dtype = tensor.values.dtype

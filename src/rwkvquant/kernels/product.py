@@ -22,7 +22,7 @@ Every * and + is one float32 operation, rounded on its own.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 from rwkvquant.kernels import gemv_codebook, gemv_pairs, gemv_uniform
 from rwkvquant.kernels.activations import ACTIVATION_GROUP, quantize_activations
 from rwkvquant.kernels.bfloat import widen_bfloat
+from rwkvquant.kernels.gemv_uniform import pieces
 
 Array = NDArray[np.float32]
 DENSE_SUMS = 64
@@ -64,7 +65,7 @@ def product(matrix: Matrix, x: Array, int8: bool = True) -> Array:
     assert x.dtype == np.float32 and x.shape[1] == matrix.cols
     if matrix.codec in ("dense", "bfloat"):
         values = matrix.arrays["values"][: matrix.rows * matrix.cols].reshape(matrix.rows, matrix.cols)
-        return _dense(widen_bfloat(values) if matrix.codec == "bfloat" else values, x)
+        return dense_product(widen_bfloat(values) if matrix.codec == "bfloat" else values, x)
     if not int8:
         return np.stack([_float32(matrix, vector) for vector in x])
     out = np.empty((len(x), matrix.rows), np.float32)
@@ -115,7 +116,32 @@ def _codebooks(matrix: Matrix) -> NDArray[np.uint8]:
     return gemv_codebook.expand_codebooks(*factors, matrix.rows, matrix.cols, matrix.bits, matrix.group_rows, matrix.rank)
 
 
-def _dense(W: NDArray[Any], x: Array) -> Array:
+def int8_product(gemv: Callable[[NDArray[np.int8], Array, Array], None], x: Array, rows: int) -> Array:
+    """`gemv(xq, xscale, y)` writes y (rows,) for one vector; x (count, cols) -> (count, rows)."""
+    out = np.empty((len(x), rows), np.float32)
+    for vector, y in zip(x, out, strict=True):
+        gemv(*quantize_activations(vector), y)
+    return out
+
+
+def float_product(number: Array, scale: Array | None, row_scale: NDArray[np.float16] | None, group_size: int, x: Array) -> Array:
+    """number (rows, cols) whole numbers, scale (rows, groups) or None for ones, row_scale (>= rows,) or None."""
+    rows, cols = number.shape
+    size = group_size or ACTIVATION_GROUP
+    out = np.zeros((len(x), rows), np.float32)
+    for vector, y in zip(x, out, strict=True):
+        for first, stop in pieces(cols, size):
+            sums = np.zeros((4, rows), np.float32)
+            for column in range(first, stop):
+                sums[column % 4] += number[:, column] * vector[column]
+            y += ((sums[0] + sums[1]) + (sums[2] + sums[3])) * (np.float32(1) if scale is None else scale[:, first // size])
+        if row_scale is not None:
+            y *= row_scale[:rows].astype(np.float32)
+    return out
+
+
+def dense_product(W: NDArray[Any], x: Array) -> Array:
+    """W (rows, cols) of any float type, x (count, cols) -> (count, rows)."""
     out = np.empty((len(x), len(W)), np.float32)
     for vector, y in zip(x, out, strict=True):
         sums = np.zeros((len(W), DENSE_SUMS), np.float32)

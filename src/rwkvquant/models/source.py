@@ -85,7 +85,7 @@ class PackedSource:
     def _read(self, name: str, shape: tuple[int, ...]) -> Tensor | QuantizedMatrix | None:
         if name not in self._packed.tensors:
             return None
-        tensor = self._packed.qtensor(name)
+        tensor: Any = self._packed.qtensor(name)
         is_vector = len(shape) == 1 or name.endswith(HEAD_VECTORS)
         if math.prod(tensor.shape) != math.prod(shape) or (not is_vector and tensor.shape != shape):
             raise FormatError(f"{self._packed.path}: {name} must have the shape {shape} by the model's sizes; got {tensor.shape}")

@@ -19,7 +19,6 @@ import torch
 from numpy.typing import NDArray
 
 from rwkvquant.checkpoints import Checkpoint
-from rwkvquant.codecs import CodebookConfig, GridConfig
 from rwkvquant.config import DEFAULT_BITS, QuantizeConfig
 from rwkvquant.pipeline.matrices import quantise_matrix
 from rwkvquant.pipeline.measure import proxies_of
@@ -121,13 +120,8 @@ def paper_arithmetic(chosen: Mapping[str, Setting]) -> str:
 
 
 def _nominal(chosen: Mapping[str, Setting], kind: str) -> float:
-    """16 bits a group for SQ; 8 bits a stored number of a codebook for VQ."""
-    for codec in (setting.codec for setting in chosen.values() if setting.kind == kind):
-        if isinstance(codec, GridConfig):
-            return codec.bits + 16 / codec.group_size
-        if isinstance(codec, CodebookConfig):
-            return codec.bits + 8 * (codec.rank or 2**codec.bits) / (codec.group_rows * 32)
-    return 0.0
+    """Of the first setting of this kind; methods that count so have one."""
+    return next((setting.codec.nominal_bits for setting in chosen.values() if setting.kind == kind), 0.0)
 
 
 def _of_kind(found: Measured, kind: str | None) -> list[tuple[int, float, Setting]]:

@@ -60,7 +60,8 @@ def quantise_matrix(setting: Setting, config: QuantizeConfig, W: Tensor, hessian
 
     `refined`: scales or codebooks and codes in turn, in the tuned style: 5 to 10 % less loss, for several times the time.
     """
-    codec, tuned = setting.codec, config.style == "tuned"
+    codec: Any = setting.codec
+    tuned = config.style == "tuned"
     diagonal = None if hessian is None else hessian.diagonal
     if setting.method == "rtn":
         assert isinstance(codec, GridConfig)

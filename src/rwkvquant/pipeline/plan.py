@@ -10,9 +10,8 @@ from numpy.typing import NDArray
 
 from rwkvquant.architectures import Role, TensorSpec
 from rwkvquant.checkpoints import Checkpoint, LogicalMatrix
-from rwkvquant.codecs import CodebookConfig, GridConfig
+from rwkvquant.codecs import CodebookConfig, CodecConfig, DenseConfig, GridConfig
 from rwkvquant.config import QuantizeConfig
-from rwkvquant.formats.layout import choose_layout, stored_bytes_dense
 from rwkvquant.formats.ledger import Ledger, make_item
 from rwkvquant.recipes.setting import Setting
 
@@ -39,14 +38,16 @@ class PlannedTensor:
         return self.name if self.layer is None else self.name.removeprefix(f"blocks.{self.layer}.")
 
     @property
+    def codec(self) -> CodecConfig:
+        return DenseConfig(self.dense_bits) if self.setting is None else self.setting.codec
+
+    @property
     def layout(self) -> str:
-        if self.setting is None:
-            return choose_layout("dense", self.dense_bits, self.shape)
-        return self.setting.layout(self.shape, self.rows)
+        return self.codec.layout(self.shape, self.rows)
 
     @property
     def stored_bytes(self) -> int:
-        return stored_bytes_dense(self.shape, self.dense_bits) if self.setting is None else self.setting.stored_bytes(self.shape, self.rows)
+        return self.codec.stored_bytes(self.shape, self.rows)
 
     @property
     def method(self) -> str:
@@ -95,7 +96,7 @@ def _vector_setting(config: QuantizeConfig, width: int) -> Setting | None:
         setting = Setting("kmeans", CodebookConfig(config.vector_bits, group_rows=1))
     else:
         setting = Setting("rtn", GridConfig(bits=config.vector_bits, scale_bits=16))
-    return setting if setting.stored_bytes((1, width), rows=True) < stored_bytes_dense((width,)) else None
+    return setting if setting.stored_bytes((1, width), rows=True) < DenseConfig().stored_bytes((width,)) else None
 
 
 def _head_setting(config: QuantizeConfig) -> Setting | None:

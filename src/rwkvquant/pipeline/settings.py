@@ -5,15 +5,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 
 from rwkvquant.architectures import QUANTIZED_ROLES
 from rwkvquant.checkpoints import Checkpoint
-from rwkvquant.codecs import CodebookConfig, Codec, GridConfig, PairConfig
+from rwkvquant.codecs import CodebookConfig, CodecConfig, GridConfig, PairConfig
 from rwkvquant.config import GROUP_SIZES, QuantizeConfig
 from rwkvquant.errors import ConfigError
-from rwkvquant.recipes.setting import QUANTISERS, Setting, code_bits_of
+from rwkvquant.recipes.setting import QUANTISERS, Setting
 from rwkvquant.selection.policy import override_bits
 
 UNIFORM_BITS = range(2, 9)
@@ -33,7 +32,7 @@ CODEBOOKS = (
 WIDE_CODEBOOKS = (CodebookConfig(4, 16), CodebookConfig(4, 8))  # for budgets that 3 bits cannot use up
 
 
-def plain_codec(config: QuantizeConfig) -> Codec:
+def plain_codec(config: QuantizeConfig) -> CodecConfig:
     """What every matrix is stored as where `code_bits` is given."""
     assert config.code_bits is not None
     if config.method in ("rtn", "gptq"):
@@ -87,7 +86,7 @@ def allowed_settings(config: QuantizeConfig, names: Sequence[str]) -> dict[str, 
         if name in overrides:
             found[name] = _of_bits(settings, config, overrides[name])
             if not found[name]:
-                has = ", ".join(map(str, sorted({code_bits_of(setting.codec) for setting in settings})))
+                has = ", ".join(map(str, sorted({setting.codec.code_bits for setting in settings})))
                 raise ConfigError(f"--tensor-bits asks for {overrides[name]} bits in {name}; the method {config.method} has {has}")
     return found
 
@@ -95,9 +94,8 @@ def allowed_settings(config: QuantizeConfig, names: Sequence[str]) -> dict[str, 
 def _of_bits(settings: list[Setting], config: QuantizeConfig, bits: int) -> list[Setting]:
     """Those of `bits`; one setting for all matrices only changes its bits, where it can."""
     if config.code_bits is None:
-        return [setting for setting in settings if code_bits_of(setting.codec) == bits]
-    codec = settings[0].codec
+        return [setting for setting in settings if setting.codec.code_bits == bits]
     try:
-        return [Setting(settings[0].method, dataclasses.replace(codec, bits=2 * bits if isinstance(codec, PairConfig) else bits))]
+        return [Setting(settings[0].method, settings[0].codec.with_code_bits(bits))]
     except ConfigError:
         return []

@@ -1,0 +1,187 @@
+"""What a codec is: everything the project must know of one way to store weights as codes.
+
+A codec is one object, made and registered in the file that defines it. It owns its parameters, its layout ids and what the table
+of a file says beside them, the arrays and their sizes, packing and unpacking, the NumPy product that defines the native one, and
+random arrays for the benchmark. What it does not override has a plain default: a new codec begins with `describe`, `packing`,
+`check`, `sizes`, `pack` and `unpack`, and runs everywhere.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rwkvquant.codecs.packing import MAX_DIM, Arrays, PackedTensor, Packing
+from rwkvquant.codecs.registry import codec_of
+from rwkvquant.errors import FormatError
+from rwkvquant.kernels.product import dense_product
+
+Array = NDArray[np.float32]
+
+
+class QTensor(Protocol):
+    """A logical tensor: what a quantiser returns. Nothing in it knows tiles, files or bytes."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    def decode(self) -> Array:
+        """The weights, float32, defined to the last bit."""
+        ...
+
+
+class CodecConfig:
+    """The parameters of a codec, a frozen dataclass: what a quantiser is asked for, before there is a tensor."""
+
+    @property
+    def name(self) -> str:
+        """Of its codec."""
+        return codec_of(self).name
+
+    @property
+    def kind(self) -> str:
+        """uniform | codebook: the papers' SQ | VQ."""
+        return codec_of(self).kind
+
+    @property
+    def code_bits(self) -> int:
+        """Bits of a code for each weight."""
+        return int(self.bits)  # type: ignore[attr-defined]
+
+    def with_code_bits(self, bits: int) -> CodecConfig:
+        """The same with other codes. Raises ConfigError if the codec has none of so many bits."""
+        return dataclasses.replace(self, bits=bits)  # type: ignore[type-var]
+
+    @property
+    def nominal_bits(self) -> float:
+        """Bits of a weight as the papers count them, without row scales, zeros and padding."""
+        return float(self.code_bits)
+
+    def packing(self, shape: tuple[int, ...], rows: bool = False) -> Packing:
+        """How a tensor of these parameters lies in a file; `rows`: in the layout that is read row by row."""
+        return codec_of(self).packing(self, tuple(shape), rows)
+
+    def layout(self, shape: tuple[int, ...], rows: bool = False) -> str:
+        return self.packing(shape, rows).layout
+
+    def stored_bytes(self, shape: tuple[int, ...], rows: bool = False) -> int:
+        """Bytes in the file, side information and padding included, without any data. Raises FormatError for what cannot be stored."""
+        return self.packing(shape, rows).stored_bytes
+
+    def to_json(self) -> dict[str, Any]:
+        """{"codec": name, parameters...}; the way back is `config_from_json`."""
+        return {"codec": self.name, **dataclasses.asdict(self)}  # type: ignore[call-overload]
+
+
+@dataclasses.dataclass(frozen=True)
+class NativeForm:
+    """What the native module is told of a matrix beside its shape and arrays: its name there, and numbers.
+
+    int8: whether it multiplies with int8 activations, or always with float32.
+    """
+
+    codec: str
+    numbers: Mapping[str, int]
+    int8: bool = True
+
+
+class Codec(ABC):
+    """One way to store weights. Subclasses set the class variables; `register` an instance."""
+
+    name: ClassVar[str]
+    kind: ClassVar[str]  # uniform | codebook | dense: which of the papers' two sorts it is
+    config: ClassVar[type[Any]]  # the dataclass of its parameters, a CodecConfig
+    tensor: ClassVar[type[Any]]  # the class of its logical tensors
+    layouts: ClassVar[tuple[str, ...]]  # ids that a file may hold
+    memory_layouts: ClassVar[tuple[str, ...]] = ()  # ids that exist in memory only
+    keys: ClassVar[Mapping[str, type[int]]] = {}  # what the table says of a tensor beside layout and shape, and its JSON type
+    axes: ClassVar[tuple[int, int]] = (2, 2)  # how many a tensor has, at least and at most
+    quantizes: ClassVar[bool] = True  # False: its values are those of the checkpoint, or these as float16
+
+    # In the file
+
+    @abstractmethod
+    def packing(self, config: Any, shape: tuple[int, ...], rows: bool) -> Packing:
+        """See `CodecConfig.packing`. It need not fit: `Packing.sizes` refuses what does not."""
+
+    @abstractmethod
+    def packing_of(self, tensor: Any) -> Packing:
+        """The usual packing of a logical tensor."""
+
+    def alternatives(self, usual: Packing) -> tuple[str, ...]:
+        """Other layouts that hold the same tensor."""
+        return ()
+
+    def describe(self, tensor: Any, layout: str | None = None) -> Packing:
+        """How a logical tensor is packed. Raises FormatError for a layout that does not hold it."""
+        usual = self.packing_of(tensor)
+        if layout in (None, usual.layout):
+            return usual
+        if layout not in self.alternatives(usual):
+            raise FormatError(f"[layout] {layout} does not hold this tensor; {usual.layout} does. Leave the layout out to have it chosen.")
+        return dataclasses.replace(usual, layout=str(layout))
+
+    def check_shape(self, packing: Packing) -> None:
+        """Raises FormatError for a shape that no tensor of this codec has."""
+        least, most = self.axes
+        shape = packing.shape
+        if not least <= len(shape) <= most or not all(1 <= dim <= MAX_DIM for dim in shape):
+            rule = f"{'at most ' if least < most else ''}{most} axes of at least 1"
+            raise FormatError(f"[layout] a {packing.layout} tensor has {rule}; got shape {list(shape)[:8]}")
+
+    def check(self, packing: Packing) -> None:  # noqa: B027 (a codec without values has nothing to check)
+        """Raises FormatError for values of the table that break a rule of docs/format.md."""
+
+    @abstractmethod
+    def sizes(self, packing: Packing) -> dict[str, tuple[Any, int]]:
+        """suffix -> (dtype, elements), before they are padded. `packing` has passed `check`."""
+
+    @abstractmethod
+    def pack(self, packing: Packing, tensor: Any) -> dict[str, NDArray[Any]]:
+        """suffix -> flat array, not yet padded to a multiple of 64 bytes."""
+
+    @abstractmethod
+    def unpack(self, packing: Packing, arrays: Arrays) -> QTensor:
+        """The logical tensor of arrays that have the right types and sizes."""
+
+    def broken_rule(self, packing: Packing, suffix: str, values: NDArray[Any]) -> tuple[str, str] | None:
+        """("centroids", "lie in 0 to 127") if a stored array breaks a rule of its values; that floats are finite is asked elsewhere."""
+        return None
+
+    # In the engines
+
+    def rows(self, packed: PackedTensor, ids: Sequence[int]) -> Array:
+        """(len(ids), cols) float32. The default decodes the whole matrix once and keeps it."""
+        return packed.decoded[list(ids)]
+
+    def product(self, packed: PackedTensor, x: Array, int8: bool) -> Array:
+        """x (count, cols) -> (count, rows): the definition of the native product. The default multiplies decoded weights in float32."""
+        return dense_product(packed.decoded, x)
+
+    def native(self, packing: Packing) -> NativeForm | None:
+        """What the native module is told, or None where it has no product: then engines get the decoded values (docs/architecture.md)."""
+        return None
+
+    def native_rows(self, packing: Packing) -> NativeForm | None:
+        """The same for an embedding, of which single rows are read."""
+        return None
+
+    # In the benchmark
+
+    def random_arrays(self, rng: np.random.Generator, packing: Packing, deviation: float | None) -> dict[str, NDArray[Any]]:
+        """Arrays of random weights of about this standard deviation; None is for vectors, whose values lie between 0 and 1."""
+        size = 1.0 if deviation is None else deviation
+        return {
+            suffix: (size * rng.uniform(0.8, 1.2, count)).astype(dtype) if dtype.kind == "f" else random_bytes(rng, dtype, count)
+            for suffix, (dtype, count) in packing.sizes().items()
+        }
+
+
+def random_bytes(rng: np.random.Generator, dtype: np.dtype[Any], count: int, largest: int = 255) -> NDArray[Any]:
+    """(count,) random numbers; `largest`, one less than a power of two, bounds each byte."""
+    values = np.frombuffer(rng.bytes(count * dtype.itemsize), np.uint8)
+    return (values & largest).view(dtype) if largest < 255 else values.view(dtype)
