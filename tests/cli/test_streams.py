@@ -79,6 +79,12 @@ def test_a_line_that_is_no_text_costs_one_sentence_and_not_the_conversation() ->
     assert done.stderr.startswith(b"text must be Unicode") and done.stderr.count(b"\n") == 1
 
 
+def test_a_path_that_no_file_can_have_costs_one_sentence_and_not_the_conversation() -> None:
+    done = run("chat", PACKED, "-n", "2", "--seed", "0", input=b"hello\n/save .\n/save /\n/load .\nstill there?\n")
+    assert done.returncode == 0 and done.stdout.count(b"Assistant:") == 2
+    assert len(done.stderr.splitlines()) == 3 and b"Traceback" not in done.stderr
+
+
 def test_keys_that_are_no_text_never_reach_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("builtins.input", lambda _: " he\x1b[D\x1b[1;5C\x1bOAl\x08lo\x7f\x00 w\u00f6r\tld \x9b")
     assert chat._read() == "hello w\u00f6r\tld"

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rwkvquant.errors import CalibrationError
-from rwkvquant.formats.disk import GO_ON, one_sentence
+from rwkvquant.formats.disk import GO_ON, no_link, one_sentence
 
 _SUM_BYTES = 1 << 24
 
@@ -29,13 +29,13 @@ def map_file(path: Path, shape: tuple[int, ...]) -> NDArray[np.float32]:
     size = int(np.prod(shape)) * 4
     found = path.exists() and path.stat().st_size == size
     try:
-        with open(path, "r+b" if found else "wb") as file:
+        with open(path, "r+b" if found else "wb", opener=no_link) as file:
             if hasattr(os, "posix_fallocate"):
                 os.posix_fallocate(file.fileno(), 0, size)
             else:
                 file.truncate(size)
     except OSError as error:
-        if not found:
+        if not found and not path.is_symlink():
             path.unlink(missing_ok=True)
         raise CalibrationError(
             f"the work directory {path.parent} cannot hold {size / 1e6:.0f} MB of hidden states: {error.strerror or error}. "

@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,13 +18,13 @@ ALIGNMENT = 64  # of the first value; the format asks for none, and readers that
 
 
 def write_safetensors(
-    path: Path, shapes: Mapping[str, tuple[int, ...]], dtype: str, values: Callable[[str], NDArray[Any]], layout: str
+    out: BinaryIO, shapes: Mapping[str, tuple[int, ...]], dtype: str, values: Callable[[str], NDArray[Any]], layout: str
 ) -> None:
     """`values` gives each tensor of `shapes`, as checkpoints/values.py's `as_stored` does. The header is read again at the end.
 
     `layout`, a name of names.py, stands in the metadata: shapes alone do not always tell how the LoRA factors are turned.
 
-    Raises OSError; `path` must not exist.
+    `out` is an open file that has a name, and is empty. Raises OSError.
     """
     code = next(code for code, name in KNOWN.items() if name == dtype)
     header: dict[str, Any] = {"__metadata__": {"format": "pt", LAYOUT_KEY: layout}}  # transformers refuses files that do not say so
@@ -35,10 +35,10 @@ def write_safetensors(
         at = end
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-(len(text) + 8) % ALIGNMENT)
-    with path.open("xb") as out:
-        out.write(len(text).to_bytes(8, "little") + text)
-        for name, shape in shapes.items():
-            array = values(name)
-            assert array.shape == shape and array.dtype == np.dtype(DTYPES[dtype][0])
-            out.write(np.ascontiguousarray(array).data)
-    assert SafetensorsFile(path).tensors.keys() == shapes.keys()
+    out.write(len(text).to_bytes(8, "little") + text)
+    for name, shape in shapes.items():
+        array = values(name)
+        assert array.shape == shape and array.dtype == np.dtype(DTYPES[dtype][0])
+        out.write(np.ascontiguousarray(array).data)
+    out.flush()
+    assert SafetensorsFile(Path(out.name)).tensors.keys() == shapes.keys()

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from statistics import NormalDist
 from typing import TYPE_CHECKING
 
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
+
+from rwkvquant.formats.disk import atomic_write
 
 if TYPE_CHECKING:  # it imports torch
     from rwkvquant.calibration.activations import Distribution
@@ -17,7 +20,7 @@ POINTS = 400  # of the normal curve
 
 
 def save_figure(found: Distribution, title: str, clip_percentile: float, path: str) -> None:
-    """Write `path`, .svg or .png; the same data give the same bytes."""
+    """Write `path`, .svg or .png; the same data give the same bytes. Raises RwkvQuantError for a disk that refuses."""
     density = found.counts / found.count / np.diff(found.edges)
     floor = density[density > 0].min() / 3  # of the logarithmic axis
     figure = Figure(figsize=INCHES, layout="constrained")
@@ -37,4 +40,6 @@ def save_figure(found: Distribution, title: str, clip_percentile: float, path: s
         axes.set_ylabel("density")
     axes.legend()
     with matplotlib.rc_context({"svg.hashsalt": "rwkvquant"}):
-        figure.savefig(path, metadata={"Date": None} if path.endswith(".svg") else {"Software": None})
+        metadata = {"Date": None} if path.endswith(".svg") else {"Software": None}
+        with atomic_write(Path(path)) as file:
+            figure.savefig(file, format=path.rpartition(".")[2], metadata=metadata)

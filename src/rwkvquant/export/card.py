@@ -7,7 +7,6 @@ it is never guessed. Files of that name that we did not write are not touched.
 from __future__ import annotations
 
 import json
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any
 from rwkvquant.checkpoints import open_checkpoint
 from rwkvquant.errors import ConfigError
 from rwkvquant.formats.container import PackedFile, open_packed
-from rwkvquant.formats.disk import one_sentence
+from rwkvquant.formats.disk import atomic_write
 
 CARD, CONFIG = "README.md", "config.json"
 MARK = "<!-- written by rwkvquant -->"
@@ -71,15 +70,8 @@ def publish(publication: Publication, divergence: dict[str, Any] | None = None) 
     packed = open_packed(publication.output)
     texts = {CARD: card(publication, packed, divergence), CONFIG: json.dumps(config(packed), indent=2) + "\n"}
     for name, text in texts.items():
-        partial = folder / f".{name}.{os.getpid()}.partial"
-        try:
-            with one_sentence(folder / name), partial.open("x", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(partial, folder / name)
-        finally:
-            partial.unlink(missing_ok=True)
+        with atomic_write(folder / name) as file:
+            file.write(text.encode())
     return [str(folder / name) for name in texts]
 
 

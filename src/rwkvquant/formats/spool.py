@@ -30,12 +30,12 @@ class Spool:
         self.path = path
         self.arrays: dict[str, tuple[np.dtype[Any], int]] = {}
         self.bytes = 0
-        self._named, self._advice = (path, disk.GO_ON) if path else (output, "the file needs its size twice")
+        self._named, self._advice = (path, disk.GO_ON) if path else (output, disk.TWICE)
         with disk.one_sentence(self._named, self._advice):
             if path is None:
                 self._file: BinaryIO = tempfile.TemporaryFile(dir=output.parent)  # noqa: SIM115 (closed by close)
             else:
-                self._file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b")
+                self._file = os.fdopen(disk.no_link(str(path), os.O_RDWR | os.O_CREAT), "r+b")
 
     def put(self, name: str, array: NDArray[Any]) -> None:
         with disk.one_sentence(self._named, self._advice):

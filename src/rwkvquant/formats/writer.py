@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 import zlib
 from collections.abc import Mapping
 from importlib import metadata as installed
@@ -47,8 +46,8 @@ def check_output(path: Path | str, *inputs: Path | str) -> None:
         raise ConfigError(f"the output must not be an input; {path} would be overwritten. Try another name")
     if path.is_dir():
         raise ConfigError(f"the output must be a file; {path} is a directory. Try {path / 'model.safetensors'}")
-    if path.exists() and not path.is_file():
-        raise ConfigError(f"the output must be a file; {path} is a device or a pipe")
+    if why := disk.why_no_file(path):
+        raise ConfigError(f"{path} cannot be the output: {why}")
     if not path.parent.is_dir() and path.parts[0].startswith("~"):
         raise ConfigError(
             f"the shell puts the home folder for ~ at the start of a word only; there is no folder named {path.parts[0]}. Try: -o {path}"
@@ -159,33 +158,27 @@ class ContainerWriter:
 
         Raises FormatError if the file would break docs/format.md, RwkvQuantError for a full disk. Either leaves no file.
         """
-        partial = self._partial()
+        metadata = self._metadata(model, quantization_config, tokenizer, provenance)
+        header = encode_header(metadata, self._spool.arrays)
         try:
-            metadata = self._metadata(model, quantization_config, tokenizer, provenance)
-            header = encode_header(metadata, self._spool.arrays)
-            with disk.one_sentence(self.path):
-                self._write(partial, header)
-            try:
-                open_packed(partial).verify()
-            except FormatError as error:
-                raise FormatError(str(error).replace(str(partial), str(self.path))) from None
-            with disk.one_sentence(self.path):
-                os.replace(partial, self.path)
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
+            with disk.atomic_write(self.path, again=self._job()) as out:
+                disk.write_all(out, header)
+                self._spool.copy_to(out)
+                out.flush()
+                os.fsync(out.fileno())  # what is verified should be what the disk has
+                self._verify(Path(out.name))
         finally:
             self.close()
-        disk.sync_directory(self.path.parent)
 
-    def _partial(self) -> Path:
-        """A name that no other process uses. With a spool of a name it is the same each time, so a killed process's file makes room."""
-        owner = f"{os.getpid()}-{secrets.token_hex(4)}"
-        if self._spool.path is not None:
-            owner = f"{zlib.crc32(os.fsencode(self._spool.path.resolve())):08x}"
-        partial = self.path.with_name(f".{self.path.name}.{owner}.partial")
-        partial.unlink(missing_ok=True)
-        return partial
+    def _job(self) -> str | None:
+        """The same name each time for a spool that can be taken up again."""
+        return None if self._spool.path is None else f"{zlib.crc32(os.fsencode(self._spool.path.resolve())):08x}"
+
+    def _verify(self, partial: Path) -> None:
+        try:
+            open_packed(partial).verify()
+        except FormatError as error:
+            raise FormatError(str(error).replace(str(partial), str(self.path))) from None
 
     def _metadata(
         self, model: Mapping[str, Any], quantization_config: Mapping[str, Any], tokenizer: TokenizerData, provenance: Mapping[str, Any]
@@ -211,13 +204,6 @@ class ContainerWriter:
             arrays[suffix] = {"bytes": array.size, "crc32": f"{zlib.crc32(_raw(full)):08x}"}
             self._spool.put(TOKENIZER_PREFIX + suffix, full)
         return _json({"kind": tokenizer.kind, "meta": tokenizer.meta, "arrays": arrays})
-
-    def _write(self, partial: Path, header: bytes) -> None:
-        with partial.open("xb") as out:  # x: never through a link or into a file that somebody else put there
-            disk.write_all(out, header)
-            self._spool.copy_to(out)
-            out.flush()
-            os.fsync(out.fileno())
 
 
 def _raw(array: NDArray[Any]) -> memoryview:

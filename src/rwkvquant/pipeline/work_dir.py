@@ -26,7 +26,7 @@ from typing import Any
 
 from rwkvquant.config import RESUME
 from rwkvquant.errors import ConfigError, StoppedError
-from rwkvquant.formats.disk import replace_file, sync_directory
+from rwkvquant.formats.disk import no_link, replace_file, sync_directory
 from rwkvquant.pipeline.fingerprint import differences
 from rwkvquant.pipeline.progress import Progress
 
@@ -91,7 +91,7 @@ class Journal:
         if not self._work.lasting:
             return
         content = {"version": VERSION, "made_from": self._made_from, "state": state}
-        replace_file(self.path, (json.dumps(content, indent=1) + "\n").encode())
+        replace_file(self.path, (json.dumps(content, indent=1) + "\n").encode(), again="new")
         if self._work.stop():
             again = "the same command" + (" with --resume auto" if self._work.resume == "never" else "")
             raise StoppedError(f"stopped behind {behind}; {again} goes on from there (work directory {self._work.path})")
@@ -141,7 +141,7 @@ def work_directory(
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
     """The kernel lets go of the lock when the process ends, however it ends."""
-    with open(path / "lock", "a+") as file:
+    with open(path / "lock", "a+", opener=no_link) as file:
         if fcntl is not None:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -15,7 +15,8 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from rwkvquant.errors import FormatError
+from rwkvquant.errors import FormatError, RwkvQuantError
+from rwkvquant.formats.disk import atomic_write
 from rwkvquant.kernels.state import Dims
 from rwkvquant.kernels.state import State as Recurrent
 
@@ -34,15 +35,13 @@ class State:
         return State(self.arch, self.recurrent.copy())
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Raises FormatError if the file cannot be written; then nothing lies under its name."""
+        """Raises FormatError if the file cannot be written; then what lay under its name is still there."""
         arrays = {name: np.ascontiguousarray(getattr(self.recurrent, name)[:, 0]) for name in AXES}
-        partial = Path(path).with_name(f".{Path(path).name}.partial")
         try:
-            partial.write_bytes(save(arrays, {"rwkvquant_state": VERSION, "arch": self.arch}))
-            os.replace(partial, path)
-        except OSError as error:
-            partial.unlink(missing_ok=True)
-            raise FormatError(f"the state cannot be written to {path} ({error.strerror})") from None
+            with atomic_write(Path(path), advice="make room and save again") as file:
+                file.write(save(arrays, {"rwkvquant_state": VERSION, "arch": self.arch}))
+        except RwkvQuantError as error:
+            raise FormatError(f"the state is not saved: {error}") from None
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> State:
