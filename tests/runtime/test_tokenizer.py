@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,9 @@ from hypothesis import strategies as st
 from rwkvquant.errors import TokenizerError
 from rwkvquant.formats.tokenizer_data import TokenizerData
 from rwkvquant.runtime.tokenizer import Tokenizer, from_data, load_tokenizer
+from rwkvquant.runtime.tokenizer_json import byte_characters
 from rwkvquant.runtime.tokenizer_table import pack_table, unpack_table
+from rwkvquant.runtime.tokenizer_world import load_world
 
 FILE = Path(__file__).parents[1] / "data" / "tokenizer.json"
 ALL: dict[str, Tokenizer] = {
@@ -48,6 +51,31 @@ def test_a_file_that_is_no_tokenizer_is_refused_with_its_line(tmp_path: Path) ->
     path.write_bytes(b"1 'a' 1\n\xff\xfe\n")
     with pytest.raises(TokenizerError, match=r"^line 2: .*UTF-8"):
         load_tokenizer(path, 4096)
+
+
+def _written(path: Path, vocabulary: dict[str, int]) -> Path:
+    root = json.loads(FILE.read_text(encoding="utf-8"))
+    root["model"] |= {"vocab": vocabulary, "merges": []}
+    root["added_tokens"] = []
+    path.write_text(json.dumps(root), encoding="utf-8")
+    return path
+
+
+def test_a_model_of_65536_ids_reads_its_own_tokenizer_unless_it_is_worlds(tmp_path: Path) -> None:
+    letters = byte_characters()
+    in_letters = {"".join(letters[byte] for byte in token): i for i, token in enumerate(load_world()) if token}
+    as_text = {token.decode("utf-8", "replace"): i for i, token in enumerate(load_world()) if token}
+    own = _written(tmp_path / "own.json", {letter: byte for byte, letter in enumerate(letters)})
+    assert load_tokenizer(own, 65536).encode("the") == list(b"the")
+    world = load_tokenizer("world", 65536)
+    for vocabulary in (in_letters, as_text):
+        converted = _written(tmp_path / "converted.json", vocabulary)
+        assert load_tokenizer(converted, 65536).encode("the cat") == world.encode("the cat")
+    in_letters_again = _written(tmp_path / "named.json", in_letters)
+    assert load_tokenizer(str(in_letters_again), 65536).encode("the") != world.encode("the")  # named by the user: taken as it is
+    (tmp_path / "broken.json").write_text("{")
+    with pytest.raises(TokenizerError, match="JSON"):
+        load_tokenizer(tmp_path / "broken.json", 65536)
 
 
 def test_a_missing_file_and_a_directory_are_named(tmp_path: Path) -> None:

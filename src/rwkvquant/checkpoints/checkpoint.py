@@ -22,8 +22,6 @@ from rwkvquant.checkpoints.summary import summary
 from rwkvquant.checkpoints.translate import TranslatedFile
 from rwkvquant.errors import CheckpointError
 
-WORLD_VOCABULARY = 65536
-
 
 @dataclass(frozen=True)
 class LogicalMatrix:
@@ -107,15 +105,13 @@ class Checkpoint:
 
     @property
     def tokenizer(self) -> Path | None:
-        """The tokenizer's file in a Hugging Face directory: a World vocabulary, or a tokenizer.json of another vocabulary.
+        """The tokenizer's file in a Hugging Face directory: a World vocabulary, or else a tokenizer.json.
 
-        Not the tokenizer.json of a World model: its vocabulary comes with the package, and conversions of it are not all faithful.
+        runtime/tokenizer.py passes over a tokenizer.json that is the World vocabulary in another form.
         """
         if not self.path.is_dir():
             return None
-        found = sorted(self.path.glob("rwkv_vocab_v*.txt"))
-        if not found and self.dims.vocab != WORLD_VOCABULARY:
-            found = sorted(self.path.glob("tokenizer.json"))
+        found = sorted(self.path.glob("rwkv_vocab_v*.txt")) or sorted(self.path.glob("tokenizer.json"))
         return found[0] if found else None
 
     def summary(self) -> dict[str, Any]:

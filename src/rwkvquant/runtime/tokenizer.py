@@ -14,7 +14,7 @@ from rwkvquant.formats.tokenizer_data import TokenizerData
 from rwkvquant.runtime.tokenizer_base import StreamDecoder, Tokenizer
 from rwkvquant.runtime.tokenizer_bpe import BpeTokenizer, unpack_merges
 from rwkvquant.runtime.tokenizer_bytes import BytesTokenizer
-from rwkvquant.runtime.tokenizer_json import parse_tokenizer_json
+from rwkvquant.runtime.tokenizer_json import is_conversion_of, parse_tokenizer_json
 from rwkvquant.runtime.tokenizer_table import unpack_table
 from rwkvquant.runtime.tokenizer_world import WorldTokenizer, load_world, parse_vocabulary
 from rwkvquant.stand_in import HEAD_BYTES, stand_in
@@ -27,8 +27,12 @@ WORLD_MODEL_VOCABULARY = 65536  # the World vocabulary has 65,530 ids; released 
 def load_tokenizer(spec: str | Path | None, vocab_size: int) -> Tokenizer:
     """ "world", "bytes", the path of a tokenizer.json or of a vocabulary like rwkv_vocab_v20230424.txt, or None for the model's default.
 
+    A string is what the user named, and is taken as it is. A Path is what lies beside the checkpoint (Checkpoint.tokenizer): where it
+    is the World vocabulary as a tokenizer.json, the package's own World is taken, since such conversions are not all faithful.
     Raises TokenizerError for a file that is neither, and for a tokenizer with more ids than the model's `vocab_size`.
     """
+    if isinstance(spec, Path) and vocab_size == WORLD_MODEL_VOCABULARY and is_conversion_of(spec, load_world()):
+        spec = "world"
     if spec is None:
         if vocab_size != WORLD_MODEL_VOCABULARY and vocab_size > 256:
             raise TokenizerError(f"no tokenizer is known for a vocabulary of {vocab_size}; name one: --tokenizer FILE (a tokenizer.json)")

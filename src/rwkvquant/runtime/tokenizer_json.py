@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -74,6 +76,24 @@ def _build(root: dict[str, Any], size: int | None) -> BpeTokenizer:
     merges = [(vocabulary[left], vocabulary[right], vocabulary[left + right]) for left, right in pairs]
     array = np.array(merges, np.uint32).reshape(-1, 3)
     return BpeTokenizer(tokens, array, special, bool(root["pre_tokenizer"].get("add_prefix_space")), size)
+
+
+def is_conversion_of(path: Path, tokens: Sequence[bytes]) -> bool:
+    """Whether a tokenizer.json of any kind holds these tokens under these ids; up to half may differ or be missing.
+
+    Tokens may be written as text or in byte-level letters. False for a file that cannot be understood.
+    """
+    try:
+        vocabulary = json.loads(path.read_bytes())["model"]["vocab"]
+        entries = [(content, index) for content, index in vocabulary.items() if type(index) is int and 0 <= index < len(tokens)]
+    except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError):
+        return False
+    byte_of = {character: byte for byte, character in enumerate(byte_characters())}
+    same = 0
+    for content, index in entries:
+        in_letters = bytes(byte_of[c] for c in content) if set(content) <= byte_of.keys() else None
+        same += tokens[index] in (content.encode("utf-8", "replace"), in_letters)
+    return 2 * same > len(tokens)
 
 
 def byte_characters() -> str:
