@@ -21,6 +21,7 @@ from rwkvquant.pipeline.choose import choose_settings
 from rwkvquant.pipeline.plan import make_plan
 from rwkvquant.pipeline.quantize import quantize
 from rwkvquant.pipeline.tensors import Collected, TensorWriter
+from rwkvquant.quantizers import QuantizerOptions
 from rwkvquant.quantizers.shared.loss import hessian_error
 from rwkvquant.recipes.setting import Setting
 from rwkvquant.runtime.tokenizer import load_tokenizer
@@ -120,13 +121,13 @@ def test_a_tensor_falls_back_where_feedback_does_worse_on_the_judges(
     """Three tokens, and judges that look everywhere else: feedback has pushed all errors there. 32 rows may say no for all."""
     monkeypatch.setattr(tensors_module, "JUDGED", judged)
     tried: list[tuple[str, int]] = []
-    real = tensors_module.quantise_matrix
+    real = tensors_module.quantize_matrix
 
-    def watched(setting: Setting, config: QuantizeConfig, W: torch.Tensor, *rest: Any) -> Any:
+    def watched(setting: Setting, options: QuantizerOptions, W: torch.Tensor, *rest: Any) -> Any:
         tried.append((setting.method, len(W)))
-        return real(setting, config, W, *rest)
+        return real(setting, options, W, *rest)
 
-    monkeypatch.setattr(tensors_module, "quantise_matrix", watched)
+    monkeypatch.setattr(tensors_module, "quantize_matrix", watched)
     checkpoint = open_checkpoint(checkpoint_file(tmp_path, "rwkv6", **TINY))
     config = QuantizeConfig(method=method, code_bits=3, damping=0.001)
     name = "blocks.0.ffn.key.weight"
@@ -180,15 +181,15 @@ def test_what_was_collected_of_a_block_goes_as_it_is_used(tmp_path: Path, arch: 
 
 
 def test_the_file_and_the_user_are_told_what_fell_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    spoilt, real = "blocks.0.att.key.weight", tensors_module.quantise_matrix
+    spoilt, real = "blocks.0.att.key.weight", tensors_module.quantize_matrix
     source = checkpoint_file(tmp_path, "rwkv6", **TINY | {"layers": 1})
     target = torch.from_numpy(open_checkpoint(source).read_matrix(spoilt))
 
-    def worse(setting, config, W, hessian, *rest):  # type: ignore[no-untyped-def]
+    def worse(setting, options, W, hessian):  # type: ignore[no-untyped-def]
         broken = setting.feedback and W.shape == target.shape and torch.equal(W, target)
-        return real(setting, config, 3 * W if broken else W, hessian, *rest)
+        return real(setting, options, 3 * W if broken else W, hessian)
 
-    monkeypatch.setattr(tensors_module, "quantise_matrix", worse)
+    monkeypatch.setattr(tensors_module, "quantize_matrix", worse)
     for fall_back, method in ((True, "rtn"), (False, "gptq")):
         config = QuantizeConfig(method="gptq", code_bits=4, calibration=letters(tmp_path), fall_back=fall_back)
         notes = Notes()

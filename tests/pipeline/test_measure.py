@@ -14,11 +14,12 @@ from rwkvquant.calibration.statistics import Sensitivity
 from rwkvquant.checkpoints import Checkpoint, open_checkpoint
 from rwkvquant.pipeline import measure as module
 from rwkvquant.pipeline.choose import choose_settings
-from rwkvquant.pipeline.matrices import Hessian, quantise_matrix, sampled_rows
+from rwkvquant.pipeline.matrices import quantize_matrix, quantizer_options, sampled_rows
 from rwkvquant.pipeline.measure import measure
 from rwkvquant.pipeline.plan_file import Measured
 from rwkvquant.pipeline.settings import allowed_settings
 from rwkvquant.pipeline.work_dir import work_directory
+from rwkvquant.quantizers.shared.hessian import Hessian
 from rwkvquant.selection.proxy import incoherence, proxies
 from tests.pipeline.toys import TINY, Notes, checkpoint_file, few_candidates
 
@@ -71,7 +72,7 @@ def test_every_candidate_of_every_matrix_is_tried(tmp_path: Path, monkeypatch: p
     name = "blocks.0.ffn.key.weight"  # all its rows are in the sample
     candidate, W, sensitivity = found[name].candidates[1], torch.from_numpy(checkpoint.read_matrix(name)), kept[name]
     H = sensitivity.inputs.H
-    E = W - torch.from_numpy(quantise_matrix(candidate.setting, config, W, Hessian(H, config, W.dtype), refined=False).decode())
+    E = W - torch.from_numpy(quantize_matrix(candidate.setting, quantizer_options(config, refined=False), W, Hessian(H, W.dtype)).decode())
     assert candidate.loss == pytest.approx(sensitivity.loss(E, torch.arange(len(W))), rel=1e-5) and candidate.loss > 0
     energy = torch.trace(W.double() @ H @ W.double().T)
     assert candidate.relative_error == pytest.approx(float(torch.trace(E.double() @ H @ E.double().T) / energy), rel=1e-5)
@@ -82,8 +83,8 @@ def test_every_candidate_of_every_matrix_is_tried(tmp_path: Path, monkeypatch: p
 def caution(found: Measured, sensitivity: Sensitivity, checkpoint: Checkpoint, config: QuantizeConfig) -> float:
     """By how much a matrix's loss was multiplied."""
     candidate, W = found.candidates[0], torch.from_numpy(checkpoint.read_matrix(found.name))
-    hessian = Hessian(sensitivity.inputs.H, config, W.dtype)
-    E = W - torch.from_numpy(quantise_matrix(candidate.setting, config, W, hessian, refined=False).decode())
+    hessian = Hessian(sensitivity.inputs.H, W.dtype)
+    E = W - torch.from_numpy(quantize_matrix(candidate.setting, quantizer_options(config, refined=False), W, hessian).decode())
     return candidate.loss / sensitivity.loss(E, torch.arange(len(W)))
 
 

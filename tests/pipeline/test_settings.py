@@ -12,8 +12,9 @@ from rwkvquant.codecs import CodebookConfig, GridConfig, PairConfig
 from rwkvquant.errors import ConfigError
 from rwkvquant.formats.layout import pack
 from rwkvquant.kernels.tiles import padded
-from rwkvquant.pipeline.matrices import Hessian, quantise_matrix
+from rwkvquant.pipeline.matrices import quantize_matrix, quantizer_options
 from rwkvquant.pipeline.settings import allowed_settings, plain_codec, settings_of
+from rwkvquant.quantizers.shared.hessian import Hessian
 from rwkvquant.recipes.setting import Setting
 
 SHAPES = [(35, 100), (5, 32)]  # a multiple of nothing; fewer tables than a rank
@@ -37,7 +38,7 @@ NAMES = ["blocks.0.att.key.weight", "blocks.0.att.value.weight", "blocks.1.att.w
 def matrix_and_hessian(config: QuantizeConfig, shape: tuple[int, int]) -> tuple[torch.Tensor, Hessian]:
     generator = torch.Generator().manual_seed(0)
     W, X = torch.randn(shape, generator=generator), torch.randn(300, shape[1], generator=generator).double()
-    return W, Hessian(X.T @ X / len(X), config, W.dtype)
+    return W, Hessian(X.T @ X / len(X), W.dtype)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -48,7 +49,7 @@ def test_stored_bytes_are_what_is_packed(options: dict[str, Any], shape: tuple[i
     settings = settings_of(config)
     assert len(set(settings)) == len(settings) >= 1
     for setting in settings if len(settings) < 12 else settings[::3]:  # what is left out of one list is in another
-        quantised = quantise_matrix(setting, config, W, hessian, refined=False)
+        quantised = quantize_matrix(setting, quantizer_options(config, refined=False), W, hessian)
         layout, arrays = pack(quantised, setting.layout(shape))
         assert layout == setting.layout(shape)
         assert sum(padded(array.nbytes, 64) for array in arrays.values()) == setting.stored_bytes(shape), setting

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from rwkvquant.checkpoints import Checkpoint
 from rwkvquant.config import DEFAULT_BITS, QuantizeConfig
-from rwkvquant.pipeline.matrices import quantise_matrix
+from rwkvquant.pipeline.matrices import quantize_matrix, quantizer_options
 from rwkvquant.pipeline.measure import proxies_of
 from rwkvquant.pipeline.plan_file import Measured
 from rwkvquant.pipeline.progress import Progress
@@ -152,6 +152,11 @@ def _rounding_errors(W: NDArray[np.float32], settings: list[Setting], config: Qu
     energy = float(sample.double().square().sum())
     found = []
     for setting in settings:
-        error = float((sample - torch.from_numpy(quantise_matrix(setting.plain, config, sample, None).decode())).double().square().sum())
+        error = float(
+            (sample - torch.from_numpy(quantize_matrix(setting.plain, quantizer_options(config), sample, None).decode()))
+            .double()
+            .square()
+            .sum()
+        )
         found.append((setting.stored_bytes(W.shape), error / energy * W.size if energy else 0.0, setting))
     return found

@@ -22,11 +22,12 @@ from rwkvquant.checkpoints import Checkpoint, LogicalMatrix
 from rwkvquant.config import QuantizeConfig
 from rwkvquant.models import CheckpointSource, architecture
 from rwkvquant.pipeline.allocation import give_back
-from rwkvquant.pipeline.matrices import Hessian, quantise_matrix, sampled_rows
+from rwkvquant.pipeline.matrices import quantize_matrix, quantizer_options, sampled_rows
 from rwkvquant.pipeline.plan_file import Candidate, Measured, from_json, to_json
 from rwkvquant.pipeline.progress import Progress
 from rwkvquant.pipeline.settings import allowed_settings
 from rwkvquant.pipeline.work_dir import Journal
+from rwkvquant.quantizers.shared.hessian import Hessian
 from rwkvquant.quantizers.shared.loss import hessian_loss
 from rwkvquant.recipes.setting import Setting
 from rwkvquant.selection.proxy import READINGS, incoherence, proxies
@@ -115,15 +116,15 @@ def _key(matrix: LogicalMatrix) -> str:
 def _measure_matrix(
     matrix: LogicalMatrix, W: Tensor, sensitivity: Sensitivity, settings: list[Setting], config: QuantizeConfig, dtype: str
 ) -> Measured:
-    hessian = Hessian(sensitivity.inputs.H, config, W.dtype)
+    hessian = Hessian(sensitivity.inputs.H, W.dtype)
     rows = sampled_rows(W.shape, SAMPLED_WEIGHTS)
     part = W[rows]
     energy = hessian_loss(part, None, hessian.H)
     share = float(sensitivity.rows[rows].sum()) / max(float(sensitivity.rows.sum()), TINY)  # of the loss, if all rows erred alike
     caution = LORA_CAUTION if matrix.spec.role is Role.LORA else 1.0
-    candidates = []
+    candidates, options = [], quantizer_options(config, refined=False)
     for setting in settings:
-        decoded = quantise_matrix(setting, config, part, hessian, refined=False).decode()
+        decoded = quantize_matrix(setting, options, part, hessian).decode()
         error = hessian_loss(part, decoded, hessian.H)
         loss = caution * sensitivity.loss(part - torch.from_numpy(decoded).to(W.device), rows) / max(share, TINY)
         candidates.append(Candidate(setting, setting.stored_bytes(matrix.shape), loss, error / energy if energy else 0.0))

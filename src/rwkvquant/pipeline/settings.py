@@ -12,7 +12,8 @@ from rwkvquant.checkpoints import Checkpoint
 from rwkvquant.codecs import CodebookConfig, CodecConfig, GridConfig, PairConfig
 from rwkvquant.config import GROUP_SIZES, QuantizeConfig
 from rwkvquant.errors import ConfigError
-from rwkvquant.recipes.setting import QUANTISERS, Setting
+from rwkvquant.quantizers import methods_for
+from rwkvquant.recipes.setting import Setting
 from rwkvquant.selection.policy import override_bits
 
 UNIFORM_BITS = range(2, 9)
@@ -53,12 +54,12 @@ def settings_of(config: QuantizeConfig) -> list[Setting]:
         return [Setting("gptq", GridConfig(3, 64, scale_bits=16)), Setting("gptvq", CodebookConfig(3, 2, 4))]
     uniform, codebook = ("gptq", "gptvq") if config.method == "rwkvquant" else (config.method, config.method)
     found = []
-    if uniform in QUANTISERS["uniform"]:
+    if uniform in methods_for(GridConfig):
         scale_bits = 16 if config.style == "paper" else 8
         near = UNIFORM_BITS if config.method != "rwkvquant" else _bits_near(config)
         grids = [GridConfig(bits, group, False, scale_bits) for bits in near for group in GROUP_SIZES[::-1]]
         found += [Setting(uniform, grid) for grid in grids]
-    if codebook in QUANTISERS["codebook"]:
+    if codebook in methods_for(CodebookConfig):
         high = config.bits is not None and config.bits > LOW_BUDGET
         found += [Setting(codebook, codec) for codec in (*CODEBOOKS, *(WIDE_CODEBOOKS if high or config.method != "rwkvquant" else ()))]
     return found

@@ -19,12 +19,13 @@ from rwkvquant.config import QuantizeConfig
 from rwkvquant.errors import CheckpointError
 from rwkvquant.formats.container import ContainerWriter
 from rwkvquant.models import QuantizedMatrix
-from rwkvquant.pipeline.matrices import Hessian, Quantised, quantise_matrix, sampled_rows
+from rwkvquant.pipeline.matrices import Quantized, quantize_matrix, quantizer_options, sampled_rows
 from rwkvquant.pipeline.plan import PlannedTensor
 from rwkvquant.pipeline.progress import Progress, TensorReport
-from rwkvquant.quantizers.elementwise.codebooks import authors_codebook, stored_codebook, weighted_codebook
+from rwkvquant.quantizers.elementwise.codebooks import vector_codebook
 from rwkvquant.quantizers.shared.correction import corrected
 from rwkvquant.quantizers.shared.factor import is_finite
+from rwkvquant.quantizers.shared.hessian import Hessian
 from rwkvquant.quantizers.shared.loss import hessian_error, hessian_loss
 from rwkvquant.quantizers.uniform.rtn import rtn
 from rwkvquant.recipes.setting import Setting
@@ -58,6 +59,7 @@ class TensorWriter:
         self, checkpoint: Checkpoint, plan: list[PlannedTensor], config: QuantizeConfig, writer: ContainerWriter, progress: Progress
     ) -> None:
         self._checkpoint, self._plan, self._config, self._writer, self._progress = checkpoint, plan, config, writer, progress
+        self._options = quantizer_options(config)
         self._hessians: dict[str, Hessian] = {}
         self.fallen_back: list[str] = []  # tensors whose error on text kept out was worse with error feedback than without
 
@@ -93,10 +95,10 @@ class TensorWriter:
         self._report(tensor, quantised, setting.method, error)
         return QuantizedMatrix(quantised, weight.device)
 
-    def _matrix(self, tensor: PlannedTensor, W: Tensor, setting: Setting, collected: Collected) -> tuple[Quantised, Setting, float]:
+    def _matrix(self, tensor: PlannedTensor, W: Tensor, setting: Setting, collected: Collected) -> tuple[Quantized, Setting, float]:
         """The quantised matrix, by which setting in the end, and its error on the calibration text or in the weights alone."""
         if tensor.rows:  # the embedding; a search costs nothing and an 8-bit embedding loses 7 % less
-            quantised: Quantised = quantise_matrix(setting, self._config, W, None)
+            quantised: Quantized = quantize_matrix(setting, self._options, W, None)
             return quantised, setting, _plain_error(W, quantised)
         name = _input_name(tensor)
         found = collected.inputs.get(name) if name is not None else None
@@ -109,8 +111,10 @@ class TensorWriter:
                 )
         hessian, target = self._hessian(name, found, W), W
         if hessian is not None and tensor.name in collected.missing:
-            target = corrected(hessian.factor, W, collected.missing.pop(tensor.name).wanted, float(self._config.correction or 0))
-        quantised = quantise_matrix(setting, self._config, target, hessian)
+            target = corrected(
+                hessian.factor(self._options), W, collected.missing.pop(tensor.name).wanted, float(self._config.correction or 0)
+            )
+        quantised = quantize_matrix(setting, self._options, target, hessian)
         kept_out = collected.kept_out.get(name) if name is not None else None
         if setting.feedback and kept_out is not None and hessian is not None:
             plain = self._better_plain(W, setting.plain, hessian, quantised, kept_out.H.to(W.dtype))
@@ -120,12 +124,12 @@ class TensorWriter:
         error = _plain_error(W, quantised) if hessian is None else hessian_error(W, quantised.decode(), hessian.working)
         return quantised, setting, error
 
-    def _better_plain(self, W: Tensor, plain: Setting, hessian: Hessian, quantised: Quantised, judge: Tensor) -> Quantised | None:
+    def _better_plain(self, W: Tensor, plain: Setting, hessian: Hessian, quantised: Quantized, judge: Tensor) -> Quantized | None:
         """W without error feedback, if it loses less than `quantised` under H `judge`. Some rows of a large matrix may say no."""
         decoded = torch.from_numpy(quantised.decode()).to(W.device)
 
-        def losses(rows: Any) -> tuple[Quantised, float, float]:
-            found = quantise_matrix(plain, self._config, W[rows], hessian)
+        def losses(rows: Any) -> tuple[Quantized, float, float]:
+            found = quantize_matrix(plain, self._options, W[rows], hessian)
             return found, hessian_loss(W[rows], found.decode(), judge), hessian_loss(W[rows], decoded[rows], judge)
 
         if W.numel() > JUDGED:
@@ -139,17 +143,15 @@ class TensorWriter:
         if name is None or found is None:
             return None
         if name not in self._hessians:  # products with the same input share it
-            self._hessians[name] = Hessian(found.H, self._config, W.dtype)
+            self._hessians[name] = Hessian(found.H, W.dtype)
         return self._hessians[name]
 
-    def _vector(self, tensor: PlannedTensor, W: Tensor, collected: Collected) -> Quantised:
+    def _vector(self, tensor: PlannedTensor, W: Tensor, collected: Collected) -> Quantized:
         assert tensor.setting is not None
         if tensor.setting.kind == "uniform":
             return rtn(W, tensor.setting.codec, "weight")  # type: ignore[arg-type]
         weights = collected.importance[str(tensor.spec.partner)].weights
-        if self._config.vector_codebook == "authors":
-            return stored_codebook(W[0], authors_codebook(W[0], weights), self._config.vector_bits)
-        return stored_codebook(W[0], weighted_codebook(W[0], weights, self._config.vector_bits), self._config.vector_bits)
+        return vector_codebook(W[0], weights, self._config.vector_bits, str(self._config.vector_codebook))
 
     def _report(self, tensor: PlannedTensor, quantised: QTensor, method: str, error: float | None) -> None:
         if tensor.name in self._writer:

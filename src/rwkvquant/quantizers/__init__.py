@@ -1,0 +1,27 @@
+"""Quantisers: pure functions from a weight and what is known of its input to codes and tables. They never see tiles, names or files.
+
+    registry.py    a method's name and a codec's parameters -> its quantiser        options.py    how quantisers work
+    uniform/       grids: rtn, gptq                 codebook/     one-dimensional codebooks: kmeans, gptvq
+    pairs/         two-dimensional codebooks        elementwise/  the vectors of element-wise products
+    shared/        what several methods need: the factor of H, residuals, descent, losses
+
+Importing this package loads no torch: recipes ask it what methods there are.
+"""
+
+from rwkvquant.quantizers import codebook, elementwise, pairs, uniform
+from rwkvquant.quantizers.options import QuantizerOptions
+from rwkvquant.quantizers.registry import Quantizer, methods_for, quantizer_for, quantizers, register, unregister
+
+__all__ = [
+    "Quantizer",
+    "QuantizerOptions",
+    "codebook",
+    "elementwise",
+    "methods_for",
+    "pairs",
+    "quantizer_for",
+    "quantizers",
+    "register",
+    "uniform",
+    "unregister",
+]

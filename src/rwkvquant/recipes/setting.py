@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rwkvquant.codecs import CodecConfig, config_from_json
-
-QUANTISERS = {"uniform": ("rtn", "gptq"), "codebook": ("kmeans", "gptvq")}  # without and with error feedback
+from rwkvquant.quantizers import quantizer_for
 
 
 @dataclass(frozen=True)
@@ -28,12 +27,12 @@ class Setting:
     @property
     def feedback(self) -> bool:
         """Whether it needs the Hessian of the input to choose codes."""
-        return self.method in ("gptq", "gptvq")
+        return quantizer_for(self.method, self.codec).feedback
 
     @property
     def plain(self) -> Setting:
         """The same grid or codebooks without error feedback: what a tensor falls back to."""
-        return Setting(QUANTISERS[self.kind][0], self.codec)
+        return Setting(quantizer_for(self.method, self.codec).plain, self.codec)
 
     def layout(self, shape: tuple[int, ...], rows: bool = False) -> str:
         return self.codec.layout(shape, rows)

@@ -1,0 +1,4 @@
+"""Vectors of element-wise products (token shift, r_k, ..): codebooks weighted with what a vector is multiplied with.
+
+codebooks.py    codebooks of least loss, those of the authors' code, and how either is stored
+"""

@@ -43,6 +43,12 @@ class ElementwiseCodebook:
         return self.centroids[group, self.codes]
 
 
+def vector_codebook(mu: Array, importance: Array, bits: int, reading: str) -> CodebookTensor:
+    """mu (n,) and importance (n,) of this reading -> (1, n) as stored: by the authors' code for theirs, else of least loss."""
+    found = authors_codebook(mu, importance) if reading == "authors" else weighted_codebook(mu, importance, bits)
+    return stored_codebook(mu, found, bits)
+
+
 def weighted_codebook(mu: Array, importance: Array, bits: int = 3, group_size: int = 64) -> ElementwiseCodebook:
     """mu (n,), importance (n,), none negative -> the codebooks of least loss, Eq. (19), and nearest codes.
 

@@ -1,0 +1,86 @@
+"""Which quantiser a method's name means, for the parameters of each codec. NumPy only: the quantisers themselves load when first called.
+
+A quantiser is a pure function of a weight, of what is known of its input, and of options:
+
+    W (out, in) float32 | float64, Hessian | None, parameters of the codec, QuantizerOptions   ->   the codec's logical tensor
+
+The `__init__` of every folder here registers what it has. Another package, or a test, does the same for a codec of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+from rwkvquant.errors import ConfigError
+from rwkvquant.quantizers.options import QuantizerOptions
+
+Quantize = Callable[[Any, Any, Any, QuantizerOptions], Any]
+
+
+@dataclass(frozen=True)
+class Quantizer:
+    """One method for one codec.
+
+    function: the quantiser, or "module:function" where it is. feedback: whether it needs the Hessian of the input. plain: the method of
+    the same codec without error feedback, which a tensor falls back to; its own name where it has no feedback.
+    """
+
+    name: str
+    params: type
+    function: Quantize | str
+    feedback: bool
+    plain: str
+
+    def __call__(self, W: Any, hessian: Any, params: Any, options: QuantizerOptions) -> Any:
+        assert hessian is not None or not self.feedback, f"{self.name} needs the Hessian of the input"
+        return self.resolved()(W, hessian, params, options)
+
+    def resolved(self) -> Quantize:
+        if not isinstance(self.function, str):
+            return self.function
+        module, _, name = self.function.partition(":")
+        found: Quantize = getattr(import_module(module), name)
+        return found
+
+
+_QUANTIZERS: dict[tuple[str, type], Quantizer] = {}
+
+
+def register(name: str, params: type, function: Quantize | str, *, feedback: bool = False, plain: str | None = None) -> Quantizer:
+    """Make `name` a method for matrices whose codec has the parameters `params`. A method with feedback names its plain one.
+
+    The same registration again replaces the one before.
+    """
+    assert not feedback or plain is not None, f"{name} chooses codes with feedback: say which method does without"
+    _QUANTIZERS[name, params] = found = Quantizer(name, params, function, feedback, plain or name)
+    return found
+
+
+def unregister(found: Quantizer) -> None:
+    """Take back a registration, as a test does at its end."""
+    del _QUANTIZERS[found.name, found.params]
+
+
+def quantizer_for(method: str, params: Any) -> Quantizer:
+    """The quantiser of a method for the codec with these parameters (an object, or its class).
+
+    Raises ConfigError for a pair that nobody registered.
+    """
+    kind = params if isinstance(params, type) else type(params)
+    if (method, kind) not in _QUANTIZERS:
+        known = ", ".join(methods_for(kind)) or "none"
+        raise ConfigError(f"the method {method} does not quantise to {kind.__name__}; methods that do: {known}")
+    return _QUANTIZERS[method, kind]
+
+
+def methods_for(params: type) -> tuple[str, ...]:
+    """The methods of the codec with these parameters, in the order of registration."""
+    return tuple(name for name, of in _QUANTIZERS if of is params)
+
+
+def quantizers() -> tuple[Quantizer, ...]:
+    """All of them, in the order of registration."""
+    return tuple(_QUANTIZERS.values())

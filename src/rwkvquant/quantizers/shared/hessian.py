@@ -1,0 +1,38 @@
+"""What a quantiser may know of a matrix's input: its second moments, and their factors, which products with the same input share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from rwkvquant.quantizers.options import QuantizerOptions
+from rwkvquant.quantizers.shared.factor import InverseFactor, factorize
+
+Factorize = Callable[..., InverseFactor]  # (H, *, damping, act_order)
+
+
+class Hessian:
+    """H (in, in) of one activation; weights are worked on in `dtype`."""
+
+    def __init__(self, H: Tensor, dtype: torch.dtype) -> None:
+        self.H, self._dtype = H, dtype
+        self._factors: dict[tuple[Factorize, float, bool], InverseFactor] = {}
+
+    @property
+    def diagonal(self) -> Tensor:
+        return self.H.diagonal()
+
+    @cached_property
+    def working(self) -> Tensor:
+        """H in the type that weights are worked on in."""
+        return self.H.to(self._dtype)
+
+    def factor(self, options: QuantizerOptions, make: Factorize = factorize) -> InverseFactor:
+        """By `make`, when first asked for; a codec with an order of columns of its own has its own."""
+        key = (make, options.damping, options.act_order)
+        if key not in self._factors:
+            self._factors[key] = make(self.working, damping=options.damping, act_order=options.act_order)
+        return self._factors[key]
