@@ -7,6 +7,7 @@ import math
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from rwkvquant.formats.container import open_packed
 from rwkvquant.formats.layout import TensorParams
 from rwkvquant.kernels.activations import quantize_activations
 from rwkvquant.kernels.state import Dims, State
+from rwkvquant.runtime.engines.base import Engine
 from rwkvquant.runtime.engines.native import NativeEngine
 from rwkvquant.runtime.engines.reference import ReferenceEngine
 from rwkvquant.runtime.session import load, logits_hash
@@ -213,18 +215,22 @@ def test_an_original_in_16_bits_gives_the_bits_of_the_same_numbers_in_32(tmp_pat
         assert_equal(after, after_wide)
 
 
+@pytest.mark.parametrize("engine", [lambda weights: NativeEngine(weights, 2), ReferenceEngine], ids=["native", "reference"])
 @pytest.mark.parametrize("name", SMALL)
-def test_a_state_is_left_alone_unless_it_is_given_away(tmp_path: Path, name: str) -> None:
-    engine = NativeEngine(random_weights(tmp_path, name), 2)
-    state = random_state(SIZES[name][1], 2)
+def test_read_leaves_a_state_alone_and_advance_changes_its_slots_and_no_other(
+    tmp_path: Path, name: str, engine: Callable[[Weights], Engine]
+) -> None:
+    own = engine(random_weights(tmp_path, name))
+    state = random_state(SIZES[name][1], 5)
     kept = state.copy()
-    sequences = [[3, 4, 5], [6]]
-    want, after = engine.read(sequences, state, "last")
+    sequences, slots = [[3, 4, 5], [6]], [3, 0]
+    want, after = own.read(sequences, state.select(slots), "all")
     assert_equal(state, kept)
-    got, same = engine.read(sequences, state, "last", in_place=True)
+    got = own.advance(sequences, state, slots, "all")
     np.testing.assert_array_equal(np.concatenate(got), np.concatenate(want))
-    assert same is state or all(np.shares_memory(a, b) for a, b in zip(fields(same), fields(state), strict=True))
-    assert_equal(state, after)
+    assert_equal(state.select(slots), after)
+    others = [1, 2, 4]
+    assert_equal(state.select(others), kept.select(others))
 
 
 @pytest.mark.parametrize("name", SMALL)

@@ -16,7 +16,7 @@ from safetensors.numpy import load_file, save_file
 from rwkvquant.errors import FormatError
 from rwkvquant.kernels.state import Dims
 from rwkvquant.kernels.state import State as Recurrent
-from rwkvquant.runtime.states.files import State, side_by_side
+from rwkvquant.runtime.states.files import State
 
 DIMS = Dims(layers=2, width=12, hidden=20, vocab=30, heads=3, head_size=4)
 ARRAYS = ("att_shift", "ffn_shift", "wkv")
@@ -51,12 +51,6 @@ def test_a_copy_shares_nothing() -> None:
     copy = state.copy()
     copy.recurrent.wkv[:] = 0
     assert _arrays(state) == _arrays(_state())
-
-
-def test_states_side_by_side_keep_their_order() -> None:
-    together = side_by_side([_state(0), _state(1)])
-    assert together.batch == 2
-    assert together.wkv[:, 1].tobytes() == _state(1).recurrent.wkv.tobytes()
 
 
 @pytest.mark.parametrize(("arch", "dims"), [("rwkv7", DIMS), ("rwkv6", Dims(2, 12, 20, 30, 6, 2)), ("rwkv6", Dims(3, 12, 20, 30, 3, 4))])

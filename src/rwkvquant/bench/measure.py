@@ -21,7 +21,7 @@ from rwkvquant.architectures import QUANTIZED_ROLES
 from rwkvquant.bench.roofline import Roofline
 from rwkvquant.errors import ConfigError
 from rwkvquant.formats.container import PackedFile, open_packed
-from rwkvquant.kernels.state import Dims, State
+from rwkvquant.kernels.state import Dims
 from rwkvquant.runtime.session import Model, is_packed, load, logits_hash
 
 PREFILL_TOKENS = 512
@@ -96,12 +96,11 @@ def measure(
 
 
 class Decoder:
-    """Reads one token after another into `batch` sequences side by side, each from a state of its own."""
+    """Reads one token after another into `batch` sequences side by side, each in a slot of its own, as any user of the package can."""
 
     def __init__(self, model: Model, tokens: list[int], batch: int) -> None:
-        self._engine, self._tokens, self._batch = model._engine, tokens, batch
-        state = State.zeros(model.dims, batch)
-        _, self._state = self._engine.read([[tokens[i]] for i in range(batch)], state, "last")
+        self._slots, self._tokens, self._batch = model.slots(batch), tokens, batch
+        self._own = [self._slots.add() for _ in range(batch)]
         self._steps = max(2, round(SECONDS / self._seconds(2)))
 
     def tokens_per_second(self) -> float:
@@ -111,8 +110,7 @@ class Decoder:
         """Of one step."""
         started = time.perf_counter()
         for step in range(steps):
-            ids = [[self._tokens[(step + i) % len(self._tokens)]] for i in range(self._batch)]
-            self._engine.read(ids, self._state, "last", in_place=True)
+            self._slots.forward({slot: [self._tokens[(step + slot) % len(self._tokens)]] for slot in self._own})
         return (time.perf_counter() - started) / steps
 
 

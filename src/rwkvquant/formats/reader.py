@@ -79,9 +79,9 @@ class PackedFile:
     def arrays(self, name: str) -> dict[str, NDArray[Any]]:
         """suffix -> flat array as it lies in the file, padding included. Raises FormatError if the file was cut since it was opened.
 
-        One that is cut later, under an engine that reads it in place, ends the process (SIGBUS).
+        Reading an array after the file was cut ends the process (SIGBUS): who keeps arrays asks `require_whole` before each use.
         """
-        self._require_whole()
+        self.require_whole()
         return {suffix: self._view(f"{name}.{suffix}") for suffix in self.entry(name).checksums}
 
     def qtensor(self, name: str) -> QTensor:
@@ -122,7 +122,7 @@ class PackedFile:
 
         Raises FormatError, which names the file and the tensor.
         """
-        self._require_whole()
+        self.require_whole()
         try:
             for suffix, checksum in self._tokenizer_checksums.items():
                 _check_crc(self._view(TOKENIZER_PREFIX + suffix), checksum, f"tokenizer {suffix}")
@@ -134,7 +134,11 @@ class PackedFile:
         except FormatError as error:
             raise FormatError(f"{self.path}: {error}") from None
 
-    def _require_whole(self) -> None:
+    def require_whole(self) -> None:
+        """Raises FormatError if the file became shorter since it was opened, as when another is copied over it. Costs a microsecond.
+
+        Gives up: a file that is cut between this question and the reading, and one that is written over without becoming shorter.
+        """
         if self._mapping.size() < self.file_bytes:
             raise FormatError(f"{self.path}: became shorter since it was opened; wait until it is complete, and open it again")
 

@@ -17,7 +17,7 @@ import os
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,10 +29,12 @@ from rwkvquant.formats.header import LENGTH_BYTES, PREFIX
 from rwkvquant.formats.tokenizer_data import TokenizerData
 from rwkvquant.kernels import dispatch
 from rwkvquant.kernels.state import State as Recurrent
+from rwkvquant.runtime.engines.base import Engine, Which, checked_tokens
 from rwkvquant.runtime.engines.native import ACTIVATIONS, NativeEngine
 from rwkvquant.runtime.engines.reference import ReferenceEngine
 from rwkvquant.runtime.sampling import Sampler, SamplingConfig
-from rwkvquant.runtime.states.files import State, side_by_side
+from rwkvquant.runtime.states.files import State
+from rwkvquant.runtime.states.pool import MAX_SLOTS, Slots
 from rwkvquant.runtime.threads import choose_threads
 from rwkvquant.runtime.tokenizer import Tokenizer, from_data, load_tokenizer
 from rwkvquant.runtime.tokenizer_base import token_ids
@@ -40,7 +42,6 @@ from rwkvquant.runtime.weights import Weights, checkpoint_weights, packed_weight
 
 END_OF_TEXT = 0
 Logits = NDArray[np.float32]
-Which = Literal["last", "all"]
 
 
 def load(path: str | os.PathLike[str], tokenizer: str | None = None, threads: int | None = None, activations: str | None = None) -> Model:
@@ -72,7 +73,7 @@ def is_packed(path: str | os.PathLike[str]) -> bool:
 
 
 class Model:
-    """`arch` "rwkv7" | "rwkv6"; `dims` all sizes. Calls do not change the model, nor any state they are given."""
+    """`arch` "rwkv7" | "rwkv6"; `dims` all sizes. Calls do not change the model, nor any state they are given: slots have their own."""
 
     def __init__(
         self,
@@ -84,6 +85,7 @@ class Model:
     ) -> None:
         self.arch, self.dims = weights.arch, weights.dims
         self._time_state = weights.time_state
+        self._require_whole = weights.require_whole
         self._engine = _engine(weights, threads, activations)
         self._tokenizer_name, self._packed_tokenizer = tokenizer, packed_tokenizer
         if isinstance(tokenizer, str):
@@ -100,8 +102,12 @@ class Model:
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
-        """Raises TokenizerError if none was given, none lies in the file, and none is usual for this vocabulary."""
+        """Raises TokenizerError if none was given, none lies in the file, and none is usual for this vocabulary.
+
+        FormatError if the file became shorter since it was opened.
+        """
         if self._tokenizer_name is None and self._packed_tokenizer is not None:
+            self._require_whole()
             return from_data(self._packed_tokenizer, self.dims.vocab)
         return load_tokenizer(self._tokenizer_name, self.dims.vocab)
 
@@ -118,8 +124,11 @@ class Model:
         Logits are float32, (vocab,) for "last" and (tokens, vocab) for "all". Raises ConfigError without tokens, TokenizerError
         for a token that is no integer or outside the vocabulary, FormatError for another model's state.
         """
-        rows, states = self._read([tokens], [state], logits)
-        return (rows[0][-1] if logits == "last" else rows[0]), states[0]
+        if state is not None:
+            state.require(self.arch, self.dims)
+        sequences = checked_tokens([tokens], self.dims.vocab, logits)
+        rows, after = self._engine.read(sequences, (state or self.initial_state()).recurrent, logits)
+        return (rows[0][-1] if logits == "last" else rows[0]), State(self.arch, after)
 
     def forward_batch(
         self, sequences: Sequence[Sequence[int]], states: Sequence[State | None] | None = None, logits: Which = "last"
@@ -130,8 +139,17 @@ class Model:
         """
         if states is not None and len(states) != len(sequences):
             raise ConfigError(f"forward_batch takes one state a sequence; got {len(states)} states for {len(sequences)} sequences")
-        rows, after = self._read(sequences, states or [None] * len(sequences), logits)
-        return (np.concatenate(rows) if logits == "last" else rows), after
+        sequences = checked_tokens(sequences, self.dims.vocab, logits)
+        slots = self.slots(len(sequences))
+        own = [slots.add(state) for state in states or [None] * len(sequences)]
+        rows = list(slots.forward(dict(zip(own, sequences, strict=True)), logits).values())
+        return (np.stack(rows) if logits == "last" else rows), [slots.state(slot) for slot in own]
+
+    def slots(self, count: int = 1) -> Slots:
+        """Room for `count` sequences that are decoded in place, side by side (states/pool.py). Raises ConfigError below 1."""
+        if not 1 <= count <= MAX_SLOTS:
+            raise ConfigError(f"a model has 1 to {MAX_SLOTS} slots at a time; got {count}")
+        return Slots(self._engine, self.dims, Recurrent.zeros(self.dims, count), self.initial_state())
 
     def stream(
         self,
@@ -146,9 +164,8 @@ class Model:
         `end_of_text_first` reads a token 0 before the prompt; None does so if no state is given. Raises as `generate` does.
         """
         decoder = self.tokenizer.stream_decoder()
-        logits, state = self._read_prompt(prompt, state, end_of_text_first)
-        for token, _ in self._continue(logits, state, Sampler(sampling or SamplingConfig()), max_tokens):
-            if token != END_OF_TEXT and (piece := decoder.push(token)):
+        for token, _ in self._continue(prompt, max_tokens, sampling, state, end_of_text_first):
+            if token is not None and (piece := decoder.push(token)):
                 yield piece
         if piece := decoder.finish():
             yield piece
@@ -166,59 +183,41 @@ class Model:
         Raises ConfigError for an empty prompt after a state, TokenizerError for text the tokenizer cannot take.
         """
         tokens: list[int] = []
-        logits, state = self._read_prompt(prompt, state, end_of_text_first)
-        for token, chosen_from in self._continue(logits, state, Sampler(sampling or SamplingConfig()), max_tokens):
-            tokens += [token] if token != END_OF_TEXT else []
-            logits = chosen_from
+        for token, logits in self._continue(prompt, max_tokens, sampling, state, end_of_text_first):  # noqa: B007 (used after the loop)
+            tokens += [token] if token is not None else []
         return {"text": self.tokenizer.decode(tokens), "tokens": tokens, "logits_hash": logits_hash(logits)}
 
-    def _read_prompt(self, prompt: str | Sequence[int], state: State | None, end_of_text_first: bool | None) -> tuple[Logits, State]:
+    def _continue(
+        self,
+        prompt: str | Sequence[int],
+        max_tokens: int,
+        sampling: SamplingConfig | None,
+        state: State | None,
+        end_of_text_first: bool | None,
+    ) -> Iterator[tuple[int | None, Logits]]:
+        """Each token with the logits it was chosen from. Last, if it comes, the end of text, as None; or None if there is no token."""
+        if max_tokens < 0:
+            raise ConfigError(f"max_tokens must be at least 0; got {max_tokens}")
+        sampler = Sampler(sampling or SamplingConfig())
         tokens = self.tokenizer.encode(prompt) if isinstance(prompt, str) else token_ids(prompt, self.dims.vocab)
         if end_of_text_first or (end_of_text_first is None and state is None):
             tokens = [END_OF_TEXT, *tokens]
         if not tokens:
             raise ConfigError("a prompt has at least one token unless a token 0 is read before it; got an empty one")
-        return self.forward(tokens, state)
-
-    def _continue(self, logits: Logits, state: State, sampler: Sampler, max_tokens: int) -> Iterator[tuple[int, Logits]]:
-        """Each token with the logits it was chosen from; the end of text comes last if it comes. Raises ConfigError below 0."""
-        if max_tokens < 0:
-            raise ConfigError(f"max_tokens must be at least 0; got {max_tokens}")
+        slots = self.slots()
+        slot = slots.add(state)
+        logits = slots.forward({slot: tokens})[slot]
+        if max_tokens == 0:
+            yield None, logits
         for count in range(1, max_tokens + 1):
             token = sampler.next(logits)
-            yield token, logits
+            yield (None if token == END_OF_TEXT else token), logits
             if token == END_OF_TEXT or count == max_tokens:
                 return
-            logits, state = self._advance(token, state)
-
-    def _advance(self, token: int, state: State) -> tuple[Logits, State]:
-        """`forward` of one token for a state that nobody else has: it may be written over."""
-        rows, after = self._engine.read([[token]], state.recurrent, "last", in_place=True)
-        return rows[0][-1], State(self.arch, after)
-
-    def _read(self, sequences: Sequence[Sequence[int]], states: Sequence[State | None], which: Which) -> tuple[list[Logits], list[State]]:
-        """-> the logits of each sequence, (1, vocab) or (tokens, vocab), and the state after each."""
-        sequences = self._checked(sequences, states, which)
-        before = [state or self.initial_state() for state in states]
-        rows, after = self._engine.read(sequences, before[0].recurrent if len(before) == 1 else side_by_side(before), which)
-        if len(before) == 1:
-            return rows, [State(self.arch, after)]
-        return rows, [State(self.arch, after.select([slot])) for slot in range(len(before))]
-
-    def _checked(self, sequences: Sequence[Sequence[int]], states: Sequence[State | None], which: Which) -> list[list[int]]:
-        """The tokens as plain integers."""
-        if which not in ("last", "all"):
-            raise ConfigError(f'logits must be "last" or "all"; got {which!r}')
-        tokens = [token_ids(sequence, self.dims.vocab) for sequence in sequences]
-        if not tokens or not all(tokens):
-            raise ConfigError("forward reads at least one sequence of at least one token; got an empty one")
-        for state in states:
-            if state is not None:
-                state.require(self.arch, self.dims)
-        return tokens
+            logits = slots.forward({slot: [token]})[slot]
 
 
-def _engine(weights: Weights, threads: int | None, activations: str | None) -> NativeEngine | ReferenceEngine:
+def _engine(weights: Weights, threads: int | None, activations: str | None) -> Engine:
     """The native one where there is a native module; `dispatch` warns where there is none."""
     threads = choose_threads(threads)
     activations = activations or os.environ.get("RWKVQUANT_ACTIVATIONS", "int8")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -62,7 +62,8 @@ class Weights:
     """By the checkpoint's names; slices of a stack are matrices of their own, "blocks.0.att.time_maa_w2.3".
 
     `matrices` (out, in), without the embedding, which is (vocab, C), before ln0. `time_state` is a tuned initial wkv
-    (L, H, N, N), [value, key], or None.
+    (L, H, N, N), [value, key], or None. `require_whole` raises FormatError if the file behind the arrays became shorter: reading
+    them then would end the process.
     """
 
     arch: str
@@ -71,6 +72,7 @@ class Weights:
     vectors: dict[str, Array]
     embedding: Stored
     time_state: Array | None
+    require_whole: Callable[[], None] = lambda: None
 
 
 def checkpoint_weights(checkpoint: Checkpoint) -> Weights:
@@ -95,7 +97,7 @@ def packed_weights(packed: PackedFile) -> Weights:
             return None
         return [Stored(packed.tensors[name].layout, packed.tensors[name].params, packed.arrays(name)) for name in names]
 
-    return _weights(packed.arch, packed.dims, read)
+    return replace(_weights(packed.arch, packed.dims, read), require_whole=packed.require_whole)
 
 
 def _weights(arch: str, dims: Dims, read: Callable[[str, TensorSpec], list[Stored] | None]) -> Weights:

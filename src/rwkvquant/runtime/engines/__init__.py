@@ -1,1 +1,1 @@
-"""What reads tokens: native.py is the fast engine, reference.py judges it and runs where the native module is missing."""
+"""What reads tokens: base.py has the protocol, native.py the fast engine, reference.py the one that judges it."""

@@ -7,7 +7,7 @@ same bits however the tokens are dealt out, and for any number of threads.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,9 +16,9 @@ from rwkvquant.errors import FormatError
 from rwkvquant.formats.layout import Layout, parse_layout
 from rwkvquant.kernels import dispatch
 from rwkvquant.kernels.state import State
+from rwkvquant.runtime.engines.base import Array, Which
 from rwkvquant.runtime.weights import BFLOAT, Stored, Weights
 
-Array = NDArray[np.float32]
 ACTIVATIONS = ("int8", "float32")
 
 
@@ -30,6 +30,7 @@ class NativeEngine:
         native = dispatch.native_module()
         assert native is not None
         self.name, self.threads = str(native.isa()), threads
+        self._require_whole = weights.require_whole
         self._step_tokens = int(native.MAX_TOKENS)
         self._vocab = weights.dims.vocab
         dims = weights.dims
@@ -43,23 +44,24 @@ class NativeEngine:
         except ValueError as error:
             raise FormatError(str(error)) from None
 
-    def read(
-        self, sequences: Sequence[Sequence[int]], state: State, which: Literal["last", "all"], in_place: bool = False
-    ) -> tuple[list[Array], State]:
-        """Read B sequences, each after its state -> the logits of each, (1, vocab) or (tokens, vocab), and the states after them.
-
-        `state` stays as it was, unless `in_place` gives it away: then it becomes the state after.
-        """
+    def read(self, sequences: Sequence[Sequence[int]], state: State, which: Which) -> tuple[list[Array], State]:
+        """See base.py."""
         before = State(*(np.require(part, np.float32, ["C", "A"]) for part in (state.att_shift, state.ffn_shift, state.wkv)))
-        after = before if in_place else State(*map(np.empty_like, (before.att_shift, before.ffn_shift, before.wkv)))
+        after = State(*map(np.empty_like, (before.att_shift, before.ffn_shift, before.wkv)))
+        return self._read(sequences, before, after, range(len(sequences)), which), after
+
+    def advance(self, sequences: Sequence[Sequence[int]], state: State, slots: Sequence[int], which: Which) -> list[Array]:
+        """See base.py."""
+        return self._read(sequences, state, state, slots, which)
+
+    def _read(self, sequences: Sequence[Sequence[int]], before: State, after: State, slots: Sequence[int], which: Which) -> list[Array]:
         rows = [len(sequence) if which == "all" else 1 for sequence in sequences]
         first_row = np.concatenate([[0], np.cumsum(rows)])
         logits = np.empty((first_row[-1], self._vocab), np.float32)
         for start in range(0, len(sequences), self._step_tokens):
-            self._read_group(
-                sequences, range(start, min(start + self._step_tokens, len(sequences))), before, after, which, logits, first_row
-            )
-        return [logits[first_row[i] : first_row[i + 1]] for i in range(len(sequences))], after
+            group = range(start, min(start + self._step_tokens, len(sequences)))
+            self._read_group(sequences, group, before, after, slots, which, logits, first_row)
+        return [logits[first_row[i] : first_row[i + 1]] for i in range(len(sequences))]
 
     def _read_group(
         self,
@@ -67,7 +69,8 @@ class NativeEngine:
         group: range,
         before: State,
         after: State,
-        which: Literal["last", "all"],
+        slots: Sequence[int],
+        which: Which,
         logits: Array,
         first_row: NDArray[np.intp],
     ) -> None:
@@ -86,7 +89,7 @@ class NativeEngine:
                         wanted.append(len(tokens))
                         rows.append(first_row[i] + (at if which == "all" else 0))
                     tokens.append(int(token))
-                parts.append((len(part), i))
+                parts.append((len(part), slots[i]))
                 done[i] += len(part)
             together = rows == list(range(rows[0], rows[0] + len(rows))) if rows else True
             out = logits[rows[0] : rows[0] + len(rows)] if rows and together else np.empty((len(rows), self._vocab), np.float32)
@@ -96,6 +99,7 @@ class NativeEngine:
             before = after
 
     def _step(self, tokens: list[int], parts: list[tuple[int, int]], before: State, after: State, wanted: list[int], logits: Array) -> None:
+        self._require_whole()
         ids, indices = np.array(tokens, np.uint32), np.array(wanted, np.uint32)
         from_arrays = before.att_shift, before.ffn_shift, before.wkv
         self._engine.forward(ids, parts, *from_arrays, after.att_shift, after.ffn_shift, after.wkv, indices, logits)

@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from rwkvquant.codecs import DenseTensor, QTensor, UniformTensor
 from rwkvquant.kernels import rwkv6, rwkv7
 from rwkvquant.kernels.state import State
+from rwkvquant.runtime.engines.base import Array, Which
+from rwkvquant.runtime.states.arrays import put
 from rwkvquant.runtime.weights import Weights
 
-Array = NDArray[np.float32]
 STEPS = {"rwkv6": rwkv6.step, "rwkv7": rwkv7.step}
 SLICES = 5  # of att.time_maa_w2
 
@@ -29,6 +29,7 @@ class ReferenceEngine:
     threads = 1
 
     def __init__(self, weights: Weights) -> None:
+        self._require_whole = weights.require_whole
         self._step = STEPS[weights.arch]
         self._embed = row_reader(weights.embedding.qtensor())
         tensors = weights.vectors | {name: stored.qtensor().decode() for name, stored in weights.matrices.items()}
@@ -36,13 +37,15 @@ class ReferenceEngine:
             tensors[name] = np.stack([tensors.pop(f"{name}.{index}") for index in range(SLICES)])
         self._tensors = tensors
 
-    def read(
-        self, sequences: Sequence[Sequence[int]], state: State, which: Literal["last", "all"], in_place: bool = False
-    ) -> tuple[list[Array], State]:
-        """Read B sequences, each after its state -> the logits of each, (1, vocab) or (tokens, vocab), and the states after them.
+    def advance(self, sequences: Sequence[Sequence[int]], state: State, slots: Sequence[int], which: Which) -> list[Array]:
+        """See base.py."""
+        rows, after = self.read(sequences, state.select(slots), which)
+        put(state, slots, after)
+        return rows
 
-        `state` stays as it was; `in_place` would allow to change it, and is not used here.
-        """
+    def read(self, sequences: Sequence[Sequence[int]], state: State, which: Which) -> tuple[list[Array], State]:
+        """See base.py."""
+        self._require_whole()
         rows: list[list[Array]] = [[] for _ in sequences]
         after: list[State | None] = [None] * len(sequences)
         running = list(range(len(sequences)))

@@ -1,1 +1,1 @@
-"""What a model remembers: files.py has the state of one sequence, and saves and loads it."""
+"""What a model remembers: pool.py has the slots that decode in place, files.py saves and loads the state of one sequence."""

@@ -7,8 +7,7 @@ On disk it is a .safetensors file with the three arrays of kernels/state.py (one
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -68,11 +67,6 @@ class State:
         own, wanted = self.recurrent.wkv.shape, Recurrent.zeros(dims).wkv.shape
         if self.arch != arch or own != wanted or self.recurrent.att_shift.shape[2] != dims.width:
             raise FormatError(f"a state belongs to one model; this one is {self.arch} {own}, the model {arch} {wanted}")
-
-
-def side_by_side(states: Sequence[State]) -> Recurrent:
-    """The states of B sequences in one, in their order."""
-    return Recurrent(*(np.concatenate([getattr(state.recurrent, f.name) for state in states], axis=1) for f in fields(Recurrent)))
 
 
 def _fit(shapes: dict[str, tuple[int, ...]]) -> bool:

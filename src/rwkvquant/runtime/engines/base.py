@@ -1,0 +1,57 @@
+"""What an engine is to the rest of the runtime: it reads tokens into states, and says what it is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rwkvquant.errors import ConfigError
+from rwkvquant.kernels.state import State
+from rwkvquant.runtime.tokenizer_base import token_ids
+
+Array = NDArray[np.float32]
+Which = Literal["last", "all"]
+
+
+class Engine(Protocol):
+    """Both methods read B sequences side by side. In the native engine it changes no bit how they are dealt out to steps and threads.
+
+    `which` "last" gives one row of logits for each sequence, (1, vocab); "all" one for each of its tokens, (tokens, vocab).
+    Callers have tested the tokens with `checked_tokens`. Both raise FormatError if the file with
+    the weights became shorter since it was opened.
+    """
+
+    @property
+    def name(self) -> str:
+        """ "avx512", "neon", "reference", ..."""
+        ...
+
+    @property
+    def threads(self) -> int: ...
+
+    def read(self, sequences: Sequence[Sequence[int]], state: State, which: Which) -> tuple[list[Array], State]:
+        """Sequence i after the i-th state of `state`, which stays as it was -> the logits of each, the states after them."""
+        ...
+
+    def advance(self, sequences: Sequence[Sequence[int]], state: State, slots: Sequence[int], which: Which) -> list[Array]:
+        """Sequence i after the state in slot `slots[i]`, which becomes the state after it. The other slots stay as they are.
+
+        `slots` are different from one another, and the arrays of `state` are contiguous.
+        """
+        ...
+
+
+def checked_tokens(sequences: Sequence[Sequence[int]], vocab: int, which: str) -> list[list[int]]:
+    """The tokens as plain integers.
+
+    Raises ConfigError for an unknown `which`, no sequence or an empty one; TokenizerError for what is no token of the vocabulary.
+    """
+    if which not in ("last", "all"):
+        raise ConfigError(f'logits must be "last" or "all"; got {which!r}')
+    tokens = [token_ids(sequence, vocab) for sequence in sequences]
+    if not tokens or not all(tokens):
+        raise ConfigError("forward reads at least one sequence of at least one token; got an empty one")
+    return tokens

@@ -1,0 +1,87 @@
+"""Slots: the states of several sequences side by side in memory, decoded in place.
+
+    slots = model.slots(2)
+    first, second = slots.add(), slots.add(state)
+    logits = slots.forward({first: [12, 7, 99], second: [5]})      # {first: (vocab,), second: (vocab,)}
+    logits = slots.forward({second: [31]})                         # one may go on alone
+    kept = slots.state(second)                                     # a copy, as `Model.forward` gives and takes it
+    slots.free(first)                                              # the next `add` may have it
+
+Reading a token into a slot moves no state: what `Model.forward` copies so that it never changes a state it was given, is written over
+here. So this is the way to generate; with many slots, every weight that is read from memory serves all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rwkvquant.errors import ConfigError
+from rwkvquant.kernels.state import Dims
+from rwkvquant.kernels.state import State as Recurrent
+from rwkvquant.runtime.engines.base import Engine, Which, checked_tokens
+from rwkvquant.runtime.states.arrays import put
+from rwkvquant.runtime.states.files import State
+
+MAX_SLOTS = 1 << 16
+
+
+class Slots:
+    """Made by `Model.slots`. A slot is a number; what is in it belongs to this object, and is changed by `forward` only."""
+
+    def __init__(self, engine: Engine, dims: Dims, recurrent: Recurrent, initial: State) -> None:
+        """`recurrent` has room for every slot, and is given away. `initial` is the state of a model that has read nothing."""
+        self._engine, self._dims, self._recurrent, self._initial = engine, dims, recurrent, initial
+        self._used: set[int] = set()
+
+    def __len__(self) -> int:
+        """How many slots are in use."""
+        return len(self._used)
+
+    @property
+    def count(self) -> int:
+        """How many slots there are, used and free."""
+        return self._recurrent.batch
+
+    def add(self, state: State | None = None) -> int:
+        """Take a free slot, the lowest, and copy `state` into it (None: that of a model that has read nothing) -> the slot.
+
+        Raises ConfigError if all are in use, FormatError for another model's state.
+        """
+        free = next((slot for slot in range(self.count) if slot not in self._used), None)
+        if free is None:
+            raise ConfigError(f"all {self.count} slots are in use; free one, or make more with model.slots(count)")
+        if state is not None:
+            state.require(self._initial.arch, self._dims)
+        put(self._recurrent, [free], (state or self._initial).recurrent)
+        self._used.add(free)
+        return free
+
+    def forward(self, tokens: Mapping[int, Sequence[int]], logits: Which = "last") -> dict[int, NDArray[np.float32]]:
+        """Read tokens into some of the slots, side by side -> the logits of each, by slot: as `Model.forward` would give them.
+
+        Logits are float32, (vocab,) for "last" and (tokens, vocab) for "all". Raises as `Model.forward` does, and ConfigError for a slot
+        that is not in use; then no slot has changed.
+        """
+        slots = list(tokens)
+        for slot in slots:
+            self._require(slot)
+        sequences = checked_tokens(list(tokens.values()), self._dims.vocab, logits)
+        rows = self._engine.advance(sequences, self._recurrent, slots, logits)
+        return {slot: row[-1] if logits == "last" else row for slot, row in zip(slots, rows, strict=True)}
+
+    def state(self, slot: int) -> State:
+        """A copy of what is in the slot. Raises ConfigError for one that is not in use."""
+        self._require(slot)
+        return State(self._initial.arch, self._recurrent.select([slot]))
+
+    def free(self, slot: int) -> None:
+        """Let go of a slot. Raises ConfigError for one that is not in use."""
+        self._require(slot)
+        self._used.remove(slot)
+
+    def _require(self, slot: int) -> None:
+        if slot not in self._used:
+            raise ConfigError(f"slot {slot!r} is not in use; slots.add() gives one that is")

@@ -1,0 +1,126 @@
+"""Slots are `Model.forward` in place: the same logits, whoever sits beside whom, and nothing that was given or taken is changed."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rwkvquant.errors import ConfigError, FormatError, TokenizerError
+from rwkvquant.formats.container import open_packed
+from rwkvquant.runtime.engines.reference import ReferenceEngine
+from rwkvquant.runtime.session import Model, load
+from rwkvquant.runtime.states.files import State
+from rwkvquant.runtime.weights import packed_weights
+
+ARRAYS = ("att_shift", "ffn_shift", "wkv")
+DATA = Path(__file__).parents[1] / "data"
+PACKED = DATA / "rwkv7-tiny-rtn4.safetensors"
+SEQUENCES = [[5, 6, 7], [900], [1, 2, 3, 4, 5, 6, 7, 8, 9], [4095, 0]]
+
+
+@pytest.fixture(params=["native", "reference"])
+def model(request: pytest.FixtureRequest) -> Model:
+    model = load(PACKED, threads=2)
+    if request.param == "reference":
+        model._engine = ReferenceEngine(packed_weights(open_packed(PACKED)))
+    return model
+
+
+def same(one: State, other: State) -> bool:
+    return all(np.array_equal(getattr(one.recurrent, name), getattr(other.recurrent, name)) for name in ARRAYS)
+
+
+def equal(model: Model, one: np.ndarray, other: np.ndarray) -> bool:
+    """To the bit natively. NumPy's products of several rows may add in another order than those of one."""
+    return np.array_equal(one, other) if model.backend != "reference" else np.allclose(one, other, rtol=1e-4, atol=1e-4)
+
+
+def test_slots_give_the_bits_of_forward_in_any_company(model: Model) -> None:
+    slots = model.slots(6)
+    own = [slots.add() for _ in SEQUENCES]
+    states: list[State | None] = [None] * len(SEQUENCES)
+    random = np.random.default_rng(0)
+    for _ in range(8):
+        some = random.permutation(len(SEQUENCES))[: random.integers(1, len(SEQUENCES) + 1)].tolist()
+        found = slots.forward({own[i]: SEQUENCES[i] for i in some})
+        assert list(found) == [own[i] for i in some]
+        for i in some:
+            wanted, states[i] = model.forward(SEQUENCES[i], states[i])
+            assert equal(model, found[own[i]], wanted)
+    for i, state in enumerate(states):
+        expected = (state or model.initial_state()).recurrent
+        for name in ARRAYS:
+            assert equal(model, getattr(slots.state(own[i]).recurrent, name), getattr(expected, name))
+
+
+def test_all_logits_have_a_row_for_each_token(model: Model) -> None:
+    slots = model.slots(2)
+    first, second = slots.add(), slots.add()
+    found = slots.forward({second: [1, 2, 3], first: [4]}, logits="all")
+    assert equal(model, found[second], model.forward([1, 2, 3], logits="all")[0]) and found[first].shape == (1, model.dims.vocab)
+
+
+def test_a_state_that_was_given_or_taken_is_never_changed(model: Model) -> None:
+    _, given = model.forward([1, 2, 3])
+    kept = given.copy()
+    slots = model.slots(2)
+    one, other = slots.add(given), slots.add(given)
+    slots.forward({one: [4, 5]})
+    assert same(given, kept) and same(slots.state(other), kept)
+    taken = slots.state(one)
+    copy = taken.copy()
+    slots.forward({one: [6]})
+    assert same(taken, copy) and not same(slots.state(one), copy)
+
+
+def test_a_slot_that_was_freed_starts_from_the_beginning(model: Model) -> None:
+    slots = model.slots(2)
+    first, second = slots.add(), slots.add()
+    slots.forward({first: [1, 2], second: [3]})
+    kept = slots.state(second)
+    slots.free(first)
+    assert len(slots) == 1 and slots.count == 2 and slots.add() == first
+    assert same(slots.state(first), model.initial_state()) and same(slots.state(second), kept)
+
+
+def test_a_mistake_is_refused_before_any_slot_changes(model: Model) -> None:
+    slots = model.slots(2)
+    slot = slots.add()
+    slots.forward({slot: [1]})
+    kept = slots.state(slot)
+    mistakes = [
+        (ConfigError, r"slot 1 is not in use", lambda: slots.forward({slot: [2], 1: [3]})),
+        (ConfigError, r"slot 7 is not in use", lambda: slots.state(7)),
+        (ConfigError, r"slot 1 is not in use", lambda: slots.free(1)),
+        (ConfigError, r"empty one", lambda: slots.forward({})),
+        (ConfigError, r"empty one", lambda: slots.forward({slot: []})),
+        (ConfigError, r'"last" or "all"', lambda: slots.forward({slot: [1]}, logits="first")),  # type: ignore[arg-type]
+        (TokenizerError, r"0 to 4095; got 4096", lambda: slots.forward({slot: [1, 4096]})),
+        (TokenizerError, r"integers", lambda: slots.forward({slot: [1.5]})),  # type: ignore[list-item]
+        (FormatError, r"a state belongs to one model", lambda: slots.add(State("rwkv6", kept.recurrent))),
+        (ConfigError, r"1 to 65536 slots", lambda: model.slots(0)),
+    ]
+    for error, message, call in mistakes:
+        with pytest.raises(error, match=message):
+            call()
+    assert same(slots.state(slot), kept) and len(slots) == 1
+    slots.add()
+    with pytest.raises(ConfigError, match=r"all 2 slots are in use; free one, or make more"):
+        slots.add()
+
+
+def test_a_file_that_is_cut_while_it_runs_is_one_sentence(tmp_path: Path) -> None:
+    """As `cp` of a new version over it does. Without the question the process would end with SIGBUS."""
+    shutil.copy(PACKED, tmp_path / "live.safetensors")
+    model = load(tmp_path / "live.safetensors", threads=1)
+    slots = model.slots()
+    slot = slots.add()
+    slots.forward({slot: [1]})
+    with open(tmp_path / "live.safetensors", "r+b") as file:
+        file.truncate(10_000)
+    for call in (lambda: slots.forward({slot: [2]}), lambda: model.forward([1]), lambda: model.generate("hi", max_tokens=1)):
+        with pytest.raises(FormatError, match="became shorter since it was opened"):
+            call()
