@@ -4,13 +4,13 @@
     python benchmarks/big_checkpoint.py x070-1.5b --method gptq --code-bits 3 --json OUT.json
     python benchmarks/big_checkpoint.py x060-14b --layers 2 --json OUT.json            # the true widths, two blocks of 61
 
-Random weights of a released shape are streamed to disk and quantised, calibrated on the package's text; all files go at the end. The
-quality of a random model means nothing; its cost is that of a trained one.
+Random weights of a released shape are streamed to disk and quantised, calibrated on the package's text. All files are removed at the end.
+The quality of a random model means nothing, but its cost is that of a trained one.
 
 Anonymous memory (RssAnon) is what the process asked for; total RSS also counts pages of mapped files, which the system may take back.
-Both are sampled 20 times a second. FLOPs are those of the matrix products that torch was asked for, two a weight and row;
-the share is FLOPs over seconds times the rate of 2048 x 2048 products just before the run, by processor time. Seconds are wall
-and processor time, of all threads together: where others use the machine, the second tells more.
+Both are sampled 20 times a second. FLOPs are those of torch's matrix products, two a weight and row.
+The share is FLOPs / (seconds x rate), where the rate is that of 2048 x 2048 products just before the run, by processor time. Seconds are
+wall time and the processor time of all threads together. Where other programs use the machine, look at the processor time.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-if "OMP_WAIT_POLICY" not in os.environ:  # as the command line does, before torch is there
+if "OMP_WAIT_POLICY" not in os.environ:  # as the command line does, before torch is imported
     os.environ.setdefault("GOMP_SPINCOUNT", "30000")
 
 import torch
@@ -58,17 +58,17 @@ class Memory(threading.Thread):
             time.sleep(1 / SAMPLES_A_SECOND)
 
     def sample(self) -> None:
-        found = dict(re.findall(r"^(RssAnon|VmRSS):\s+(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE))
+        fields = dict(re.findall(r"^(RssAnon|VmRSS):\s+(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE))
         peak = self.peaks.setdefault(self.phase, {"anonymous": 0, "rss": 0})
-        peak["anonymous"] = max(peak["anonymous"], 1024 * int(found["RssAnon"]))
-        peak["rss"] = max(peak["rss"], 1024 * int(found["VmRSS"]))
+        peak["anonymous"] = max(peak["anonymous"], 1024 * int(fields["RssAnon"]))
+        peak["rss"] = max(peak["rss"], 1024 * int(fields["VmRSS"]))
 
     def most(self, kind: str) -> int:
         return max(peak[kind] for peak in self.peaks.values())
 
 
 class Products(TorchDispatchMode):
-    """Counts the FLOPs of products, whoever asks for them: forward, backward or quantiser."""
+    """Counts the FLOPs of all products: of the forward, the backward pass and the quantisers."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -84,7 +84,7 @@ class Products(TorchDispatchMode):
 
 
 class Meter(Progress):
-    """Seconds, FLOPs and memory of each kind of phase, blocks together."""
+    """Seconds, FLOPs and memory of each kind of phase. All blocks are added up."""
 
     def __init__(self) -> None:
         self.phases: dict[str, dict[str, float]] = {}
@@ -137,11 +137,11 @@ def run(path: Path, folder: Path, config: QuantizeConfig) -> dict[str, Any]:
     }
 
 
-def show(found: dict[str, Any]) -> None:
-    rate, threads = found["products_flops_per_processor_second"], found["threads"]
+def show(report: dict[str, Any]) -> None:
+    rate, threads = report["products_flops_per_processor_second"], report["threads"]
     print(f"products run at {rate / 1e9:.0f} GFLOP a processor second here; share = FLOPs / (seconds x that), by wall and processor time")
     print(f"{'phase':<34} {'wall s':>8} {'cpu s':>8} {'TFLOP':>8} {'share':>12} {'anon MB':>8} {'RSS MB':>8}")
-    for name, row in [*found["phases"].items(), ("total", found["total"])]:
+    for name, row in [*report["phases"].items(), ("total", report["total"])]:
         shares = [row["flops"] / max(1e-9, seconds) / rate for seconds in (row["seconds"] * threads, row["processor_seconds"])]
         memory = [row.get(f"{kind}_bytes", 0) / 1e6 for kind in ("anonymous", "rss")]
         print(
@@ -153,19 +153,19 @@ def show(found: dict[str, Any]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("shape")
-    parser.add_argument("--layers", type=int, help="so many blocks only, of the true widths")
-    parser.add_argument("--vocab", type=int, help="so many tokens only, to time the blocks alone")
+    parser.add_argument("--layers", type=int, help="this many blocks only, of the true widths")
+    parser.add_argument("--vocab", type=int, help="this many tokens only, to time the blocks alone")
     parser.add_argument("--method", default="rwkvquant")
     parser.add_argument("--code-bits", type=int)
     parser.add_argument("--calib-rows", type=int, default=64)
     parser.add_argument(
-        "--work-dir", help="where the checkpoint, hidden states and output go; a folder of their own in it, removed at the end"
+        "--work-dir", help="where the checkpoint, hidden states and output go: in a new folder there, which is removed at the end"
     )
     parser.add_argument("--json", help="write what was measured here")
     args = parser.parse_args()
     arch, dims = released(args.shape)
     blocks = args.layers or dims.layers
-    measure.LARGE_MODEL = measure.LARGE_MODEL * blocks // dims.layers  # a few blocks are measured as they would be among all
+    measure.LARGE_MODEL = measure.LARGE_MODEL * blocks // dims.layers  # a few blocks are measured as they would be in the whole model
     dims = dataclasses.replace(dims, layers=blocks, vocab=args.vocab or dims.vocab)
     config = QuantizeConfig(
         method=args.method,
@@ -178,13 +178,13 @@ def main() -> None:
         write_random_pth(path, arch, dims)
         size = path.stat().st_size
         print(f"{args.shape}, {dims.layers} blocks: {size / 1e9:.2f} GB, written", flush=True)
-        found = {"shape": args.shape, "blocks": dims.layers, "checkpoint_bytes": size, "threads": torch.get_num_threads()}
-        found |= {"calibration_tokens": args.calib_rows * 512} | run(path, Path(scratch), config)
-    show(found)
+        report = {"shape": args.shape, "blocks": dims.layers, "checkpoint_bytes": size, "threads": torch.get_num_threads()}
+        report |= {"calibration_tokens": args.calib_rows * 512} | run(path, Path(scratch), config)
+    show(report)
     if args.json:
-        found["conditions"] = conditions() | {"torch": torch.__version__, "threads": torch.get_num_threads()}
-        found["options"] = {"method": args.method, "code_bits": args.code_bits}
-        Path(args.json).write_text(json.dumps(found, indent=1) + "\n")
+        report["conditions"] = conditions() | {"torch": torch.__version__, "threads": torch.get_num_threads()}
+        report["options"] = {"method": args.method, "code_bits": args.code_bits}
+        Path(args.json).write_text(json.dumps(report, indent=1) + "\n")
 
 
 if __name__ == "__main__":

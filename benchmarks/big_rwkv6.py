@@ -1,15 +1,15 @@
-"""RWKV-6 from 3B to 14B on this machine, 16 bits beside packed: tokens a second, memory, and arithmetic per byte (RWKVQuant, Table 4).
+"""RWKV-6 from 3B to 14B on this machine, 16 bits and packed: tokens a second, memory, and arithmetic per byte (RWKVQuant, Table 4).
 
-    python benchmarks/big_rwkv6.py --work-dir SCRATCH --json OUT.json        # needs 16 GB of disk; a file goes before the next comes
+    python benchmarks/big_rwkv6.py --work-dir SCRATCH --json OUT.json        # needs 16 GB of disk
 
-Random weights of the released shapes are streamed to disk; what they say means nothing, what they cost is real. Each file is loaded
-in a process of its own, which generates greedily twice (the same tokens, or it is an error) and then decodes in rounds, the
-memory's speed read in each. Memory is that process's peak resident set after generating, pages of the mapped file included. In 16
-bits a model larger than the machine's memory is not tried unless --dense names it: mapped, it would run, but read most of its weights
-from the disk for every token.
+Random weights of the released shapes are streamed to disk, one file at a time. What such a model says means nothing, but its cost is
+real. Each file is loaded in a new process. It generates greedily twice (other tokens the second time are an error) and then decodes in
+rounds; the memory's speed is measured in each round. Memory is the peak resident set of that process after generating, with pages of the
+mapped file. In 16 bits a model larger than the machine's memory is left out unless --dense names it: it would run from the mapped file,
+but read most of its weights from the disk for every token.
 
-FLOPs of a token are two a weight of a matrix and seven an element of the recurrent state; norms, gates and token shifts, under 1 % of
-that, are not counted. Bytes of a token: all weights but the embedding, a row of that, and the state read and written once.
+FLOPs of a token are two a weight of a matrix and seven an element of the recurrent state; norms, gates and token shifts are not counted
+(under 1 %). Bytes of a token: all weights but the embedding, one row of the embedding, and the state read and written once.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ GENERATED = 16
 
 
 def sizes(arch: str, dims: Dims) -> dict[str, int]:
-    """Weights in all, and FLOPs of a token."""
+    """The number of weights, and the FLOPs of a token."""
     weights = multiplied = 0
     for _, spec, layer in all_specs(arch, dims.layers):
         if not is_unused(spec, layer) and spec.role is not Role.STATE:
@@ -55,7 +55,7 @@ def sizes(arch: str, dims: Dims) -> dict[str, int]:
 
 
 def run(path: Path, threads: int, rounds: int) -> dict[str, Any]:
-    """In a process of its own: generate twice, then time."""
+    """In its own process: generate twice, then time."""
     model = load(path, threads=threads)
     first, second = (generate(model) for _ in range(2))
     if first != second or model.backend == "reference":
@@ -93,12 +93,12 @@ def compare(shape: str, layouts: str, folder: Path, options: argparse.Namespace)
 def child(command: list[Any]) -> str:
     done = subprocess.run([str(part) for part in command], stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode != 0:
-        sys.exit(f"{' '.join(map(str, command[:4]))} ended with {done.returncode}; a negative number is a signal, -9 may be lack of memory")
+        sys.exit(f"{' '.join(map(str, command[:4]))} ended with {done.returncode}. A negative code is a signal; -9 may be lack of memory")
     return done.stdout
 
 
 def without_memory(shape: str, memory: int) -> dict[str, Any]:
-    """The row of a model in 16 bits that is not tried."""
+    """The row of a model in 16 bits that is left out."""
     arch, dims = released(shape)
     counted = sizes(arch, dims)
     return {

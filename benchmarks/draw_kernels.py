@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-LAYOUTS = {  # of kernels_*.json, and what the picture calls them
+LAYOUTS = {  # names in kernels_*.json, and names in the picture
     "uniform2.t16x64 g128 asymmetric": "uniform2, 128",
     "uniform3.t16x64 g64 asymmetric": "uniform3, 64",
     "uniform3.t16x32 g32 asymmetric": "uniform3, 32",
@@ -46,7 +46,7 @@ def draw_kernels(axes: Axes) -> None:
     axes.set_yticks(range(len(LAYOUTS)), LAYOUTS.values())
     axes.invert_yaxis()
     axes.set_xlabel("ns for 64 weights, one thread, AVX-512")
-    axes.set_title("The ceiling is memory where the diamond is left of the line", fontsize=10)
+    axes.set_title("Memory is the limit where the diamond is left of the line", fontsize=10)
     axes.legend(fontsize=8, loc="upper right")
 
 

@@ -1,7 +1,7 @@
-"""Matrix products from memory, one thread, beside what one core can read: python benchmarks/gemv.py [--json]
+"""Matrix products from memory, one thread, compared with what one core can read: python benchmarks/gemv.py [--json]
 
-Every layout on every instruction set is first checked, against its NumPy definition (the same bits) and against float64; only
-then it is timed. A round runs the read loop and every kernel once, one after another, so that both meet the same noise.
+Every layout on every instruction set is checked first, against its NumPy definition (the same bits) and against float64. Only then is it
+timed. A round runs the read loop and every kernel once, one after another, so that all of them meet the same noise.
 
     GB/s     stored bytes of the matrix (codes, scales, zeros, codebooks) over processor time: best, and median over rounds
     share    of the read bandwidth: best over best, and the median over rounds of the ratio within a round
@@ -30,13 +30,13 @@ from rwkvquant.kernels import product as definition
 from rwkvquant.kernels.activations import quantize_activations
 from rwkvquant.kernels.product import Matrix
 
-CHECKED_ROWS = 250  # not a multiple of 16: the last block is ragged
-PLAIN_BYTES = 64 << 20  # plain C++ is bound by arithmetic; a few times the last-level cache is enough
+CHECKED_ROWS = 250  # not a multiple of 16: the last block is not full
+PLAIN_BYTES = 64 << 20  # arithmetic limits plain C++; a few times the last-level cache is enough
 
 
 @dataclass(frozen=True)
 class Case:
-    """One layout. Its matrices are cut from `memory`, whose random bytes are codes, zeros, scales and centroids as good as any."""
+    """One layout. Its matrices are cut from `memory`, whose random bytes serve as codes, zeros, scales and centroids."""
 
     name: str
     layout: str
@@ -181,8 +181,8 @@ def main() -> None:
     parser.add_argument("--cols", type=int, default=2048)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--vectors", type=int, action="append", help="multiplied at once (default 1); may be repeated")
-    parser.add_argument("--only", default="", help="layouts whose name contains this")
-    parser.add_argument("--isa", action="append", choices=_native.available_isas(), help="only this one; may be repeated")
+    parser.add_argument("--only", default="", help="only layouts whose name contains this")
+    parser.add_argument("--isa", action="append", choices=_native.available_isas(), help="only this instruction set; may be repeated")
     parser.add_argument("--pages", choices=("4k", "huge"), default="4k", help="a mapped file has 4 KiB pages (default)")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()

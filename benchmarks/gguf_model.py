@@ -1,14 +1,14 @@
-"""A packed file in 16 bits, as the GGUF that llama.cpp's own converter would write: names, orders, precisions and metadata.
+"""Write a packed file in 16 bits as a GGUF, with the names, orders, precisions and metadata of llama.cpp's own converter.
 
     rwkvquant                                   llama.cpp
     att.x_r .. x_g, each (C,)                   time_mix_lerp_fused (6, 1, 1, C), in the order r w k v a g
     att.time_maa_w .. g, each (C,)              time_mix_lerp_fused (5, 1, 1, C), in the order w k v r g
     att.time_maa_w2.0 .. .4, each (C, Rm)       time_mix_w2 (5, C, Rm)
     att.r_k (H, N)                              time_mix_r_k (C,)
-    nothing: the first layer has no v0 v1 v2    its a0 a1 a2 once more, never read
+    (the first layer has no v0 v1 v2)           its a0 a1 a2 once more, never read
 
-Matrices are (out, in) in both, LoRA factors too. Float32 as the converter leaves them: vectors, RWKV-7's w1 and w2, RWKV-6's LoRA
-factors and bonus; all else float16. Needs `pip install gguf`.
+Matrices are (out, in) in both, LoRA factors too. As in the converter, vectors, RWKV-7's w1 and w2, and RWKV-6's LoRA factors and bonus
+are float32; all else is float16. Needs `pip install gguf`.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def write_gguf(path: Path, packed: PackedFile, *, float32: bool = False) -> None
 
 
 def write_deeper(path: Path, shallow: Path, arch: str, dims: Dims) -> None:
-    """A GGUF of dims.layers layers from one of two: all from the third on are copies of the second (the first is unlike the others)."""
+    """A GGUF of dims.layers layers from one of two layers: the third and all later ones are copies of the second (the first differs)."""
     reader = GGUFReader(shallow)
     block = re.compile(r"blk\.1\.(.*)")
     tensors = [(tensor.name, tensor) for tensor in reader.tensors]
@@ -114,7 +114,7 @@ def write_deeper(path: Path, shallow: Path, arch: str, dims: Dims) -> None:
 
 
 def gguf_sizes(path: Path) -> dict[str, Any]:
-    """What one token reads of the weights (all tensors but the embedding, of which a row), the types of the projections, the file."""
+    """Bytes of weights that one token reads (all tensors, but only one row of the embedding), the types of the projections, the file."""
     reader = GGUFReader(path)
     read, types = 0, set()
     for tensor in reader.tensors:
@@ -180,7 +180,7 @@ def _add_metadata(writer: GGUFWriter, arch: str, dims: Dims) -> None:
 
 
 def _add_vocabulary(writer: GGUFWriter, size: int) -> None:
-    """Tokens are written as Python writes bytes, b'...' without the quotes, and read back so."""
+    """Tokens are written as Python writes bytes, b'...' without the quotes; llama.cpp reads this form."""
     tokens = [repr(token)[2:-1].encode() for token in load_world()[1:]]
     tokens = [b"<s>", *tokens, *(f"[PAD{i}]".encode() for i in range(1 + len(tokens), size))]
     types = [TokenType.CONTROL, *[TokenType.NORMAL] * (len(load_world()) - 1)]

@@ -2,8 +2,8 @@
 
     python benchmarks/int8_activations.py TEXT ORIGINAL PACKED [ORIGINAL PACKED ...] --json OUT.json
 
-All three run in the native engine, the original with float32 activations. Windows of 512 tokens after token 0, as `rwkvquant compare`
-cuts them; KL in nats a token; 95 % intervals by the paired bootstrap over windows.
+All three run in the native engine, the original with float32 activations. Windows are those of `rwkvquant compare`: 512
+tokens after token 0. KL is in nats a token, with 95 % intervals by the paired bootstrap over windows.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def measure(original: str, packed: str, text: str, max_tokens: int) -> dict[str,
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("text")
-    parser.add_argument("files", nargs="+", help="an original checkpoint and a packed file, in turns")
+    parser.add_argument("files", nargs="+", help="pairs: an original checkpoint, then its packed file")
     parser.add_argument("--max-tokens", type=int, default=61_440)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()

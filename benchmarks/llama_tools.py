@@ -1,4 +1,4 @@
-"""llama.cpp, as its users run it: built from the source package of llama-cpp-python, and its command-line tools."""
+"""llama.cpp as its users run it: built from the source package of llama-cpp-python, and its command-line tools."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def build(folder: Path, jobs: int) -> Path:
 
 @dataclass(frozen=True)
 class LlamaCpp:
-    """The tools, beside `bench`. All calls raise RuntimeError with the last words of a tool that fails."""
+    """The tools in the folder of `bench`. All calls raise RuntimeError with the last lines of a tool that fails."""
 
     bench_path: Path
     threads: int
@@ -62,18 +62,18 @@ class LlamaCpp:
     def __post_init__(self) -> None:
         missing = [name for name in TOOLS if not self._tool(name).is_file()]
         if missing:
-            raise RuntimeError(f"{', '.join(missing)} must stand beside {self.bench_path}; --build-dir makes them")
+            raise RuntimeError(f"{', '.join(missing)} must be in the folder of {self.bench_path}; --build-dir builds them")
 
     def quantize(self, source: Path, target: Path, kind: str, imatrix: Path | None) -> None:
         extra = ["--imatrix", imatrix] if imatrix else []
         _run([self._tool("llama-quantize"), *extra, source, target, kind, str(os.cpu_count() or 1)])
 
     def imatrix(self, model: Path, target: Path, text: Path) -> None:
-        """Of one chunk: IQ types of at most 3 bits are refused without, and how good it is does not change their speed."""
+        """From one chunk of text. llama-quantize refuses IQ types of at most 3 bits without it; its quality does not change their speed."""
         _run([self._tool("llama-imatrix"), "-m", model, "-f", text, "-o", target, *self._chunk(512), "--no-ppl"])
 
     def log_probabilities(self, model: Path, text: Path, scratch: Path) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-        """-> the text's first tokens (T,), and of the second half of these but the last, log p(next) (T / 2 - 1, vocab)."""
+        """-> the text's first tokens (T,), and log p(next) (T / 2 - 1, vocab) for the second half of them without the last."""
         self_out = scratch / "logits.bin"
         _run([self._tool("llama-perplexity"), "-m", model, "-f", text, "--kl-divergence-base", self_out, *self._chunk(CHECKED_TOKENS)])
         data = self_out.read_bytes()
@@ -103,7 +103,7 @@ class LlamaCpp:
 
 
 def sample_text(path: Path) -> Path:
-    """Some English, for what wants to read text."""
+    """Some English text, for the tools that need one."""
     path.write_bytes(resources.files("rwkvquant").joinpath("assets", "calibration.txt").read_bytes()[:20000])
     return path
 

@@ -5,7 +5,7 @@
 Rows are in quality_rows.py. Unless a row is about them, all share calibration, 8-bit element-wise vectors, and embedding and head
 in 16 bits. True bits per weight, side information and padding included, are measured from the file. Each row is compared with
 rwkvquant at 3.275 bits token by token on the same windows: a difference in KL whose paired 95 % interval excludes 0 is real on
-this text. Hybrids share pass 1 through one work directory, so its seconds stand in the first of their rows only.
+this text. Hybrids share pass 1 through one work directory, so only the first of their rows has its seconds.
 """
 
 from __future__ import annotations
@@ -58,11 +58,11 @@ class Clock(Progress):
         self._name, self._since = name, now
 
 
-def quantise(checkpoint: str, row: Row, args: argparse.Namespace, folder: Path) -> tuple[Path, dict[str, Any]]:
+def quantize(checkpoint: str, row: Row, args: argparse.Namespace, folder: Path) -> tuple[Path, dict[str, Any]]:
     calibration = CalibrationConfig(path=args.calib, rows=args.calib_rows)
     config = QuantizeConfig(**{"head_bits": 16, "emb_bits": 16, "calibration": calibration, "tokenizer": args.tokenizer, **row.options})
     file, clock = folder / f"{row.name.replace(' ', '_')}.safetensors", Clock()
-    kept = file.with_suffix(".json")  # a run that was cut short goes on where it stopped
+    kept = file.with_suffix(".json")  # an interrupted run continues where it stopped
     if kept.exists():
         return file, json.loads(kept.read_text())
     report = rwkvquant.quantize(checkpoint, file, config, progress=clock, work_dir=folder)
@@ -91,17 +91,17 @@ def vq_share(file: Path) -> dict[str, float]:
 
 def measure(checkpoint: str, args: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
     wanted = [row for group in args.groups for row in GROUPS[group]]
-    done = [(row, *quantise(checkpoint, row, args, folder)) for row in wanted]
+    done = [(row, *quantize(checkpoint, row, args, folder)) for row in wanted]
     models = {row.name: load_model(file, None)[0] for row, file, _ in done}
     base, encode = load_model(checkpoint, args.tokenizer)
     cut = windows.text_windows(args.text, encode, max_tokens=args.max_tokens)
-    found = divergence.compare_many(base, models, cut)
+    divergences = divergence.compare_many(base, models, cut)
     rows = []
     for row, _, measured in done:
-        compared = found[row.name].to_json()
+        compared = divergences[row.name].to_json()
         entry = {"model": Path(checkpoint).stem, **measured, **{key: compared[key] for key in KEYS}}
-        if OURS in found and row.name != OURS:
-            entry["ours_minus_this"] = divergence.difference(found[OURS], found[row.name])["kl_difference_ci95"]
+        if OURS in divergences and row.name != OURS:
+            entry["ours_minus_this"] = divergence.difference(divergences[OURS], divergences[row.name])["kl_difference_ci95"]
         if row.lambada and args.lambada:
             entry["lambada"] = lambada.lambada(models[row.name], encode, args.lambada, max_docs=args.lambada_docs).to_json()
         rows.append(entry)
@@ -157,7 +157,7 @@ def main() -> None:
     parser.add_argument("--calib-rows", type=int, default=64)
     parser.add_argument("--max-tokens", type=int, default=None)
     parser.add_argument("--groups", nargs="+", default=list(GROUPS), choices=list(GROUPS))
-    parser.add_argument("--work-dir", help="keep the quantised files and plan.json here, and use those that are there")
+    parser.add_argument("--work-dir", help="keep the quantised files and plan.json here, and use the files that are already here")
     parser.add_argument("--json", help="write rows and conditions here")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:

@@ -25,7 +25,7 @@ def _paper(method: str, nominal: float, **options: Any) -> Row:
 
 
 def _paper_style() -> list[Row]:
-    """Plain rows take their nearest setting not below the nominal bits; 3.275 has the same as 3.25, whose true bits are above both."""
+    """Plain rows take the nearest setting that is not below the nominal bits. 3.275 has the setting of 3.25, with true bits above both."""
     rows = []
     for method in ("rtn", "gptq"):
         rows += [_paper(method, 3.25, code_bits=3, group_size=64), _paper(method, 3.5, code_bits=3, group_size=32)]

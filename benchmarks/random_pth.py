@@ -1,7 +1,7 @@
-"""A .pth of random weights in a released shape, as torch.save would write it, tensor by tensor: memory holds one tensor at a time.
+"""A .pth of random weights in a released shape, as torch.save would write it. It is written tensor by tensor, with one in memory at a time.
 
-Matrices are such that a row has length about 1, so activations stay near 1 through the model; columns differ in size, and so do rows, as
-they do in trained models. What it says means nothing. Values are bfloat16, drawn in the file's order from one seed.
+Rows of matrices have a length of about 1, so activations stay near 1 through the model. Columns differ in size, and so do rows, as in
+trained models. What the model says means nothing. Values are bfloat16, drawn in the file's order from one seed.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ UNEVEN = 0.5  # standard deviation of the logarithm of a column's size
 
 
 def write_random_pth(path: Path, arch: str, dims: Dims, seed: int = 0) -> None:
-    """About two bytes a weight; the same bytes each time, as members have no date of their own."""
+    """About two bytes a weight. The same bytes each time, because the zip's members have no date."""
     draws = torch.Generator().manual_seed(seed)
     specs = [
         (name, spec) for name, spec, layer in all_specs(arch, dims.layers) if spec.role is not Role.STATE and not is_unused(spec, layer)
@@ -68,7 +68,7 @@ def _draw(spec: TensorSpec, shape: tuple[int, ...], draws: torch.Generator) -> T
 
 
 def _index(shapes: dict[str, tuple[int, ...]]) -> bytes:
-    """data.pkl: the dict of tensors, each with a storage of its own."""
+    """data.pkl: the dict of tensors, each with its own storage."""
     buffer = io.BytesIO()
     pickler = _Pickler(buffer, protocol=2)
     pickler.dump({name: _Entry(key, shape) for key, (name, shape) in enumerate(shapes.items())})

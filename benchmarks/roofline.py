@@ -1,4 +1,4 @@
-"""How fast one core reads memory here: the measure that every speed is held against."""
+"""How fast one core reads memory on this machine: every speed is compared with this."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ def read_bandwidth(memory: NDArray[np.uint8]) -> float:
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """Processor time of this thread: on a shared machine, what others take from the core is not the work's."""
+    """Processor time of this thread: on a shared machine, time that other programs take from the core does not count."""
     start = time.thread_time()
     work()
     return time.thread_time() - start
 
 
 def memory_of(count: int, pages: str) -> NDArray[np.uint8]:
-    """(count,) random bytes on pages of 4 KiB, as a mapped file has them, or on huge ones if the system gives any."""
+    """(count,) random bytes on pages of 4 KiB, as a mapped file has, or on huge pages if the system has any."""
     memory = mmap.mmap(-1, count, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     memory.madvise(mmap.MADV_HUGEPAGE if pages == "huge" else mmap.MADV_NOHUGEPAGE)
     array = np.frombuffer(memory, np.uint8)
@@ -44,7 +44,7 @@ def memory_of(count: int, pages: str) -> NDArray[np.uint8]:
 
 
 def conditions() -> dict[str, Any]:
-    """What a number means nothing without."""
+    """The conditions without which a number means nothing."""
     return {
         "cpu": _cpu_model(),
         "isas": _native.available_isas(),

@@ -1,14 +1,14 @@
-"""What the engine costs before and beside its tokens: start, load, memory, installed size.
+"""What the engine costs besides its tokens: start, load, memory, installed size.
 
     python benchmarks/start.py --random x070-0.1b x070-2.9b --install --json OUT.json
 
 For the packed file that the package carries, and for random models of released shapes read with the RWKV World vocabulary:
 
     first token   from the start of a process `rwkvquant generate` to its first output, which is the prompt and the first token
-    peak RSS      of such a process over 32 tokens, pages of the mapped file included; owed: file + state + 10 % + 60 MB
+    peak RSS      of such a process over 32 tokens, with pages of the mapped file; allowed: file + state + 10 % + 60 MB
     load          `rwkvquant.load` of a file in the page cache, in a process that has everything imported
 
-Medians of --rounds, after one that counts for nothing. --install makes a virtual environment, installs this tree into it without
+Medians of --rounds, after one that does not count. --install makes a virtual environment, installs this tree into it without
 torch, and adds up its packages.
 """
 
@@ -37,7 +37,7 @@ ROOT = Path(__file__).resolve().parents[1]
 DEMO = ROOT / "src" / "rwkvquant" / "assets" / "rwkv7-8m-3.275bpw.safetensors"
 PROMPT, TOKENS = "Once upon a time", 32
 ALLOWED_MB = 60
-# The command line, which in the end says how much memory it had at most. The kernel's own account begins with its parent's.
+# The command line, which at the end prints its peak memory. (The kernel's own figure would begin with the memory of the parent.)
 COMMAND = """
 import atexit, runpy, sys
 peak = lambda: next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM"))
@@ -82,7 +82,7 @@ def measure(file: Path, tokenizer: str | None, rounds: int) -> dict[str, Any]:
 
 
 def installed() -> dict[str, float]:
-    """MB of each folder of site-packages in a new environment, pip itself left out, in which `generate` works without torch."""
+    """MB of each folder of site-packages, without pip, in a new environment in which `generate` works without torch."""
     with tempfile.TemporaryDirectory() as folder:
         venv.create(folder, with_pip=True)
         python = Path(folder, "bin", "python")
@@ -90,7 +90,7 @@ def installed() -> dict[str, float]:
         speaks = [python, "-m", "rwkvquant", "generate", str(DEMO), "--prompt", "The old man", "--max-tokens", "8"]
         subprocess.run(speaks, check=True, cwd=folder, stdout=subprocess.DEVNULL)
         if subprocess.run([python, "-c", "import torch"], cwd=folder, stderr=subprocess.DEVNULL, check=False).returncode == 0:
-            sys.exit("torch came with the engine")
+            sys.exit("torch was installed with the engine")
         where = "import sysconfig; print(sysconfig.get_path('purelib'))"
         site = Path(subprocess.check_output([python, "-c", where], text=True).strip())
         folders = [entry for entry in site.iterdir() if entry.is_dir() and not entry.name.startswith("pip")]
@@ -102,7 +102,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--random", nargs="*", default=[], help="released shapes: x070-0.1b ...")
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--install", action="store_true", help="also install this tree into a new environment, and weigh it")
+    parser.add_argument("--install", action="store_true", help="also install this tree into a new environment, and measure its size")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     document: dict[str, Any] = {"conditions": conditions() | {"rounds": options.rounds}, "models": {}}

@@ -1,4 +1,4 @@
-"""Where codebooks (VQ) beat uniform grids (SQ), and where not: random matrices of known distributions, at true stored bits.
+"""Where codebooks (VQ) are better than uniform grids (SQ), and where not: random matrices of known distributions, at true stored bits.
 
     python benchmarks/synthetic.py [--size 1024] [--json benchmarks/results/synthetic.json]
 
@@ -6,11 +6,12 @@
     H  (size, size)  of a made-up input: eigenvalues 1/k in random directions, then channels of uneven size
     mse = |W - Q|^2 / |W|^2        loss = tr((W - Q) H (W - Q)^T) / tr(W H W^T)
 
-Settings do not have the same bits, so each family is read at 3.25 bits off the straight line, in the logarithm of the error, between two of
-its settings: what tensors half of the one and half of the other would have. Beside it, what RWKVQuant's proxies say of the same
-matrices, and what its fixed thresholds would choose.
+Settings do not have the same bits. So each family is read at 3.25 bits, on the straight line (in the logarithm of the error) between two of
+its settings: this is the error of a mix of tensors with the one and the other. The script also prints what RWKVQuant's proxies say of the
+same matrices, and what its fixed thresholds would choose.
 
-Gives up: independent weights. Rows and columns of trained matrices differ in size, which favours scales of their own.
+What is given up: the weights are independent. Rows and columns of trained matrices differ in size, which is better for formats whose
+groups have their own scales.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ SOURCES: dict[str, Callable[[np.random.Generator, tuple[int, int]], NDArray[np.f
     "outliers": lambda rng, shape: rng.standard_normal(shape) * np.where(rng.random(shape) < 0.005, 8, 1),  # one weight in 200
 }
 
-# Of each family also the next larger code, for the line to 3.25 bits to be as long in all of them.
+# Each family also has the next larger code, so that the line to 3.25 bits is equally long in all of them.
 GRIDS = (*(GridConfig(3, group) for group in (128, 64, 32)), GridConfig(4, 128))
 CODEBOOKS = (*(CodebookConfig(3, rows) for rows in (16, 8, 4, 2)), CodebookConfig(4, 16))
 COMPRESSED = (
@@ -237,7 +238,7 @@ def conditions(size: int) -> dict[str, object]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", type=int, default=1024, help="at least 512: row scales of narrow matrices take all below 3.25 bits")
+    parser.add_argument("--size", type=int, default=1024, help="at least 512: in narrower matrices the row scales take all bits below 3.25")
     parser.add_argument("--json", help="write rows, verdicts, proxies and conditions here")
     args = parser.parse_args()
     torch.set_num_threads(1)

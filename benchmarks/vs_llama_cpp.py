@@ -1,22 +1,22 @@
-"""rwkvquant beside llama.cpp: the same random model in the layouts of the one and the types of the other, in turns.
+"""rwkvquant compared with llama.cpp: the same random model in the layouts of the one and the types of the other, in turn.
 
-    pip install gguf cmake ninja scikit-build-core          # beside rwkvquant; the last three only to build llama.cpp
+    pip install gguf cmake ninja scikit-build-core          # besides rwkvquant; the last three only to build llama.cpp
     python benchmarks/vs_llama_cpp.py x070-0.1b x070-0.4b --build-dir /tmp/llama --json OUT.json     # builds llama.cpp if it has to
-    python benchmarks/vs_llama_cpp.py x060-1.6b --llama-bench /tmp/llama/build/bin/llama-bench       # or takes what stands there
+    python benchmarks/vs_llama_cpp.py x060-1.6b --llama-bench /tmp/llama/build/bin/llama-bench       # or uses this build
 
-First it checks. The model is written once in 16 bits, as a packed file and as a GGUF: on the same 64 tokens the two programs must
-agree about the next token, with the GGUF's values in 32 bits (KL divergence below 1e-5; with F16 llama.cpp rounds activations to 16
-bits, too, which random deep models amplify: that is reported). Every packed layout must run natively and give the same bits twice and with
-one thread; llama-quantize makes the other types, and each must generate. Speed does not depend on values, so packed codes are drawn
-and not quantised from the 16-bit weights, and llama-quantize, which is slow, does two layers, whose second is then repeated.
+First it checks. The model is written once in 16 bits, as a packed file and as a GGUF. On the same 64 tokens the two programs must agree
+about the next token, with the GGUF's values in 32 bits (KL divergence below 1e-5). With F16 llama.cpp rounds activations to 16 bits too,
+and deep random models amplify this; that KL is reported. Every packed layout must run natively and give the same bits twice and with one
+thread. llama-quantize makes the other types, and each must generate. Speed does not depend on values. So packed codes are random and not
+quantised from the 16-bit weights, and llama-quantize, which is slow, gets two layers, of which the second is then repeated.
 
-Then it times. A round runs every layout and every type once, one after the other in turns, odd rounds backwards, so that a slow
-moment of the machine meets both; the speeds of memory and of int8 products are read before each of ours. Each run of llama.cpp is a
-process of llama-bench with its own warm-up; ours stay loaded, and read one token before the clock starts. Ratios and shares are
-medians of those within a round. Neither side samples. A token's bytes are all weights but the embedding, a row of that, and the state
+Then it times. A round runs every layout and every type once, in turn, and every second round runs them backwards, so that a slow moment
+of the machine meets both programs. The speeds of memory and of int8 products are measured before each of ours. Each run of llama.cpp is a
+process of llama-bench with its own warm-up. Ours stay loaded, and read one token before the clock starts. Ratios and shares are medians of
+those within a round. Neither program samples. A token's bytes are all weights but the embedding, one row of the embedding, and the state
 read and written once.
 
-Disk: some six times the 16-bit file (2.9B: 35 GB), in --work-dir if given, whose files are kept and used again.
+Disk: about six times the 16-bit file (2.9B: 35 GB), in --work-dir if given. The files there are kept and used again.
 """
 
 from __future__ import annotations
@@ -52,13 +52,13 @@ from rwkvquant.runtime.session import Model, load, logits_hash
 PRESETS = ("uniform", "codebook", "paper", "default")
 TYPES = "F16,Q8_0,Q4_0,IQ4_NL,Q4_K,Q3_K,IQ3_S,IQ3_XXS,Q2_K"
 BATCH = 8
-# Of weights that are the same: llama.cpp's tool keeps log-probabilities in 16 bits. In F16 its activations have 16 bits, too, and a
-# random deep RWKV-6 makes 1e-3 of that.
+# With the same weights. llama.cpp's tool keeps log-probabilities in 16 bits. In F16 its activations have 16 bits too, which grows to
+# 1e-3 in a deep random RWKV-6.
 LARGEST_KL, LARGEST_KL_16_BITS = 1e-5, 1e-2
 
 
 class Ours:
-    """A packed file, loaded and checked. Exits with 1 if it does not run natively or not always to the same bits."""
+    """A packed file, loaded and checked. Exits with 1 if it does not run natively or does not always give the same bits."""
 
     def __init__(self, path: Path, threads: int, prompt: int) -> None:
         packed = open_packed(path)
@@ -85,7 +85,7 @@ class Ours:
         return logits_hash(logits)
 
     def run(self, prefill: bool) -> dict[str, float]:
-        self.model.forward(self._tokens[:1])  # whatever the page cache lost to others is back
+        self.model.forward(self._tokens[:1])  # loads what the page cache has lost to other files
         speeds = {"decode": self._one.tokens_per_second(), "batch": self._many.tokens_per_second()}
         if prefill:
             started = time.perf_counter()
@@ -128,7 +128,7 @@ def compare(shape: str, llama: LlamaCpp, folder: Path, options: argparse.Namespa
     rounds = measure(shape, ours, theirs, options)
     for name, one in ours.items():
         if one.hash(one.model) != one.facts["logits_hash"]:
-            sys.exit(f"{shape} {name}: the logits have changed while it was timed")
+            sys.exit(f"{shape} {name}: the logits changed while it was timed")
     return {
         "shape": shape,
         "arch": arch,
@@ -146,7 +146,7 @@ def write(shape: str, llama: LlamaCpp, folder: Path, options: argparse.Namespace
     dense, half, text = folder / f"{shape}-dense.safetensors", folder / f"{shape}-F16.gguf", sample_text(folder / "sample.txt")
     say(f"{shape}: writing 16 bits")
     make(dense, lambda path: write_random_model(path, arch, dims, layouts="dense"))
-    size = max(3.2, 1.2 + 0.35 * (len(options.types) + len(PRESETS)))  # 3.2: F16 and, for a while, the same in 32 bits
+    size = max(3.2, 1.2 + 0.35 * (len(options.types) + len(PRESETS)))  # 3.2: F16 and, for some time, the same in 32 bits
     need = round(dense.stat().st_size * size)
     if not half.exists() and shutil.disk_usage(folder).free < need:
         sys.exit(f"{folder} needs another {need / 1e9:.0f} GB free for {shape}")
@@ -165,7 +165,7 @@ def write(shape: str, llama: LlamaCpp, folder: Path, options: argparse.Namespace
 
 
 def write_types(shape: str, llama: LlamaCpp, folder: Path, kinds: list[str]) -> tuple[dict[str, Path], dict[str, str]]:
-    """-> {type: its file}, {type: why it cannot be made}. llama-quantize has two layers to do; its choices do not depend on the layer."""
+    """-> {type: its file}, {type: why it cannot be made}. llama-quantize gets two layers; its choices do not depend on the layer."""
     arch, dims = released(shape)
     text, dense, two = folder / "sample.txt", folder / f"{shape}-two-dense.safetensors", folder / f"{shape}-two-F16.gguf"
     make(dense, lambda path: write_random_model(path, arch, replace(dims, layers=2), layouts="dense"))
@@ -192,7 +192,7 @@ def write_types(shape: str, llama: LlamaCpp, folder: Path, kinds: list[str]) -> 
 
 
 def make(target: Path, writer: Any) -> None:
-    """A file that is there is whole."""
+    """Write the file unless it exists. It appears only when it is complete."""
     if not target.exists():
         part = target.with_name("part-" + target.name)
         writer(part)
@@ -219,7 +219,7 @@ def agree(llama: LlamaCpp, dense: Path, half: Path, text: Path, folder: Path) ->
 
 
 def measure(shape: str, ours: dict[str, Ours], theirs: dict[str, Theirs], options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Of each round: the machine's bytes and int8 operations a second, and {preset or type: {what is timed: tokens a second}}."""
+    """For each round: the machine's bytes and int8 operations a second, and {preset or type: {what is timed: tokens a second}}."""
     jobs = in_turns(list(ours.items()), list(theirs.items()))
     rounds = []
     with Roofline(options.threads) as roofline:
@@ -236,7 +236,7 @@ def measure(shape: str, ours: dict[str, Ours], theirs: dict[str, Theirs], option
 
 
 def in_turns(first: Sequence[Any], second: Sequence[Any]) -> list[Any]:
-    """Both dealt out evenly over one list."""
+    """Both in one list, evenly mixed."""
     placed = [((i + 0.5) / len(part), item) for part in (first, second) for i, item in enumerate(part)]
     return [item for _, item in sorted(placed, key=lambda pair: pair[0])]
 
@@ -250,12 +250,12 @@ def main() -> None:
     parser.add_argument("shapes", nargs="+", help="released shapes: x070-0.1b, x060-1.6b ...")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--prefill-rounds", type=int, default=3, help="the first rounds time a prompt, too (default 3)")
+    parser.add_argument("--prefill-rounds", type=int, default=3, help="this many first rounds also time a prompt (default 3)")
     parser.add_argument("--prompt", type=int, default=512, help="tokens of the prompt (default 512)")
     parser.add_argument("--bits", type=float, default=DEFAULT_BITS)
     parser.add_argument("--types", default=TYPES, help=f"of llama.cpp (default {TYPES})")
     where = parser.add_mutually_exclusive_group(required=True)
-    where.add_argument("--llama-bench", type=Path, help="use this one and the tools beside it")
+    where.add_argument("--llama-bench", type=Path, help="use this one and the tools in its folder")
     where.add_argument("--build-dir", type=Path, help=f"build llama.cpp here from the sources of {PACKAGE}, unless that is done")
     parser.add_argument("--work-dir", type=Path, help="keep the models here, and use them again (default: a temporary folder)")
     parser.add_argument("--json", type=Path, help="write everything here, after each model")

@@ -1,15 +1,15 @@
-"""What a comparison with llama.cpp comes to: medians over rounds, ratios within them, and a table."""
+"""The result of a comparison with llama.cpp: medians over rounds, ratios within them, and a table."""
 
 from __future__ import annotations
 
 import statistics
 from typing import Any
 
-Facts = dict[str, dict[str, Any]]  # of each preset or type: bytes_per_token and others
+Facts = dict[str, dict[str, Any]]  # for each preset or type: bytes_per_token and others
 
 
 def summarise(ours: Facts, theirs: Facts, rounds: list[dict[str, Any]]) -> dict[str, Any]:
-    """The machine's speeds, and of each preset and type its facts, speeds and ratios. `rounds` as vs_llama_cpp.measure makes them."""
+    """The machine's speeds, and for each preset and type its facts, speeds and ratios. `rounds` as vs_llama_cpp.measure makes them."""
 
     def speeds(name: str, what: str) -> list[float]:
         return [each["speeds"][name][what] for each in rounds if what in each["speeds"][name]]
@@ -23,8 +23,8 @@ def summarise(ours: Facts, theirs: Facts, rounds: list[dict[str, Any]]) -> dict[
     for name, facts in (ours | theirs).items():
         row = rows[name] = dict(facts)
         for what in ("decode", "prefill", "batch"):
-            if found := speeds(name, what):
-                row[what] = {"median": statistics.median(found), "best": max(found), "worst": min(found)}
+            if measured := speeds(name, what):
+                row[what] = {"median": statistics.median(measured), "best": max(measured), "worst": min(measured)}
         moved = [speed * row["bytes_per_token"] for speed in speeds(name, "decode")]
         row["gb_s"] = statistics.median(moved) / 1e9
         row["memory_share"] = statistics.median(m / r for m, r in zip(moved, memory, strict=True))

@@ -1,4 +1,4 @@
-"""Random checkpoints of any shape, in the official layout, whose forward stays well away from zero and infinity; and a way to die."""
+"""Random checkpoints of any shape, in the official layout, whose forward stays far from zero and infinity; and a way to kill a process."""
 
 from __future__ import annotations
 
@@ -71,9 +71,9 @@ def write_pth(path: Path | str, state_dict: dict[str, torch.Tensor]) -> Path:
 
 
 def killed_at(call: int, work: Callable[[], object]) -> int | None:
-    """Do `work` in a child that sends itself SIGKILL at this Python call: None if it died, else how many calls the work took.
+    """Do `work` in a child process that sends itself SIGKILL at this Python call -> None if it died, else the number of calls.
 
-    Calls are the same on every machine, however busy. Any other end of the child is an AssertionError.
+    Calls are the same on every machine, busy or not. Any other end of the child is an AssertionError.
     """
     reader, writer = os.pipe()
     child = os.fork()

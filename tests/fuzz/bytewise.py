@@ -1,4 +1,4 @@
-"""Damage that knows nothing of formats: other bytes, missing bytes, more bytes."""
+"""Damage to any kind of file: other bytes, missing bytes, more bytes."""
 
 from __future__ import annotations
 

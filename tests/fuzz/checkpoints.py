@@ -1,6 +1,6 @@
-"""Checkpoints (.pth and safetensors) taken apart, changed and put together again with right checksums; and everything done with one.
+"""Checkpoints (.pth and safetensors) taken apart, changed and put together again with right checksums; `use` does everything with one.
 
-The base is a whole model of one block. It is written here by hand, because torch is not there under sanitizers.
+The base is a whole model of one block. It is written by hand, because torch cannot be used under sanitizers.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ Values = dict[str, NDArray[np.floating]]
 
 def values(arch: str) -> Values:
     """Every tensor of one block, float16 and float32 in turn."""
-    rng, found = np.random.default_rng(0), {}
+    rng, arrays = np.random.default_rng(0), {}
     for prefix, table in (("", GLOBAL), ("blocks.0.", TABLES[arch])):
         for spec in table:
             if spec.role is not Role.STATE:
                 shape = tuple(size if isinstance(size, int) else SIZES[size] for size in spec.shape)
-                found[prefix + spec.name] = (rng.standard_normal(shape) / 4).astype("<f2" if len(found) % 2 else "<f4")
-    return found
+                arrays[prefix + spec.name] = (rng.standard_normal(shape) / 4).astype("<f2" if len(arrays) % 2 else "<f4")
+    return arrays
 
 
 @dataclass
 class Pth:
-    """`index` is the pickle in pieces; `members` all others of the zip, without their folder."""
+    """`index` is the pickle in pieces; `members` are all other files of the zip, without their folder."""
 
     index: list[bytes]
     members: list[tuple[str, bytes]]
@@ -62,7 +62,7 @@ def base_pth(arch: str) -> Pth:
 
 
 def mutated_pth(parts: Pth, choices: Choices) -> bytes:
-    """A .pth with some changes; its checksums are right, unless the last step comes."""
+    """A .pth with some changes. Its checksums are right, unless the last step damages the file."""
     parts = Pth([*parts.index], [*parts.members])
     for _ in range(choices.one_of((0, 1, 1, 2, 3))):
         pickles.change(parts.index, choices)
@@ -111,7 +111,7 @@ def mutated_safetensors(parts: tuple[dict, bytes], choices: Choices) -> bytes:
 
 @np.errstate(all="ignore")
 def use(path: Path) -> int:
-    """All that the package does with a checkpoint: -> how many of the steps were not refused. Lets other errors out."""
+    """Do all that the package does with a checkpoint -> how many of the steps were not refused. Raises every other error."""
     try:
         checkpoint = open_checkpoint(path)
     except RwkvQuantError:

@@ -1,4 +1,4 @@
-"""The decisions of a mutator, from a random generator, from hypothesis, or from the bytes that a coverage-guided fuzzer makes up."""
+"""The decisions of a mutator, from a random generator, from hypothesis, or from the bytes that a coverage-guided fuzzer makes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 class Choices:
-    """`below(n)` gives 0 to n - 1 and decides everything else; whatever always says 0 changes little and soon ends."""
+    """`below(n)` gives 0 to n - 1 and decides everything. If it always gives 0, there are few changes and the mutator soon ends."""
 
     def __init__(self, below: Callable[[int], int]) -> None:
         self.below = below

@@ -1,4 +1,4 @@
-"""Changes of one node in a tree of JSON: taken out, moved, renamed, or something else in its place."""
+"""Changes of one node in a tree of JSON: removed, moved, renamed or replaced."""
 
 from __future__ import annotations
 

@@ -14,15 +14,15 @@ from pathlib import Path
 import numpy as np
 
 FACTOR = 64  # a one-bit weight is 32 times as large in float32, and a copy or two of the largest tensor is made on the way
-SLACK = 16 << 20  # of address space, for what allocators ask the system for at once
+SLACK = 16 << 20  # of address space, because allocators ask the system for large pieces
 SECONDS = 60  # of processor time: pauses of the whole machine do not count
 
 
 @contextmanager
 def memory_in_proportion(file_bytes: int) -> Iterator[None]:
-    """Python and NumPy are counted by the byte; the native module meets the end of the address space (Linux only).
+    """Memory of Python and NumPy is counted by the byte; for the native module the address space is limited (Linux only).
 
-    MemoryError and std::bad_alloc are no RwkvQuantError, so whoever asks for more fails the test.
+    MemoryError and std::bad_alloc are not RwkvQuantErrors, so code that asks for more fails the test.
     """
     _let_blas_allocate()
     most = FACTOR * file_bytes + (1 << 20)

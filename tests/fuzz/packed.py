@@ -1,6 +1,7 @@
-"""Packed files taken apart, changed and put together again with right lengths, offsets and checksums; and everything done with one.
+"""Packed files taken apart, changed and put together again with right lengths, offsets and checksums; and `use`, which does
+everything with one.
 
-The base models are small and whole, and hold every kind of layout between them.
+The base models are small but complete. Together they have every kind of layout.
 """
 
 from __future__ import annotations
@@ -108,7 +109,7 @@ def with_header(text: bytes, data: bytes) -> bytes:
 
 
 def mutated(parts: Parts, choices: Choices) -> bytes:
-    """A file with one to four changes, of which those before the last step leave it consistent."""
+    """A file with one to four changes. All changes before the last step leave it consistent."""
     parts = parts.copy()
     for _ in range(choices.below(3)):
         choices.one_of((change_layout, change_bytes, change_sizes, change_tokenizer))(parts, choices)
@@ -149,7 +150,7 @@ def change_sizes(parts: Parts, choices: Choices) -> None:
 
 
 def refit(parts: Parts, entry: dict[str, Any], choices: Choices) -> None:
-    """The tensor's arrays are cut or grown to what its layout and shape demand; if that is no layout at all, they stay."""
+    """The tensor's arrays are cut or grown to what its layout and shape demand. If the layout does not exist, they stay."""
     try:
         keys = {name: entry[name] for name in PARAMETERS if name in entry}
         expected = expected_arrays(entry["layout"], TensorParams(tuple(entry["shape"]), **keys))
@@ -185,7 +186,7 @@ def change_bytes(parts: Parts, choices: Choices) -> None:
 
 
 def change_tokenizer(parts: Parts, choices: Choices) -> None:
-    """Another kind, with arrays that may or may not be its own."""
+    """Another kind, with arrays that may or may not fit it."""
     kind = choices.one_of(("bpe", "world", "bytes"))
     metadata = parts.header["__metadata__"]
     for suffix in metadata["tokenizer"].get("arrays", {}):
@@ -219,7 +220,7 @@ def settle(parts: Parts) -> None:
 
 @np.errstate(all="ignore")  # scales may be anything
 def use(path: Path) -> int:
-    """All that the package does with a packed file: -> how many of the steps were not refused. Lets other errors out."""
+    """Do all that the package does with a packed file -> how many of the steps were not refused. Raises every other error."""
     done = 0
     try:
         packed = open_packed(path)

@@ -1,4 +1,4 @@
-"""The pickle of a .pth cut into opcodes, and changes of these: other numbers, other names, calls that nobody should make."""
+"""The pickle of a .pth cut into opcodes, and changes of these: other numbers, other names, harmful calls."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NAMES = (
 HOSTILE = (
     *(b"R", b"b", b"Q", b"o", b"\x81", b"\x93", b"0", b"1", b"2", b"(", b"t", b"l", b"d", b"}", b"]", b")", b"u", b"s", b"a", b"e", b"."),
     *(b"N", b"\x88", b"\x89", b"\x85", b"\x86", b"\x87", b"\x94", b"\x8f", b"\x91", b"\x97", b"\x98"),
-    b"\x80\xff",  # a protocol that is none
+    b"\x80\xff",  # a protocol that does not exist
     b"\x8d" + struct.pack("<Q", 1 << 62),  # text longer than any file
     b"\x8e" + struct.pack("<Q", 1 << 40),
     b"B" + struct.pack("<I", 0xFFFFFFFF),

@@ -1,7 +1,7 @@
 """What a search has collected, and random changes of it, without coverage: `python -m tests.fuzz.replay packed|checkpoint CORPUS SECONDS`.
 
-For the sanitized module, beside whose libasan libFuzzer sees no coverage and forgets its collection. SECONDS are of processor time.
-The decisions that were tried last are in FUZZ_FOLDER/decisions.
+For the sanitized module: together with its libasan, libFuzzer sees no coverage and drops its collection. SECONDS are of processor time.
+The latest decisions are in FUZZ_FOLDER/decisions.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# Searches for files that harm: `make fuzz`, or `tests/fuzz/run.sh SECONDS` for each of four searches (docs/fuzzing.md).
+# Searches for files that do harm: `make fuzz`, or `tests/fuzz/run.sh SECONDS` for each of four searches (docs/fuzzing.md).
 #
-# Of each kind of file, first by coverage with the ordinary module, then from the same collection with the sanitized one: gcc's libasan
-# has symbols of its own for libFuzzer's counters, so the second search is blind. There, a single allocation of more than 64 MiB is a
-# finding (files have some tens of kilobytes). Timeouts are of processor time (limits.py); libFuzzer's own clock would count pauses.
+# For each kind of file, first a search by coverage with the ordinary module, then one from the same collection with the sanitized
+# module. gcc's libasan has its own symbols for libFuzzer's counters, so the second search sees no coverage. In it, a single allocation of
+# more than 64 MiB is an error (files have some tens of kilobytes). Timeouts are of processor time (limits.py); libFuzzer's own clock would
+# count pauses.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 source tests/sanitize/environment.sh
@@ -15,7 +16,7 @@ status=0
 for what in packed checkpoint; do
     corpus=build/fuzz/$what
     mkdir -p "$corpus"
-    for seed in {1..32}; do  # decisions at random; none at all would change nothing
+    for seed in {1..32}; do  # random decisions; with none at all nothing would change
         [ -e "$corpus/seed$seed" ] || head -c $((seed * 4)) /dev/urandom > "$corpus/seed$seed"
     done
     OMP_NUM_THREADS=1 PYTHONPATH=.${PYTHONPATH:+:$PYTHONPATH} "$PYTHON" -m tests.fuzz.search "$what" "$corpus" \

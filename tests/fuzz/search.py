@@ -1,4 +1,4 @@
-"""Coverage-guided search for files that harm: `python -m tests.fuzz.search packed|checkpoint [options of libFuzzer]`, see run.sh."""
+"""Coverage-guided search for files that do harm: `python -m tests.fuzz.search packed|checkpoint [options of libFuzzer]`, see run.sh."""
 
 from __future__ import annotations
 

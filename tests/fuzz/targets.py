@@ -1,7 +1,6 @@
 """What a search tries: decisions of mutators, a file made from them, and everything that the package does with it.
 
-What is made up are not files but decisions, so that every file that is tried has right lengths and checksums. The file that was
-tried last lies in FUZZ_FOLDER.
+The search makes decisions and not files, so that every file has right lengths and checksums. The latest file is in FUZZ_FOLDER.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ Target = Callable[[bytes], None]
 
 
 def target(what: str, count_memory: bool) -> Target:
-    """For "packed" or "checkpoint", a function of decisions; it lets through every error that is no RwkvQuantError."""
+    """For "packed" or "checkpoint", a function of decisions; it raises every error that is not an RwkvQuantError."""
     folder = Path(os.environ["FUZZ_FOLDER"])
     parts = [packed.take_apart(packed.base(folder, arch)) for arch in ARCHITECTURES]
     pths = [checkpoints.base_pth(arch) for arch in ARCHITECTURES]

@@ -1,6 +1,6 @@
-"""Files made to harm, by structured changes: refused by an RwkvQuantError or harmless; never a crash, a hang, or memory out of proportion.
+"""Files made to do harm, by structured changes: refused by an RwkvQuantError or harmless; never a crash, a hang, or too much memory.
 
-A short run of what `make fuzz` does for as long as one likes, without instrumentation (docs/fuzzing.md).
+`make fuzz` runs the same for as long as one likes; this run is short and without instrumentation (docs/fuzzing.md).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def packed_parts(folder: Path) -> dict[str, packed.Parts]:
-    """Used once before anything is measured: modules that are imported on the way are no cost of a file."""
+    """Used once before anything is measured: the cost of a file must not contain the modules that are imported."""
     files = {arch: packed.base(folder, arch) for arch in ARCHITECTURES}
     assert [packed.use(folder / f"{arch}.safetensors") for arch in ARCHITECTURES] == [5, 5]
     return {arch: packed.take_apart(file) for arch, file in files.items()}
@@ -77,7 +77,7 @@ def test_safetensors_files(folder: Path, choices: Choices) -> None:
 
 
 def test_the_changes_reach_every_depth(folder: Path, packed_parts: dict[str, packed.Parts]) -> None:
-    """Files that are refused at once, files that run to the end, and some between: else the tests above would show little."""
+    """Some files are refused at once, some run to the end, and some stop between. Otherwise the tests above would show little."""
     path, pth = folder / "m", checkpoints.base_pth("rwkv6")
 
     def depth(use: Callable[[Path], int], content: bytes) -> int:

@@ -1,4 +1,4 @@
-"""Zips written field by field, as torch.save writes them, so that any field of any record can be another number."""
+"""Zips written field by field, as torch.save writes them, so that any field of any record can be changed."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def change_field(archive: Zip, choices: Choices) -> None:
 
 
 def change_order(archive: Zip, choices: Choices) -> None:
-    """A record or a content twice, elsewhere, or not at all."""
+    """A record or a content appears twice, elsewhere, or not at all."""
     at, kind = choices.below(len(archive.parts)), choices.below(3)
     part = archive.parts.pop(at)
     if kind:
