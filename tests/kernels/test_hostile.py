@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from dataclasses import asdict
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from rwkvquant import _native
+from rwkvquant.kernels import dispatch
 from rwkvquant.kernels.product import Matrix
 from tests.kernels import matrices
 from tests.kernels.guarded import body
@@ -35,11 +36,11 @@ def given_what_it_asks_for(matrix: Matrix, changes: dict[str, Any], rng: np.rand
 
     None if it refuses the numbers, or wants more than a megabyte.
     """
-    fields = asdict(matrix) | changes
+    described = dispatch.described(replace(matrix, **changes))
     arrays: dict[str, Any] = {suffix: np.zeros(0, array.dtype) for suffix, array in matrix.arrays.items()}
     for _ in range(len(arrays) + 1):
         try:
-            return _native.Matrix(**(fields | {"arrays": arrays})), arrays
+            return _native.Matrix(**(described | {"arrays": arrays})), arrays
         except ValueError as refusal:
             found = WANTED.search(str(refusal))
             if found is None or found[2] is None or int(found[2]) > 1 << 20:
@@ -96,4 +97,4 @@ def test_arrays_of_just_the_bytes_that_are_asked_for_are_enough_and_no_less(matr
         for suffix, array in arrays.items():
             for wrong in (array[:-1], np.repeat(array, 2)[::2], array.reshape(1, -1), np.zeros(len(array)), None, "codes"):
                 with pytest.raises((ValueError, TypeError)):
-                    _native.Matrix(**(asdict(matrix) | {"rows": rows, "cols": cols, "arrays": arrays | {suffix: wrong}}))
+                    dispatch.held(_native, replace(matrix, rows=rows, cols=cols, arrays=arrays | {suffix: wrong}))

@@ -27,12 +27,12 @@ REFUSED = (ValueError, TypeError, OverflowError, RuntimeError, MemoryError)
 NUMBERS = [0, 1, 16, 17, 2**16, 2**20 + 64, 2**31, 2**32 + 8, 2**40, 2**63, 2**64 - 64, 2**64 - 16, 2**64 - 1, 2**64, -1]
 READ = {  # the numbers that count, by codec
     "uniform": ("bits", "rows", "cols", "tile_cols", "group_size", "symmetric", "scale_bits"),
-    "codebook": ("bits", "rows", "cols", "tile_cols", "group_rows", "rank", "shift"),
-    "pairs": ("bits", "rows", "cols", "tile_cols", "group_rows"),
+    "codebook": ("bits", "rows", "cols", "group_rows", "rank", "shift"),
+    "pairs": ("bits", "rows", "cols", "group_rows"),
     "dense": ("bits", "rows", "cols"),
     "rows": ("bits", "rows", "cols", "group_size", "symmetric", "scale_bits"),
 }
-WANTED = re.compile(r": (\w+) must hold (\d+) bytes")
+WANTED = re.compile(r"\] (\w+) must hold (\d+) values")
 Arguments = dict[str, Any]
 
 
@@ -48,7 +48,7 @@ def packings(shape: tuple[int, int]) -> list[Packing]:
 
 
 def described(folder: Path, arch: str, turn: int) -> Arguments:
-    """What the engine is told of a sound model, whose matrices take turns in the layouts."""
+    """What the engine is told of a sound model, whose matrices take turns in the layouts: arguments of native matrices, arrays as bytes."""
     counter = iter(range(turn, 1000))
 
     def choose(_: str, spec: TensorSpec, shape: tuple[int, ...]) -> Packing:
@@ -60,15 +60,36 @@ def described(folder: Path, arch: str, turn: int) -> Arguments:
     write_model(folder / f"{turn}.safetensors", arch, DIMS[arch], choose, seed=turn)
     weights = packed_weights(open_packed(folder / f"{turn}.safetensors"))
     sizes = {name: getattr(DIMS[arch], name) for name in ("layers", "width", "hidden", "vocab", "heads", "head_size")}
-    matrices = {name: engine._matrix(stored) for name, stored in weights.matrices.items()}
+    matrices = {name: as_bytes(engine._matrix(stored)) for name, stored in weights.matrices.items()}
     vectors = {name: np.ascontiguousarray(values, np.float32).reshape(-1) for name, values in weights.vectors.items()}
-    return {"arch": arch, "sizes": sizes, "matrices": matrices, "vectors": vectors, "embedding": engine._embedding(weights.embedding)}
+    return {
+        "arch": arch,
+        "sizes": sizes,
+        "matrices": matrices,
+        "vectors": vectors,
+        "embedding": as_bytes(engine._embedding(weights.embedding)),
+    }
+
+
+def as_bytes(table: Arguments) -> Arguments:
+    return table | {"arrays": {suffix: array.view(np.uint8) for suffix, array in table["arrays"].items()}}
+
+
+def with_number(table: Arguments, key: str, number: int) -> Arguments:
+    return table | ({key: number} if key in ("rows", "cols") else {"numbers": table["numbers"] | {key: number}})
+
+
+def build(arguments: Arguments, threads: int = 1) -> Any:
+    """The engine of these matrices. Raises what is in REFUSED."""
+    matrices = {name: _native.Matrix(**table) for name, table in arguments["matrices"].items()}
+    made = arguments | {"matrices": matrices, "embedding": _native.Matrix(**arguments["embedding"])}
+    return _native.Engine(**made, threads=threads, quantize_activations=True)
 
 
 def run(arguments: Arguments) -> bool:
     """Whether the engine took it; if so, it has read a step of three tokens."""
     try:
-        built = _native.Engine(**arguments, threads=1, quantize_activations=True)
+        built = build(arguments)
     except REFUSED:
         return False
     try:
@@ -86,18 +107,19 @@ def step(sizes: dict[str, int]) -> list[Any]:
     return [tokens, [(2, 1), (1, 0)], *states, wanted, np.empty((2, dims.vocab), np.float32)]
 
 
-def given_what_it_asks_for(arguments: Arguments, name: str, changes: dict[str, int]) -> Arguments | None:
-    """The arguments with one tensor's numbers changed, and its arrays of just the bytes that the engine then wants.
+def given_what_it_asks_for(arguments: Arguments, name: str, key: str | None = None, number: int = 0) -> Arguments | None:
+    """The arguments with one tensor's number changed, if any, and its arrays of just the bytes that the engine then wants.
 
     None if it wants no such tensor, or more than a megabyte.
     """
     part, tensors = ("embedding", arguments) if name == "emb.weight" else (name, arguments["matrices"])
-    arrays: dict[str, Any] = dict.fromkeys(tensors[part]["arrays"], np.zeros(0, np.uint8))
+    described = tensors[part] if key is None else with_number(tensors[part], key, number)
+    arrays: dict[str, Any] = dict.fromkeys(described["arrays"], np.zeros(0, np.uint8))
     for _ in range(len(arrays) + 1):
-        table = {part: tensors[part] | changes | {"arrays": arrays}}
+        table = {part: described | {"arrays": arrays}}
         changed = arguments | (table if name == "emb.weight" else {"matrices": tensors | table})
         try:
-            _native.Engine(**changed, threads=1, quantize_activations=True)
+            build(changed)
             return changed
         except ValueError as refusal:
             found = WANTED.search(str(refusal))
@@ -121,7 +143,7 @@ def test_a_wrong_number_is_refused_or_harmless(tmp_path: Path, arch: str, turn: 
     for number in NUMBERS:
         for name in names:
             for key in READ[tables[name]["codec"]]:
-                changed = given_what_it_asks_for(sound, name, {key: number})
+                changed = given_what_it_asks_for(sound, name, key, number)
                 assert changed is None or 0 <= number < 2**31, (name, key, number)
                 refused += changed is None or not run(changed)
         for key in sound["sizes"]:
@@ -134,7 +156,7 @@ def test_a_wrong_number_is_refused_or_harmless(tmp_path: Path, arch: str, turn: 
 def test_arrays_of_just_the_bytes_that_are_asked_for_are_enough_and_no_less(tmp_path: Path, arch: str, turn: int) -> None:
     sound = described(tmp_path, arch, turn)
     for name in (*sound["matrices"], "emb.weight"):
-        exact = given_what_it_asks_for(sound, name, {})
+        exact = given_what_it_asks_for(sound, name)
         assert exact is not None and run(exact)
         table = exact["embedding"] if name == "emb.weight" else exact["matrices"][name]
         for suffix, array in table["arrays"].items():
@@ -148,7 +170,7 @@ def test_arrays_of_just_the_bytes_that_are_asked_for_are_enough_and_no_less(tmp_
 @pytest.mark.parametrize("arch", DIMS)
 def test_a_step_that_does_not_fit_is_refused(tmp_path: Path, arch: str) -> None:
     sound = described(tmp_path, arch, 0)
-    built = _native.Engine(**sound, threads=2, quantize_activations=True)
+    built = build(sound, threads=2)
     right = step(sound["sizes"])
     tokens = [[], [1, 2], [1, 2, 40], [1, 2, 2**32 - 1], [1] * 65]
     parts = [[], [(3, 2)], [(3, -1)], [(2, 0), (1, 0)], [(0, 0), (3, 1)], [(4, 0)], [(2**64 - 1, 0), (4, 1)], [(1, 0)]]

@@ -57,8 +57,14 @@ def native_product(
 
 def held(native: ModuleType, matrix: Matrix) -> Any:
     """The native module's own description of a matrix, which keeps its arrays alive. Raises ValueError for arrays that do not fit."""
+    return native.Matrix(**described(matrix))
+
+
+def described(matrix: Matrix) -> dict[str, Any]:
+    """The arguments of the native Matrix: its codec looks for the numbers and arrays that it has among these."""
     fields = {field.name: getattr(matrix, field.name) for field in dataclasses.fields(matrix)}
-    return native.Matrix(**{**fields, "arrays": dict(matrix.arrays)})
+    arguments = {name: fields.pop(name) for name in ("codec", "rows", "cols")}
+    return {**arguments, "arrays": dict(fields.pop("arrays")), "numbers": {name: int(value) for name, value in fields.items()}}
 
 
 @functools.cache

@@ -1,4 +1,4 @@
-"""out = x W^T for every layout and any number of vectors: the definition of native/product.cpp.
+"""out = x W^T for every layout and any number of vectors: the definition of native/product_*.cpp.
 
     W      (rows, cols)    a packed matrix
     x      (count, cols)   float32
@@ -40,7 +40,7 @@ DENSE_SUMS = 64
 
 @dataclass(frozen=True)
 class Matrix:
-    """A packed matrix: native/matrix.h, field by field.
+    """A packed matrix: what the native one (native/codec.h) is told.
 
     codec: uniform | codebook | pairs | dense | bfloat, which is bfloat16 as uint16. bits: of a code, or of a value. arrays: by
     suffix, flat, as the file has them (formats/layout.py); what a codec has no use for keeps its default.

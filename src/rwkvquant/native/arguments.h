@@ -9,6 +9,8 @@
 #include <cstdint>
 #include <string>
 
+#include "codec.h"
+
 namespace rwkvquant {
 
 namespace nb = nanobind;
@@ -22,8 +24,6 @@ constexpr nb::dlpack::dtype kInt8{static_cast<std::uint8_t>(nb::dlpack::dtype_co
 constexpr nb::dlpack::dtype kInt32{static_cast<std::uint8_t>(nb::dlpack::dtype_code::Int), 32, 1};
 constexpr nb::dlpack::dtype kFloat16{static_cast<std::uint8_t>(nb::dlpack::dtype_code::Float), 16, 1};
 constexpr nb::dlpack::dtype kFloat32{static_cast<std::uint8_t>(nb::dlpack::dtype_code::Float), 32, 1};
-
-constexpr std::size_t kMaxSize = std::size_t{1} << 31;  // below it, no sum or product of sizes overflows
 
 inline void check_rule(const char* op, bool holds, const std::string& rule) {
     if (!holds) throw nb::value_error(("[" + std::string(op) + "] " + rule).c_str());

@@ -9,7 +9,7 @@
 
 #include "arguments.h"
 #include "bindings.h"
-#include "dispatch.h"
+#include "bodies.h"
 #include "tiles.h"
 
 namespace rwkvquant {
@@ -38,7 +38,7 @@ std::uint32_t dot_bytes(const Array& a, const Array& q, std::size_t rounds) {
 
 std::vector<std::string> available_isas() {
     std::vector<std::string> names;
-    for (const Operations& body : available()) names.emplace_back(body.isa);
+    for (const Operations* body : available()) names.emplace_back(body->isa);
     return names;
 }
 
@@ -55,6 +55,7 @@ void set_isa(std::string_view name) {
 NB_MODULE(_native, module) {
     using namespace nanobind::literals;
     module.doc() = "Native bodies of the operations in rwkvquant.kernels; call them through rwkvquant.kernels.dispatch.";
+    rwkvquant::bind_matrix(module);
     rwkvquant::bind_product(module);
     rwkvquant::bind_engine(module);
     rwkvquant::bind_steps(module);

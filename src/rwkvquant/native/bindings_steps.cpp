@@ -10,8 +10,8 @@
 
 #include "arguments.h"
 #include "bindings.h"
+#include "bodies.h"
 #include "sampling.h"
-#include "step_operations.h"
 
 namespace rwkvquant {
 namespace {
@@ -31,14 +31,14 @@ void check_range(const char* op, std::size_t begin, std::size_t end, std::size_t
 void layer_norm(const Read& x, const Read& weight, const Read& bias, float eps, std::size_t begin, std::size_t end, const Output& y) {
     check_sizes("layer_norm", x.size(), {weight.size(), bias.size(), y.size()});
     check_range("layer_norm", begin, end, x.size());
-    step_operations().layer_norm(x.data(), weight.data(), bias.data(), x.size(), eps, begin, end, y.data());
+    operations().layer_norm(x.data(), weight.data(), bias.data(), x.size(), eps, begin, end, y.data());
 }
 
 void token_shift(const Read& x, const Read& previous, const Read& mu, const std::optional<Read>& lean, std::size_t begin, std::size_t end,
                  const Output& y) {
     check_sizes("token_shift", x.size(), {previous.size(), mu.size(), lean ? lean->size() : x.size(), y.size()});
     check_range("token_shift", begin, end, x.size());
-    step_operations().token_shift(x.data(), previous.data(), mu.data(), lean ? lean->data() : nullptr, begin, end, y.data());
+    operations().token_shift(x.data(), previous.data(), mu.data(), lean ? lean->data() : nullptr, begin, end, y.data());
 }
 
 void apply(const std::string& name, const Output& x, std::size_t begin, std::size_t end) {
@@ -49,7 +49,7 @@ void apply(const std::string& name, const Output& x, std::size_t begin, std::siz
                               : name == "tanh"  ? Function::kTanh
                               : name == "silu"  ? Function::kSilu
                                                 : Function::kSquaredRelu;
-    step_operations().apply(function, x.data(), begin, end);
+    operations().apply(function, x.data(), begin, end);
 }
 
 void keys7(const Read& k, const Read& v, const Read& w, const Read& a, const std::optional<Read>& v_gate, const Read& w0, const Read& a0,
@@ -59,7 +59,7 @@ void keys7(const Read& k, const Read& v, const Read& w, const Read& a, const std
     check_rule("keys7", v_gate.has_value() == v0.has_value(), "v_gate and v0 come together");
     check_sizes("keys7", N, {v.size(), w.size(), a.size(), w0.size(), a0.size(), k_k.size(), k_a.size(), v_first.size(), w_to.size()});
     check_sizes("keys7", N, {k_to.size(), v_to.size(), kappa.size(), a_kappa.size(), v_gate ? v_gate->size() : N, v0 ? v0->size() : N});
-    step_operations().keys7({k.data(), v.data(), w.data(), a.data(), v_gate ? v_gate->data() : nullptr, w0.data(), a0.data(),
+    operations().keys7({k.data(), v.data(), w.data(), a.data(), v_gate ? v_gate->data() : nullptr, w0.data(), a0.data(),
                              v0 ? v0->data() : nullptr, k_k.data(), k_a.data(), v_first.data()},
                             {w_to.data(), k_to.data(), v_to.data(), kappa.data(), a_kappa.data()}, N);
 }
@@ -69,24 +69,24 @@ void wkv7(const Read& S, const Read& r, const Output& w, const Output& k, const 
     const std::size_t N = r.size();
     check_sizes("wkv7", N, {w.size(), k.size(), v.size(), kappa.size(), a_kappa.size(), o.size()});
     check_sizes("wkv7", N * N, {S.size(), S_to.size()});
-    step_operations().wkv7(S.data(), S_to.data(), r.data(), {w.data(), k.data(), v.data(), kappa.data(), a_kappa.data()}, N, o.data());
+    operations().wkv7(S.data(), S_to.data(), r.data(), {w.data(), k.data(), v.data(), kappa.data(), a_kappa.data()}, N, o.data());
 }
 
 void bonus7(const Output& y, const Read& r, const Read& k, const Read& r_k, const Read& v, const Read& g) {
     check_sizes("bonus7", y.size(), {r.size(), k.size(), r_k.size(), v.size(), g.size()});
-    step_operations().bonus7(r.data(), k.data(), r_k.data(), v.data(), g.data(), y.size(), y.data());
+    operations().bonus7(r.data(), k.data(), r_k.data(), v.data(), g.data(), y.size(), y.data());
 }
 
 void decay6(const Read& w0, const Read& d, const Output& w) {
     check_sizes("decay6", w.size(), {w0.size(), d.size()});
-    step_operations().decay6(w0.data(), d.data(), w.size(), w.data());
+    operations().decay6(w0.data(), d.data(), w.size(), w.data());
 }
 
 void wkv6(const Read& S, const Read& r, const Read& w, const Read& k, const Read& v, const Read& u, const Output& o, const Output& S_to) {
     const std::size_t N = r.size();
     check_sizes("wkv6", N, {w.size(), k.size(), v.size(), u.size(), o.size()});
     check_sizes("wkv6", N * N, {S.size(), S_to.size()});
-    step_operations().wkv6(S.data(), S_to.data(), r.data(), w.data(), k.data(), v.data(), u.data(), N, o.data());
+    operations().wkv6(S.data(), S_to.data(), r.data(), w.data(), k.data(), v.data(), u.data(), N, o.data());
 }
 
 std::size_t draw_token(const Read& scores, double temperature, double top_p, double uniform) {

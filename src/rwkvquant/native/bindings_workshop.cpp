@@ -4,15 +4,15 @@
 #include <nanobind/stl/optional.h>
 
 #include <algorithm>
-#include <cmath>
+#include <memory>
+#include <mutex>
+#include <new>
 #include <optional>
-#include <string_view>
-#include <thread>
-#include <vector>
 
 #include "bindings.h"
-#include "dispatch.h"
-#include "workshop_operations.h"
+#include "bodies.h"
+#include "buffer.h"
+#include "thread_pool.h"
 
 namespace nb = nanobind;
 
@@ -21,50 +21,65 @@ namespace {
 
 using Points = nb::ndarray<const double, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Centroids = nb::ndarray<double, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
-constexpr std::size_t kMostCentroids = 16, kMostPoints = 1 << 14, kUnitsWorthAThread = 4;
+constexpr std::size_t kMostCentroids = 16, kMostPoints = 1 << 14, kUnitsWorthAThread = 4, kMostThreads = 1024;
 
-// Calls work(begin, end) for parts of 0..total that begin at multiples of `unit`, on as many threads; results must not depend on the parts.
-template <class Work>
-void share(std::size_t total, std::size_t unit, std::size_t threads, const Work& work) {
-    const std::size_t units = (total + unit - 1) / unit, parts = std::max<std::size_t>(1, std::min(threads, units / kUnitsWorthAThread));
-    const auto cut = [&](std::size_t part) { return std::min(total, units * part / parts * unit); };
-    std::vector<std::thread> others;
-    for (std::size_t part = 1; part < parts; ++part) others.emplace_back([&, part] { work(cut(part), cut(part + 1)); });
-    work(cut(0), cut(1));
-    for (std::thread& other : others) other.join();
+// The threads of all quantising in this process, as many as were ever asked for. They are never joined: a Python thread may be among them
+// when the process ends.
+struct Shared {
+    std::mutex busy;
+    std::unique_ptr<ThreadPool> pool;
+};
+Shared& shared() {
+    static Shared& only = *new Shared;
+    return only;
 }
 
-#if defined(RWKVQUANT_X86)
-#define RWKVQUANT_CHOSEN(name)                                                                      \
-    [isa = operations().isa](const auto& task, std::size_t begin, std::size_t end) {                \
-        if (isa == "avx512") return avx512::name(task, begin, end);                                 \
-        if (isa == "avx2") return avx2::name(task, begin, end);                                     \
-        plain::name(task, begin, end);                                                              \
-    }
-#else
-#define RWKVQUANT_CHOSEN(name) [](const auto& task, std::size_t begin, std::size_t end) { plain::name(task, begin, end); }
-#endif
+// Calls run(task, begin, end, scratch) for parts of 0..total that begin at multiples of the task's unit, on as many threads; results do not
+// depend on the parts. While another Python thread has the pool, its caller works alone.
+template <class Task>
+void share(std::size_t total, std::size_t threads, const Task& task, void (*run)(const Task&, std::size_t, std::size_t, void*)) {
+    const std::size_t units = (total + Task::kUnit - 1) / Task::kUnit, scratch_bytes = (task.scratch_bytes() + 63) / 64 * 64;
+    const std::unique_lock<std::mutex> lock(shared().busy, std::try_to_lock);
+    const std::size_t most = std::clamp<std::size_t>(units / kUnitsWorthAThread, 1, kMostThreads);
+    const std::size_t wanted = lock.owns_lock() ? std::clamp<std::size_t>(threads, 1, most) : 1;
+    std::unique_ptr<ThreadPool>& pool = shared().pool;
+    if (wanted > 1 && (pool == nullptr || pool->asked() < wanted)) pool = std::make_unique<ThreadPool>(wanted);
+    const std::size_t parts = wanted > 1 ? std::min(wanted, pool->threads()) : 1;
+    const Buffer<unsigned char> scratch(parts * scratch_bytes);
+    const auto part = [&](const Worker& worker) {
+        if (worker.index >= parts) return;
+        const Range own = Worker{nullptr, worker.index, parts}.share(total, Task::kUnit);
+        if (own.begin < own.end) run(task, own.begin, own.end, scratch.data() + worker.index * scratch_bytes);
+    };
+    if (parts > 1) return pool->run(part);
+    part(Worker{nullptr, 0, 1});
+}
 
-template <class Task, class Run>
-void in_parts(std::size_t total, std::size_t unit, std::size_t threads, const Task& task, const Run& run) {
-    const nb::gil_scoped_release released;
-    share(total, unit, threads, [&](std::size_t begin, std::size_t end) { run(task, begin, end); });
+template <class Task>
+void in_parts(const char* op, std::size_t total, std::size_t threads, const Task& task,
+              void (*run)(const Task&, std::size_t, std::size_t, void*)) {
+    try {
+        const nb::gil_scoped_release released;
+        share(total, threads, task, run);
+    } catch (const std::bad_alloc&) {
+        PyErr_Format(PyExc_MemoryError, "[%s] there is no memory for the working space of %zu threads; try fewer", op, threads);
+        throw nb::python_error();
+    }
 }
 
 void exact_kmeans(const Points& x, const Points& p, bool limited, double low, double high, Centroids out, std::size_t threads) {
     const std::size_t groups = x.shape(0), n = x.shape(1), k = out.shape(1);
     if (p.shape(0) != groups || p.shape(1) != n || out.shape(0) != groups) throw nb::value_error("[exact_kmeans] x, p and out differ in shape");
     if (k < 1 || k > kMostCentroids || n < 1 || n > kMostPoints) throw nb::value_error("[exact_kmeans] 1 to 16 centroids for 1 to 16384 points");
-    [[maybe_unused]] const std::string_view isa = operations().isa;  // ARM has one body
-    const nb::gil_scoped_release released;
-    share(groups, 8, threads, [&](std::size_t begin, std::size_t end) {
-        const KMeans task{x.data() + begin * n, p.data() + begin * n, end - begin, n, static_cast<int>(k), limited, low, high, out.data() + begin * k};
-#if defined(RWKVQUANT_X86)
-        if (isa == "avx512") return avx512::exact_kmeans(task);
-        if (isa == "avx2") return avx2::exact_kmeans(task);
-#endif
-        plain::exact_kmeans(task);
-    });
+    const KMeans task{x.data(), p.data(), groups, n, static_cast<int>(k), limited, low, high, out.data()};
+    in_parts("exact_kmeans", groups, threads, task, operations().exact_kmeans);
+}
+
+// The body's function for floats or for doubles.
+template <class T, class F32, class F64>
+auto of_type(F32 f32, F64 f64) {
+    if constexpr (sizeof(T) == sizeof(float)) return f32;
+    else return f64;
 }
 
 template <class T, int axes>
@@ -101,7 +116,7 @@ void round_columns(bool descent, int bits, Array<T, 2> block, const Array<const 
     const Columns<T> task{descent, columns, rows, tables, bits, block.data(), matrix.data(), table.data(), scale ? scale->data() : nullptr,
                           zero ? zero->data() : nullptr, centroids ? centroids->data() : nullptr, names ? names->data() : nullptr,
                           row_scale ? row_scale->data() : nullptr, codes.data(), changes.data()};
-    in_parts(rows, 64, threads, task, RWKVQUANT_CHOSEN(round_columns));
+    in_parts("round_columns", rows, threads, task, of_type<T>(operations().round_columns_f32, operations().round_columns_f64));
 }
 
 template <class T>
@@ -114,7 +129,7 @@ void code_gram(const Array<const std::uint8_t, 2>& codes, const Array<const T, 2
     const std::uint8_t* end = codes.data() + columns * rows;
     require(std::find_if(codes.data(), end, [K](std::uint8_t code) { return code >= K; }) == end, "[code_gram] a code has no centroid");
     const Gram<T> task{codes.data(), H.data(), scale.data(), columns, rows, group_rows, K, N.data()};
-    in_parts(N.shape(0), 16, threads, task, RWKVQUANT_CHOSEN(code_gram));
+    in_parts("code_gram", N.shape(0), threads, task, of_type<T>(operations().code_gram_f32, operations().code_gram_f64));
 }
 
 template <class T>
@@ -126,7 +141,7 @@ void step_coefficients(const Array<const T, 3>& N, const Array<const T, 2>& g, c
                 found.shape(1) == R && shift >= 0 && shift <= 14,
             "[step_coefficients] u, solved and found have R coefficients a table");
     const Coefficients<T> task{N.data(), g.data(), u.data(), solved.data(), basis.data(), K, R, shift, passes, low, high, largest, found.data()};
-    in_parts(tables, 64, threads, task, RWKVQUANT_CHOSEN(step_coefficients));
+    in_parts("step_coefficients", tables, threads, task, of_type<T>(operations().step_coefficients_f32, operations().step_coefficients_f64));
 }
 
 template <class T>
@@ -134,7 +149,7 @@ void bind_of(nb::module_& module) {
     using namespace nanobind::literals;
     module.def("round_columns", &round_columns<T>, "descent"_a, "bits"_a, "block"_a.noconvert(), "matrix"_a.noconvert(), "table"_a.noconvert(),
                "scale"_a.none(), "zero"_a.none(), "centroids"_a.none(), "names"_a.none(), "row_scale"_a.none(), "codes"_a.noconvert(),
-               "changes"_a.noconvert(), "threads"_a, "A block of columns, by error feedback or descent. See native/workshop_operations.h.");
+               "changes"_a.noconvert(), "threads"_a, "A block of columns, by error feedback or descent. See native/workshop.h.");
     module.def("code_gram", &code_gram<T>, "codes"_a, "H"_a.noconvert(), "scale"_a.noconvert(), "group_rows"_a, "N"_a.noconvert(), "threads"_a,
                "Sums of H by pairs of codes; writes N (row blocks, K, K). See quantizers/codebook/update.py.");
     module.def("step_coefficients", &step_coefficients<T>, "N"_a.noconvert(), "g"_a.noconvert(), "u"_a.noconvert(), "solved"_a.noconvert(),

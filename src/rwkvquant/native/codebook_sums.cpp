@@ -1,28 +1,43 @@
 // The small problems of the M-step, one for each table: quantizers/codebook/update.py and codebook_factors.py are the definitions.
-#include <algorithm>
-#include <cmath>
-#include <vector>
-
-#include "workshop_operations.h"
+#include "operations.h"
 
 namespace rwkvquant::RWKVQUANT_BODY {
 namespace {
 
 constexpr int kMost = 16;
 
+template <class T>
+void fill(T* to, std::size_t count, T value) {
+    for (std::size_t i = 0; i < count; ++i) to[i] = value;
+}
+
+template <class T>
+void copy(const T* from, std::size_t count, T* to) {
+    for (std::size_t i = 0; i < count; ++i) to[i] = from[i];
+}
+
+template <class T>
+T clamped(T value, T low, T high) {
+    return value < low ? low : high < value ? high : value;
+}
+
+inline float whole_below(float value) { return __builtin_floorf(value); }
+inline double whole_below(double value) { return __builtin_floor(value); }
+
 // N = sum over the rows of a block of s^2 A^T H A, A being the one-hot codes of a row (columns, K): first A^T H, whole rows of H at a
 // time, then its columns.
 template <class T>
-void sum(const Gram<T>& task, std::size_t begin, std::size_t end) {
-    std::vector<T> of_code(task.K * task.columns);
+void sum(const Gram<T>& task, std::size_t begin, std::size_t end, void* scratch) {
+    T* const of_code = static_cast<T*>(scratch);  // (K, columns)
     for (std::size_t table = begin; table < end; ++table) {
         T* N = task.N + table * task.K * task.K;
-        std::fill_n(N, task.K * task.K, T(0));
-        for (std::size_t r = table * task.group_rows; r < std::min((table + 1) * task.group_rows, task.rows); ++r) {
+        fill(N, task.K * task.K, T(0));
+        const std::size_t first = table * task.group_rows, stop = first + task.group_rows < task.rows ? first + task.group_rows : task.rows;
+        for (std::size_t r = first; r < stop; ++r) {
             const T square = task.scale[r] * task.scale[r];
-            std::fill(of_code.begin(), of_code.end(), T(0));
+            fill(of_code, task.K * task.columns, T(0));
             for (std::size_t j = 0; j < task.columns; ++j) {
-                T* sums = of_code.data() + task.codes[j * task.rows + r] * task.columns;
+                T* sums = of_code + task.codes[j * task.rows + r] * task.columns;
                 const T* H = task.H + j * task.columns;
                 for (std::size_t i = 0; i < task.columns; ++i) sums[i] += H[i];
             }
@@ -49,7 +64,7 @@ struct Table {
         for (std::size_t k = 0; k < task.K; ++k) {
             T total = half;
             for (std::size_t r = 0; r < task.R; ++r) total += u[r] * task.basis[r * task.K + k];
-            c[k] = std::clamp(std::floor(total / unit), task.low, task.high);
+            c[k] = clamped(whole_below(total / unit), task.low, task.high);
         }
     }
 
@@ -73,18 +88,18 @@ void step(const Coefficients<T>& task, std::size_t begin, std::size_t end) {
         const Table<T> here(task, table);
         T* best = task.found + table * task.R;
         T tried[kMost], least = 0;
-        std::copy_n(task.u + table * task.R, task.R, best);
+        copy(task.u + table * task.R, task.R, best);
         const auto take = [&] {
             const T changed = here.change(tried);
-            if (changed < least) least = changed, std::copy_n(tried, task.R, best);
+            if (changed < least) least = changed, copy(tried, task.R, best);
         };
-        std::copy_n(task.solved + table * task.R, task.R, tried);
+        copy(task.solved + table * task.R, task.R, tried);
         take();
         for (int pass = 0; pass < task.passes; ++pass) {
             for (std::size_t r = 0; r < task.R; ++r) {
                 for (const T one : {T(1), T(-1)}) {
-                    std::copy_n(best, task.R, tried);
-                    tried[r] = std::clamp(tried[r] + one, -task.largest, task.largest);
+                    copy(best, task.R, tried);
+                    tried[r] = clamped(tried[r] + one, -task.largest, task.largest);
                     take();
                 }
             }
@@ -94,9 +109,9 @@ void step(const Coefficients<T>& task, std::size_t begin, std::size_t end) {
 
 }  // namespace
 
-void code_gram(const Gram<float>& task, std::size_t begin, std::size_t end) { sum(task, begin, end); }
-void code_gram(const Gram<double>& task, std::size_t begin, std::size_t end) { sum(task, begin, end); }
-void step_coefficients(const Coefficients<float>& task, std::size_t begin, std::size_t end) { step(task, begin, end); }
-void step_coefficients(const Coefficients<double>& task, std::size_t begin, std::size_t end) { step(task, begin, end); }
+void code_gram_f32(const Gram<float>& task, std::size_t begin, std::size_t end, void* scratch) { sum(task, begin, end, scratch); }
+void code_gram_f64(const Gram<double>& task, std::size_t begin, std::size_t end, void* scratch) { sum(task, begin, end, scratch); }
+void step_coefficients_f32(const Coefficients<float>& task, std::size_t begin, std::size_t end, void*) { step(task, begin, end); }
+void step_coefficients_f64(const Coefficients<double>& task, std::size_t begin, std::size_t end, void*) { step(task, begin, end); }
 
 }  // namespace rwkvquant::RWKVQUANT_BODY

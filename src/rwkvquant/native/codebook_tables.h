@@ -8,11 +8,14 @@
 #pragma once
 
 #include "lanes.h"
-#include "matrix.h"
 
 namespace rwkvquant::RWKVQUANT_BODY {
 
-constexpr std::size_t kTablesAhead = 3072;
+struct Codebook {
+    std::size_t cols, group_rows;  // group_rows: 2, 4, 8 or 16 rows share a table
+    int bits, rank, shift;         // rank 0: `codebooks` are stored; 1..8: they are made from coefficients and basis
+    const std::uint8_t *codes, *row_scale, *codebooks, *coefficients, *basis;
+};
 
 // What the file holds, and where things stand in the 64 bytes: byte 16 * lane + place serves rows 4 * lane .. 4 * lane + 3.
 template <int bits, bool two_tables>
@@ -24,7 +27,7 @@ struct TablePlaces {
     const std::uint8_t* const stored;  // one tile after another
     const std::size_t tile_bytes;
 
-    TablePlaces(const std::uint8_t* from, const Matrix& matrix, std::size_t table_bytes)
+    TablePlaces(const std::uint8_t* from, const Codebook& matrix, std::size_t table_bytes)
         : stored(from), tile_bytes(kTileRows / matrix.group_rows * table_bytes) {}
 
     // For two tiles from here on: of every line, or it is worth nothing.
@@ -66,7 +69,7 @@ class StoredTables : public TablePlaces<bits, two_tables> {
   public:
     using Places::tile_bytes;
 
-    explicit StoredTables(const Matrix& matrix) : Places(matrix.codebooks, matrix, Places::kEntries) {
+    explicit StoredTables(const Codebook& matrix) : Places(matrix.codebooks, matrix, Places::kEntries) {
         for (std::size_t four = 0; four < 16; ++four) {
             const std::size_t lane = four / 4, place = 4 * (four % 4);
             source[four] = static_cast<std::int32_t>((Places::table(lane, place, matrix.group_rows) * Places::kEntries + Places::entry(place)) / 4);

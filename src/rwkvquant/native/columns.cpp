@@ -1,15 +1,17 @@
 // Rounding a block of columns, 64 rows at a time: with error feedback (quantizers/uniform/gptq.py, codebook_walk.py), or by coordinate descent
 // (quantizers/shared/descent.py). Those are the definitions; what they do to a column of all rows is done here to all columns of some rows,
 // so that a block stays in the cache. Rows do not depend on one another, hence neither do results on how rows are dealt out.
-#include <algorithm>
-#include <vector>
-
-#include "workshop_operations.h"
+#include "operations.h"
 
 namespace rwkvquant::RWKVQUANT_BODY {
 namespace {
 
-constexpr std::size_t kTile = 64, kMost = 16;
+constexpr std::size_t kTile = Columns<float>::kUnit, kMost = 16;
+
+template <class T>
+inline T clamped(T value, T low, T high) {
+    return value < low ? low : high < value ? high : value;
+}
 
 // Half to even, as torch rounds. Beyond 2^22 (floats) it rounds coarsely, and clamping follows.
 inline double round_even(double v) { return (v + 6755399441055744.0) - 6755399441055744.0; }
@@ -48,7 +50,7 @@ struct Grids {
         float s[kTile], z[kTile];
         row(task.scale, column, s, 1.0f), row(task.zero, column, z, 0.0f);
         for (std::size_t r = 0; r < kTile; ++r) {
-            const T c = std::clamp(round_even(w[r] / static_cast<T>(s[r])) + static_cast<T>(z[r]), T(0), top);
+            const T c = clamped(round_even(w[r] / static_cast<T>(s[r])) + static_cast<T>(z[r]), T(0), top);
             code[r] = c;
             value[r] = static_cast<T>(static_cast<float>(c - static_cast<T>(z[r])) * s[r]);
         }
@@ -60,7 +62,7 @@ struct Grids {
         row(task.scale, column, s, 1.0f);
         for (std::size_t r = 0; r < kTile; ++r) {
             const T width = static_cast<T>(s[r]), away = h > 0 ? G[r] / (h * width) : T(0);
-            const T to = std::clamp(round_even(code[r] + away), T(0), top), change = width * (to - code[r]);
+            const T to = clamped(round_even(code[r] + away), T(0), top), change = width * (to - code[r]);
             const bool gains = h * (change * change) < 2 * G[r] * change;
             x[r] = gains ? change : T(0);
             code[r] = gains ? to : code[r];
@@ -130,52 +132,53 @@ void spread(const T* factors, const T* x, std::size_t begin, std::size_t end, T*
 }
 
 template <class T, template <class> class Codec>
-void walk_tile(const Columns<T>& task, std::size_t first, std::size_t count) {
+void walk_tile(const Columns<T>& task, std::size_t first, std::size_t count, T* scratch) {
     const Codec<T> codec(task, first, count);
-    std::vector<T> w(task.columns * kTile), codes(task.columns * kTile);
-    load(task.block, task.columns, task.rows, first, count, w.data(), T(0));
+    T *w = scratch, *codes = w + task.columns * kTile;
+    load(task.block, task.columns, task.rows, first, count, w, T(0));
     for (std::size_t i = 0; i < task.columns; ++i) {
         const T *row = task.matrix + i * task.columns, pivot = row[i];
         T value[kTile], *error = &w[i * kTile];
         codec.nearest(i, error, value, &codes[i * kTile]);
         for (std::size_t r = 0; r < kTile; ++r) error[r] = (error[r] - value[r]) / pivot;
-        spread(row, error, i + 1, task.columns, w.data());
+        spread(row, error, i + 1, task.columns, w);
     }
-    store(w.data(), task.columns, task.rows, first, count, task.changes);
-    store(codes.data(), task.columns, task.rows, first, count, task.codes);
+    store(w, task.columns, task.rows, first, count, task.changes);
+    store(codes, task.columns, task.rows, first, count, task.codes);
 }
 
 template <class T, template <class> class Codec>
-void descend_tile(const Columns<T>& task, std::size_t first, std::size_t count) {
+void descend_tile(const Columns<T>& task, std::size_t first, std::size_t count, T* scratch) {
     const Codec<T> codec(task, first, count);
-    std::vector<T> G(task.columns * kTile), codes(task.columns * kTile), changes(task.columns * kTile);
-    load(task.block, task.columns, task.rows, first, count, G.data(), T(0));
-    load(task.codes, task.columns, task.rows, first, count, codes.data(), T(0));
+    T *G = scratch, *codes = G + task.columns * kTile, *changes = codes + task.columns * kTile;
+    load(task.block, task.columns, task.rows, first, count, G, T(0));
+    load(task.codes, task.columns, task.rows, first, count, codes, T(0));
     for (std::size_t i = 0; i < task.columns; ++i) {
         const T* row = task.matrix + i * task.columns;
         codec.descend(i, row[i], &G[i * kTile], &codes[i * kTile], &changes[i * kTile]);
-        spread(row, &changes[i * kTile], 0, task.columns, G.data());
+        spread(row, &changes[i * kTile], 0, task.columns, G);
     }
-    store(G.data(), task.columns, task.rows, first, count, task.block);
-    store(changes.data(), task.columns, task.rows, first, count, task.changes);
-    store(codes.data(), task.columns, task.rows, first, count, task.codes);
+    store(G, task.columns, task.rows, first, count, task.block);
+    store(changes, task.columns, task.rows, first, count, task.changes);
+    store(codes, task.columns, task.rows, first, count, task.codes);
 }
 
 template <class T>
-void round(const Columns<T>& task, std::size_t begin, std::size_t end) {
+void round(const Columns<T>& task, std::size_t begin, std::size_t end, void* scratch) {
+    T* const memory = static_cast<T*>(scratch);
     for (std::size_t first = begin; first < end; first += kTile) {
-        const std::size_t count = std::min(kTile, end - first);
+        const std::size_t count = end - first < kTile ? end - first : kTile;
         if (task.descent) {
-            task.centroids ? descend_tile<T, Codebooks>(task, first, count) : descend_tile<T, Grids>(task, first, count);
+            task.centroids ? descend_tile<T, Codebooks>(task, first, count, memory) : descend_tile<T, Grids>(task, first, count, memory);
         } else {
-            task.centroids ? walk_tile<T, Codebooks>(task, first, count) : walk_tile<T, Grids>(task, first, count);
+            task.centroids ? walk_tile<T, Codebooks>(task, first, count, memory) : walk_tile<T, Grids>(task, first, count, memory);
         }
     }
 }
 
 }  // namespace
 
-void round_columns(const Columns<float>& task, std::size_t begin, std::size_t end) { round(task, begin, end); }
-void round_columns(const Columns<double>& task, std::size_t begin, std::size_t end) { round(task, begin, end); }
+void round_columns_f32(const Columns<float>& task, std::size_t begin, std::size_t end, void* scratch) { round(task, begin, end, scratch); }
+void round_columns_f64(const Columns<double>& task, std::size_t begin, std::size_t end, void* scratch) { round(task, begin, end, scratch); }
 
 }  // namespace rwkvquant::RWKVQUANT_BODY

@@ -24,7 +24,7 @@ class CompressedTables : public TablePlaces<bits, two_tables> {
   public:
     using Places::tile_bytes;
 
-    explicit CompressedTables(const Matrix& matrix)
+    explicit CompressedTables(const Codebook& matrix)
         : Places(matrix.coefficients, matrix, static_cast<std::size_t>(matrix.rank)),
           places(_mm512_set1_epi32(matrix.shift)) {
         const auto rank = static_cast<std::size_t>(matrix.rank);
@@ -99,7 +99,7 @@ class CompressedTables : public TablePlaces<bits, two_tables> {
   public:
     using Places::tile_bytes;
 
-    explicit CompressedTables(const Matrix& matrix)
+    explicit CompressedTables(const Codebook& matrix)
         : Places(matrix.coefficients, matrix, static_cast<std::size_t>(matrix.rank)),
           places(_mm_cvtsi32_si128(matrix.shift + 8)) {
         const auto rank = static_cast<std::size_t>(matrix.rank);
@@ -169,7 +169,7 @@ class CompressedTables : public TablePlaces<bits, two_tables> {
   public:
     using Places::tile_bytes;
 
-    explicit CompressedTables(const Matrix& matrix)
+    explicit CompressedTables(const Codebook& matrix)
         : Places(matrix.coefficients, matrix, static_cast<std::size_t>(matrix.rank)),
           rank(static_cast<std::size_t>(matrix.rank)),
           places(vdupq_n_s32(-matrix.shift)),
@@ -225,7 +225,7 @@ class CompressedTables : public TablePlaces<bits, two_tables> {
   public:
     using Places::tile_bytes;
 
-    explicit CompressedTables(const Matrix& matrix)
+    explicit CompressedTables(const Codebook& matrix)
         : Places(matrix.coefficients, matrix, static_cast<std::size_t>(matrix.rank)),
           rank(static_cast<std::size_t>(matrix.rank)),
           group_rows(matrix.group_rows),

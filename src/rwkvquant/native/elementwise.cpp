@@ -1,5 +1,5 @@
 // Functions of single elements, and sums and products of two vectors; the definitions are in kernels/functions.py.
-#include "step_operations.h"
+#include "operations.h"
 #include "vectors.h"
 
 namespace rwkvquant::RWKVQUANT_BODY {

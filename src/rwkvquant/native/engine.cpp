@@ -4,7 +4,7 @@
 #include <numeric>
 #include <stdexcept>
 
-#include "dispatch.h"
+#include "bodies.h"
 
 namespace rwkvquant {
 namespace {
@@ -31,34 +31,10 @@ constexpr std::size_t ceil_divide(std::size_t a, std::size_t b) { return (a + b 
 
 }  // namespace
 
-void Embedding::decode(std::uint32_t row, std::size_t begin, std::size_t end, std::size_t cols, float* x) const {
-    const StepOperations& ops = step_operations();
-    if (kind == Kind::kHalf) return ops.decode_halves(values + 2 * cols * row, begin, end, x);
-    if (kind == Kind::kBfloat) {  // the upper halves of float32
-        for (std::size_t c = begin; c < end; ++c) {
-            std::uint16_t upper;
-            std::memcpy(&upper, values + 2 * (cols * row + c), sizeof upper);
-            const std::uint32_t bits = std::uint32_t{upper} << 16;
-            std::memcpy(x + c, &bits, sizeof bits);
-        }
-        return;
-    }
-    if (kind == Kind::kFloat) {
-        std::memcpy(x + begin, values + 4 * (cols * row + begin), 4 * (end - begin));
-        return;
-    }
-    PackedRow packed = first_row;
-    packed.codes += code_bytes * row;
-    packed.scales += groups * row * (packed.scale_bits == 8 ? 1 : 2);
-    if (packed.row_scale != nullptr) packed.row_scale += 2 * row;
-    if (packed.zeros != nullptr) packed.zeros += groups * row;
-    ops.decode_row(packed, begin, end, x);
-}
-
-const Weight* Weights::matrix(const std::string& name, std::size_t rows, std::size_t cols) const {
+const Matrix* Weights::matrix(const std::string& name, std::size_t rows, std::size_t cols) const {
     const auto found = matrices.find(name);
     if (found == matrices.end()) refuse(name, "the engine needs this matrix");
-    const Matrix& W = found->second.matrix;
+    const Matrix& W = found->second;
     if (W.rows != rows || W.cols != cols) {
         const auto shape = [](std::size_t r, std::size_t c) { return std::to_string(r) + " x " + std::to_string(c); };
         refuse(name, "a matrix must have the shape of the model's sizes, " + shape(rows, cols) + "; got " + shape(W.rows, W.cols));
@@ -78,7 +54,7 @@ const float* Weights::vector(const std::string& name, std::size_t size) const {
 std::size_t Weights::rank(const std::string& name) const {
     const auto found = matrices.find(name);
     if (found == matrices.end()) refuse(name, "the engine needs this matrix");
-    return found->second.matrix.rows;
+    return found->second.rows;
 }
 
 Vectors::Vectors(std::size_t cols)
@@ -144,12 +120,13 @@ void Engine::forward(const Step& step) {
 
 void Engine::embed(const Worker& worker, const Step& step) {
     const Range own = own_columns(worker);
+    const auto decode_row = operations().codecs[weights_.embedding.codec]->decode_row;
     for (std::size_t m = 0; m < step.tokens.size(); ++m) {
-        weights_.embedding.decode(step.tokens[m], own.begin, own.end, sizes.width, branch_.row(m));
+        decode_row(weights_.embedding, step.tokens[m], own.begin, own.end, branch_.row(m));
     }
     worker.barrier();
     for (std::size_t m = 0; m < step.tokens.size(); ++m) {
-        step_operations().layer_norm(branch_.row(m), ln0_.weight, ln0_.bias, sizes.width, kLayerNormEps, own.begin, own.end, x_.row(m));
+        operations().layer_norm(branch_.row(m), ln0_.weight, ln0_.bias, sizes.width, kLayerNormEps, own.begin, own.end, x_.row(m));
     }
     worker.barrier();
 }
@@ -158,7 +135,7 @@ void Engine::head(const Worker& worker, const Step& step) {
     if (step.wanted.empty()) return;
     const Range own = own_columns(worker);
     for (std::size_t j = 0; j < step.wanted.size(); ++j) {
-        step_operations().layer_norm(x_.row(step.wanted[j]), ln_out_.weight, ln_out_.bias, sizes.width, kLayerNormEps, own.begin, own.end,
+        operations().layer_norm(x_.row(step.wanted[j]), ln_out_.weight, ln_out_.bias, sizes.width, kLayerNormEps, own.begin, own.end,
                                      head_x_.row(j));
     }
     quantize(head_x_, step.wanted.size(), own);
@@ -173,7 +150,7 @@ Engine::Norm Engine::norm(const std::string& name) const {
 
 void Engine::normalize(const Norm& ln, std::size_t count, const Vectors& y, Range own) const {
     for (std::size_t m = 0; m < count; ++m) {
-        step_operations().layer_norm(x_.row(m), ln.weight, ln.bias, sizes.width, kLayerNormEps, own.begin, own.end, y.row(m));
+        operations().layer_norm(x_.row(m), ln.weight, ln.bias, sizes.width, kLayerNormEps, own.begin, own.end, y.row(m));
     }
 }
 
@@ -199,16 +176,17 @@ float* Engine::state_of(const StateArrays& state, std::size_t layer, std::size_t
     return state.wkv + ((layer * state.batch + slot) * sizes.heads + head) * sizes.head_size * sizes.head_size;
 }
 
-void Engine::multiply(const Weight& W, const Vectors& x, std::size_t count, float* out, std::size_t stride, Range rows) const {
-    if (rows.begin < rows.end) operations().product(W.matrix, x.view(count, quantized_), out, stride, rows.begin, rows.end);
+void Engine::multiply(const Matrix& W, const Vectors& x, std::size_t count, float* out, std::size_t stride, Range rows) const {
+    if (rows.begin >= rows.end) return;
+    operations().codecs[W.codec]->product(W, x.view(count, quantized_), out, stride, rows.begin, rows.end);
 }
 
-void Engine::add_branch(const Worker& worker, const Weight& W, const Vectors& y, const Vectors* gate, std::size_t count) const {
+void Engine::add_branch(const Worker& worker, const Matrix& W, const Vectors& y, const Vectors* gate, std::size_t count) const {
     deal_rows(worker, W, count, [&](Range rows) {
         multiply(W, y, count, branch_.row(0), branch_.stride(), rows);
         for (std::size_t m = 0; m < count; ++m) {
-            if (gate != nullptr) step_operations().multiply(branch_.row(m), gate->row(m), rows.begin, rows.end);
-            step_operations().add(x_.row(m), branch_.row(m), rows.begin, rows.end);
+            if (gate != nullptr) operations().multiply(branch_.row(m), gate->row(m), rows.begin, rows.end);
+            operations().add(x_.row(m), branch_.row(m), rows.begin, rows.end);
         }
     });
 }
@@ -217,7 +195,7 @@ void Engine::add_branch(const Worker& worker, const Weight& W, const Vectors& y,
 // cut where a piece of rows ends. What another product reads is cut at its groups of 64, so that one thread can quantise them.
 void Engine::multiply_all(const Worker& worker, std::span<const Product> products, std::size_t count) const {
     const auto cost = [&](const Product& product) {
-        return count < kManyTokens ? product.W->bytes : product.W->matrix.rows * product.W->matrix.cols;
+        return count < kManyTokens ? product.W->bytes : product.W->rows * product.W->cols;
     };
     std::size_t total = 0, bytes = 0;
     for (const Product& product : products) total += cost(product), bytes += product.W->bytes;
@@ -227,7 +205,7 @@ void Engine::multiply_all(const Worker& worker, std::span<const Product> product
         std::size_t before = 0;
         for (const Product& product : products) {
             const std::size_t unit = product.feeds_product ? kColumnGroup : kRowUnit;
-            const std::size_t rows = product.W->matrix.rows, units = ceil_divide(rows, unit), length = cost(product);
+            const std::size_t rows = product.W->rows, units = ceil_divide(rows, unit), length = cost(product);
             const auto row = [&](std::size_t piece) {
                 const std::size_t mark = total * piece / division.pieces;
                 if (mark <= before) return std::size_t{0};
@@ -243,15 +221,15 @@ void Engine::multiply_part(const Product& product, std::size_t count, Range rows
     if (rows.begin >= rows.end) return;
     multiply(*product.W, *product.x, count, product.out->row(0), product.out->stride(), rows);
     for (std::size_t m = 0; m < count; ++m) {
-        if (product.finish) step_operations().apply(*product.finish, product.out->row(m), rows.begin, rows.end);
+        if (product.finish) operations().apply(*product.finish, product.out->row(m), rows.begin, rows.end);
         if (product.feeds_product && quantized_) product.out->quantize(m, rows);
     }
 }
 
 template <typename Body>
-void Engine::deal_rows(const Worker& worker, const Weight& W, std::size_t count, const Body& body) const {
+void Engine::deal_rows(const Worker& worker, const Matrix& W, std::size_t count, const Body& body) const {
     const Division division(worker, W.bytes, count);
-    const std::size_t rows = W.matrix.rows, units = ceil_divide(rows, kRowUnit);
+    const std::size_t rows = W.rows, units = ceil_divide(rows, kRowUnit);
     worker.deal(division.pieces, division.single, [&](Range part) {
         const auto row = [&](std::size_t piece) { return std::min(rows, units * piece / division.pieces * kRowUnit); };
         if (row(part.begin) < row(part.end)) body(Range{row(part.begin), row(part.end)});

@@ -20,7 +20,7 @@
 
 #include "buffer.h"
 #include "matrix.h"
-#include "step_operations.h"
+#include "steps.h"
 #include "thread_pool.h"
 
 namespace rwkvquant {
@@ -33,30 +33,15 @@ struct ModelSizes {
     std::size_t layers, width, hidden, vocab, heads, head_size;
 };
 
-struct Weight {
-    Matrix matrix;
-    std::size_t bytes = 0;  // of all its arrays
-};
-
-// The embedding: codes in a .rows layout, or dense values.
-struct Embedding {
-    enum class Kind { kPacked, kHalf, kBfloat, kFloat } kind = Kind::kFloat;
-    PackedRow first_row = {};                                                // kPacked: row 0
-    std::size_t code_bytes = 0, groups = 0;                                  // kPacked: of one row
-    const std::uint8_t* values = nullptr;                                    // dense: row by row
-
-    void decode(std::uint32_t row, std::size_t begin, std::size_t end, std::size_t cols, float* x) const;
-};
-
 // Everything that was in the file. Matrices and embedding point into it; vectors are copies in float32.
 class Weights {
   public:
-    std::unordered_map<std::string, Weight> matrices;
+    std::unordered_map<std::string, Matrix> matrices;
     std::unordered_map<std::string, Buffer<float>> vectors;
-    Embedding embedding;
+    Matrix embedding;  // of a codec that decodes rows
 
     // Both throw std::invalid_argument, naming the tensor, if it is missing or has another shape.
-    const Weight* matrix(const std::string& name, std::size_t rows, std::size_t cols) const;
+    const Matrix* matrix(const std::string& name, std::size_t rows, std::size_t cols) const;
     const float* vector(const std::string& name, std::size_t size) const;
     std::size_t rank(const std::string& name) const;  // the rows of a LoRA factor
 };
@@ -122,7 +107,7 @@ class Engine {
 
     // out[b] = finish(W x[b]), quantised again if another product will read it.
     struct Product {
-        const Weight* W;
+        const Matrix* W;
         const Vectors* x;
         const Vectors* out;
         std::optional<Function> finish = {};
@@ -130,9 +115,9 @@ class Engine {
     };
     // All of them at once: one thread's part is a run of rows through the list.
     void multiply_all(const Worker& worker, std::span<const Product> products, std::size_t count) const;
-    void multiply(const Weight& W, const Vectors& x, std::size_t count, float* out, std::size_t stride, Range rows) const;
+    void multiply(const Matrix& W, const Vectors& x, std::size_t count, float* out, std::size_t stride, Range rows) const;
     // x_ += gate * (W y), without the gate if there is none
-    void add_branch(const Worker& worker, const Weight& W, const Vectors& y, const Vectors* gate, std::size_t count) const;
+    void add_branch(const Worker& worker, const Matrix& W, const Vectors& y, const Vectors* gate, std::size_t count) const;
 
     // A thread's columns: whole groups of activations and whole heads.
     Range own_columns(const Worker& worker) const { return worker.share(sizes.width, column_unit_); }
@@ -160,13 +145,13 @@ class Engine {
   private:
     void multiply_part(const Product& product, std::size_t count, Range rows) const;
     template <typename Body>
-    void deal_rows(const Worker& worker, const Weight& W, std::size_t count, const Body& body) const;
+    void deal_rows(const Worker& worker, const Matrix& W, std::size_t count, const Body& body) const;
     void embed(const Worker& worker, const Step& step);
     void head(const Worker& worker, const Step& step);
 
     const std::size_t column_unit_;
     Norm ln0_ = {}, ln_out_ = {};
-    const Weight* head_ = nullptr;
+    const Matrix* head_ = nullptr;
     Vectors head_x_;
     std::size_t reserved_ = 0;
     ThreadPool pool_;

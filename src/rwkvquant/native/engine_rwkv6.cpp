@@ -3,6 +3,7 @@
 //     C  width    F  hidden width    H  heads    N  head size    Rm, Rd  ranks of the mix and the decay    M  tokens of the step
 //
 // Ten barriers a block, marked by their number: between them a thread works on its own columns, heads or rows.
+#include "bodies.h"
 #include "engine.h"
 
 namespace rwkvquant {
@@ -54,12 +55,12 @@ class Rwkv6 final : public Engine {
     struct Layer {
         Norm ln1, ln2, ln_x;                                  // (C,)
         const float *maa_x, *maa[kMixes];                     // (C,)
-        const Weight *maa_w1, *maa_w2[kMixes];                // (5 Rm, C), (C, Rm)
-        const Weight *r, *k, *v, *g, *o;                      // (C, C)
+        const Matrix *maa_w1, *maa_w2[kMixes];                // (5 Rm, C), (C, Rm)
+        const Matrix *r, *k, *v, *g, *o;                      // (C, C)
         const float *decay, *faaaa;                           // (C,), (H, N)
-        const Weight *decay_w1, *decay_w2;                    // (Rd, C), (C, Rd)
+        const Matrix *decay_w1, *decay_w2;                    // (Rd, C), (C, Rd)
         const float *ffn_maa_k, *ffn_maa_r;                   // (C,)
-        const Weight *ffn_key, *ffn_value, *ffn_r;            // (F, C), (C, F), (C, C)
+        const Matrix *ffn_key, *ffn_value, *ffn_r;            // (F, C), (C, F), (C, C)
     };
 
     void reserve(std::size_t count) override {
@@ -141,7 +142,7 @@ class Rwkv6 final : public Engine {
         for (const Sequence& sequence : step.sequences) {
             for (std::size_t m = sequence.first; m < sequence.first + sequence.count; ++m) {
                 const float* before = previous(y_, sequence, m, shift, layer, step.from);
-                step_operations().token_shift(y_.row(m), before, mu, lean != nullptr ? lean->row(m) : nullptr, own.begin, own.end,
+                operations().token_shift(y_.row(m), before, mu, lean != nullptr ? lean->row(m) : nullptr, own.begin, own.end,
                                               mixed.row(m));
             }
         }
@@ -160,7 +161,7 @@ class Rwkv6 final : public Engine {
 
     // One head of one sequence, token by token: its state stays in the cache meanwhile.
     void heads(const Worker& worker, const Step& step, const Sequence& sequence, std::size_t layer, std::size_t head) const {
-        const StepOperations& ops = step_operations();
+        const Operations& ops = operations();
         const Layer& W = layers_[layer];
         const std::size_t N = sizes.head_size, at = head * N;
         float* w = scratch_.data() + worker.index * kScratch * scratch_stride_;

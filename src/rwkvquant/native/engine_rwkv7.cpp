@@ -3,6 +3,7 @@
 //     C  width    F  hidden width    H  heads    N  head size    R*  ranks of the LoRA pairs    M  tokens of the step
 //
 // Seven barriers a block, marked by their number: between them a thread works on its own columns, heads or rows.
+#include "bodies.h"
 #include "engine.h"
 
 namespace rwkvquant {
@@ -53,18 +54,18 @@ class Rwkv7 final : public Engine {
 
   private:
     struct Pair {
-        const Weight *down = nullptr, *up = nullptr;  // (R, C), (C, R)
+        const Matrix *down = nullptr, *up = nullptr;  // (R, C), (C, R)
         std::size_t rank = 0;
     };
     struct Layer {
         Norm ln1, ln2, ln_x;                               // (C,)
         const float *x_r, *x_w, *x_k, *x_v, *x_a, *x_g;    // (C,)
-        const Weight *r, *k, *v, *o;                       // (C, C)
+        const Matrix *r, *k, *v, *o;                       // (C, C)
         Pair w, a, v_gate, g;                              // v_gate not in the first layer
         const float *w0, *a0, *v0 = nullptr, *k_k, *k_a;   // (C,)
         const float* r_k;                                  // (H, N)
         const float* ffn_x_k;                              // (C,)
-        const Weight *ffn_key, *ffn_value;                 // (F, C), (C, F)
+        const Matrix *ffn_key, *ffn_value;                 // (F, C), (C, F)
     };
 
     void reserve(std::size_t count) override {
@@ -136,7 +137,7 @@ class Rwkv7 final : public Engine {
         for (const Sequence& sequence : step.sequences) {
             for (std::size_t m = sequence.first; m < sequence.first + sequence.count; ++m) {
                 const float* before = previous(y_, sequence, m, shift, layer, step.from);
-                step_operations().token_shift(y_.row(m), before, mu, nullptr, own.begin, own.end, mixed.row(m));
+                operations().token_shift(y_.row(m), before, mu, nullptr, own.begin, own.end, mixed.row(m));
             }
         }
         quantize(mixed, step.tokens.size(), own);
@@ -144,7 +145,7 @@ class Rwkv7 final : public Engine {
 
     // One head of one sequence, token by token: its state stays in the cache meanwhile.
     void heads(const Worker& worker, const Step& step, const Sequence& sequence, std::size_t layer, std::size_t head) const {
-        const StepOperations& ops = step_operations();
+        const Operations& ops = operations();
         const Layer& W = layers_[layer];
         const std::size_t N = sizes.head_size, at = head * N;
         float* scratch = scratch_.data() + worker.index * kScratch * scratch_stride_;

@@ -4,36 +4,40 @@
 //     D_l(j)     = min over i <= j of  D_(l-1)(i) + cost(i, j)       kept for all l and j; the runs are found by walking back
 //
 // Every group takes the same steps, so a lane is a group and nothing is gathered. In float64, as the definition is.
-#include <algorithm>
-#include <limits>
-#include <vector>
-
-#include "workshop_operations.h"
+#include "operations.h"
 
 namespace rwkvquant::RWKVQUANT_BODY {
 namespace {
 
-constexpr std::size_t kLanes = 8;
+constexpr std::size_t kLanes = KMeans::kUnit;
 constexpr int kMost = 16;
-constexpr double kInfinity = std::numeric_limits<double>::infinity();
+constexpr double kInfinity = __builtin_inf();
 
 struct Lanes {
     double at[kLanes];
 };
+
+void fill(Lanes& lanes, double value) {
+    for (double& lane : lanes.at) lane = value;
+}
+
+inline double larger(double a, double b) { return a < b ? b : a; }
+inline double clamped(double value, double low, double high) { return value < low ? low : high < value ? high : value; }
 
 // Half to even, as torch rounds; |v| is far below 2^51.
 inline double round_even(double v) { return (v + 6755399441055744.0) - 6755399441055744.0; }
 
 struct Runs {
     const KMeans& task;
-    std::vector<Lanes> s0, s1, s2, plain;  // running sums of p, p x, p x^2 and x, from 0; x counted from the group's weighted mean
+    Lanes *const s0, *const s1, *const s2, *const plain;  // running sums of p, p x, p x^2 and x, from 0; x counted from the group's weighted mean
     Lanes middle{};
 
-    Runs(const KMeans& of) : task(of), s0(of.n + 1), s1(of.n + 1), s2(of.n + 1), plain(of.n + 1) {}
+    Runs(const KMeans& of, Lanes* memory)
+        : task(of), s0(memory), s1(s0 + of.n + 1), s2(s1 + of.n + 1), plain(s2 + of.n + 1) {}
 
-    void load(std::size_t first) {
+    void load(std::size_t first, std::size_t stop) {
         for (std::size_t lane = 0; lane < kLanes; ++lane) {
-            const std::size_t group = std::min(first + lane, task.groups - 1);  // lanes beyond the end repeat the last group
+            const std::size_t group = first + lane < stop ? first + lane : stop - 1;  // lanes beyond the end repeat the last group
             const double *x = task.x + group * task.n, *p = task.p + group * task.n;
             double weight = 0, sum = 0;
             for (std::size_t i = 0; i < task.n; ++i) weight += p[i], sum += p[i] * x[i];
@@ -50,12 +54,12 @@ struct Runs {
         }
     }
 
-    double stored(double mean) const { return task.limited ? std::clamp(round_even(mean), task.low, task.high) : mean; }
+    double stored(double mean) const { return task.limited ? clamped(round_even(mean), task.low, task.high) : mean; }
 
     double cost(std::size_t i, std::size_t j, std::size_t lane) const {
         const double w = s0[j].at[lane] - s0[i].at[lane], wx = s1[j].at[lane] - s1[i].at[lane], wxx = s2[j].at[lane] - s2[i].at[lane];
         const double mean = w > 0 ? wx / w : 0.0;
-        const double spread = std::max(wxx - wx * mean, 0.0);
+        const double spread = larger(wxx - wx * mean, 0.0);
         if (!task.limited) return spread;
         const double away = mean + middle.at[lane] - stored(mean + middle.at[lane]);
         return spread + w * away * away;
@@ -71,14 +75,14 @@ struct Runs {
 };
 
 // least[l * (n + 1) + j] = D_l(j) for 8 groups.
-void fill(const Runs& runs, std::vector<Lanes>& least) {
+void fill_least(const Runs& runs, Lanes* least) {
     const std::size_t n = runs.task.n, stride = n + 1;
     const int k = runs.task.k;
-    for (Lanes& each : least) std::fill_n(each.at, kLanes, kInfinity);
-    std::fill_n(least[0].at, kLanes, 0.0);
+    for (std::size_t each = 0; each < (static_cast<std::size_t>(k) + 1) * stride; ++each) fill(least[each], kInfinity);
+    fill(least[0], 0.0);
     for (std::size_t j = 0; j <= n; ++j) {
         Lanes best[kMost + 1];
-        for (int l = 1; l <= k; ++l) std::fill_n(best[l].at, kLanes, kInfinity);
+        for (int l = 1; l <= k; ++l) fill(best[l], kInfinity);
         for (std::size_t i = 0; i < j; ++i) {
             Lanes cost;
             for (std::size_t lane = 0; lane < kLanes; ++lane) cost.at[lane] = runs.cost(i, j, lane);
@@ -93,13 +97,14 @@ void fill(const Runs& runs, std::vector<Lanes>& least) {
         for (int l = 1; l <= k; ++l) {  // a run may be empty: then k is the most there can be
             const Lanes& fewer = least[(l - 1) * stride + j];
             for (std::size_t lane = 0; lane < kLanes; ++lane) {
-                least[l * stride + j].at[lane] = std::min(j ? best[l].at[lane] : kInfinity, fewer.at[lane]);
+                const double of_this = j ? best[l].at[lane] : kInfinity;
+                least[l * stride + j].at[lane] = fewer.at[lane] < of_this ? fewer.at[lane] : of_this;
             }
         }
     }
 }
 
-void walk_back(const Runs& runs, const std::vector<Lanes>& least, std::size_t lane, double* centroids) {
+void walk_back(const Runs& runs, const Lanes* least, std::size_t lane, double* centroids) {
     const std::size_t stride = runs.task.n + 1;
     std::size_t end = runs.task.n;
     for (int level = runs.task.k; level > 0; --level) {
@@ -116,20 +121,22 @@ void walk_back(const Runs& runs, const std::vector<Lanes>& least, std::size_t la
 
 // Empty runs take the centroid before them, or the first there is: no code points at them, and order is kept.
 void fill_empty(double* centroids, int k) {
-    const double* first = std::find_if(centroids, centroids + k, [](double c) { return c != kInfinity; });
-    double last = first == centroids + k ? 0.0 : *first;
-    for (int i = 0; i < k; ++i) last = centroids[i] = centroids[i] == kInfinity ? last : std::max(last, centroids[i]);
+    int first = 0;
+    while (first < k && centroids[first] == kInfinity) ++first;
+    double last = first == k ? 0.0 : centroids[first];
+    for (int i = 0; i < k; ++i) last = centroids[i] = centroids[i] == kInfinity ? last : larger(last, centroids[i]);
 }
 
 }  // namespace
 
-void exact_kmeans(const KMeans& task) {
-    Runs runs(task);
-    std::vector<Lanes> least((task.k + 1) * (task.n + 1));
-    for (std::size_t first = 0; first < task.groups; first += kLanes) {
-        runs.load(first);
-        fill(runs, least);
-        for (std::size_t lane = 0; lane < kLanes && first + lane < task.groups; ++lane) {
+void exact_kmeans(const KMeans& task, std::size_t begin, std::size_t end, void* scratch) {
+    Lanes* const memory = static_cast<Lanes*>(scratch);
+    Runs runs(task, memory);
+    Lanes* const least = memory + 4 * (task.n + 1);  // (k + 1, n + 1)
+    for (std::size_t first = begin; first < end; first += kLanes) {
+        runs.load(first, end);
+        fill_least(runs, least);
+        for (std::size_t lane = 0; lane < kLanes && first + lane < end; ++lane) {
             double* centroids = task.centroids + (first + lane) * task.k;
             walk_back(runs, least, lane, centroids);
             fill_empty(centroids, task.k);

@@ -1,6 +1,12 @@
 // lanes.h in AVX2: two 256-bit registers, rows 0..7 and rows 8..15.
 #pragma once
 
+#include <immintrin.h>
+
+#define RWKVQUANT_ALWAYS __attribute__((always_inline))
+#define RWKVQUANT_AVX2
+#include "lanes_base.h"
+
 #if !defined(__AVX2__) || !defined(__F16C__)
 #error "this body needs -mavx2 and -mf16c"
 #endif
@@ -100,6 +106,11 @@ RWKVQUANT_INLINE Ints dot(Ints sum, Bytes a, Four x) {
     return {dot_half<bits>(sum.top, a.top, x), dot_half<bits>(sum.bottom, a.bottom, x)};
 }
 
+template <int bits>
+RWKVQUANT_INLINE Ints dot(Ints sum, Bytes a, const std::int8_t* x) {
+    return dot<bits>(sum, a, four_from(x));
+}
+
 RWKVQUANT_INLINE Ints multiply_zeros(Ints zeros, std::int32_t factor) {
     const __m256i both = _mm256_set1_epi32(factor);
     return {_mm256_madd_epi16(zeros.top, both), _mm256_madd_epi16(zeros.bottom, both)};
@@ -148,5 +159,14 @@ struct NibbleSums {
                            _mm256_add_epi32(_mm256_madd_epi16(low.bottom, ones), _mm256_madd_epi16(high.bottom, ones))});
     }
 };
+
+// What was measured to be best for AVX2.
+constexpr int kBlocks = 1, kVectors = 4;          // row-blocks and vectors multiplied side by side; each pair of them has a register of sums
+constexpr int kDenseVectors = 1;                  // the same for a row of dense weights
+constexpr int kEnough = 8;                        // sums at a time: fewer wait for one another
+constexpr bool kOneVectorFace = true;             // whether one int8 vector has a loop of its own (product.h)
+constexpr bool kSevenBitFace = true;              // whether bytes below 128 are multiplied faster than all bytes
+constexpr std::size_t kCodesAhead = 8192, kDenseAhead = 8192, kTablesAhead = 3072, kScalesAhead = 1024, kZerosAhead = 512;  // bytes to prefetch
+constexpr std::size_t kStripsAhead = 4;           // from asking memory to decoding (product_decoded.cpp): 6 KiB a row-block at 3 bits
 
 }  // namespace rwkvquant::RWKVQUANT_BODY

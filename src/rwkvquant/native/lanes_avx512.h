@@ -1,6 +1,12 @@
 // lanes.h in AVX-512 with VNNI: one register for each of Ints, Floats and Bytes.
 #pragma once
 
+#include <immintrin.h>
+
+#define RWKVQUANT_ALWAYS __attribute__((always_inline))
+#define RWKVQUANT_AVX512
+#include "lanes_base.h"
+
 #if !defined(__AVX512BW__) || !defined(__AVX512VNNI__)
 #error "this body needs -mavx512bw and -mavx512vnni"
 #endif
@@ -131,5 +137,14 @@ struct NibbleSums {
         return add(add(low[0], low[1]), _mm512_srai_epi32(add(high[0], high[1]), 4));
     }
 };
+
+// What was measured to be best for AVX-512.
+constexpr int kBlocks = 2, kVectors = 8;          // row-blocks and vectors multiplied side by side; each pair of them has a register of sums
+constexpr int kDenseVectors = 4;                  // the same for a row of dense weights
+constexpr int kEnough = 8;                        // sums at a time: fewer wait for one another
+constexpr bool kOneVectorFace = true;             // whether one int8 vector has a loop of its own (product.h)
+constexpr bool kSevenBitFace = false;             // whether bytes below 128 are multiplied faster than all bytes
+constexpr std::size_t kCodesAhead = 8192, kDenseAhead = 8192, kTablesAhead = 3072, kScalesAhead = 1024, kZerosAhead = 512;  // bytes to prefetch
+constexpr std::size_t kStripsAhead = 4;           // from asking memory to decoding (product_decoded.cpp): 6 KiB a row-block at 3 bits
 
 }  // namespace rwkvquant::RWKVQUANT_BODY

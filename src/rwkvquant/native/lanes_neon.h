@@ -3,6 +3,12 @@
 // `sdot` multiplies signed bytes with signed ones, so bytes below 128 go in as they are. RWKVQUANT_I8MM adds `usdot`, for 8 bits.
 #pragma once
 
+#include <arm_neon.h>
+
+#define RWKVQUANT_ALWAYS __attribute__((always_inline))
+#define RWKVQUANT_NEON
+#include "lanes_base.h"
+
 #if !defined(__ARM_FEATURE_DOTPROD) || (defined(RWKVQUANT_I8MM) && !defined(__ARM_FEATURE_MATMUL_INT8))
 #error "this body needs -march=armv8.2-a+dotprod, and +i8mm for RWKVQUANT_I8MM"
 #endif
@@ -129,6 +135,11 @@ RWKVQUANT_INLINE Ints dot(Ints sum, Bytes a, Four x) {
     return each_four<Ints>([&](auto i) RWKVQUANT_ALWAYS { return dot_rows<bits>(sum.rows[i.v], a.rows[i.v], x); });
 }
 
+template <int bits>
+RWKVQUANT_INLINE Ints dot(Ints sum, Bytes a, const std::int8_t* x) {
+    return dot<bits>(sum, a, four_from(x));
+}
+
 RWKVQUANT_INLINE Ints multiply_zeros(Ints zeros, std::int32_t factor) {
     return each_four<Ints>([&](auto i) RWKVQUANT_ALWAYS { return vmulq_n_s32(zeros.rows[i.v], factor); });
 }
@@ -170,5 +181,14 @@ struct NibbleSums {
         return each_four<Ints>([&](auto i) RWKVQUANT_ALWAYS { return vsraq_n_s32(low.rows[i.v], high.rows[i.v], 4); });
     }
 };
+
+// What was measured to be best for NEON.
+constexpr int kBlocks = 1, kVectors = 4;          // row-blocks and vectors multiplied side by side; each pair of them has a register of sums
+constexpr int kDenseVectors = 1;                  // the same for a row of dense weights
+constexpr int kEnough = 2;                        // sums at a time: fewer wait for one another; each is four registers, of 32
+constexpr bool kOneVectorFace = true;             // whether one int8 vector has a loop of its own (product.h)
+constexpr bool kSevenBitFace = true;              // whether bytes below 128 are multiplied faster than all bytes
+constexpr std::size_t kCodesAhead = 8192, kDenseAhead = 8192, kTablesAhead = 3072, kScalesAhead = 1024, kZerosAhead = 512;  // bytes to prefetch
+constexpr std::size_t kStripsAhead = 4;           // from asking memory to decoding (product_decoded.cpp): 6 KiB a row-block at 3 bits
 
 }  // namespace rwkvquant::RWKVQUANT_BODY

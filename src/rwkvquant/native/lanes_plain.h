@@ -1,6 +1,9 @@
 // lanes.h in plain C++: arrays, and loops that compilers turn into whatever the CPU has.
 #pragma once
 
+#define RWKVQUANT_ALWAYS
+#include "lanes_base.h"
+
 namespace rwkvquant::RWKVQUANT_BODY {
 
 struct Ints {
@@ -50,18 +53,6 @@ RWKVQUANT_INLINE Floats to_floats(const Ints& a) {
 template <int k>
 RWKVQUANT_INLINE Ints times_power_of_two(const Ints& a) {
     return each_row<Ints>([&](std::size_t r) { return a.row[r] * (1 << k); });
-}
-
-// IEEE 754 binary16 -> binary32, exactly, subnormals, infinities and NaN included.
-RWKVQUANT_INLINE float float_from_f16(std::uint16_t half) {
-    const std::uint32_t sign = (half & 0x8000u) << 16, exponent = (half >> 10) & 31u, fraction = half & 0x3FFu;
-    if (exponent == 0) {  // zero or subnormal: fraction * 2^-24
-        const float magnitude = static_cast<float>(fraction) * 0x1p-24f;
-        return sign != 0 ? -magnitude : magnitude;
-    }
-    const std::uint32_t wide = exponent == 31 ? 255u : exponent + 112u;
-    const std::uint32_t bits = sign | wide << 23 | fraction << 13;
-    return load<float>(&bits);
 }
 
 RWKVQUANT_INLINE Floats floats_from(const float* from) { return load<Floats>(from); }
@@ -119,6 +110,11 @@ RWKVQUANT_INLINE Ints dot(const Ints& sum, const Bytes& a, const Four& x) {
     });
 }
 
+template <int bits>
+RWKVQUANT_INLINE Ints dot(const Ints& sum, const Bytes& a, const std::int8_t* x) {
+    return dot<bits>(sum, a, four_from(x));
+}
+
 RWKVQUANT_INLINE Ints multiply_zeros(const Ints& zeros, std::int32_t factor) {
     return each_row<Ints>([&](std::size_t r) { return zeros.row[r] * factor; });
 }
@@ -147,5 +143,14 @@ struct NibbleSums {
     }
     RWKVQUANT_INLINE_MEMBER Ints total() const { return sum; }
 };
+
+// What was measured to be best for plain C++.
+constexpr int kBlocks = 1, kVectors = 1;          // row-blocks and vectors multiplied side by side; each pair of them has a register of sums
+constexpr int kDenseVectors = 1;                  // the same for a row of dense weights
+constexpr int kEnough = 8;                        // sums at a time: fewer wait for one another
+constexpr bool kOneVectorFace = false;            // whether one int8 vector has a loop of its own (product.h); plain C++ is bound by arithmetic
+constexpr bool kSevenBitFace = false;             // whether bytes below 128 are multiplied faster than all bytes
+constexpr std::size_t kCodesAhead = 8192, kDenseAhead = 8192, kTablesAhead = 3072, kScalesAhead = 1024, kZerosAhead = 512;  // bytes to prefetch
+constexpr std::size_t kStripsAhead = 4;           // from asking memory to decoding (product_decoded.cpp): 6 KiB a row-block at 3 bits
 
 }  // namespace rwkvquant::RWKVQUANT_BODY

@@ -10,28 +10,14 @@
 
 namespace rwkvquant {
 
-enum class Codec { kUniform, kCodebook, kPairs, kHalf, kBfloat, kFloat };
-
 struct Matrix {
-    Codec codec = Codec::kFloat;
-    int bits = 0;       // of a code: uniform 1..8, codebook 2..4, pairs 4..8 (a code is two weights)
-    int tile_cols = 0;  // 64 or 32; codebooks and pairs 32
+    std::size_t codec = 0;  // its place in the list of codecs.cpp
     std::size_t rows = 0, cols = 0;
+    std::size_t bytes = 0;  // of all its arrays
 
-    std::size_t group_size = 0;  // uniform: columns that share a scale, a multiple of tile_cols, or of 32 with tiles of 32
-    bool symmetric = false;      // uniform: the zero is 2^(bits-1), and `zeros` is null
-    int scale_bits = 0;          // uniform: 8, scales of 8 bits times row_scale; 16, float16 scales, and row_scale is null
-
-    std::size_t group_rows = 0;  // codebook: 2, 4, 8, 16 rows share a table; pairs: a multiple of 16
-    int rank = 0, shift = 0;     // codebook: 0, `codebooks` are stored; 1..8, they are made from coefficients and basis
-
-    const std::uint8_t* codes = nullptr;  // dense: the values, row by row
-    const std::uint8_t* scales = nullptr;
-    const std::uint8_t* row_scale = nullptr;
-    const std::uint8_t* zeros = nullptr;
-    const std::uint8_t* codebooks = nullptr;
-    const std::uint8_t* coefficients = nullptr;
-    const std::uint8_t* basis = nullptr;
+    // What only the codec knows: its numbers, and where its arrays begin. The struct that lies here is in the codec's own file.
+    static constexpr std::size_t kFieldBytes = 112;
+    alignas(8) unsigned char fields[kFieldBytes] = {};
 };
 
 // `count` vectors one after another. `padded` is cols up to the next multiple of 64, `groups` is padded / 64.

@@ -1,5 +1,5 @@
 // Layer norm, and with a head's columns and another eps the head norm; the definition is in kernels/functions.py.
-#include "step_operations.h"
+#include "operations.h"
 #include "vectors.h"
 
 namespace rwkvquant::RWKVQUANT_BODY {

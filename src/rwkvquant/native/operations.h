@@ -1,38 +1,72 @@
-// The products once for each instruction set. The bodies come from one source file each, compiled three times with other flags:
-// CMakeLists.txt defines RWKVQUANT_BODY as plain, avx2 or avx512, and RWKVQUANT_AVX2 or RWKVQUANT_AVX512 with it; on ARM as plain,
-// neon or i8mm, and RWKVQUANT_NEON, with RWKVQUANT_I8MM for the last. The two of ARM have a product and its measure, and nothing else.
+// A body: all functions of the native module that are compiled once for each instruction set, in one table. bodies.cpp lists the bodies
+// and chooses one at load; operations.cpp, compiled with each of them, fills its table.
+//
+// The sources are the same for all bodies. CMakeLists.txt names the body (RWKVQUANT_BODY, which is also its namespace), its header of
+// lanes (RWKVQUANT_LANES) and the compiler's flags.
 //
 // A file compiled with such flags must not emit inline functions that other files share: the linker keeps one copy of each, and
-// if it kept the AVX-512 one, an older CPU would meet an illegal instruction in code that looks harmless. So the bodies include
-// nothing of the C++ library but integer types, and what they share lives in the body's own namespace.
+// if it kept the AVX-512 one, an older CPU would meet an illegal instruction in code that looks harmless. So the bodies take nothing of
+// the C++ library but types and constants, memory comes from the caller, and what a body's files share lives in the body's own namespace
+// or is `static`. tests/native/test_bodies.py looks into the compiled files.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 
-#include "matrix.h"
+#include "codec.h"
+#include "steps.h"
+#include "workshop.h"
 
-//  product               out[b * out_stride + r] for rows row_begin .. row_end, multiples of 16; row_end may be `rows`. The bits depend
-//                        neither on how the rows are split nor on how many vectors stand side by side.
-//  quantize_activations  x (count, padded) with zeros in the padding -> q (count, padded), scale (count, groups), minus_sum
-//                        (count, 2 groups)
-//  read_memory           the measure of memory bandwidth
-//  dot_bytes             the measure of arithmetic
-#define RWKVQUANT_OPERATIONS(body)                                                                                     \
-    namespace rwkvquant::body {                                                                                        \
-    void product(const Matrix& matrix, const Activations& activations, float* out, std::size_t out_stride,             \
-                 std::size_t row_begin, std::size_t row_end);                                                          \
-    void quantize_activations(const float* x, std::size_t count, std::size_t cols, std::int8_t* q, float* scale,       \
-                              std::int32_t* minus_sum);                                                                \
-    std::uint64_t read_memory(const std::uint8_t* memory, std::size_t bytes, std::size_t ahead);                       \
-    std::uint32_t dot_bytes(const std::uint8_t* a, const std::int8_t* q, std::size_t rounds);                          \
-    }
+namespace rwkvquant {
 
-RWKVQUANT_OPERATIONS(plain)
-#if defined(RWKVQUANT_X86)
-RWKVQUANT_OPERATIONS(avx2)
-RWKVQUANT_OPERATIONS(avx512)
-#elif defined(RWKVQUANT_ARM)
-RWKVQUANT_OPERATIONS(neon)
-RWKVQUANT_OPERATIONS(i8mm)
-#endif
+struct Operations {
+    const char* isa;
+
+    // The codecs, in the same order in every body; null stands after the last.
+    const Codec* const* codecs;
+
+    // The measure of arithmetic: dot_rate.cpp.
+    std::uint32_t (*dot_bytes)(const std::uint8_t* a, const std::int8_t* q, std::size_t rounds);
+    // The measure of memory bandwidth: read_memory.cpp.
+    std::uint64_t (*read_memory)(const std::uint8_t* memory, std::size_t bytes, std::size_t ahead);
+
+    // x (count, padded) with zeros in the padding -> q (count, padded), scale (count, groups), minus_sum (count, 2 groups)
+    void (*quantize_activations)(const float* x, std::size_t count, std::size_t cols, std::int8_t* q, float* scale,
+                                 std::int32_t* minus_sum);
+
+    // What a step does beside products. All arrays are float32 at any address. A range begin..end of columns is one thread's share; what
+    // lies outside of it is read but not written.
+
+    // y[begin..end] = (x - mean) / sqrt(variance + eps) * weight + bias; mean and variance over all cols
+    void (*layer_norm)(const float* x, const float* weight, const float* bias, std::size_t cols, float eps, std::size_t begin,
+                       std::size_t end, float* y);
+    // y = x + (previous - x) * (mu + lean); lean may be null
+    void (*token_shift)(const float* x, const float* previous, const float* mu, const float* lean, std::size_t begin, std::size_t end,
+                        float* y);
+    void (*apply)(Function function, float* x, std::size_t begin, std::size_t end);
+    void (*add)(float* x, const float* y, std::size_t begin, std::size_t end);       // x += y
+    void (*multiply)(float* x, const float* y, std::size_t begin, std::size_t end);  // x *= y
+    void (*keys7)(const Keys7& from, const Head7& to, std::size_t size);
+    // S_to = S (diag(w) - kappa^T a_kappa) + v^T k, o = S_to r; S (N, N) [value, key], may be S_to
+    void (*wkv7)(const float* S, float* S_to, const float* r, const Head7& head, std::size_t size, float* o);
+    // y = (y + sum(r * k * r_k) v) * g
+    void (*bonus7)(const float* r, const float* k, const float* r_k, const float* v, const float* g, std::size_t size, float* y);
+    // y = exp((x - top) / temperature), of all `size` of them; no x is above top
+    void (*exponentials)(const float* x, float top, float temperature, std::size_t size, float* y);
+    // w = exp(-exp(min(w0 + d, 80)))
+    void (*decay6)(const float* w0, const float* d, std::size_t size, float* w);
+    // o = (S + v^T (u * k)) r, S_to = S diag(w) + v^T k; S may be S_to
+    void (*wkv6)(const float* S, float* S_to, const float* r, const float* w, const float* k, const float* v, const float* u,
+                 std::size_t size, float* o);
+
+    // What quantising, not running, would spend its time in: workshop.h. `scratch` has the bytes that it says there.
+    void (*exact_kmeans)(const KMeans& task, std::size_t begin, std::size_t end, void* scratch);
+    void (*round_columns_f32)(const Columns<float>& task, std::size_t begin, std::size_t end, void* scratch);
+    void (*round_columns_f64)(const Columns<double>& task, std::size_t begin, std::size_t end, void* scratch);
+    void (*code_gram_f32)(const Gram<float>& task, std::size_t begin, std::size_t end, void* scratch);
+    void (*code_gram_f64)(const Gram<double>& task, std::size_t begin, std::size_t end, void* scratch);
+    void (*step_coefficients_f32)(const Coefficients<float>& task, std::size_t begin, std::size_t end, void* scratch);
+    void (*step_coefficients_f64)(const Coefficients<double>& task, std::size_t begin, std::size_t end, void* scratch);
+};
+
+}  // namespace rwkvquant

@@ -2,9 +2,14 @@
 #pragma once
 
 #include "lanes.h"
-#include "matrix.h"
 
 namespace rwkvquant::RWKVQUANT_BODY {
+
+struct Pairs {
+    std::size_t cols, group_rows;  // group_rows: rows that share a table, a multiple of 16
+    int bits;                      // of a code, which is two weights
+    const std::uint8_t *codes, *codebooks, *row_scale;
+};
 
 // Of a step of codes, 16 rows x 4, `look_up` makes two steps of weights: codes 0 and 1 of each row, then codes 2 and 3.
 template <int bits>
@@ -13,7 +18,7 @@ class PairTables {
 
   public:
     // The file holds the first component of all entries, then the second.
-    PairTables(const Matrix& matrix, std::size_t row_group) {
+    PairTables(const Pairs& matrix, std::size_t row_group) {
         const std::uint8_t* components = matrix.codebooks + row_group * 2 * kEntries;
 #if defined(RWKVQUANT_AVX2) || defined(RWKVQUANT_NEON)
         std::memcpy(pairs, components, 2 * kEntries);

@@ -1,11 +1,27 @@
-// What the parts of `product` share. A codec has two faces: a product with one int8 vector, as fast as memory; and a decoder of
-// 16 rows x 64 columns, from which product_decoded.cpp multiplies any number of vectors, int8 or float32.
+// What the codecs' files share. A codec that is multiplied has two faces: a product with one int8 vector, as fast as memory; and a decoder
+// of 16 rows x 64 columns, from which product_decoded.cpp multiplies any number of vectors, int8 or float32.
 #pragma once
 
+#include "codec.h"
 #include "lanes.h"
-#include "matrix.h"
 
 namespace rwkvquant::RWKVQUANT_BODY {
+
+// A codec's own struct, into the matrix and out of it.
+template <typename Fields>
+RWKVQUANT_INLINE void keep(const Fields& own, Matrix& matrix) {
+    static_assert(sizeof(Fields) <= Matrix::kFieldBytes && __is_trivially_copyable(Fields));
+    std::memcpy(matrix.fields, &own, sizeof own);
+}
+template <typename Fields>
+RWKVQUANT_INLINE Fields kept(const Matrix& matrix) {
+    return load<Fields>(matrix.fields);
+}
+
+// Bytes of the codes of a matrix in tiles of 16 rows.
+RWKVQUANT_INLINE std::size_t tiled_bytes(std::size_t rows, std::size_t codes_of_row, std::size_t tile_cols, std::size_t bits) {
+    return ceil_divide(rows, kTileRows) * kTileRows * (ceil_divide(codes_of_row, tile_cols) * tile_cols) * bits / 8;
+}
 
 constexpr int kGroupSteps = 16;  // of 4 columns: one activation group
 
@@ -23,44 +39,20 @@ struct Decoded {
 
 // `decode` fills decoded[0 .. count) for rows 16 * block .. and columns 64 * group .. 64 * (group + count).
 struct Decoder {
-    void (*decode)(const void* source, const Matrix& matrix, std::size_t block, std::size_t group, std::size_t count, Decoded* decoded);
-    const void* source;       // what the codec prepared once for the matrix, or null
-    int value_bits;           // 7 or 8: decoded bytes are below 2^value_bits
-    std::size_t group_bytes;  // of the codes of 16 rows x one activation group
-    std::size_t block_bytes;  // of the codes of 16 rows
+    void (*decode)(const void* source, std::size_t block, std::size_t group, std::size_t count, Decoded* decoded);
+    const void* source;               // what the codec prepared for the matrix
+    std::size_t cols;                 // of the matrix
+    const std::uint8_t* codes;        // of all row-blocks, one after another
+    const std::uint8_t* row_scale;    // float16, or null
+    int value_bits;                   // 7 or 8: decoded bytes are below 2^value_bits
+    std::size_t group_bytes;          // of the codes of 16 rows x one activation group
+    std::size_t block_bytes;          // of the codes of 16 rows
 };
 
-void product_decoded(const Decoder& decoder, const Matrix& matrix, const Activations& activations, float* out, std::size_t out_stride,
-                     std::size_t row_begin, std::size_t row_end);
-
-// Row-blocks and vectors multiplied side by side. Each pair of them has a register of sums; four activations are spread over a
-// register once for all row-blocks.
-#if defined(RWKVQUANT_AVX512)
-constexpr int kBlocks = 2, kVectors = 8;
-#elif defined(RWKVQUANT_AVX2)
-constexpr int kBlocks = 1, kVectors = 4;
-#elif defined(RWKVQUANT_NEON)
-constexpr int kBlocks = 1, kVectors = 4;
-#else
-constexpr int kBlocks = 1, kVectors = 1;
-#endif
-
-// A codec takes one int8 vector itself and hands everything else to product_decoded.
-void product_uniform(const Matrix& matrix, const Activations& activations, float* out, std::size_t out_stride, std::size_t row_begin,
+void product_decoded(const Decoder& decoder, const Activations& activations, float* out, std::size_t out_stride, std::size_t row_begin,
                      std::size_t row_end);
-void product_codebook(const Matrix& matrix, const Activations& activations, float* out, std::size_t out_stride, std::size_t row_begin,
-                      std::size_t row_end);
-void product_pairs(const Matrix& matrix, const Activations& activations, float* out, std::size_t out_stride, std::size_t row_begin,
-                   std::size_t row_end);
-void product_dense(const Matrix& matrix, const Activations& activations, float* out, std::size_t out_stride, std::size_t row_begin,
-                   std::size_t row_end);
 
-// Plain C++ is bound by arithmetic whatever it does, and has the second face alone.
-#if defined(RWKVQUANT_PLAIN)
-constexpr bool kOneVectorFace = false;
-#else
-constexpr bool kOneVectorFace = true;
-#endif
+// A codec takes one int8 vector itself, where the body has a face for it (kOneVectorFace), and hands everything else to product_decoded.
 RWKVQUANT_INLINE bool is_one_int8_vector(const Activations& activations) { return activations.count == 1 && activations.q != nullptr; }
 
 // Rows of a row-block that lie inside the range.

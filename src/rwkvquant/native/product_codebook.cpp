@@ -11,8 +11,27 @@
 namespace rwkvquant::RWKVQUANT_BODY {
 namespace {
 
-constexpr std::size_t kCodesAhead = 8192;
 constexpr int kSteps = 8;
+
+void describe(Description& given, Matrix& matrix) {
+    Codebook own = {};
+    const std::size_t bits = given.number("bits", 2, 4), rank = given.number("rank", 0, 8), shift = given.number("shift", 0, 14);
+    own.group_rows = given.one_of("group_rows", {2, 4, 8, 16});
+    given.require(std::size_t{1} << bits <= 4 * own.group_rows, "2**bits must be at most 4 * group_rows");
+    own.cols = matrix.cols;
+    own.bits = static_cast<int>(bits), own.rank = static_cast<int>(rank), own.shift = static_cast<int>(shift);
+    const std::size_t blocks = ceil_divide(matrix.rows, kTileRows), entries = std::size_t{1} << bits;
+    const std::size_t tables = blocks * kTileRows / own.group_rows * ceil_divide(matrix.cols, 32);
+    own.codes = given.array("codes", Type::kUint8, tiled_bytes(matrix.rows, matrix.cols, 32, bits));
+    own.row_scale = given.array("row_scale", Type::kFloat16, blocks * kTileRows);
+    if (rank == 0) {
+        own.codebooks = given.array("codebooks", Type::kUint8, tables * entries);
+    } else {
+        own.coefficients = given.array("coefficients", Type::kInt8, tables * rank);
+        own.basis = given.array("basis", Type::kInt8, rank * entries);
+    }
+    keep(own, matrix);
+}
 
 // start + sums of centroid * x over the 32 columns of a tile, one a row.
 //
@@ -34,7 +53,7 @@ RWKVQUANT_INLINE Ints dot_centroids(Ints start, const std::uint8_t* tile, Bytes 
 }
 
 template <int bits, typename Tables>
-void one_vector(const Matrix& matrix, const Tables& tables, const Activations& activations, float* out, std::size_t row_begin,
+void one_vector(const Codebook& matrix, const Tables& tables, const Activations& activations, float* out, std::size_t row_begin,
                 std::size_t row_end) {
     constexpr std::size_t kTileBytes = kTileRows * 32 * bits / 8;
     const std::size_t tiles = ceil_divide(matrix.cols, 32), first = row_begin / kTileRows * tiles;
@@ -60,9 +79,15 @@ void one_vector(const Matrix& matrix, const Tables& tables, const Activations& a
     }
 }
 
+template <typename Tables>
+struct Source {
+    const Codebook& matrix;
+    const Tables& tables;
+};
+
 template <int bits, typename Tables>
-void decode(const void* source, const Matrix& matrix, std::size_t block, std::size_t group, std::size_t count, Decoded* decoded) {
-    const Tables& tables = *static_cast<const Tables*>(source);
+void decode(const void* source, std::size_t block, std::size_t group, std::size_t count, Decoded* decoded) {
+    const auto& [matrix, tables] = *static_cast<const Source<Tables>*>(source);
     const std::size_t tiles = ceil_divide(matrix.cols, 32), first = block * tiles + 2 * group;
     const std::uint8_t *tile = matrix.codes + first * (bits * kStepBytes), *table = tables.stored + first * tables.tile_bytes;
     const Bytes offset = tables.offset();
@@ -81,17 +106,20 @@ void decode(const void* source, const Matrix& matrix, std::size_t block, std::si
 }
 
 template <int bits, typename Tables>
-void with_tables(const Matrix& matrix, const Activations& activations, float* out, std::size_t out_stride, std::size_t row_begin,
+void with_tables(const Codebook& matrix, const Activations& activations, float* out, std::size_t out_stride, std::size_t row_begin,
                  std::size_t row_end) {
     const Tables tables(matrix);
     if constexpr (kOneVectorFace) {
         if (is_one_int8_vector(activations)) return one_vector<bits>(matrix, tables, activations, out, row_begin, row_end);
     }
-    product_decoded({decode<bits, Tables>, &tables, 7, 2 * bits * kStepBytes, ceil_divide(matrix.cols, 32) * bits * kStepBytes}, matrix, activations, out, out_stride, row_begin, row_end);
+    const Source<Tables> source = {matrix, tables};
+    const Decoder decoder = {decode<bits, Tables>, &source, matrix.cols, matrix.codes, matrix.row_scale, 7, 2 * bits * kStepBytes,
+                             ceil_divide(matrix.cols, 32) * bits * kStepBytes};
+    product_decoded(decoder, activations, out, out_stride, row_begin, row_end);
 }
 
 template <int bits, bool two_tables>
-void with_group(const Matrix& matrix, const Activations& activations, float* out, std::size_t out_stride, std::size_t row_begin,
+void with_group(const Codebook& matrix, const Activations& activations, float* out, std::size_t out_stride, std::size_t row_begin,
                 std::size_t row_end) {
     const auto multiply = matrix.rank == 0   ? with_tables<bits, StoredTables<bits, two_tables>>
                           : matrix.rank <= 4 ? with_tables<bits, CompressedTables<bits, two_tables, 4>>
@@ -99,15 +127,19 @@ void with_group(const Matrix& matrix, const Activations& activations, float* out
     multiply(matrix, activations, out, out_stride, row_begin, row_end);
 }
 
+void product(const Matrix& matrix, const Activations& activations, float* out, std::size_t out_stride, std::size_t row_begin,
+             std::size_t row_end) {
+    const Codebook own = kept<Codebook>(matrix);
+    const bool two_tables = own.group_rows == 2;  // in the 16 bytes that serve 4 rows
+    const auto multiply = own.bits == 2   ? (two_tables ? with_group<2, true> : with_group<2, false>)
+                          : own.bits == 3 ? (two_tables ? with_group<3, true> : with_group<3, false>)
+                                          : with_group<4, false>;
+    multiply(own, activations, out, out_stride, row_begin, row_end);
+}
+
 }  // namespace
 
-void product_codebook(const Matrix& matrix, const Activations& activations, float* out, std::size_t out_stride, std::size_t row_begin,
-                      std::size_t row_end) {
-    const bool two_tables = matrix.group_rows == 2;  // in the 16 bytes that serve 4 rows
-    const auto multiply = matrix.bits == 2   ? (two_tables ? with_group<2, true> : with_group<2, false>)
-                          : matrix.bits == 3 ? (two_tables ? with_group<3, true> : with_group<3, false>)
-                                             : with_group<4, false>;
-    multiply(matrix, activations, out, out_stride, row_begin, row_end);
-}
+extern const Codec kCodebook;
+constinit const Codec kCodebook = {"codebook", describe, product, nullptr, false};
 
 }  // namespace rwkvquant::RWKVQUANT_BODY

@@ -15,14 +15,6 @@ namespace {
 
 constexpr std::size_t kPass = 128;  // vectors that share one decoding
 constexpr std::size_t kStrip = 4;   // activation groups decoded ahead: 4 KiB a row-block, in the first-level cache
-constexpr std::size_t kAhead = 4;   // strips from asking memory to decoding: 6 KiB a row-block at 3 bits
-
-// Too few sums at a time wait for one another. In NEON each is four registers, of 32.
-#if defined(RWKVQUANT_NEON)
-constexpr int kEnough = 2;
-#else
-constexpr int kEnough = 8;
-#endif
 
 // The vectors of a pass, and the groups that are decoded now.
 struct Pass {
@@ -144,26 +136,26 @@ using AddStrip = void (*)(const Pass& pass, std::size_t first, std::size_t count
 template <int blocks>
 AddStrip add_strip_for([[maybe_unused]] const Decoder& decoder, const Activations& activations) {
     if (activations.q == nullptr) return add_float_strip<blocks>;
-#if defined(RWKVQUANT_AVX2) || defined(RWKVQUANT_NEON)
-    if (decoder.value_bits == 7) return add_int8_strip<7, blocks>;
-#endif
+    if constexpr (kSevenBitFace) {
+        if (decoder.value_bits == 7) return add_int8_strip<7, blocks>;
+    }
     return add_int8_strip<8, blocks>;
 }
 
-// Where the codes lie that will be decoded kAhead strips later. Row-blocks stand side by side, so what follows the last group of one
+// Where the codes lie that will be decoded kStripsAhead strips later. Row-blocks stand side by side, so what follows the last group of one
 // is not the first group of the next.
-RWKVQUANT_INLINE void look_ahead(const Decoder& decoder, const std::uint8_t* codes, std::size_t block, Pass& pass) {
-    std::size_t group = pass.first_group + kAhead * kStrip;
+RWKVQUANT_INLINE void look_ahead(const Decoder& decoder, std::size_t block, Pass& pass) {
+    std::size_t group = pass.first_group + kStripsAhead * kStrip;
     for (; group >= pass.groups; group -= pass.groups) block += kBlocks;
-    pass.ahead = codes + block * decoder.block_bytes + group * decoder.group_bytes;
+    pass.ahead = decoder.codes + block * decoder.block_bytes + group * decoder.group_bytes;
 }
 
 }  // namespace
 
-void product_decoded(const Decoder& decoder, const Matrix& matrix, const Activations& activations, float* out, std::size_t out_stride,
-                     std::size_t row_begin, std::size_t row_end) {
+void product_decoded(const Decoder& decoder, const Activations& activations, float* out, std::size_t out_stride, std::size_t row_begin,
+                     std::size_t row_end) {
     const AddStrip add_one = add_strip_for<1>(decoder, activations), add_all = add_strip_for<kBlocks>(decoder, activations);
-    const std::size_t groups = ceil_divide(matrix.cols, kActivationGroup);
+    const std::size_t groups = ceil_divide(decoder.cols, kActivationGroup);
     alignas(64) float y[kBlocks][kPass * kTileRows];
     Decoded strip[kBlocks][kStrip];
     Pass pass = {activations, groups * kActivationGroup, groups, 0, 0, strip, y, decoder.group_bytes, decoder.block_bytes};
@@ -174,9 +166,9 @@ void product_decoded(const Decoder& decoder, const Matrix& matrix, const Activat
             for (std::size_t b = 0; b < blocks; ++b) std::memset(y[b], 0, count * kTileRows * sizeof(float));
             for (pass.first_group = 0; pass.first_group < groups; pass.first_group += pass.count) {
                 pass.count = groups - pass.first_group < kStrip ? groups - pass.first_group : kStrip;
-                look_ahead(decoder, matrix.codes, row / kTileRows, pass);
+                look_ahead(decoder, row / kTileRows, pass);
                 for (std::size_t b = 0; b < blocks; ++b) {
-                    decoder.decode(decoder.source, matrix, row / kTileRows + b, pass.first_group, pass.count, strip[b]);
+                    decoder.decode(decoder.source, row / kTileRows + b, pass.first_group, pass.count, strip[b]);
                 }
                 (blocks == 1 ? add_one : add_all)(pass, first, count);
             }
@@ -184,7 +176,7 @@ void product_decoded(const Decoder& decoder, const Matrix& matrix, const Activat
                 const std::size_t at = row + b * kTileRows;
                 for (std::size_t v = 0; v < count; ++v) {
                     Floats result = floats_from(y[b] + kTileRows * v);
-                    if (matrix.row_scale != nullptr) result = multiply(result, floats_from_f16(matrix.row_scale + 2 * at));
+                    if (decoder.row_scale != nullptr) result = multiply(result, floats_from_f16(decoder.row_scale + 2 * at));
                     store(out + (first + v) * out_stride + at, result, rows_left(at, row_end));
                 }
             }

@@ -9,20 +9,30 @@
 namespace rwkvquant::RWKVQUANT_BODY {
 namespace {
 
-constexpr std::size_t kLanes = 16, kChains = 4, kAhead = 8192;
-#if defined(RWKVQUANT_AVX512)
-constexpr int kVectors = 4;
-#else
-constexpr int kVectors = 1;
-#endif
+constexpr std::size_t kLanes = 16, kChains = 4;
 
-template <Codec type>
-constexpr std::size_t kSize = type == Codec::kFloat ? 4 : 2;
+struct Dense {
+    std::size_t cols;
+    Type type;  // float16, bfloat16 as uint16, or float32
+    const std::uint8_t* values;
+};
 
-template <Codec type>
+void describe_as(Type type, Description& given, Matrix& matrix) {
+    const Dense own = {matrix.cols, type, given.array("values", type, matrix.rows * matrix.cols)};
+    keep(own, matrix);
+}
+void describe_dense(Description& given, Matrix& matrix) {
+    describe_as(given.one_of("bits", {16, 32}) == 16 ? Type::kFloat16 : Type::kFloat32, given, matrix);
+}
+void describe_bfloat(Description& given, Matrix& matrix) { describe_as(Type::kUint16, given, matrix); }
+
+template <Type type>
+constexpr std::size_t kSize = type == Type::kFloat32 ? 4 : 2;
+
+template <Type type>
 RWKVQUANT_INLINE Floats weights_from(const std::uint8_t* from) {
-    if constexpr (type == Codec::kHalf) return floats_from_f16(from);
-    else if constexpr (type == Codec::kBfloat) return floats_from_bf16(from);
+    if constexpr (type == Type::kFloat16) return floats_from_f16(from);
+    else if constexpr (type == Type::kUint16) return floats_from_bf16(from);
     else return floats_from(reinterpret_cast<const float*>(from));
 }
 
@@ -36,7 +46,7 @@ float sum_by_halves(const Floats (&sums)[kChains]) {
 }
 
 // out[v * out_stride] of one row and some vectors.
-template <Codec type, int vectors>
+template <Type type, int vectors>
 void multiply_row(const std::uint8_t* row, std::size_t cols, const float* x, std::size_t padded, float* out, std::size_t out_stride) {
     constexpr std::size_t kBytes = kSize<type>, kColumns = kLanes * kChains;
     Floats sums[vectors][kChains];
@@ -53,7 +63,7 @@ void multiply_row(const std::uint8_t* row, std::size_t cols, const float* x, std
     };
     std::size_t c = 0;
     for (; c + kColumns <= cols; c += kColumns) {
-        prefetch<kColumns * kBytes>(row + c * kBytes, kAhead);
+        prefetch<kColumns * kBytes>(row + c * kBytes, kDenseAhead);
         add_columns(row + c * kBytes, x + c);
     }
     if (c < cols) {  // the last columns, and zeros behind them
@@ -64,16 +74,16 @@ void multiply_row(const std::uint8_t* row, std::size_t cols, const float* x, std
     for (std::size_t v = 0; v < vectors; ++v) out[v * out_stride] = sum_by_halves(sums[v]);
 }
 
-template <Codec type>
-void multiply_all(const Matrix& matrix, const Activations& activations, float* out, std::size_t out_stride, std::size_t row_begin,
+template <Type type>
+void multiply_all(const Dense& matrix, const Activations& activations, float* out, std::size_t out_stride, std::size_t row_begin,
                   std::size_t row_end) {
     const std::size_t cols = matrix.cols, padded = ceil_divide(cols, kActivationGroup) * kActivationGroup;
     const float* x = activations.x;
     for (std::size_t row = row_begin; row < row_end; ++row) {
-        const std::uint8_t* values = matrix.codes + row * cols * kSize<type>;
+        const std::uint8_t* values = matrix.values + row * cols * kSize<type>;
         std::size_t v = 0;
-        for (; v + kVectors <= activations.count; v += kVectors) {
-            multiply_row<type, kVectors>(values, cols, x + v * padded, padded, out + v * out_stride + row, out_stride);
+        for (; v + kDenseVectors <= activations.count; v += kDenseVectors) {
+            multiply_row<type, kDenseVectors>(values, cols, x + v * padded, padded, out + v * out_stride + row, out_stride);
         }
         for (; v < activations.count; ++v) {
             multiply_row<type, 1>(values, cols, x + v * padded, padded, out + v * out_stride + row, out_stride);
@@ -81,14 +91,34 @@ void multiply_all(const Matrix& matrix, const Activations& activations, float* o
     }
 }
 
+void product(const Matrix& matrix, const Activations& activations, float* out, std::size_t out_stride, std::size_t row_begin,
+             std::size_t row_end) {
+    const Dense own = kept<Dense>(matrix);
+    const auto multiply = own.type == Type::kFloat16  ? multiply_all<Type::kFloat16>
+                          : own.type == Type::kUint16 ? multiply_all<Type::kUint16>
+                                                      : multiply_all<Type::kFloat32>;
+    multiply(own, activations, out, out_stride, row_begin, row_end);
+}
+
+void decode_row(const Matrix& matrix, std::size_t row, std::size_t begin, std::size_t end, float* x) {
+    const Dense own = kept<Dense>(matrix);
+    const std::size_t first = own.cols * row;
+    for (std::size_t c = begin; c < end; ++c) {
+        if (own.type == Type::kFloat16) {
+            x[c] = half_at(own.values, first + c);
+        } else if (own.type == Type::kUint16) {  // the upper half of a float32
+            const std::uint32_t bits = std::uint32_t{load<std::uint16_t>(own.values + 2 * (first + c))} << 16;
+            x[c] = load<float>(&bits);
+        } else {
+            x[c] = load<float>(own.values + 4 * (first + c));
+        }
+    }
+}
+
 }  // namespace
 
-void product_dense(const Matrix& matrix, const Activations& activations, float* out, std::size_t out_stride, std::size_t row_begin,
-                   std::size_t row_end) {
-    const auto multiply = matrix.codec == Codec::kHalf     ? multiply_all<Codec::kHalf>
-                          : matrix.codec == Codec::kBfloat ? multiply_all<Codec::kBfloat>
-                                                           : multiply_all<Codec::kFloat>;
-    multiply(matrix, activations, out, out_stride, row_begin, row_end);
-}
+extern const Codec kDense, kBfloat;
+constinit const Codec kDense = {"dense", describe_dense, product, decode_row, true};
+constinit const Codec kBfloat = {"bfloat", describe_bfloat, product, decode_row, true};
 
 }  // namespace rwkvquant::RWKVQUANT_BODY

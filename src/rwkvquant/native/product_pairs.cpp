@@ -12,11 +12,22 @@
 namespace rwkvquant::RWKVQUANT_BODY {
 namespace {
 
-constexpr std::size_t kCodesAhead = 8192;
 constexpr int kCodeSteps = 8;
 
+void describe(Description& given, Matrix& matrix) {
+    Pairs own = {};
+    const std::size_t bits = given.number("bits", 4, 8);
+    own.cols = matrix.cols, own.bits = static_cast<int>(bits);
+    own.group_rows = given.number("group_rows", kTileRows, kMaxSize - 1);
+    given.require(own.group_rows % kTileRows == 0, "group_rows must be a multiple of 16");
+    own.codes = given.array("codes", Type::kUint8, tiled_bytes(matrix.rows, ceil_divide(matrix.cols, 2), 32, bits));
+    own.codebooks = given.array("codebooks", Type::kUint8, ceil_divide(matrix.rows, own.group_rows) * (std::size_t{2} << bits));
+    own.row_scale = given.array("row_scale", Type::kFloat16, ceil_divide(matrix.rows, kTileRows) * kTileRows);
+    keep(own, matrix);
+}
+
 template <int bits>
-void one_vector(const Matrix& matrix, const Activations& activations, float* out, std::size_t row_begin, std::size_t row_end) {
+void one_vector(const Pairs& matrix, const Activations& activations, float* out, std::size_t row_begin, std::size_t row_end) {
     constexpr std::size_t kTileBytes = kTileRows * 32 * bits / 8;
     const std::size_t tiles = ceil_divide(matrix.cols, 64);
     const std::uint8_t* tile = matrix.codes + row_begin / kTileRows * tiles * kTileBytes;
@@ -43,7 +54,8 @@ void one_vector(const Matrix& matrix, const Activations& activations, float* out
 }
 
 template <int bits>
-void decode(const void*, const Matrix& matrix, std::size_t block, std::size_t group, std::size_t count, Decoded* decoded) {
+void decode(const void* source, std::size_t block, std::size_t group, std::size_t count, Decoded* decoded) {
+    const Pairs& matrix = *static_cast<const Pairs*>(source);
     const std::uint8_t* tile = matrix.codes + (block * ceil_divide(matrix.cols, 64) + group) * (bits * kStepBytes);
     const PairTables<bits> tables(matrix, kTileRows * block / matrix.group_rows);
     for (const Decoded* end = decoded + count; decoded != end; ++decoded, tile += bits * kStepBytes) {
@@ -56,20 +68,26 @@ void decode(const void*, const Matrix& matrix, std::size_t block, std::size_t gr
 }
 
 template <int bits>
-void with_bits(const Matrix& matrix, const Activations& activations, float* out, std::size_t out_stride, std::size_t row_begin,
+void with_bits(const Pairs& matrix, const Activations& activations, float* out, std::size_t out_stride, std::size_t row_begin,
                std::size_t row_end) {
     if constexpr (kOneVectorFace) {
         if (is_one_int8_vector(activations)) return one_vector<bits>(matrix, activations, out, row_begin, row_end);
     }
-    product_decoded({decode<bits>, nullptr, 7, bits * kStepBytes, ceil_divide(matrix.cols, 64) * bits * kStepBytes}, matrix, activations, out, out_stride, row_begin, row_end);
+    const Decoder decoder = {decode<bits>, &matrix, matrix.cols, matrix.codes, matrix.row_scale, 7, bits * kStepBytes,
+                             ceil_divide(matrix.cols, 64) * bits * kStepBytes};
+    product_decoded(decoder, activations, out, out_stride, row_begin, row_end);
+}
+
+void product(const Matrix& matrix, const Activations& activations, float* out, std::size_t out_stride, std::size_t row_begin,
+             std::size_t row_end) {
+    constexpr decltype(&with_bits<4>) kByBits[] = {with_bits<4>, with_bits<5>, with_bits<6>, with_bits<7>, with_bits<8>};
+    const Pairs own = kept<Pairs>(matrix);
+    kByBits[own.bits - 4](own, activations, out, out_stride, row_begin, row_end);
 }
 
 }  // namespace
 
-void product_pairs(const Matrix& matrix, const Activations& activations, float* out, std::size_t out_stride, std::size_t row_begin,
-                   std::size_t row_end) {
-    constexpr decltype(&product_pairs) kByBits[] = {with_bits<4>, with_bits<5>, with_bits<6>, with_bits<7>, with_bits<8>};
-    kByBits[matrix.bits - 4](matrix, activations, out, out_stride, row_begin, row_end);
-}
+extern const Codec kPairs;
+constinit const Codec kPairs = {"pairs", describe, product, nullptr, false};
 
 }  // namespace rwkvquant::RWKVQUANT_BODY

@@ -11,14 +11,36 @@
 namespace rwkvquant::RWKVQUANT_BODY {
 namespace {
 
-constexpr std::size_t kCodesAhead = 8192, kScalesAhead = 1024, kZerosAhead = 512;
+struct Uniform {
+    std::size_t cols, group_size;  // group_size: columns that share a scale, a multiple of tile_cols
+    int bits, tile_cols, scale_bits;  // scale_bits 8: scales of 8 bits times row_scale; 16: float16 scales, and row_scale is null
+    bool symmetric;                   // the zero is 2^(bits-1), and `zeros` is null
+    const std::uint8_t *codes, *scales, *row_scale, *zeros;
+};
+
+void describe(Description& given, Matrix& matrix) {
+    Uniform own = {};
+    const std::size_t bits = given.number("bits", 1, 8), tile_cols = given.one_of("tile_cols", {32, 64});
+    const std::size_t scale_bits = given.one_of("scale_bits", {8, 16});
+    own.symmetric = given.one_of("symmetric", {0, 1}) == 1;
+    own.group_size = given.number("group_size", 1, kMaxSize - 1);
+    given.require(own.group_size % tile_cols == 0, "group_size must be a multiple of tile_cols");
+    own.cols = matrix.cols, own.bits = static_cast<int>(bits), own.tile_cols = static_cast<int>(tile_cols);
+    own.scale_bits = static_cast<int>(scale_bits);
+    const std::size_t blocks = ceil_divide(matrix.rows, kTileRows), groups = blocks * ceil_divide(matrix.cols, own.group_size);
+    own.codes = given.array("codes", Type::kUint8, tiled_bytes(matrix.rows, matrix.cols, tile_cols, bits));
+    own.scales = given.array("scales", scale_bits == 8 ? Type::kUint8 : Type::kFloat16, groups * kTileRows);
+    if (scale_bits == 8) own.row_scale = given.array("row_scale", Type::kFloat16, blocks * kTileRows);
+    if (!own.symmetric) own.zeros = given.array("zeros", Type::kUint8, groups * 2 * bits);
+    keep(own, matrix);
+}
 
 // The side information of one weight group and 16 rows. A template, so that the loop over tiles asks neither question: 7 %.
 template <int bits, bool wide_scales, bool symmetric>
 struct Grid {
     const std::uint8_t *scales, *zeros;
 
-    Grid(const Matrix& matrix, std::size_t first_group)
+    Grid(const Uniform& matrix, std::size_t first_group)
         : scales(matrix.scales + first_group * kTileRows * (wide_scales ? 2 : 1)), zeros(matrix.zeros) {
         if (!symmetric) zeros += first_group * 2 * bits;
     }
@@ -38,7 +60,7 @@ struct Grid {
 };
 
 template <int bits, bool wide_scales, bool symmetric>
-void one_vector_64(const Matrix& matrix, const Activations& activations, float* out, std::size_t row_begin, std::size_t row_end) {
+void one_vector_64(const Uniform& matrix, const Activations& activations, float* out, std::size_t row_begin, std::size_t row_end) {
     constexpr std::size_t kTileBytes = kTileRows * 64 * bits / 8;
     const std::size_t tiles = ceil_divide(matrix.cols, 64), in_group = matrix.group_size / 64, groups = ceil_divide(tiles, in_group);
     const std::uint8_t* tile = matrix.codes + row_begin / kTileRows * tiles * kTileBytes;
@@ -75,7 +97,7 @@ void one_vector_64(const Matrix& matrix, const Activations& activations, float* 
 }
 
 template <int bits, bool wide_scales, bool symmetric>
-void one_vector_32(const Matrix& matrix, const Activations& activations, float* out, std::size_t row_begin, std::size_t row_end) {
+void one_vector_32(const Uniform& matrix, const Activations& activations, float* out, std::size_t row_begin, std::size_t row_end) {
     constexpr std::size_t kTileBytes = kTileRows * 32 * bits / 8;
     const std::size_t tiles = ceil_divide(matrix.cols, 32), in_group = matrix.group_size / 32, groups = ceil_divide(tiles, in_group);
     const std::uint8_t* tile = matrix.codes + row_begin / kTileRows * tiles * kTileBytes;
@@ -113,7 +135,7 @@ void one_vector_32(const Matrix& matrix, const Activations& activations, float* 
 template <int bits>
 class Pieces {
   public:
-    Pieces(const Matrix& of, std::size_t block, std::size_t column)
+    Pieces(const Uniform& of, std::size_t block, std::size_t column)
         : matrix(of), at(block * ceil_divide(of.cols, of.group_size) + column / of.group_size), left(of.group_size - column % of.group_size) {
         prefetch<64>(matrix.scales + kTileRows * at * (matrix.scale_bits == 16 ? 2 : 1), kScalesAhead);
         if (!matrix.symmetric) prefetch<64>(matrix.zeros + 2 * bits * at, kZerosAhead);
@@ -135,12 +157,13 @@ class Pieces {
     bool ends_within(std::size_t columns) const { return left < columns; }
 
   private:
-    const Matrix& matrix;
+    const Uniform& matrix;
     std::size_t at, left;  // the weight group, and its columns to come
 };
 
 template <int bits>
-void decode_64(const void*, const Matrix& matrix, std::size_t block, std::size_t group, std::size_t count, Decoded* decoded) {
+void decode_64(const void* source, std::size_t block, std::size_t group, std::size_t count, Decoded* decoded) {
+    const Uniform& matrix = *static_cast<const Uniform*>(source);
     const std::uint8_t* tile = matrix.codes + (block * ceil_divide(matrix.cols, 64) + group) * (2 * bits * kStepBytes);
     Pieces<bits> pieces(matrix, block, 64 * group);
     for (const Decoded* end = decoded + count; decoded != end; ++decoded, tile += 2 * bits * kStepBytes) {
@@ -151,7 +174,8 @@ void decode_64(const void*, const Matrix& matrix, std::size_t block, std::size_t
 }
 
 template <int bits>
-void decode_32(const void*, const Matrix& matrix, std::size_t block, std::size_t group, std::size_t count, Decoded* decoded) {
+void decode_32(const void* source, std::size_t block, std::size_t group, std::size_t count, Decoded* decoded) {
+    const Uniform& matrix = *static_cast<const Uniform*>(source);
     constexpr std::size_t kTileBytes = bits * kStepBytes;
     const std::size_t tiles = ceil_divide(matrix.cols, 32);
     const std::uint8_t* tile = matrix.codes + (block * tiles + 2 * group) * kTileBytes;
@@ -167,13 +191,13 @@ void decode_32(const void*, const Matrix& matrix, std::size_t block, std::size_t
 }
 
 template <int bits, bool wide_scales, bool symmetric>
-void one_vector(const Matrix& matrix, const Activations& activations, float* out, std::size_t row_begin, std::size_t row_end) {
+void one_vector(const Uniform& matrix, const Activations& activations, float* out, std::size_t row_begin, std::size_t row_end) {
     const auto multiply = matrix.tile_cols == 64 ? one_vector_64<bits, wide_scales, symmetric> : one_vector_32<bits, wide_scales, symmetric>;
     multiply(matrix, activations, out, row_begin, row_end);
 }
 
 template <int bits>
-void with_bits(const Matrix& matrix, const Activations& activations, float* out, std::size_t out_stride, std::size_t row_begin,
+void with_bits(const Uniform& matrix, const Activations& activations, float* out, std::size_t out_stride, std::size_t row_begin,
                std::size_t row_end) {
     if constexpr (kOneVectorFace) {
         if (is_one_int8_vector(activations)) {
@@ -183,18 +207,23 @@ void with_bits(const Matrix& matrix, const Activations& activations, float* out,
             return multiply(matrix, activations, out, row_begin, row_end);
         }
     }
-    const Decoder decoder = {matrix.tile_cols == 64 ? decode_64<bits> : decode_32<bits>, nullptr, bits == 8 ? 8 : 7, 2 * bits * kStepBytes,
+    const Decoder decoder = {matrix.tile_cols == 64 ? decode_64<bits> : decode_32<bits>, &matrix, matrix.cols, matrix.codes, matrix.row_scale,
+                             bits == 8 ? 8 : 7, 2 * bits * kStepBytes,
                              ceil_divide(matrix.cols, static_cast<std::size_t>(matrix.tile_cols)) * static_cast<std::size_t>(matrix.tile_cols) * (2 * bits)};
-    product_decoded(decoder, matrix, activations, out, out_stride, row_begin, row_end);
+    product_decoded(decoder, activations, out, out_stride, row_begin, row_end);
+}
+
+void product(const Matrix& matrix, const Activations& activations, float* out, std::size_t out_stride, std::size_t row_begin,
+             std::size_t row_end) {
+    constexpr decltype(&with_bits<1>) kByBits[] = {with_bits<1>, with_bits<2>, with_bits<3>, with_bits<4>,
+                                                   with_bits<5>, with_bits<6>, with_bits<7>, with_bits<8>};
+    const Uniform own = kept<Uniform>(matrix);
+    kByBits[own.bits - 1](own, activations, out, out_stride, row_begin, row_end);
 }
 
 }  // namespace
 
-void product_uniform(const Matrix& matrix, const Activations& activations, float* out, std::size_t out_stride, std::size_t row_begin,
-                     std::size_t row_end) {
-    constexpr decltype(&product_uniform) kByBits[] = {with_bits<1>, with_bits<2>, with_bits<3>, with_bits<4>,
-                                                      with_bits<5>, with_bits<6>, with_bits<7>, with_bits<8>};
-    kByBits[matrix.bits - 1](matrix, activations, out, out_stride, row_begin, row_end);
-}
+extern const Codec kUniform;
+constinit const Codec kUniform = {"uniform", describe, product, nullptr, false};
 
 }  // namespace rwkvquant::RWKVQUANT_BODY

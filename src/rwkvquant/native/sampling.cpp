@@ -6,7 +6,7 @@
 #include <functional>
 #include <vector>
 
-#include "step_operations.h"
+#include "bodies.h"
 
 namespace rwkvquant {
 namespace {
@@ -46,11 +46,11 @@ float cutoff_of(const std::vector<float>& weights, double top_p) {
 std::size_t draw(const float* scores, std::size_t vocab, double temperature, double top_p, double uniform) {
     const float top = *std::max_element(scores, scores + vocab);
     std::vector<float> weights(vocab);
-    step_operations().exponentials(scores, top, 1.0f, vocab, weights.data());
+    operations().exponentials(scores, top, 1.0f, vocab, weights.data());
     const float cutoff = top_p < 1 ? cutoff_of(weights, top_p) : 0.0f;
     if (temperature != 1) {
         std::vector<float> tempered(vocab);
-        step_operations().exponentials(scores, top, static_cast<float>(std::max(temperature, kLeastTemperature)), vocab, tempered.data());
+        operations().exponentials(scores, top, static_cast<float>(std::max(temperature, kLeastTemperature)), vocab, tempered.data());
         for (std::size_t token = 0; token < vocab; ++token) weights[token] = weights[token] >= cutoff ? tempered[token] : 0.0f;
     } else {
         for (float& weight : weights) weight = weight >= cutoff ? weight : 0.0f;

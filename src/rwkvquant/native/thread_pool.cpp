@@ -1,5 +1,7 @@
 #include "thread_pool.h"
 
+#include <utility>
+
 #if defined(__unix__) || defined(__APPLE__)
 #include <unistd.h>
 #endif
@@ -38,24 +40,26 @@ long process_id() {
 #endif
 }
 
+// Thrown at a barrier to end the work of a thread that would wait for ever.
+struct Abandoned {};
+
 }  // namespace
 
-ThreadPool::ThreadPool(std::size_t threads) : threads_(threads > 0 ? threads : 1) { start(); }
+ThreadPool::ThreadPool(std::size_t threads) : asked_(threads > 0 ? threads : 1) { start(); }
 
 ThreadPool::~ThreadPool() { stop(); }
 
 void ThreadPool::start() {
     process_ = process_id();
-    arrived_ = 0;
-    taken_ = 0;
-    try {
-        for (std::size_t index = 1; index < threads_; ++index) {
-            others_.emplace_back([this, index, seen = turn_.load()] { loop(index, seen); });
+    others_.reserve(asked_ - 1);  // may throw; below, only what starts a thread may
+    while (others_.size() + 1 < asked_) {
+        try {
+            others_.emplace_back([this, index = others_.size() + 1, seen = turn_.load()] { loop(index, seen); });
+        } catch (const std::exception&) {  // the system gives no more
+            break;
         }
-    } catch (...) {  // the system gives no more threads: those that wait must not outlive the pool
-        stop();
-        throw;
     }
+    threads_ = others_.size() + 1;
 }
 
 void ThreadPool::stop() {
@@ -69,6 +73,7 @@ void ThreadPool::stop() {
         stopping_ = false;
     }
     others_.clear();
+    threads_ = 1;
 }
 
 void ThreadPool::run(const std::function<void(const Worker&)>& work) {
@@ -77,12 +82,18 @@ void ThreadPool::run(const std::function<void(const Worker&)>& work) {
         start();
     }
     work_ = &work;
-    if (threads_ > 1) {
+    thrown_ = nullptr;
+    failed_.store(false, std::memory_order_relaxed);
+    arrived_.store(0, std::memory_order_relaxed);
+    taken_.store(0, std::memory_order_relaxed);
+    working_.store(static_cast<unsigned>(others_.size()), std::memory_order_relaxed);
+    if (!others_.empty()) {
         turn_.fetch_add(1, std::memory_order_release);
         turn_.notify_all();
     }
-    work(Worker{this, 0, threads_});
-    barrier();
+    take_part(0);
+    for (unsigned left; (left = working_.load(std::memory_order_acquire)) != 0;) wait_for_change(working_, left, kBarrierSpins);
+    if (thrown_ != nullptr) std::rethrow_exception(std::exchange(thrown_, nullptr));
 }
 
 void ThreadPool::loop(std::size_t index, unsigned seen) {
@@ -90,8 +101,23 @@ void ThreadPool::loop(std::size_t index, unsigned seen) {
         wait_for_change(turn_, seen, kIdleSpins);
         seen = turn_.load(std::memory_order_acquire);
         if (stopping_) return;
+        take_part(index);
+        if (working_.fetch_sub(1, std::memory_order_acq_rel) == 1) working_.notify_all();
+    }
+}
+
+void ThreadPool::take_part(std::size_t index) {
+    try {
         (*work_)(Worker{this, index, threads_});
-        barrier();
+    } catch (const Abandoned&) {  // another thread has thrown
+    } catch (...) {
+        {
+            const std::lock_guard<std::mutex> lock(throwing_);
+            if (thrown_ == nullptr) thrown_ = std::current_exception();
+        }
+        failed_.store(true, std::memory_order_release);
+        passed_.fetch_add(1, std::memory_order_release);  // wakes who waits at a barrier
+        passed_.notify_all();
     }
 }
 
@@ -101,6 +127,7 @@ void ThreadPool::barrier() {
         return;
     }
     const unsigned passed = passed_.load(std::memory_order_acquire);
+    if (failed_.load(std::memory_order_acquire)) throw Abandoned{};
     if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == threads_) {
         arrived_.store(0, std::memory_order_relaxed);
         taken_.store(0, std::memory_order_relaxed);
@@ -108,6 +135,7 @@ void ThreadPool::barrier() {
         passed_.notify_all();
     } else {
         wait_for_change(passed_, passed, kBarrierSpins);
+        if (failed_.load(std::memory_order_acquire)) throw Abandoned{};
     }
 }
 

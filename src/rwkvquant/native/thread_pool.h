@@ -6,7 +6,9 @@
 
 #include <atomic>
 #include <cstddef>
+#include <exception>
 #include <functional>
+#include <mutex>
 #include <thread>
 #include <vector>
 
@@ -44,7 +46,8 @@ struct Worker {
         for (std::size_t piece = by_index + take(); piece < pieces; piece = by_index + take()) body(Range{piece, piece + 1});
     }
 
-    // Returns when all threads have called it as often; what they wrote before is seen by all.
+    // Returns when all threads have called it as often; what they wrote before is seen by all. Throws where another thread has thrown:
+    // it will never come.
     void barrier() const;
 
   private:
@@ -53,15 +56,18 @@ struct Worker {
 
 class ThreadPool {
   public:
+    // Where the system gives fewer threads, those that it gives are used.
     explicit ThreadPool(std::size_t threads);
     ~ThreadPool();
     ThreadPool(const ThreadPool&) = delete;
     ThreadPool& operator=(const ThreadPool&) = delete;
 
-    // Calls work(worker) on all threads, this one among them, and returns when all have finished. `work` must not throw.
+    // Calls work(worker) on all threads, this one among them, and returns when all have finished. If any threw, so does this, what the
+    // first of them threw. One call at a time.
     void run(const std::function<void(const Worker&)>& work);
 
     std::size_t threads() const { return threads_; }
+    std::size_t asked() const { return asked_; }
 
   private:
     friend struct Worker;
@@ -69,15 +75,21 @@ class ThreadPool {
     void stop();
     void loop(std::size_t index, unsigned seen);
     void barrier();
+    void take_part(std::size_t index);
 
-    const std::size_t threads_;
+    const std::size_t asked_;
+    std::size_t threads_ = 1;
     std::vector<std::thread> others_;
     long process_ = 0;  // whose threads they are: a forked child has none of them
     const std::function<void(const Worker&)>* work_ = nullptr;
     std::atomic<bool> stopping_ = false;
+    std::atomic<bool> failed_ = false;  // a thread has thrown in this call of run
+    std::exception_ptr thrown_;         // what the first of them threw
+    std::mutex throwing_;
     alignas(64) std::atomic<unsigned> turn_ = 0;     // counts calls of run
     alignas(64) std::atomic<unsigned> passed_ = 0;   // counts barriers
     alignas(64) std::atomic<unsigned> arrived_ = 0;  // threads at the present barrier
+    alignas(64) std::atomic<unsigned> working_ = 0;  // other threads that have not finished this call of run
     alignas(64) std::atomic<std::size_t> taken_ = 0;  // pieces dealt since the last barrier
 };
 

@@ -1,5 +1,5 @@
 // How far an input leans on the token before it; the definition is kernels/token_shift.py.
-#include "step_operations.h"
+#include "operations.h"
 #include "vectors.h"
 
 namespace rwkvquant::RWKVQUANT_BODY {

@@ -1,7 +1,7 @@
 // RWKV-6's recurrence for one head and one token; the definition is kernels/wkv6.py.
 //
 //     o = (S + v^T (u * k)) r = S r + v (sum u k r)        S' = S diag(w) + v^T k        S (N, N), [value, key]
-#include "step_operations.h"
+#include "operations.h"
 #include "vectors.h"
 
 namespace rwkvquant::RWKVQUANT_BODY {

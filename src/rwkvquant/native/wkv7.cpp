@@ -4,7 +4,7 @@
 //
 // A row of S meets the same vectors as every other row, so they stay in registers while the rows pass by: each is read and
 // written once. Sums over the key run along the lanes.
-#include "step_operations.h"
+#include "operations.h"
 #include "vectors.h"
 
 namespace rwkvquant::RWKVQUANT_BODY {

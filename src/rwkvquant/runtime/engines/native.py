@@ -7,6 +7,7 @@ same bits however the tokens are dealt out, and for any number of threads.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -35,12 +36,11 @@ class NativeEngine:
         self._vocab = weights.dims.vocab
         dims = weights.dims
         sizes = {name: getattr(dims, name) for name in ("layers", "width", "hidden", "vocab", "heads", "head_size")}
-        matrices = {name: _matrix(stored) for name, stored in weights.matrices.items()}
         vectors = {name: np.ascontiguousarray(values, np.float32).reshape(-1) for name, values in weights.vectors.items()}
         try:
-            self._engine = native.Engine(
-                weights.arch, sizes, matrices, vectors, _embedding(weights.embedding), threads, activations == "int8"
-            )
+            matrices = {name: _held(native, name, _matrix(stored)) for name, stored in weights.matrices.items()}
+            embedding = _held(native, "emb.weight", _embedding(weights.embedding))
+            self._engine = native.Engine(weights.arch, sizes, matrices, vectors, embedding, threads, activations == "int8")
         except ValueError as error:
             raise FormatError(str(error)) from None
 
@@ -105,6 +105,13 @@ class NativeEngine:
         self._engine.forward(ids, parts, *from_arrays, after.att_shift, after.ffn_shift, after.wkv, indices, logits)
 
 
+def _held(native: ModuleType, name: str, described: dict[str, Any]) -> Any:
+    try:
+        return native.Matrix(**described)
+    except ValueError as error:
+        raise ValueError(f"{error} ({name})") from None
+
+
 def _matrix(stored: Stored) -> dict[str, Any]:
     """What the native module is told of a matrix. A layout that is read by rows has no product: it is decoded."""
     if stored.layout == BFLOAT:
@@ -112,8 +119,10 @@ def _matrix(stored: Stored) -> dict[str, Any]:
     layout = parse_layout(stored.layout)
     if layout.shape == "rows":
         return _matrix(Stored.dense(stored.qtensor().decode()))
-    tile = {} if layout.codec == "dense" else {"tile_cols": layout.tile_cols}
-    return _described(stored, layout.codec, _bits(layout)) | tile
+    described = _described(stored, layout.codec, _bits(layout))
+    if layout.codec != "dense":
+        described["numbers"]["tile_cols"] = layout.tile_cols
+    return described
 
 
 def _embedding(stored: Stored) -> dict[str, Any]:
@@ -138,14 +147,16 @@ def _described(stored: Stored, codec: str, bits: int) -> dict[str, Any]:
     rows, cols = params.shape
     return {
         "codec": codec,
-        "bits": bits,
         "rows": rows,
         "cols": cols,
-        "group_size": params.group_size,
-        "symmetric": int(params.symmetric),
-        "scale_bits": params.scale_bits,
-        "group_rows": params.group_rows,
-        "rank": params.rank,
-        "shift": params.shift,
-        "arrays": {suffix: array.view(np.uint8) for suffix, array in stored.arrays.items()},
+        "numbers": {
+            "bits": bits,
+            "group_size": params.group_size,
+            "symmetric": int(params.symmetric),
+            "scale_bits": params.scale_bits,
+            "group_rows": params.group_rows,
+            "rank": params.rank,
+            "shift": params.shift,
+        },
+        "arrays": dict(stored.arrays),
     }

@@ -8,16 +8,8 @@
 
 namespace rwkvquant {
 
-struct Operations {
-    std::string_view isa;
-    decltype(&plain::product) product;
-    decltype(&plain::quantize_activations) quantize_activations;
-    decltype(&plain::read_memory) read_memory;
-    decltype(&plain::dot_bytes) dot_bytes;
-};
-
 // What runs here, slowest first; "plain" always does.
-const std::vector<Operations>& available();
+const std::vector<const Operations*>& available();
 
 // The best one available, until set_operations has named another.
 const Operations& operations();

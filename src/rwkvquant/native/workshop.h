@@ -1,9 +1,11 @@
 // Loops that quantising, not running, would spend its time in. Definitions in quantizers/, which call these where the module is built.
+//
+// A range begin..end of groups, rows or tables is one thread's share, and begins at a multiple of the task's `kUnit`. Each thread has memory
+// of its own, `scratch_bytes` of it, aligned to 64: bodies allocate nothing.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
-#include <string_view>
 
 namespace rwkvquant {
 
@@ -15,6 +17,9 @@ struct KMeans {
     bool limited;         // centroids are whole numbers in low..high
     double low, high;
     double* centroids;    // (groups, k)
+
+    static constexpr std::size_t kUnit = 8;  // groups side by side
+    std::size_t scratch_bytes() const { return (static_cast<std::size_t>(k) + 5) * (n + 1) * kUnit * sizeof(double); }
 };
 
 // A block of columns to be rounded, (columns, rows) column first; the definitions are quantizers/uniform/gptq.py, codebook_walk.py, descent.py.
@@ -32,6 +37,9 @@ struct Columns {
     const T* row_scale;        // (rows)
     std::uint8_t* codes;       // (columns, rows)
     T* changes;                // (columns, rows) error / U_qq, or the change of the value
+
+    static constexpr std::size_t kUnit = 64;  // rows side by side
+    std::size_t scratch_bytes() const { return 3 * columns * kUnit * sizeof(T); }
 };
 
 // quantizers/codebook/update.py, `_gram`.
@@ -41,6 +49,9 @@ struct Gram {
     const T *H, *scale;         // (columns, columns), (rows)
     std::size_t columns, rows, group_rows, K;
     T* N;  // (row blocks, K, K)
+
+    static constexpr std::size_t kUnit = 16;
+    std::size_t scratch_bytes() const { return K * columns * sizeof(T); }
 };
 
 // quantizers/codebook/factors.py, `step_coefficients`: `solved` is the real solution rounded.
@@ -51,23 +62,9 @@ struct Coefficients {
     int shift, passes;
     T low, high, largest;  // of centroids; of coefficients
     T* found;              // (tables, R)
+
+    static constexpr std::size_t kUnit = 64;
+    std::size_t scratch_bytes() const { return 0; }
 };
 
 }  // namespace rwkvquant
-
-#define RWKVQUANT_WORKSHOP_OPERATIONS(body)                                                 \
-    namespace rwkvquant::body {                                                             \
-    void exact_kmeans(const KMeans& task);                                                  \
-    void round_columns(const Columns<float>& task, std::size_t begin, std::size_t end);     \
-    void round_columns(const Columns<double>& task, std::size_t begin, std::size_t end);    \
-    void code_gram(const Gram<float>& task, std::size_t begin, std::size_t end);            \
-    void code_gram(const Gram<double>& task, std::size_t begin, std::size_t end);           \
-    void step_coefficients(const Coefficients<float>& task, std::size_t begin, std::size_t end);  \
-    void step_coefficients(const Coefficients<double>& task, std::size_t begin, std::size_t end); \
-    }
-
-RWKVQUANT_WORKSHOP_OPERATIONS(plain)
-#if defined(RWKVQUANT_X86)
-RWKVQUANT_WORKSHOP_OPERATIONS(avx2)
-RWKVQUANT_WORKSHOP_OPERATIONS(avx512)
-#endif

@@ -1,4 +1,4 @@
-#include "dispatch.h"
+#include "bodies.h"
 
 #include <atomic>
 
@@ -10,7 +10,21 @@
 #include <sys/sysctl.h>
 #endif
 
+// All bodies of the architecture, slowest first, each with what a CPU must have for it. A new one is an entry here, a header of lanes, and
+// a line in CMakeLists.txt.
+#if defined(RWKVQUANT_X86)
+#define RWKVQUANT_BODIES(body) body(plain, true) body(avx2, cpu.avx2) body(avx512, cpu.avx512)
+#elif defined(RWKVQUANT_ARM)
+#define RWKVQUANT_BODIES(body) body(plain, true) body(neon, cpu.dotprod) body(i8mm, cpu.i8mm)
+#else
+#define RWKVQUANT_BODIES(body) body(plain, true)
+#endif
+
 namespace rwkvquant {
+
+#define RWKVQUANT_DECLARED(name, runs) namespace name { extern const Operations table; }
+RWKVQUANT_BODIES(RWKVQUANT_DECLARED)
+
 namespace {
 
 #if defined(RWKVQUANT_X86)
@@ -73,41 +87,40 @@ Cpu read_cpu() {
 Cpu read_cpu() { return {}; }
 
 #endif
+
+#else
+
+struct Cpu {};
+Cpu read_cpu() { return {}; }
+
 #endif
 
-std::vector<Operations> find_available() {
-    std::vector<Operations> found = {{"plain", plain::product, plain::quantize_activations, plain::read_memory, plain::dot_bytes}};
-#if defined(RWKVQUANT_X86)
-    const Cpu cpu = read_cpu();
-    if (cpu.avx2) found.push_back({"avx2", avx2::product, avx2::quantize_activations, avx2::read_memory, avx2::dot_bytes});
-    if (cpu.avx512) found.push_back({"avx512", avx512::product, avx512::quantize_activations, avx512::read_memory, avx512::dot_bytes});
-#elif defined(RWKVQUANT_ARM)
-    // Every CPU of this architecture has NEON, so what is not a product is as fast in the plain body.
-    const Cpu cpu = read_cpu();
-    if (cpu.dotprod) found.push_back({"neon", neon::product, plain::quantize_activations, plain::read_memory, neon::dot_bytes});
-    if (cpu.i8mm) found.push_back({"i8mm", i8mm::product, plain::quantize_activations, plain::read_memory, i8mm::dot_bytes});
-#endif
+std::vector<const Operations*> find_available() {
+    [[maybe_unused]] const Cpu cpu = read_cpu();
+    std::vector<const Operations*> found;
+#define RWKVQUANT_FOUND(name, runs) \
+    if (runs) found.push_back(&name::table);
+    RWKVQUANT_BODIES(RWKVQUANT_FOUND)
     return found;
 }
 
-std::atomic<const Operations*> chosen = nullptr;
+std::atomic<const Operations*> chosen = available().back();
 
 }  // namespace
 
-const std::vector<Operations>& available() {
-    static const std::vector<Operations> found = find_available();
+const std::vector<const Operations*>& available() {
+    static const std::vector<const Operations*> found = find_available();
     return found;
 }
 
 const Operations& operations() {
-    const Operations* named = chosen.load(std::memory_order_acquire);
-    return named != nullptr ? *named : available().back();
+    return *chosen.load(std::memory_order_acquire);
 }
 
 bool set_operations(std::string_view isa) {
-    for (const Operations& candidate : available()) {
-        if (candidate.isa == isa) {
-            chosen.store(&candidate, std::memory_order_release);
+    for (const Operations* candidate : available()) {
+        if (candidate->isa == isa) {
+            chosen.store(candidate, std::memory_order_release);
             return true;
         }
     }

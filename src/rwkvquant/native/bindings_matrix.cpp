@@ -1,0 +1,129 @@
+// The one place where a matrix from Python is checked; which rules hold is in the codec's file (codec.h).
+#include "bindings_matrix.h"
+
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include "bindings.h"
+
+namespace rwkvquant {
+namespace {
+
+constexpr const char* kMatrix = "Matrix";
+
+nb::dlpack::dtype dtype_of(Type type) {
+    switch (type) {
+        case Type::kUint8: return kUint8;
+        case Type::kInt8: return kInt8;
+        case Type::kUint16: return kUint16;
+        case Type::kFloat16: return kFloat16;
+        case Type::kFloat32: break;
+    }
+    return kFloat32;
+}
+
+class PythonDescription final : public Description {
+  public:
+    PythonDescription(const nb::dict& numbers, const nb::dict& arrays, std::vector<Array>& kept)
+        : numbers_(numbers), arrays_(arrays), kept_(kept) {}
+
+    std::size_t number(const char* name, std::size_t least, std::size_t most) override {
+        const std::size_t value = whole(name);
+        check_rule(kMatrix, least <= value && value <= most,
+                   std::string(name) + " must be " + std::to_string(least) + " to " + std::to_string(most) + "; got " + std::to_string(value));
+        return value;
+    }
+
+    std::size_t one_of(const char* name, std::initializer_list<std::size_t> choices) override {
+        const std::size_t value = whole(name);
+        std::string rule = std::string(name) + " must be ";
+        for (const std::size_t& choice : choices) {
+            if (choice == value) return value;
+            rule += (&choice == choices.begin() ? "" : " or ") + std::to_string(choice);
+        }
+        check_rule(kMatrix, false, rule + "; got " + std::to_string(value));
+        return value;
+    }
+
+    const std::uint8_t* array(const char* name, Type type, std::size_t count) override {
+        check_rule(kMatrix, arrays_.contains(name), std::string(name) + " is missing");
+        const nb::object given = arrays_[name];
+        Array array;
+        check_rule(kMatrix, nb::try_cast<Array>(given, array),
+                   std::string(name) + " must be an array; got " + nb::cast<std::string>(nb::str(given.type().attr("__name__"))));
+        const bool raw = array.dtype() == kUint8;  // the bytes as the file holds them
+        const std::size_t bytes = dtype_of(type).bits / 8 * count;
+        const std::uint8_t* data = checked(kMatrix, name, array, raw ? kUint8 : dtype_of(type), raw ? bytes : count);
+        kept_.push_back(array);
+        total_ += array.shape(0) * array.itemsize();
+        return data;
+    }
+
+    void require(bool holds, const char* rule) override { check_rule(kMatrix, holds, rule); }
+
+    std::size_t total() const { return total_; }  // bytes of the arrays taken
+
+  private:
+    std::size_t whole(const char* name) const {
+        check_rule(kMatrix, numbers_.contains(name), std::string(name) + " is missing");
+        const nb::object given = numbers_[name];
+        std::size_t value = 0;
+        check_rule(kMatrix, nb::try_cast<std::size_t>(given, value) && value < kMaxSize,
+                   std::string(name) + " must be a whole number below 2**31; got " + nb::cast<std::string>(nb::repr(given)));
+        return value;
+    }
+
+    const nb::dict &numbers_, &arrays_;
+    std::vector<Array>& kept_;
+    std::size_t total_ = 0;
+};
+
+// Of the codecs that `has` accepts.
+template <typename Has>
+std::vector<std::string> names(const Has& has) {
+    std::vector<std::string> found;
+    for (const Codec* const* codec = operations().codecs; *codec != nullptr; ++codec) {
+        if (has(**codec)) found.emplace_back((*codec)->name);
+    }
+    return found;
+}
+
+std::size_t place_of(const std::string& name) {
+    const Codec* const* codecs = operations().codecs;
+    std::size_t place = 0;
+    while (codecs[place] != nullptr && codecs[place]->name != name) ++place;
+    if (codecs[place] == nullptr) {
+        std::string known;
+        for (const std::string& each : names([](const Codec&) { return true; })) known += (known.empty() ? "" : ", ") + each;
+        check_rule(kMatrix, false, "codec must be one of " + known + "; got " + name);
+    }
+    return place;
+}
+
+}  // namespace
+
+HeldMatrix::HeldMatrix(const std::string& codec, std::size_t rows, std::size_t cols, const nb::dict& numbers, const nb::dict& arrays) {
+    const bool sizes = rows > 0 && cols > 0 && rows < kMaxSize && cols < kMaxSize;
+    const std::string came = "; got " + std::to_string(rows) + " x " + std::to_string(cols);
+    check_rule(kMatrix, sizes, "rows and cols must be 1 to 2**31 - 1" + came);
+    check_rule(kMatrix, rows * cols < kMaxWeights, "a matrix must have less than 2**40 weights" + came);
+    matrix_.codec = place_of(codec), matrix_.rows = rows, matrix_.cols = cols;
+    PythonDescription given(numbers, arrays, arrays_);
+    this->codec().describe(given, matrix_);
+    matrix_.bytes = given.total();
+}
+
+void bind_matrix(nb::module_& module) {
+    using namespace nb::literals;
+    nb::class_<HeldMatrix>(module, "Matrix",
+                           "A packed matrix and its arrays, which it keeps alive. The codec's file in native/ says which numbers and arrays "
+                           "it has; others are not looked at. Arrays are flat, of their own type or raw bytes (uint8).")
+        .def(nb::init<const std::string&, std::size_t, std::size_t, const nb::dict&, const nb::dict&>(), "codec"_a, "rows"_a, "cols"_a,
+             "numbers"_a, "arrays"_a);
+    module.def("codecs_with_a_product", [] { return names([](const Codec& codec) { return codec.product != nullptr; }); },
+               "Names of the codecs that `product` and the engine multiply.");
+    module.def("codecs_with_rows", [] { return names([](const Codec& codec) { return codec.decode_row != nullptr; }); },
+               "Names of the codecs that are read row by row, as an embedding is.");
+}
+
+}  // namespace rwkvquant

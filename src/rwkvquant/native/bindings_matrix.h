@@ -1,0 +1,26 @@
+// A matrix as Python holds it: what the codec's file made of the numbers and arrays, and the arrays themselves.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "arguments.h"
+#include "bodies.h"
+
+namespace rwkvquant {
+
+class HeldMatrix {
+  public:
+    // Throws ValueError unless everything fits: the codec's `describe` says what that is.
+    HeldMatrix(const std::string& codec, std::size_t rows, std::size_t cols, const nb::dict& numbers, const nb::dict& arrays);
+
+    const Matrix& matrix() const { return matrix_; }
+    const Codec& codec() const { return *operations().codecs[matrix_.codec]; }
+    const std::vector<Array>& arrays() const { return arrays_; }
+
+  private:
+    Matrix matrix_;
+    std::vector<Array> arrays_;  // what matrix_ points into
+};
+
+}  // namespace rwkvquant

@@ -1,0 +1,45 @@
+// What a codec is to the native module: one file that says which numbers and arrays a matrix has, and multiplies or decodes it.
+//
+// A new codec is such a file, a line in codecs.cpp and a line in CMakeLists.txt. Codecs are part of every body (operations.h): their
+// files are compiled once for each instruction set, and keep the rules for such files that are written there.
+#pragma once
+
+#include <initializer_list>
+
+#include "matrix.h"
+
+namespace rwkvquant {
+
+enum class Type { kUint8, kInt8, kUint16, kFloat16, kFloat32 };
+
+constexpr std::size_t kMaxSize = std::size_t{1} << 31;     // of a number: below it, none overflows when rounded up to whole groups
+constexpr std::size_t kMaxWeights = std::size_t{1} << 40;  // of a matrix: below it, no product of sizes overflows
+
+// The numbers and arrays of a matrix by name, as Python gives them. Whatever does not fit throws; the message has the rule and what came.
+class Description {
+  public:
+    // A number from `least` to `most`, or one of some choices.
+    virtual std::size_t number(const char* name, std::size_t least, std::size_t most) = 0;
+    virtual std::size_t one_of(const char* name, std::initializer_list<std::size_t> choices) = 0;
+    // The bytes of an array of at least `count` values.
+    virtual const std::uint8_t* array(const char* name, Type type, std::size_t count) = 0;
+    virtual void require(bool holds, const char* rule) = 0;
+
+  protected:
+    ~Description() = default;
+};
+
+struct Codec {
+    const char* name;
+    // Fills matrix.fields; rows and cols are there, 1 to 2^31 - 1 each, and their product is below kMaxWeights.
+    void (*describe)(Description& given, Matrix& matrix);
+    // out[b * out_stride + r] for rows row_begin .. row_end, multiples of 16; row_end may be `rows`. The bits depend neither on how the
+    // rows are split nor on how many vectors stand side by side. Null: the codec is read row by row and has no product.
+    void (*product)(const Matrix& matrix, const Activations& activations, float* out, std::size_t out_stride, std::size_t row_begin,
+                    std::size_t row_end);
+    // x[c] of one row for columns begin .. end; null where the codec is multiplied only.
+    void (*decode_row)(const Matrix& matrix, std::size_t row, std::size_t begin, std::size_t end, float* x);
+    bool float_only;  // the product reads x and never q
+};
+
+}  // namespace rwkvquant
