@@ -135,7 +135,8 @@ def test_what_is_stored_makes_the_same_tokenizer_again() -> None:
 
 REFUSED: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "WordPiece": (lambda root: root["model"].update(type="WordPiece"), "the model WordPiece"),
-    "normalizer": (lambda root: root.update(normalizer={"type": "NFC"}), "the normalizer NFC"),
+    "normalizer": (lambda root: root.update(normalizer={"type": "NFKC"}), "the normalizer NFKC"),
+    "normalizers": (lambda root: root.update(normalizer={"type": "Sequence", "normalizers": []}), "the normalizer Sequence"),
     "Split": (lambda root: root.update(pre_tokenizer={"type": "Sequence", "pretokenizers": []}), "the pre_tokenizer Sequence"),
     "no pre_tokenizer": (lambda root: root.update(pre_tokenizer=None), "the pre_tokenizer None"),
     "no regex": (lambda root: root["pre_tokenizer"].update(use_regex=False), "without use_regex"),
@@ -143,7 +144,7 @@ REFUSED: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "decoder": (lambda root: root.update(decoder={"type": "Metaspace"}), "the decoder Metaspace"),
     "byte_fallback": (lambda root: root["model"].update(byte_fallback=True), "the BPE option byte_fallback"),
     "dropout": (lambda root: root["model"].update(dropout=0.1), "the BPE option dropout"),
-    "added word": (lambda root: root["added_tokens"][0].update(special=False), "the added token '<|eod|>'"),
+    "single_word": (lambda root: root["added_tokens"][0].update(single_word=True), "the added token '<|eod|>' with single_word"),
     "lstrip": (lambda root: root["added_tokens"][0].update(lstrip=True), "the added token '<|eod|>'"),
     "not bytes": (lambda root: root["model"]["vocab"].update({"日": 4095}), "the token '日'"),
     "float id": (lambda root: root["model"]["vocab"].update({"zzz": 7.5}), "'zzz' 7.5"),

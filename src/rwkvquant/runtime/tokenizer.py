@@ -1,7 +1,7 @@
 """Which tokenizer a model has: from its name or file, or from what a packed file carries.
 
 world   the RWKV World vocabulary              tokenizer_world.py
-bpe     a tokenizer.json (byte-level BPE)      tokenizer_json.py, tokenizer_bpe.py, tokenizer_words.py
+bpe     a tokenizer.json (byte-level BPE)      tokenizer_json.py, tokenizer_bpe.py, tokenizer_words.py, tokenizer_added.py
 bytes   ids are the bytes                      tokenizer_bytes.py
 """
 
@@ -11,6 +11,7 @@ from pathlib import Path
 
 from rwkvquant.errors import TokenizerError
 from rwkvquant.formats.tokenizer_data import TokenizerData
+from rwkvquant.runtime.tokenizer_added import AddedTokens, unpack_added
 from rwkvquant.runtime.tokenizer_base import StreamDecoder, Tokenizer
 from rwkvquant.runtime.tokenizer_bpe import BpeTokenizer, unpack_merges
 from rwkvquant.runtime.tokenizer_bytes import BytesTokenizer
@@ -50,8 +51,8 @@ def from_data(data: TokenizerData, vocab_size: int | None = None) -> Tokenizer:
         if type(size) is not int or size < 1:
             raise TokenizerError(f"a bytes tokenizer has a size of at least 1; got {size!r}")
         return BytesTokenizer(size if vocab_size is None else vocab_size)
-    if data.kind not in ("world", "bpe"):
-        raise TokenizerError(f"a packed file's tokenizer is world, bpe or bytes; got {data.kind!r}")
+    if data.kind not in ("world", "bpe", "bpe-added"):
+        raise TokenizerError(f"a packed file's tokenizer is world, bpe, bpe-added or bytes; got {data.kind!r}")
     needed = ["table"] if data.kind == "world" else ["table", "merges"]
     if missing := [name for name in needed if name not in data.arrays]:
         raise TokenizerError(f"a {data.kind} tokenizer has the arrays {', '.join(needed)}; missing: {', '.join(missing)}")
@@ -63,7 +64,10 @@ def from_data(data: TokenizerData, vocab_size: int | None = None) -> Tokenizer:
         if not isinstance(special, dict):
             raise TokenizerError(f"special_tokens of a tokenizer is a table {{content: id}}; got {special!r}")
         merges = unpack_merges(data.arrays["merges"], len(tokens))
-        tokenizer = BpeTokenizer(tokens, merges, special, bool(data.meta.get("add_prefix_space")), vocab_size)
+        added = None
+        if data.kind == "bpe-added":
+            added = AddedTokens(unpack_added(data.meta.get("added_tokens"), len(tokens)), data.meta.get("normalizer"))
+        tokenizer = BpeTokenizer(tokens, merges, special, bool(data.meta.get("add_prefix_space")), vocab_size, added)
     return tokenizer if vocab_size is None else _require_fit(tokenizer, vocab_size, "the packed tokenizer")
 
 

@@ -13,10 +13,14 @@ from typing import Any
 import numpy as np
 
 from rwkvquant.errors import TokenizerError
+from rwkvquant.runtime.tokenizer_added import NORMALIZERS, AddedToken, AddedTokens
 from rwkvquant.runtime.tokenizer_bpe import BpeTokenizer
 from rwkvquant.runtime.tokenizer_table import MAX_TOKENS
 
-SUPPORTED = "supported is byte-level BPE: model BPE, pre_tokenizer and decoder ByteLevel (use_regex), no normalizer, plain special tokens"
+SUPPORTED = (
+    "supported is byte-level BPE: model BPE, pre_tokenizer and decoder ByteLevel (use_regex), normalizer NFC or none, "
+    "added tokens without single_word, lstrip and rstrip"
+)
 
 
 def parse_tokenizer_json(text: str, size: int | None = None) -> BpeTokenizer:
@@ -41,7 +45,7 @@ def _require_byte_level_bpe(root: dict[str, Any]) -> None:
         "decoder": _kind(root.get("decoder")),
         "post_processor": _kind(root.get("post_processor")),
     }
-    allowed = {"model": ("BPE",), "normalizer": (None,), "pre_tokenizer": ("ByteLevel",)}  # the others: nothing, or ByteLevel
+    allowed = {"model": ("BPE",), "normalizer": NORMALIZERS, "pre_tokenizer": ("ByteLevel",)}  # the others: nothing, or ByteLevel
     for part, kind in found.items():
         if kind not in allowed.get(part, (None, "ByteLevel")):
             raise TokenizerError(f"this tokenizer.json has the {part} {kind}; {SUPPORTED}")
@@ -51,8 +55,9 @@ def _require_byte_level_bpe(root: dict[str, Any]) -> None:
         if model.get(option):
             raise TokenizerError(f"this tokenizer.json has the BPE option {option}={model[option]!r}; {SUPPORTED}")
     for token in root.get("added_tokens") or []:
-        if not token["special"] or token["single_word"] or token["lstrip"] or token["rstrip"]:
-            raise TokenizerError(f"this tokenizer.json has the added token {token['content']!r}, no plain special token; {SUPPORTED}")
+        for option in ("single_word", "lstrip", "rstrip"):
+            if token[option]:
+                raise TokenizerError(f"this tokenizer.json has the added token {token['content']!r} with {option}; {SUPPORTED}")
 
 
 def _kind(part: dict[str, Any] | None) -> str | None:
@@ -61,21 +66,31 @@ def _kind(part: dict[str, Any] | None) -> str | None:
 
 def _build(root: dict[str, Any], size: int | None) -> BpeTokenizer:
     vocabulary: dict[str, int] = root["model"]["vocab"]
-    special = {token["content"]: token["id"] for token in root.get("added_tokens") or []}
-    for content, index in (vocabulary | special).items():
+    added = [AddedToken(t["content"], t["id"], bool(t["normalized"]), bool(t["special"])) for t in root.get("added_tokens") or []]
+    special = {token.content: token.id for token in added if token.special}
+    contents = {token.content: token.id for token in added}
+    for content, index in (vocabulary | contents).items():
         if type(index) is not int or not 0 <= index < MAX_TOKENS:
             raise TokenizerError(f"token ids are whole numbers from 0 to {MAX_TOKENS - 1}; this tokenizer.json gives {content!r} {index!r}")
     byte_of = {character: byte for byte, character in enumerate(byte_characters())}
-    tokens = [b""] * (max([*vocabulary.values(), *special.values()], default=-1) + 1)
+    tokens = [b""] * (max([*vocabulary.values(), *contents.values()], default=-1) + 1)
     for content, index in vocabulary.items():
-        if content not in special:
-            if not set(content) <= byte_of.keys():
-                raise TokenizerError(f"this tokenizer.json has the token {content!r}, which is not in byte-level letters; {SUPPORTED}")
+        if index != contents.get(content, index):
+            raise TokenizerError(f"this tokenizer.json gives {content!r} two ids, {index} and {contents[content]}")
+        if content in special:
+            continue
+        if set(content) <= byte_of.keys():
             tokens[index] = bytes(byte_of[character] for character in content)
+        elif content not in contents:
+            raise TokenizerError(f"this tokenizer.json has the token {content!r}, which is not in byte-level letters; {SUPPORTED}")
+    for token in added:
+        if not token.special and not tokens[token.id]:  # an added token may be one of the vocabulary's: then it keeps those bytes
+            tokens[token.id] = token.content.encode("utf-8")
     pairs = [tuple(merge.split(" ")) if isinstance(merge, str) else tuple(merge) for merge in root["model"]["merges"]]
     merges = [(vocabulary[left], vocabulary[right], vocabulary[left + right]) for left, right in pairs]
     array = np.array(merges, np.uint32).reshape(-1, 3)
-    return BpeTokenizer(tokens, array, special, bool(root["pre_tokenizer"].get("add_prefix_space")), size)
+    prefix_space = bool(root["pre_tokenizer"].get("add_prefix_space"))
+    return BpeTokenizer(tokens, array, special, prefix_space, size, AddedTokens(added, _kind(root.get("normalizer"))))
 
 
 def is_conversion_of(path: Path, tokens: Sequence[bytes]) -> bool:
