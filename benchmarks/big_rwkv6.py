@@ -28,14 +28,11 @@ from typing import Any
 
 from roofline import conditions
 
-from rwkvquant.architectures import Role
+from rwkvquant.architectures import Dims, Role, architecture
 from rwkvquant.bench.measure import bytes_per_token, measure, peak_rss_bytes, state_bytes
 from rwkvquant.bench.shapes import released
-from rwkvquant.checkpoints.detect import all_specs, is_unused
-from rwkvquant.checkpoints.shapes import forward_shape
 from rwkvquant.config import DEFAULT_BITS
 from rwkvquant.formats.container import open_packed
-from rwkvquant.kernels.state import Dims
 from rwkvquant.runtime.session import load
 
 SHAPES = ("x060-3b", "x060-7b", "x060-14b")
@@ -46,9 +43,9 @@ GENERATED = 16
 def sizes(arch: str, dims: Dims) -> dict[str, int]:
     """The number of weights, and the FLOPs of a token."""
     weights = multiplied = 0
-    for _, spec, layer in all_specs(arch, dims.layers):
-        if not is_unused(spec, layer) and spec.role is not Role.STATE:
-            count = math.prod(forward_shape(spec, dims))
+    for _, spec, _ in architecture(arch).used(dims.layers):
+        if spec.role is not Role.STATE:
+            count = math.prod(spec.forward_shape(dims))
             weights += count
             multiplied += count if spec.role in (Role.PROJECTION, Role.LORA, Role.HEAD) else 0
     return {"weights": weights, "flops_per_token": 2 * multiplied + 7 * dims.layers * dims.width * dims.head_size}

@@ -24,8 +24,8 @@ import numpy as np
 from gguf import GGUFReader, GGUFWriter, LlamaFileType, TokenType
 from numpy.typing import NDArray
 
+from rwkvquant.architectures import Dims
 from rwkvquant.formats.container import PackedFile
-from rwkvquant.kernels.state import Dims
 from rwkvquant.runtime.tokenizer_world import load_world
 
 GLOBAL = {"emb": "token_embd", "head": "output", "ln_out": "output_norm", "blocks.0.ln0": "token_embd_norm"}

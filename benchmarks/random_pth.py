@@ -18,9 +18,7 @@ from zipfile import ZipInfo
 import torch
 from torch import Tensor
 
-from rwkvquant.architectures import Role, TensorSpec
-from rwkvquant.checkpoints.detect import all_specs, is_unused
-from rwkvquant.kernels.state import Dims
+from rwkvquant.architectures import Dims, Role, TensorSpec, architecture
 
 UNEVEN = 0.5  # standard deviation of the logarithm of a column's size
 
@@ -28,9 +26,7 @@ UNEVEN = 0.5  # standard deviation of the logarithm of a column's size
 def write_random_pth(path: Path, arch: str, dims: Dims, seed: int = 0) -> None:
     """About two bytes a weight. The same bytes each time, because the zip's members have no date."""
     draws = torch.Generator().manual_seed(seed)
-    specs = [
-        (name, spec) for name, spec, layer in all_specs(arch, dims.layers) if spec.role is not Role.STATE and not is_unused(spec, layer)
-    ]
+    specs = [(name, spec) for name, spec, _ in architecture(arch).used(dims.layers) if spec.role is not Role.STATE]
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
         with archive.open(ZipInfo("archive/data.pkl"), "w") as member:
             member.write(_index({name: _shape(spec, dims) for name, spec in specs}))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from rwkvquant.architectures import GLOBAL, TABLES, Role
+from rwkvquant.architectures import ARCHITECTURES, Role
 
 DEFAULT_RANKS = {"Rw": 16, "Ra": 16, "Rv": 8, "Rg": 24, "Rm": 8, "Rd": 16}
 
@@ -54,7 +54,7 @@ def random_state_dict(
 
     state_dict: dict[str, torch.Tensor] = {}
     for layer in range(-1, layers):
-        for spec in TABLES[arch] if layer >= 0 else GLOBAL:
+        for spec in ARCHITECTURES[arch].table if layer >= 0 else ARCHITECTURES[arch].outside:
             if spec.role is Role.STATE and not time_state:
                 continue
             if layer >= 0 and ((spec.layers == "first" and layer > 0) or (spec.layers == "later" and layer == 0 and not first_layer_v)):

@@ -8,19 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from rwkvquant.architectures import Role
+from rwkvquant.architectures import Dims, Role, architecture
 from rwkvquant.bench.layouts import PRESETS, choose
 from rwkvquant.bench.measure import bytes_per_token, int8_operations_per_token, measure
 from rwkvquant.bench.random_model import main, write_random_model
 from rwkvquant.bench.roofline import Roofline
 from rwkvquant.bench.shapes import RELEASED, released
-from rwkvquant.checkpoints.detect import all_specs, is_unused
-from rwkvquant.checkpoints.shapes import forward_shape
 from rwkvquant.cli.main import run
 from rwkvquant.errors import ConfigError
 from rwkvquant.formats.container import open_packed
 from rwkvquant.formats.layout import expected_arrays
-from rwkvquant.kernels.state import Dims, State
 from rwkvquant.runtime.session import load
 
 # Parameters of the published checkpoints, in millions.
@@ -31,7 +28,7 @@ SMALL = Dims(2, 320, 640, 256, 5, 64, {"Rw": 32, "Ra": 32, "Rv": 32, "Rg": 64})
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_shapes_are_the_released_ones(name: str) -> None:
     arch, dims = released(name)
-    used = [(spec, forward_shape(spec, dims)) for _, spec, layer in all_specs(arch, dims.layers) if not is_unused(spec, layer)]
+    used = [(spec, spec.forward_shape(dims)) for _, spec, _ in architecture(arch).used(dims.layers)]
     count = sum(math.prod(shape) for spec, shape in used if spec.role is not Role.STATE)
     assert abs(count / 1e6 - PARAMETERS[name]) < 0.06
 
@@ -47,9 +44,9 @@ def test_an_unknown_shape_is_refused_with_those_there_are() -> None:
 def test_presets_keep_the_budget_and_use_it(name: str, preset: str) -> None:
     arch, dims = released(name)
     shapes = {}
-    for tensor, spec, layer in all_specs(arch, dims.layers):
-        if spec.role in (Role.PROJECTION, Role.LORA) and not is_unused(spec, layer) and not spec.slices:
-            rows, cols = forward_shape(spec, dims)
+    for tensor, spec, _ in architecture(arch).used(dims.layers):
+        if spec.role in (Role.PROJECTION, Role.LORA) and not spec.slices:
+            rows, cols = spec.forward_shape(dims)
             shapes[tensor] = (rows, cols)
     chosen = choose(preset, shapes, 3.275)
     stored = sum(dtype.itemsize * count for packing in chosen.values() for dtype, count in expected_arrays(*packing).values())
@@ -79,7 +76,7 @@ def test_a_budget_that_cannot_be_met_and_an_unknown_preset_are_refused(tmp_path:
 def test_bytes_of_a_token_are_all_that_its_forward_reads(tmp_path: Path) -> None:
     write_random_model(tmp_path / "m.safetensors", "rwkv7", SMALL, bits=4.0)
     packed = open_packed(tmp_path / "m.safetensors")
-    state = State.zeros(packed.dims)
+    state = packed.architecture.zero_state(packed.dims)
     states = 2 * (state.att_shift.nbytes + state.ffn_shift.nbytes + state.wkv.nbytes)
     arrays = sum(array.nbytes for name in packed.tensors for array in packed.arrays(name).values())
     embedding = sum(array.nbytes for array in packed.arrays("emb.weight").values())

@@ -10,13 +10,13 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from rwkvquant.architectures import TABLES
+from rwkvquant.architectures import ARCHITECTURES
 from rwkvquant.calibration.activations import PERCENTILES, Distribution, collect_activation, distribution
 from rwkvquant.calibration.partners import PartnerTap
 from rwkvquant.calibration.statistics import Importance
 from rwkvquant.checkpoints import open_checkpoint
 from rwkvquant.errors import CalibrationError
-from rwkvquant.models import CheckpointSource, architecture
+from rwkvquant.models import CheckpointSource, forward_of
 from tests.helpers import random_state_dict, write_pth
 
 ROWS, LENGTH, LAYERS = 5, 12, 2
@@ -31,7 +31,7 @@ def source_of(arch: str, folder: Path, scale: float = 1.0) -> CheckpointSource:
 
 def tapped(source: CheckpointSource) -> dict[tuple[int | None, str], torch.Tensor]:
     """Every activation, by (layer, name), of one whole forward."""
-    model, outer, found = architecture(source.arch), source.globals(), {}
+    model, outer, found = forward_of(source.arch), source.globals(), {}
     x, carry = model.embed(outer, torch.from_numpy(TOKENS)), None
     for layer in range(LAYERS):
         x, _, carry = model.block(
@@ -42,7 +42,7 @@ def tapped(source: CheckpointSource) -> dict[tuple[int | None, str], torch.Tenso
 
 
 @pytest.mark.parametrize("batch", [1, 2, 8])
-@pytest.mark.parametrize("arch", TABLES)
+@pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_activations_are_those_of_the_models_own_taps(arch: str, batch: int, tmp_path: Path) -> None:
     source = source_of(arch, tmp_path)
     for (layer, name), value in tapped(source).items():
@@ -95,7 +95,7 @@ def test_the_clip_is_that_of_the_elementwise_weights() -> None:
     found = distribution(X, 90.0)
     low, high = np.percentile(X[:, :, 0].astype(np.float64), [10, 90], axis=1)
     assert (found.clip_low, found.clip_high) == (pytest.approx(low.mean()), pytest.approx(high.mean()))
-    tap = PartnerTap(TABLES["rwkv7"], lambda width: Importance(width, "paper", 90.0))
+    tap = PartnerTap(ARCHITECTURES["rwkv7"].table, lambda width: Importance(width, "paper", 90.0))
     tap("att.k", torch.from_numpy(X))
     clipped = X[:, :, 0].clip(low[:, None], high[:, None])
     assert tap.sums["att.k"].weights == pytest.approx([clipped.mean() ** 2], rel=1e-5)

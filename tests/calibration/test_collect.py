@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from rwkvquant.architectures import TABLES
-from rwkvquant.calibration.collect import Beside, HiddenStates, advance, collect_block, collect_head, product_inputs
+from rwkvquant.architectures import ARCHITECTURES
+from rwkvquant.calibration.collect import Beside, HiddenStates, advance, collect_block, collect_head
 from rwkvquant.errors import CalibrationError
 from rwkvquant.models import rwkv6, rwkv7
 from tests.helpers import random_state_dict
@@ -22,7 +22,7 @@ ROWS, LENGTH, WIDTH, LAYERS = 5, 12, 64, 2
 def random_weights(arch: str) -> dict[str, Tensor]:
     """A random checkpoint as models/ takes it: matrices (out, in), slices apart, vectors flat."""
     weights = {}
-    specs = {spec.name: spec for spec in TABLES[arch]}
+    specs = {spec.name: spec for spec in ARCHITECTURES[arch].table}
     for name, value in random_state_dict(arch, layers=LAYERS, width=WIDTH).items():
         spec = specs.get(name.split(".", 2)[2]) if name.startswith("blocks.") else None
         if spec is not None and spec.slices:
@@ -48,7 +48,7 @@ def embedded(arch: str, weights: dict[str, Tensor]) -> Tensor:
 @pytest.mark.parametrize("arch", MODELS)
 def test_statistics_are_those_of_one_whole_forward(arch: str, batch: int, tmp_path: Path) -> None:
     model, weights = MODELS[arch], random_weights(arch)
-    inputs = product_inputs(TABLES[arch])
+    architecture = ARCHITECTURES[arch]
     x = embedded(arch, weights)
     stream = HiddenStates(tmp_path, ROWS, LENGTH, WIDTH, with_carry=arch == "rwkv7")
     stream.fill(lambda rows: x[rows], batch)
@@ -56,10 +56,10 @@ def test_statistics_are_those_of_one_whole_forward(arch: str, batch: int, tmp_pa
     carry = None
     for layer in range(LAYERS):
         heard: dict[str, Tensor] = {}
-        found = collect_block(model.block, of_block(weights, layer), inputs, stream, batch)
+        found = collect_block(model.block, of_block(weights, layer), architecture, stream, batch)
         advance(model.block, of_block(weights, layer), stream, batch)
         x, _, carry = model.block(of_block(weights, layer), x, None, carry, heard.__setitem__)
-        for name, sliced in inputs.items():
+        for name, sliced in architecture.product_inputs.items():
             parts = {f"{name}.{i}": heard[name][i] for i in range(5)} if sliced else {name: heard.get(name)}
             for key, value in parts.items():
                 assert (key in found) == (value is not None), key  # RWKV-7's first layer has no v_hidden, and nothing has head.x
@@ -72,7 +72,8 @@ def test_statistics_are_those_of_one_whole_forward(arch: str, batch: int, tmp_pa
     model.head(weights, x, heard.__setitem__)
     X = heard["head.x"].reshape(-1, WIDTH).double()
     norm_only = {name: value for name, value in weights.items() if name.startswith("ln_out")}  # no logits are computed
-    torch.testing.assert_close(collect_head(model.head, norm_only, stream, batch).H, X.T @ X / len(X), rtol=1e-4, atol=1e-5)
+    found = collect_head(model.head, norm_only, architecture, stream, batch)
+    torch.testing.assert_close(found["head.x"].H, X.T @ X / len(X), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("arch", MODELS)
@@ -82,8 +83,8 @@ def test_every_matrix_of_the_table_finds_its_statistics(arch: str, tmp_path: Pat
     stream = HiddenStates(tmp_path, ROWS, LENGTH, WIDTH, with_carry=arch == "rwkv7")
     stream.fill(lambda rows: x[rows], 2)
     advance(MODELS[arch].block, of_block(weights, 0), stream, 2)
-    found = collect_block(MODELS[arch].block, of_block(weights, 1), product_inputs(TABLES[arch]), stream, 2)
-    for spec in TABLES[arch]:
+    found = collect_block(MODELS[arch].block, of_block(weights, 1), ARCHITECTURES[arch], stream, 2)
+    for spec in ARCHITECTURES[arch].table:
         if spec.input is not None:
             for suffix in [f".{i}" for i in range(5)] if spec.slices else [""]:
                 assert found[spec.input + suffix].H.shape[0] == of_block(weights, 1)[spec.name + suffix].shape[1]
@@ -153,9 +154,7 @@ def test_beside_gives_the_differences_of_two_forwards_and_goes_on_with_the_rows_
 
     sums = {"att.out": Kept(), "ffn.hidden": Kept()}
     with torch.no_grad():
-        collect_block(
-            model.block, block, product_inputs(TABLES[arch]), streams[0], 2, seen, beside=Beside(model.block, block, sums, streams[1])
-        )
+        collect_block(model.block, block, ARCHITECTURES[arch], streams[0], 2, seen, beside=Beside(model.block, block, sums, streams[1]))
     for name, kept in sums.items():
         expected = (before[1][0] - before[0][0], heard[1][name] - heard[0][name], heard[0][name])
         for found, whole in zip(kept.joined(), expected, strict=True):

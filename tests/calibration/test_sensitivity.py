@@ -18,7 +18,7 @@ from rwkvquant.calibration.sensitivity import Backward, Story
 from rwkvquant.calibration.statistics import Sensitivity
 from rwkvquant.checkpoints import Checkpoint, open_checkpoint
 from rwkvquant.errors import CheckpointError
-from rwkvquant.models import CheckpointSource, architecture
+from rwkvquant.models import CheckpointSource, forward_of
 from tests.helpers import random_state_dict, write_pth
 
 TOKENS = np.random.default_rng(3).integers(0, 64, (5, 7))
@@ -32,10 +32,18 @@ def tiny(tmp_path: Path, arch: str, scale: float = 1.0) -> Checkpoint:
 
 
 def story_of(checkpoint: Checkpoint) -> tuple[Story, ModuleType, dict[str, Any]]:
-    source, module = CheckpointSource(checkpoint), architecture(checkpoint.arch)
-    outer, carries = source.globals(), checkpoint.arch == "rwkv7"
+    source, module = CheckpointSource(checkpoint), forward_of(checkpoint.arch)
+    outer, dims = source.globals(), checkpoint.dims
     story = Story(
-        module.embed, module.block, module.head, source.globals, source.block, LAYERS, checkpoint.dims.width, carries, torch.device("cpu")
+        module.embed,
+        module.block,
+        module.head,
+        source.globals,
+        source.block,
+        checkpoint.architecture,
+        LAYERS,
+        dims.width,
+        torch.device("cpu"),
     )
     return story, module, outer
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from rwkvquant.architectures import GLOBAL, TABLES, Role
+from rwkvquant.architectures import ARCHITECTURES, Role
 from rwkvquant.checkpoints import Checkpoint, open_checkpoint
 from rwkvquant.errors import CheckpointError, RwkvQuantError
 from rwkvquant.formats.container import open_packed
@@ -45,9 +45,9 @@ def test_specs_are_the_used_tensors_in_the_order_of_the_table(tmp_path: Path, ar
     assert names[0] == "emb.weight" and names[-1] == "head.weight" and len(set(names)) == len(names)
     for name, spec, layer in specs:
         assert name == (spec.name if layer is None else f"blocks.{layer}.{spec.name}")
-        assert spec in (GLOBAL if layer is None else TABLES[arch])
+        assert spec in (ARCHITECTURES[arch].outside if layer is None else ARCHITECTURES[arch].table)
     assert [layer for _, _, layer in specs if layer is not None] == sorted(layer for _, _, layer in specs if layer is not None)
-    in_table = [spec.name for spec in TABLES[arch] if spec.layers != "first"]
+    in_table = [spec.name for spec in ARCHITECTURES[arch].table if spec.layers != "first"]
     assert [spec.name for _, spec, layer in specs if layer == 1] == in_table
 
 
@@ -188,7 +188,7 @@ def test_a_3_gb_checkpoint_opens_in_little_memory_and_without_torch(tmp_path: Pa
     sizes = {"C": 2048, "F": 8192, "V": 65536, "H": 32, "N": 64, "Rw": 96, "Ra": 96, "Rv": 64, "Rg": 256}
     state_dict = {}
     for layer in range(-1, 24):
-        for spec in GLOBAL if layer < 0 else TABLES["rwkv7"]:
+        for spec in ARCHITECTURES["rwkv7"].outside if layer < 0 else ARCHITECTURES["rwkv7"].table:
             if not spec.optional and (spec.layers != "first" or layer == 0):
                 shape = [size if isinstance(size, int) else sizes[size] for size in spec.shape]
                 state_dict[spec.name if layer < 0 else f"blocks.{layer}.{spec.name}"] = torch.empty(shape, dtype=torch.bfloat16)

@@ -5,10 +5,9 @@ import re
 import pytest
 import torch
 
-from rwkvquant.architectures import GLOBAL, TABLES
+from rwkvquant.architectures import ARCHITECTURES, Dims
 from rwkvquant.checkpoints.detect import detect
 from rwkvquant.errors import CheckpointError
-from rwkvquant.kernels.state import Dims
 from tests.helpers import DEFAULT_RANKS, random_state_dict
 
 Shapes = dict[str, tuple[int, ...]]
@@ -31,7 +30,7 @@ def test_all_sizes_are_read_off_the_shapes(arch: str, width: int, head_size: int
     shapes = shapes_of(arch, layers=layers, width=width, head_size=head_size, hidden=3 * width + 8, vocab=257, ranks=ranks)
     own = {"rwkv7": ["Rw", "Ra", "Rv", "Rg"] if layers > 1 else ["Rw", "Ra", "Rg"], "rwkv6": ["Rm", "Rd"]}[arch]
     expected = Dims(layers, width, 3 * width + 8, 257, width // head_size, head_size, {rank: ranks[rank] for rank in own})
-    assert detect(shapes) == (arch, expected)
+    assert detect(shapes) == (ARCHITECTURES[arch], expected)
 
 
 def test_the_order_of_tensors_does_not_matter() -> None:
@@ -48,7 +47,7 @@ def test_the_first_layer_may_lack_v(layers: int) -> None:
 
 
 def test_every_other_tensor_is_required_and_named() -> None:
-    for arch in TABLES:
+    for arch in ARCHITECTURES:
         shapes = shapes_of(arch, layers=3)
         for name in shapes:
             if re.fullmatch(r"blocks\.0\.att\.v[012]", name):
@@ -86,7 +85,7 @@ def test_a_wrong_shape_is_explained() -> None:
 
 def test_heads_must_make_up_the_width() -> None:
     shapes = shapes_of("rwkv7", layers=1, width=64, head_size=16)
-    with pytest.raises(CheckpointError, match="heads times head size must be the width; got 4 x 15 and 64"):
+    with pytest.raises(CheckpointError, match="heads x head_size must be the width 64; got 4 x 15"):
         detect(shapes | {"blocks.0.att.r_k": (4, 15)})
 
 
@@ -149,8 +148,8 @@ def test_what_is_no_rwkv_is_refused_with_an_example(name: str) -> None:
 
 def test_the_tables_and_the_random_checkpoints_agree() -> None:
     """The tests above stand on random_state_dict: it must hold every line of the table."""
-    for arch, table in TABLES.items():
+    for arch, architecture in ARCHITECTURES.items():
         made = {name.split(".", 2)[-1] if name.startswith("blocks.") else name for name in random_state_dict(arch, time_state=True)}
-        assert made == {spec.name for spec in [*GLOBAL, *table]}
+        assert made == {spec.name for spec in [*architecture.outside, *architecture.table]}
     assert set(DEFAULT_RANKS) == {"Rw", "Ra", "Rv", "Rg", "Rm", "Rd"}
     assert random_state_dict("rwkv7")["emb.weight"].dtype is torch.float32

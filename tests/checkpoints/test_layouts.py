@@ -14,7 +14,7 @@ from safetensors import safe_open
 from safetensors.numpy import save_file as save_arrays
 
 import rwkvquant
-from rwkvquant.architectures import TABLES as ARCHITECTURES
+from rwkvquant.architectures import ARCHITECTURES
 from rwkvquant.checkpoints import Checkpoint, TensorInfo, open_checkpoint
 from rwkvquant.checkpoints.names import LAYOUTS as TABLES
 from rwkvquant.checkpoints.translate import TranslatedFile
@@ -126,7 +126,7 @@ def test_lora_factors_as_wide_as_the_model_are_believed_of_a_pth_and_of_a_prefix
 @pytest.mark.parametrize(("name", "arch"), TABLES)
 def test_tables_name_tensors_that_exist_and_no_name_twice_for_one_turn(name: str, arch: str) -> None:
     layout = TABLES[name, arch]
-    ours = {spec.name for spec in ARCHITECTURES[arch]} | {"emb.weight", "ln_out.weight", "ln_out.bias", "head.weight"}
+    ours = {spec.name for spec in ARCHITECTURES[arch].table} | {"emb.weight", "ln_out.weight", "ln_out.bias", "head.weight"}
     assert set(layout.places) | {"att.time_state"} == ours
     stored = [(place.name, place.turn.order) for place in layout.places.values()]
     assert len(set(stored)) == len(stored)

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
+from rwkvquant.architectures import Dims
 from rwkvquant.codecs import CodebookFactors, CodebookTensor, DenseTensor, GridConfig, PairCodebookTensor, UniformTensor
 from rwkvquant.formats.container import ContainerWriter
 from rwkvquant.formats.tokenizer_data import TokenizerData
-from rwkvquant.kernels.state import Dims
 
 DIMS = Dims(layers=2, width=32, hidden=64, vocab=48, heads=2, head_size=16, ranks={"Rw": 8})
 TOKENIZER = TokenizerData(

@@ -13,10 +13,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from rwkvquant.architectures import GLOBAL, TABLES, Role
+from rwkvquant.architectures import ARCHITECTURES, Role
 from rwkvquant.checkpoints import open_checkpoint
 from rwkvquant.errors import RwkvQuantError
-from rwkvquant.kernels.state import State
 from rwkvquant.runtime.engines.native import NativeEngine
 from rwkvquant.runtime.engines.reference import ReferenceEngine
 from rwkvquant.runtime.weights import checkpoint_weights
@@ -34,7 +33,7 @@ Values = dict[str, NDArray[np.floating]]
 def values(arch: str) -> Values:
     """Every tensor of one block, float16 and float32 in turn."""
     rng, arrays = np.random.default_rng(0), {}
-    for prefix, table in (("", GLOBAL), ("blocks.0.", TABLES[arch])):
+    for prefix, table in (("", ARCHITECTURES[arch].outside), ("blocks.0.", ARCHITECTURES[arch].table)):
         for spec in table:
             if spec.role is not Role.STATE:
                 shape = tuple(size if isinstance(size, int) else SIZES[size] for size in spec.shape)
@@ -124,5 +123,5 @@ def use(path: Path) -> int:
     except RwkvQuantError:
         return 1
     for engine in (ReferenceEngine(weights), NativeEngine(weights, 1)):
-        engine.read([[0, checkpoint.dims.vocab - 1]], State.zeros(checkpoint.dims), "last")
+        engine.read([[0, checkpoint.dims.vocab - 1]], checkpoint.architecture.zero_state(checkpoint.dims), "last")
     return 2

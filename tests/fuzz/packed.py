@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from rwkvquant.architectures import Role, TensorSpec
+from rwkvquant.architectures import Dims, Role, TensorSpec
 from rwkvquant.bench.layouts import Packing, codebook, dense, pairs, uniform
 from rwkvquant.bench.random_model import default_side, write_model
 from rwkvquant.codecs import GridConfig
@@ -23,7 +23,6 @@ from rwkvquant.errors import RwkvQuantError
 from rwkvquant.formats.container import open_packed
 from rwkvquant.formats.header import DTYPES, LENGTH_BYTES, PREFIX, with_checksum
 from rwkvquant.formats.layout import TensorParams, expected_arrays
-from rwkvquant.kernels.state import Dims
 from rwkvquant.runtime import session
 from rwkvquant.runtime.engines.native import NativeEngine
 from rwkvquant.runtime.engines.reference import ReferenceEngine

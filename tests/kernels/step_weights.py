@@ -5,10 +5,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from rwkvquant.architectures import TABLES
-from rwkvquant.kernels.state import Dims
+from rwkvquant.architectures import ARCHITECTURES, Dims
 
-TRANSPOSED = {spec.name for table in TABLES.values() for spec in table if spec.transposed}
+TRANSPOSED = {spec.name for each in ARCHITECTURES.values() for spec in each.table if spec.transposed}
 
 
 def step_weights(state_dict: dict[str, torch.Tensor]) -> dict[str, np.ndarray]:

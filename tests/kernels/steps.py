@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from rwkvquant.architectures import ARCHITECTURES
 from rwkvquant.kernels.functions import layer_norm
-from rwkvquant.kernels.state import State
 from tests.helpers import random_state_dict
 from tests.kernels.step_weights import state_sizes, step_weights
 
@@ -15,9 +15,9 @@ FIELDS = ("att_shift", "ffn_shift", "wkv")
 def random_model(arch, batch=3, **shape):
     """Weights, embedding rows (batch, C), and a state that is nowhere zero."""
     weights = step_weights(random_state_dict(arch, width=48, head_size=16, hidden=100, vocab=60, **shape))
-    zeros = State.zeros(state_sizes(weights), batch)
+    zeros = ARCHITECTURES[arch].zero_state(state_sizes(weights), batch)
     rng = np.random.default_rng(0)
-    state = State(*(rng.standard_normal(getattr(zeros, field).shape).astype(np.float32) for field in FIELDS))
+    state = zeros.map(lambda array: rng.standard_normal(array.shape).astype(np.float32))
     return weights, weights["emb.weight"][rng.integers(0, 60, batch)], state
 
 
@@ -48,7 +48,7 @@ def float32_is_float64_but_for_rounding(step, arch):
     weights, x, state = random_model(arch)
     logits, after = step(weights, x, state)
     wide = {name: values.astype(np.float64) for name, values in weights.items()}
-    judge, judge_after = step(wide, x.astype(np.float64), State(*(getattr(state, f).astype(np.float64) for f in FIELDS)))
+    judge, judge_after = step(wide, x.astype(np.float64), state.map(lambda array: array.astype(np.float64)))
     assert (logits.dtype, judge.dtype) == (np.float32, np.float64)
     assert 0 < np.abs(logits - judge).max() < 1e-5 * np.abs(judge).max()
     for field in FIELDS:

@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 import torch
 
+from rwkvquant.architectures import ARCHITECTURES
 from rwkvquant.checkpoints import open_checkpoint
 from rwkvquant.errors import TokenizerError
 from rwkvquant.kernels import rwkv6, rwkv7
-from rwkvquant.kernels.state import State
 from rwkvquant.models import CheckpointSource, TorchModel
 from rwkvquant.models.wkv import CHUNK
 from tests.helpers import random_state_dict, write_pth
@@ -61,7 +61,7 @@ def test_a_batch_is_its_sequences(model, tokens, whole):
 
 def test_the_numpy_step_gives_the_same_logits_and_the_same_state(model, state_dict, tokens, whole):
     weights = step_weights(state_dict)
-    state = State.zeros(state_sizes(weights), batch=len(tokens))
+    state = ARCHITECTURES[model.arch].zero_state(state_sizes(weights), batch=len(tokens))
     state.wkv[:] = [weights[f"blocks.{layer}.att.time_state"][None] for layer in range(len(state.wkv))]
     for t in range(TOKENS):
         logits, state = STEPS[model.arch](weights, weights["emb.weight"][tokens[:, t]], state)

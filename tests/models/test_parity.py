@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 import torch
 
+from rwkvquant.architectures import ARCHITECTURES
 from rwkvquant.checkpoints import open_checkpoint
 from rwkvquant.kernels import rwkv6, rwkv7
-from rwkvquant.kernels.state import State
 from rwkvquant.models import CheckpointSource, TorchModel
 from tests.helpers import random_state_dict, write_pth
 from tests.kernels.step_weights import state_sizes, step_weights
@@ -75,7 +75,7 @@ def draw_tokens(vocab):
 def numpy_logits(arch, path, tokens):
     """(T, V), token by token."""
     weights = step_weights(torch.load(path, weights_only=True))
-    state = State.zeros(state_sizes(weights))
+    state = ARCHITECTURES["rwkv7"].zero_state(state_sizes(weights))
     for layer in range(len(state.wkv)):
         state.wkv[layer] = weights.get(f"blocks.{layer}.att.time_state", 0)
     rows = []

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch.nn import functional
 
-from rwkvquant.architectures import TABLES
+from rwkvquant.architectures import ARCHITECTURES
 from rwkvquant.checkpoints import open_checkpoint
-from rwkvquant.models import CheckpointSource, architecture, linear
+from rwkvquant.models import CheckpointSource, forward_of, linear
 from tests.helpers import random_state_dict, write_pth
 
 B, T, C = 2, 19, 48
@@ -18,7 +18,7 @@ class Listened:
     def __init__(self, arch, folder, monkeypatch):
         state_dict = random_state_dict(arch, layers=2, width=C, head_size=16, vocab=60)
         source = CheckpointSource(open_checkpoint(write_pth(folder / "model.pth", state_dict)))
-        self.module = architecture(arch)
+        self.module = forward_of(arch)
         self.weights = [source.block(0), source.block(1)]
         self.globals = source.globals()
         self.taps = [{}, {}]
@@ -45,9 +45,9 @@ class Listened:
         return tap
 
 
-@pytest.fixture(params=TABLES)
+@pytest.fixture(params=ARCHITECTURES)
 def listened(request, tmp_path, monkeypatch):
-    return Listened(request.param, tmp_path, monkeypatch), TABLES[request.param]
+    return Listened(request.param, tmp_path, monkeypatch), ARCHITECTURES[request.param].table
 
 
 def test_every_matrix_is_fed_by_the_tap_that_the_table_names(listened):

@@ -13,7 +13,7 @@ from rwkvquant import CalibrationConfig, QuantizeConfig
 from rwkvquant.calibration.samples import SEPARATOR
 from rwkvquant.calibration.statistics import InputStatistics
 from rwkvquant.checkpoints import Checkpoint, open_checkpoint
-from rwkvquant.models import CheckpointSource, architecture
+from rwkvquant.models import CheckpointSource, forward_of
 from rwkvquant.pipeline import quantize as pipeline
 from rwkvquant.pipeline import tensors as tensors_module
 from rwkvquant.pipeline.blocks import CalibrationText
@@ -64,7 +64,7 @@ def test_statistics_are_of_the_seen_rows_and_judges_of_the_others(tmp_path: Path
     config = QuantizeConfig(calibration=letters(tmp_path))
     tokens = calibrated(config).tokens
     text = CalibrationText(checkpoint, config, tokens, 2, tmp_path, torch.device("cpu"))
-    source, module = CheckpointSource(checkpoint), architecture("rwkv6")
+    source, module = CheckpointSource(checkpoint), forward_of("rwkv6")
     outer, block = source.globals(), source.block(0)
     text.embed(outer, outer)
     found = text.collect(block, 0)

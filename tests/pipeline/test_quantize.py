@@ -13,7 +13,7 @@ from rwkvquant.calibration.samples import calibration_rows, load_documents
 from rwkvquant.checkpoints import open_checkpoint
 from rwkvquant.errors import CheckpointError, ConfigError, RwkvQuantError
 from rwkvquant.formats.container import open_packed
-from rwkvquant.models import CheckpointSource, PackedSource, TorchModel, architecture
+from rwkvquant.models import CheckpointSource, PackedSource, TorchModel, forward_of
 from rwkvquant.pipeline.quantize import plan_only, quantize
 from rwkvquant.quantizers.uniform.gptq import gptq
 from rwkvquant.quantizers.uniform.rtn import rtn
@@ -117,7 +117,7 @@ def test_each_block_is_calibrated_on_what_the_quantised_blocks_before_it_give(
     tokens = calibration_rows(
         load_documents(calibration.path), load_tokenizer(None, 256), calibration.rows, calibration.length, config.seed
     )
-    model, before = architecture(arch), PackedSource(packed)
+    model, before = forward_of(arch), PackedSource(packed)
     seen: dict[str, torch.Tensor] = {}
     with torch.no_grad():
         x, _, carry = model.block(before.block(0), model.embed(before.globals(), torch.from_numpy(tokens)), None, None)

@@ -9,8 +9,8 @@ from types import ModuleType
 import pytest
 import torch
 
+from rwkvquant.architectures import Dims
 from rwkvquant.checkpoints import open_checkpoint
-from rwkvquant.kernels.state import Dims
 
 
 def script() -> ModuleType:

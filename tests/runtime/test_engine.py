@@ -16,7 +16,7 @@ import pytest
 from numpy.typing import NDArray
 
 from rwkvquant import _native
-from rwkvquant.architectures import Role, TensorSpec
+from rwkvquant.architectures import ARCHITECTURES, Dims, Role, TensorSpec
 from rwkvquant.bench.layouts import PRESETS, Packing, codebook, dense, pairs, uniform
 from rwkvquant.bench.random_model import default_side, write_model, write_random_model
 from rwkvquant.codecs import GridConfig
@@ -24,7 +24,7 @@ from rwkvquant.errors import FormatError
 from rwkvquant.formats.container import open_packed
 from rwkvquant.formats.layout import TensorParams
 from rwkvquant.kernels.activations import quantize_activations
-from rwkvquant.kernels.state import Dims, State
+from rwkvquant.kernels.state import State
 from rwkvquant.runtime.engines.base import Engine
 from rwkvquant.runtime.engines.native import NativeEngine
 from rwkvquant.runtime.engines.reference import ReferenceEngine
@@ -74,8 +74,8 @@ def random_weights(folder: Path, name: str, seed: int = 0) -> Weights:
 
 
 def random_state(dims: Dims, batch: int) -> State:
-    rng, zeros = np.random.default_rng(1), State.zeros(dims, batch)
-    return State(*(rng.standard_normal(part.shape).astype(np.float32) / 2 for part in (zeros.att_shift, zeros.ffn_shift, zeros.wkv)))
+    rng, zeros = np.random.default_rng(1), ARCHITECTURES["rwkv7"].zero_state(dims, batch)
+    return zeros.map(lambda part: rng.standard_normal(part.shape).astype(np.float32) / 2)
 
 
 class Int8Product:
@@ -209,7 +209,7 @@ def test_an_original_in_16_bits_gives_the_bits_of_the_same_numbers_in_32(tmp_pat
         for tensors in (narrow, wide):
             embedding = tensors.pop("emb.weight")
             engine = NativeEngine(dataclasses.replace(weights, matrices=tensors, embedding=embedding), 2)
-            read.append(engine.read([[3, 4, 5], [6]], State.zeros(weights.dims, 2), "all"))
+            read.append(engine.read([[3, 4, 5], [6]], ARCHITECTURES[weights.arch].zero_state(weights.dims, 2), "all"))
         (got, after), (want, after_wide) = read
         np.testing.assert_array_equal(np.concatenate(got), np.concatenate(want))
         assert_equal(after, after_wide)

@@ -10,12 +10,11 @@ import numpy as np
 import pytest
 
 from rwkvquant import _native
-from rwkvquant.architectures import Role, TensorSpec
+from rwkvquant.architectures import ARCHITECTURES, Dims, Role, TensorSpec
 from rwkvquant.bench.layouts import Packing, codebook, dense, pairs, uniform
 from rwkvquant.bench.random_model import default_side, write_model
 from rwkvquant.codecs import GridConfig
 from rwkvquant.formats.container import open_packed
-from rwkvquant.kernels.state import Dims, State
 from rwkvquant.runtime.engines import native as engine
 from rwkvquant.runtime.weights import packed_weights
 
@@ -102,7 +101,7 @@ def run(arguments: Arguments) -> bool:
 def step(sizes: dict[str, int]) -> list[Any]:
     """A step of two sequences for a model of these sizes; with sizes that no memory holds, for the sound one."""
     dims = Dims(**sizes, ranks={}) if max(sizes.values()) < 1000 else DIMS["rwkv7"]
-    states = [getattr(State.zeros(dims, 2), name) for _ in range(2) for name in ("att_shift", "ffn_shift", "wkv")]
+    states = [array for _ in range(2) for array in ARCHITECTURES["rwkv7"].zero_state(dims, 2).arrays]
     tokens, wanted = np.array([1, 2, 3], np.uint32), np.array([1, 2], np.uint32)
     return [tokens, [(2, 1), (1, 0)], *states, wanted, np.empty((2, dims.vocab), np.float32)]
 

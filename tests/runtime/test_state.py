@@ -13,9 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
+from rwkvquant.architectures import ARCHITECTURES, Dims
 from rwkvquant.errors import FormatError
-from rwkvquant.kernels.state import Dims
-from rwkvquant.kernels.state import State as Recurrent
 from rwkvquant.runtime.states.files import State
 
 DIMS = Dims(layers=2, width=12, hidden=20, vocab=30, heads=3, head_size=4)
@@ -23,8 +22,8 @@ ARRAYS = ("att_shift", "ffn_shift", "wkv")
 
 
 def _state(seed: int = 0) -> State:
-    rng, zeros = np.random.default_rng(seed), Recurrent.zeros(DIMS)
-    return State("rwkv6", Recurrent(*(rng.standard_normal(getattr(zeros, name).shape).astype(np.float32) for name in ARRAYS)))
+    rng, zeros = np.random.default_rng(seed), ARCHITECTURES["rwkv6"].zero_state(DIMS)
+    return State("rwkv6", zeros.map(lambda array: rng.standard_normal(array.shape).astype(np.float32)))
 
 
 def _arrays(state: State) -> dict[str, bytes]:

@@ -1,8 +1,20 @@
-"""Architectures: the tensors of each, and what the rest of the project must know of them. NumPy only."""
+"""Architectures as objects, NumPy only: the tensors of each, its sizes, its state, and what everybody else must know of it."""
 
-from rwkvquant.architectures import rwkv6, rwkv7
-from rwkvquant.architectures.base import GLOBAL, QUANTIZED_ROLES, Role, TensorSpec
+from rwkvquant.architectures.architecture import Architecture, Relative
+from rwkvquant.architectures.base import MATRIX_ROLES, QUANTIZED_ROLES, Role, TensorSpec
+from rwkvquant.architectures.dims import SYMBOLS, Dims
+from rwkvquant.architectures.registry import ARCHITECTURES, architecture, register
 
-TABLES: dict[str, list[TensorSpec]] = {"rwkv7": rwkv7.TABLE, "rwkv6": rwkv6.TABLE}
-
-__all__ = ["GLOBAL", "QUANTIZED_ROLES", "TABLES", "Role", "TensorSpec"]
+__all__ = [
+    "ARCHITECTURES",
+    "MATRIX_ROLES",
+    "QUANTIZED_ROLES",
+    "SYMBOLS",
+    "Architecture",
+    "Dims",
+    "Relative",
+    "Role",
+    "TensorSpec",
+    "architecture",
+    "register",
+]

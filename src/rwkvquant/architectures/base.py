@@ -1,4 +1,4 @@
-"""What the table of an architecture is made of: every tensor of a BlinkDL checkpoint, its shape, and what quantisation must know of it.
+"""What the table of an architecture is made of: every tensor of a checkpoint, its shape, and what quantisation must know of it.
 
 Shapes are as stored in the checkpoint, in symbols that are read off the tensors themselves:
 
@@ -15,6 +15,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from rwkvquant.architectures.dims import Dims, sizes_of
+
 
 class Role(StrEnum):
     PROJECTION = "projection"
@@ -28,6 +30,7 @@ class Role(StrEnum):
 
 
 QUANTIZED_ROLES = (Role.PROJECTION, Role.LORA)
+MATRIX_ROLES = (*QUANTIZED_ROLES, Role.EMBEDDING, Role.HEAD)  # a packed file keeps their shape; it may keep the others flat
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,27 @@ class TensorSpec:
     layers: str = "all"  # "all" | "first" | "later" (required in later layers, optional and unused in the first)
     optional: bool = False
     writes_residual: bool = False  # its product is added to the residual stream
+    starts: str | None = None  # Role.STATE: the array of the recurrent state that it is the beginning of
+
+    @property
+    def parts(self) -> list[str]:
+        """The names of what is quantised, read and packed on its own: "<name>.0", ... of a sliced tensor, else the name."""
+        return [f"{self.name}.{index}" for index in range(int(self.shape[0]))] if self.slices else [self.name]
+
+    def forward_shape(self, dims: Dims) -> tuple[int, ...]:
+        """Vectors flat (C,), matrices (out, in), a stack of matrices (slices, out, in), by heads (H, N) and (H, N, N).
+
+        Raises FormatError if `dims` lacks a rank that the tensor has.
+        """
+        shape = sizes_of(self.shape, dims, self.name)
+        if self.shape[:-1] == (1, 1):
+            return shape[2:]
+        return (*shape[:-2], shape[-1], shape[-2]) if self.transposed else shape
+
+    def part_shape(self, dims: Dims) -> tuple[int, ...]:
+        """`forward_shape` of each of `parts`."""
+        shape = self.forward_shape(dims)
+        return shape[1:] if self.slices else shape
 
 
 def projection(name: str, shape: tuple[str, str], fed_by: str, writes_residual: bool = False) -> TensorSpec:
@@ -60,12 +84,3 @@ def vector(name: str, partner: str, shape: tuple[str | int, ...] = (1, 1, "C")) 
 
 def norm(name: str, layers: str = "all") -> list[TensorSpec]:
     return [TensorSpec(f"{name}.{part}", ("C",), Role.NORM, layers=layers) for part in ("weight", "bias")]
-
-
-GLOBAL = [
-    TensorSpec("emb.weight", ("V", "C"), Role.EMBEDDING),
-    *norm("ln_out"),
-    TensorSpec("head.weight", ("V", "C"), Role.HEAD, input="head.x"),
-]
-
-STATE = TensorSpec("att.time_state", ("H", "N", "N"), Role.STATE, optional=True)

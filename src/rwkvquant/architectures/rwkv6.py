@@ -1,10 +1,14 @@
-"""The tensors of RWKV-6 "Finch" (x060)."""
+"""RWKV-6 "Finch" (x060, arXiv:2404.05892)."""
 
 from __future__ import annotations
 
-from rwkvquant.architectures.base import STATE, Role, TensorSpec, lora, norm, projection, vector
+from collections.abc import Mapping
 
-TABLE = [
+from rwkvquant.architectures.architecture import Architecture, Relative, Shape
+from rwkvquant.architectures.base import Role, TensorSpec, lora, norm, projection, vector
+from rwkvquant.architectures.rwkv import ANCHORS, OUTSIDE, RECURRENT, TUNED_STATE, heads_make_up_the_width, released
+
+TABLE = (
     *norm("ln0", layers="first"),
     *norm("ln1"),
     *norm("ln2"),
@@ -21,9 +25,38 @@ TABLE = [
     projection("att.output.weight", ("C", "C"), "att.out", writes_residual=True),
     projection("att.gate.weight", ("C", "C"), "att.xg"),
     *norm("att.ln_x"),
-    STATE,
+    TUNED_STATE,
     *(vector(f"ffn.time_maa_{c}", "ffn.shift_delta") for c in "kr"),
     projection("ffn.key.weight", ("F", "C"), "ffn.xk"),
     projection("ffn.receptance.weight", ("C", "C"), "ffn.xr"),
     projection("ffn.value.weight", ("C", "F"), "ffn.hidden", writes_residual=True),
-]
+)
+
+
+def older_version(shapes: Mapping[str, Shape]) -> str:
+    """RWKV-5 normalises each head (ln_x); 5.1 has a gate, and 5.2 a decay for each channel instead of each head."""
+    if not any("att.ln_x." in name for name in shapes):
+        return "RWKV-4"
+    decay = next((shape for name, shape in shapes.items() if name.endswith("att.time_decay")), ())
+    if len(decay) > 1 and decay[1] > 1:
+        return "RWKV-5.2"
+    return "RWKV-5.1" if any("att.gate." in name for name in shapes) else "RWKV-5"
+
+
+ARCHITECTURE = Architecture(
+    name="rwkv6",
+    title="RWKV-6 (x060)",
+    table=TABLE,
+    outside=OUTSIDE,
+    state=RECURRENT,
+    mark=r"^blocks\.\d+\.att\.time_maa_",
+    anchors=ANCHORS,
+    relatives=(Relative(r"^blocks\.\d+\.att\.(time_mix_|time_decay$)", older_version),),
+    rules=(heads_make_up_the_width,),
+    released={
+        "x060-1.6b": released(24, 2048, 2048 * 7 // 2, Rm=32, Rd=64),
+        "x060-3b": released(32, 2560, 2560 * 7 // 2, Rm=32, Rd=64),
+        "x060-7b": released(32, 4096, 4096 * 7 // 2, Rm=64, Rd=128),
+        "x060-14b": released(61, 4096, 4096 * 7 // 2, Rm=64, Rd=128),
+    },
+)

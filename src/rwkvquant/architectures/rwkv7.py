@@ -1,10 +1,12 @@
-"""The tensors of RWKV-7 "Goose" (x070)."""
+"""RWKV-7 "Goose" (x070, arXiv:2503.14456)."""
 
 from __future__ import annotations
 
-from rwkvquant.architectures.base import STATE, Role, TensorSpec, lora, norm, projection, vector
+from rwkvquant.architectures.architecture import Architecture, Relative
+from rwkvquant.architectures.base import Role, TensorSpec, lora, norm, projection, vector
+from rwkvquant.architectures.rwkv import ANCHORS, OUTSIDE, RECURRENT, TUNED_STATE, heads_make_up_the_width, released
 
-TABLE = [
+TABLE = (
     *norm("ln0", layers="first"),
     *norm("ln1"),
     *norm("ln2"),
@@ -28,8 +30,35 @@ TABLE = [
     projection("att.value.weight", ("C", "C"), "att.xv"),
     projection("att.output.weight", ("C", "C"), "att.out", writes_residual=True),
     *norm("att.ln_x"),
-    STATE,
+    TUNED_STATE,
     vector("ffn.x_k", "ffn.shift_delta"),
     projection("ffn.key.weight", ("F", "C"), "ffn.xk"),
     projection("ffn.value.weight", ("C", "F"), "ffn.hidden", writes_residual=True),
-]
+)
+
+# The first whose mark some tensor's name holds is named, so newer ones stand first: each has the tensors of an older one.
+RELATIVES = (
+    Relative(r"\brosa|ffn\.enn\.weight$", "RWKV-8", newer=True),
+    Relative(r"^(blocks\.\d+\.)?qkv\.", "RWKV-7b (v7b, with DeepEmbed and DEA)", newer=True),
+    Relative(r"\bffn\.s_emb", "RWKV-7a (v7a, with DeepEmbed)", newer=True),
+)
+
+ARCHITECTURE = Architecture(
+    name="rwkv7",
+    title="RWKV-7 (x070)",
+    table=TABLE,
+    outside=OUTSIDE,
+    state=RECURRENT,
+    mark=r"^blocks\.\d+\.att\.(r_k|k_k|x_[rwkvag])$",
+    anchors=ANCHORS,
+    carry="v_first",  # the first layer's values, which every later layer mixes into its own
+    relatives=RELATIVES,
+    rules=(heads_make_up_the_width,),
+    released={
+        "x070-0.1b": released(12, 768, 4 * 768, Rw=64, Ra=64, Rv=32, Rg=128),
+        "x070-0.4b": released(24, 1024, 4 * 1024, Rw=64, Ra=64, Rv=32, Rg=128),
+        "x070-1.5b": released(24, 2048, 4 * 2048, Rw=96, Ra=96, Rv=64, Rg=256),
+        "x070-2.9b": released(32, 2560, 4 * 2560, Rw=96, Ra=96, Rv=64, Rg=320),
+        "x070-7.2b": released(32, 4096, 4 * 4096, Rw=128, Ra=128, Rv=96, Rg=480),
+    },
+)

@@ -17,11 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from rwkvquant.architectures import QUANTIZED_ROLES
+from rwkvquant.architectures import QUANTIZED_ROLES, Architecture, Dims
 from rwkvquant.bench.roofline import Roofline
 from rwkvquant.errors import ConfigError
 from rwkvquant.formats.container import PackedFile, open_packed
-from rwkvquant.kernels.state import Dims
 from rwkvquant.runtime.session import Model, is_packed, load, logits_hash
 
 PREFILL_TOKENS = 512
@@ -116,8 +115,10 @@ class Decoder:
 
 def bytes_per_token(packed: PackedFile) -> int:
     """See the module's docstring."""
-    embedding = packed.stored_bytes("emb.weight") // packed.dims.vocab
-    return sum(packed.stored_bytes(name) for name in packed.tensors if name != "emb.weight") + embedding + 2 * state_bytes(packed.dims)
+    embedding = packed.architecture.embedding.name
+    row = packed.stored_bytes(embedding) // packed.dims.vocab
+    others = sum(packed.stored_bytes(name) for name in packed.tensors if name != embedding)
+    return others + row + 2 * state_bytes(packed.architecture, packed.dims)
 
 
 def int8_operations_per_token(packed: PackedFile) -> int:
@@ -126,8 +127,9 @@ def int8_operations_per_token(packed: PackedFile) -> int:
     return 2 * sum(entry.weights for entry in entries)
 
 
-def state_bytes(dims: Dims) -> int:
-    return 4 * dims.layers * dims.width * (2 + dims.head_size)
+def state_bytes(architecture: Architecture, dims: Dims) -> int:
+    """Of one sequence, before the first token."""
+    return sum(array.nbytes for array in architecture.zero_state(dims).arrays)
 
 
 def peak_rss_bytes() -> int | None:

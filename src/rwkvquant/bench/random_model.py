@@ -15,18 +15,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rwkvquant.architectures import QUANTIZED_ROLES, Role, TensorSpec
+from rwkvquant.architectures import QUANTIZED_ROLES, Dims, Role, TensorSpec, architecture
 from rwkvquant.bench.layouts import Packing, Shape, choose, dense, uniform
 from rwkvquant.bench.shapes import released
-from rwkvquant.checkpoints.detect import all_specs, is_unused
-from rwkvquant.checkpoints.shapes import forward_shape
 from rwkvquant.codecs import GridConfig
 from rwkvquant.config import DEFAULT_BITS, QuantizeConfig
 from rwkvquant.errors import RwkvQuantError
 from rwkvquant.formats.container import ContainerWriter
 from rwkvquant.formats.layout import Layout, TensorParams, expected_arrays, parse_layout, stored_bytes, stored_bytes_dense
 from rwkvquant.formats.tokenizer_data import TokenizerData
-from rwkvquant.kernels.state import Dims
 
 _DEFAULT = QuantizeConfig()
 MEAN_SCALE_CODE = 96.0  # scale codes are drawn from 64 to 127
@@ -92,14 +89,11 @@ def _dense_side(spec: TensorSpec, shape: tuple[int, ...]) -> Packing:
 
 def _tensors(arch: str, dims: Dims) -> Iterator[tuple[str, TensorSpec, tuple[int, ...]]]:
     """Every tensor that the forward uses, slices on their own, in the shape of the forward."""
-    for name, spec, layer in all_specs(arch, dims.layers):
-        if is_unused(spec, layer) or spec.role is Role.STATE:
-            continue
-        shape = forward_shape(spec, dims)
-        if spec.slices:
-            yield from ((f"{name}.{index}", spec, shape[1:]) for index in range(shape[0]))
-        else:
-            yield name, spec, shape
+    own = architecture(arch)
+    for _, spec, layer in own.used(dims.layers):
+        if spec.role is not Role.STATE:
+            for part in spec.parts:
+                yield part if layer is None else own.full_name(layer, part), spec, spec.part_shape(dims)
 
 
 def _matrix(shape: tuple[int, ...]) -> Shape:

@@ -18,8 +18,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from rwkvquant.architectures import architecture
 from rwkvquant.errors import CalibrationError
-from rwkvquant.models import WeightSource, architecture
+from rwkvquant.models import WeightSource, forward_of
 
 CORE = tuple(step / 2 for step in range(7))  # 0 to 3 standard deviations
 TAILS = (4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 32.0, 48.0, 64.0, 96.0, 128.0)
@@ -36,7 +37,7 @@ def collect_activation(
     second, as heads, become one. One block's weights and all hidden states are in memory.
     Raises CalibrationError for values that are not finite.
     """
-    model, outer = architecture(source.arch), source.globals()
+    model, outer = forward_of(source.arch), source.globals()
     batches = [torch.from_numpy(tokens[start : start + batch]) for start in range(0, len(tokens), batch)]
     hidden: list[tuple[Tensor, Tensor | None]] = [(model.embed(outer, part), None) for part in batches]
     heard: list[Tensor] = []
@@ -51,7 +52,8 @@ def collect_activation(
             x, _, carry = model.block(weights, x, None, carry, tap if at == layer else None)
             hidden[i] = x, carry
     if layer is None:
-        one_row = {**outer, "head.weight": outer["head.weight"][:1]}  # only the input is wanted, no logits
+        heads = architecture(source.arch).heads
+        one_row = {**outer, **{spec.name: outer[spec.name][:1] for spec in heads}}  # only the input is wanted, no logits
         for x, _ in hidden:
             model.head(one_row, x, tap)
     assert len(heard) == len(hidden), f"{name} is tapped {len(heard)} times in layer {layer} for {len(hidden)} batches"

@@ -1,14 +1,14 @@
 """Calibration block by block: one block's weights and one batch's activations in memory, the hidden states of all rows on disk.
 
-    stream = HiddenStates(work_dir, rows, length, width, with_carry=arch == "rwkv7")
+    stream = HiddenStates(work_dir, rows, length, width, with_carry=architecture.carry is not None)
     stream.fill(lambda rows: model.embed(weights, tokens[rows]), batch)                  # what block 0 sees
     for layer in range(layers):
-        statistics = collect_block(model.block, weights, product_inputs(table), stream, batch, rows)
+        statistics = collect_block(model.block, weights, architecture, stream, batch, rows)
         ... quantise the block's matrices ...
         advance(model.block, quantised_weights, stream, batch)                           # what the next block sees, errors included
-    statistics = collect_head(model.head, weights, stream, batch)
+    statistics = collect_head(model.head, weights, architecture, stream, batch)
 
-`model` is models.rwkv7 or models.rwkv6. Every row starts from the state before the first token.
+`model` is the forward of an architecture, such as models/rwkv7.py. Every row starts from the state before the first token.
 A second stream, of the full-precision model, is run beside the first by `Beside`, for quantizers/shared/correction.py.
 
 Hidden states lie in two files in turn (mapped.py): a block's output never overwrites its input, so a run that is killed at any moment
@@ -17,7 +17,7 @@ goes on from where `state` was last noted. Gives up: twice the room on the disk.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -26,16 +26,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rwkvquant.architectures import TensorSpec
+from rwkvquant.architectures import Architecture
 from rwkvquant.calibration.mapped import Turns, checksum, map_file, settle
 from rwkvquant.calibration.statistics import InputStatistics
 from rwkvquant.models.layers import BlockState, Tap, Weights
 
 Block = Callable[[Weights, Tensor, BlockState | None, Tensor | None, Tap | None], tuple[Tensor, BlockState, Tensor | None]]
 Head = Callable[[Weights, Tensor, Tap | None], Tensor]
-
-
-LAST_PRODUCT = "ffn.value.weight"  # of a block, in both architectures: its input is heard, its output goes to the next block
 
 
 class HiddenStates:
@@ -108,16 +105,11 @@ class HiddenStates:
         return torch.from_numpy(values).clone().to(self.device)  # torch's own memory: as aligned in any process, so the same sums
 
 
-def product_inputs(table: Collection[TensorSpec]) -> dict[str, bool]:
-    """The activations that feed a product -> whether they come in slices, one for each matrix of a sliced tensor."""
-    return {spec.input: spec.slices for spec in table if spec.input is not None}
-
-
 @torch.no_grad()
 def collect_block(
     block: Block,
     weights: Weights,
-    inputs: dict[str, bool],
+    architecture: Architecture,
     stream: HiddenStates,
     batch: int,
     rows: range | None = None,
@@ -129,15 +121,16 @@ def collect_block(
     A sliced input, (slices, batch, length, width), gives "<name>.0", "<name>.1" ... A second `tap` hears the same activations, and
     `beside` runs the same rows through the full-precision block.
     """
-    collector = _Collector(inputs)
+    collector = _Collector(architecture.product_inputs)
     taps: list[Tap] = [each for each in (collector, tap, beside) if each is not None]
 
     def hear(name: str, x: Tensor) -> None:
         for each in taps:
             each(name, x)
 
-    last = weights[LAST_PRODUCT]
-    own = {**weights, LAST_PRODUCT: last[:1]} if isinstance(last, Tensor) else weights  # nothing asks for what comes out of the block
+    key = architecture.last_product
+    last = weights[key]
+    own = {**weights, key: last[:1]} if isinstance(last, Tensor) else weights  # nothing asks for what comes out of the block
     for chosen in stream.batches(batch, rows):
         x, carry = stream.read(chosen)
         block(own, x, None, carry, hear)
@@ -177,13 +170,16 @@ class Beside:
 
 
 @torch.no_grad()
-def collect_head(head: Head, weights: Weights, stream: HiddenStates, batch: int, rows: range | None = None) -> InputStatistics:
-    """Statistics of the head's input, after the last block."""
-    tap = _Collector({"head.x": False})
-    one_row = {**weights, "head.weight": torch.zeros(1, stream.shape[2], device=stream.device)}  # only the input is wanted, no logits
+def collect_head(
+    head: Head, weights: Weights, architecture: Architecture, stream: HiddenStates, batch: int, rows: range | None = None
+) -> dict[str, InputStatistics]:
+    """Statistics of the inputs of the heads, after the last block."""
+    tap = _Collector({spec.input: False for spec in architecture.heads if spec.input is not None})
+    row = torch.zeros(1, stream.shape[2], device=stream.device)
+    one_row = {**weights, **{spec.name: row for spec in architecture.heads}}  # only the input is wanted, no logits
     for chosen in stream.batches(batch, rows):
         head(one_row, stream.read(chosen)[0], tap)
-    return tap.statistics["head.x"]
+    return tap.statistics
 
 
 @torch.no_grad()

@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from rwkvquant.architectures import Architecture
 from rwkvquant.calibration.batches import BACKWARD, FORWARD, LOGITS, fitting_batch
 from rwkvquant.calibration.collect import Block, Head
 from rwkvquant.calibration.mapped import Turns, checksum, map_file, settle
@@ -45,9 +46,9 @@ class Story:
     head: Head
     globals: Callable[[], Weights]  # embedding and head, read for as long as they are needed
     weights_of: Callable[[int], dict[str, Any]]
+    architecture: Architecture
     layers: int
     width: int
-    carries: bool
     device: torch.device
 
 
@@ -63,8 +64,8 @@ class Backward:
         shape = (*tokens.shape, story.width)
         self._x = map_file(work_dir / "inputs.f32", (story.layers + 1, *shape))
         self._gradient = Turns(work_dir, "gradient", shape)  # by the output of the block in hand
-        self._carry = map_file(work_dir / "first.f32", shape) if story.carries else None
-        self._carry_gradient = Turns(work_dir, "first_gradient", shape) if story.carries else None
+        self._carry = map_file(work_dir / "first.f32", shape) if story.architecture.carry is not None else None
+        self._carry_gradient = Turns(work_dir, "first_gradient", shape) if story.architecture.carry is not None else None
         self._left: int | None = None  # blocks to go; None before the pass forward
         self._sums: dict[str, int] = {}
 
@@ -82,7 +83,8 @@ class Backward:
         for layer in reversed(range(self._left)):
             weights = self._story.weights_of(layer)
             found: dict[str, Sensitivity] = {}
-            watched = {key: _Watched(W, key, found) if isinstance(W, Tensor) and _is_matrix(key, W) else W for key, W in weights.items()}
+            matrices = self._story.architecture.matrix_keys
+            watched = {key: _Watched(W, key, found) if isinstance(W, Tensor) and key in matrices else W for key, W in weights.items()}
             for rows in self._batches(self._width, BACKWARD):
                 self._through_block(layer, watched, rows)
             self._gradient.turn()
@@ -120,8 +122,9 @@ class Backward:
                 carry = self._tensor(self._carry[rows]) if layer and self._carry is not None else None
                 x, _, carry = self._story.block(weights, self._tensor(self._x[layer, rows]), None, carry, None)
                 if not bool(torch.isfinite(x).all()):
+                    block = self._story.architecture.full_name(layer, "*")
                     raise CheckpointError(
-                        f"some weight of blocks.{layer}.* is far too large: on the calibration text the block's output overflows float32. "
+                        f"some weight of {block} is far too large: on the calibration text the block's output overflows float32. "
                         "Is the checkpoint damaged? Try --method rtn to quantise it all the same"
                     )
                 self._x[layer + 1, rows] = x.cpu().numpy()
@@ -131,7 +134,7 @@ class Backward:
     def _through_head(self) -> None:
         """The gradient of -log p of tokens drawn from the model, by the last block's output."""
         draws, outer = torch.Generator().manual_seed(self._seed), self._story.globals()
-        for rows in self._batches(len(outer["head.weight"]), LOGITS):
+        for rows in self._batches(sum(len(outer[spec.name]) for spec in self._story.architecture.heads), LOGITS):
             x = self._tensor(self._x[self._story.layers, rows]).requires_grad_(True)
             with torch.enable_grad():
                 log_p = torch.log_softmax(self._story.head(outer, x, None), -1).flatten(0, -2)
@@ -170,10 +173,6 @@ class Backward:
 
     def _tensor(self, values: NDArray[np.float32]) -> Tensor:
         return torch.from_numpy(values).clone().to(self._story.device)
-
-
-def _is_matrix(key: str, W: Tensor) -> bool:
-    return W.dim() == 2 and key not in ("att.r_k", "att.time_faaaa")
 
 
 class _Watched:

@@ -1,4 +1,4 @@
-"""A checkpoint as the rest of the project sees it: architecture, sizes, and tensors by the names of tables.py.
+"""A checkpoint as the rest of the project sees it: architecture, sizes, and tensors by the names of architectures/.
 
 "Logical" matrices are what is quantised, each (out, in): LoRA factors that are stored (in, out) are turned, and a tensor that
 holds several matrices (RWKV-6's time_maa_w2) appears as "<name>.0", "<name>.1", ...
@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rwkvquant.architectures import QUANTIZED_ROLES, Role, TensorSpec
-from rwkvquant.checkpoints.detect import all_specs, detect, is_unused
+from rwkvquant.checkpoints.detect import detect
 from rwkvquant.checkpoints.summary import summary
 from rwkvquant.checkpoints.translate import TranslatedFile
 from rwkvquant.errors import CheckpointError
@@ -25,9 +25,13 @@ from rwkvquant.errors import CheckpointError
 
 @dataclass(frozen=True)
 class LogicalMatrix:
-    """One matrix as it is quantised: `shape` is (out, in), `source` the tensor it lies in, `layer` None for the head."""
+    """One matrix as it is quantised: `shape` is (out, in), `source` the tensor it lies in, `layer` None for the head.
+
+    `key` is its name inside its block; of the head, its whole name.
+    """
 
     name: str
+    key: str
     spec: TensorSpec
     layer: int | None
     shape: tuple[int, int]
@@ -38,7 +42,7 @@ class LogicalMatrix:
 class Checkpoint:
     """Other people's weights, whole and checked by name and shape; values are checked when they are read.
 
-    `arch` "rwkv7" | "rwkv6"; `dims` all sizes; `tensors` name -> TensorInfo(name, dtype, shape), in the file's order; `layout` whose
+    `architecture`, `arch` its name; `dims` all sizes; `tensors` name -> TensorInfo(name, dtype, shape), in the file's order; `layout` whose
     names the file has, see names.py; `format` "pth" | "safetensors".
     """
 
@@ -48,7 +52,8 @@ class Checkpoint:
         self._file = file
         self.layout, self.format = file.layout, file.format
         self.tensors = file.tensors
-        self.arch, self.dims = detect({name: info.shape for name, info in file.tensors.items()})
+        self.architecture, self.dims = detect({name: info.shape for name, info in file.tensors.items()})
+        self.arch = self.architecture.name
 
     def read(self, name: str) -> NDArray[np.float32]:
         """A tensor in its stored shape. Raises CheckpointError if it was altered, or holds NaN or infinity."""
@@ -59,9 +64,7 @@ class Checkpoint:
 
     def specs(self) -> Iterator[tuple[str, TensorSpec, int | None]]:
         """(full name, spec, layer or None) of every tensor that exists and is used: embedding, blocks, ln_out, head."""
-        for name, spec, layer in all_specs(self.arch, self.dims.layers):
-            if name in self.tensors and not is_unused(spec, layer):
-                yield name, spec, layer
+        return (each for each in self.architecture.used(self.dims.layers) if each[0] in self.tensors)
 
     def logical_matrices(self) -> Iterator[LogicalMatrix]:
         """Projections, LoRA factors and the head, in the order of `specs`."""
@@ -81,12 +84,13 @@ class Checkpoint:
         for name, spec, layer in self.specs():
             if spec.role not in (*QUANTIZED_ROLES, Role.HEAD):
                 continue
-            *count, rows, cols = self.tensors[name].shape
+            *_, rows, cols = self.tensors[name].shape
             shape = (cols, rows) if spec.transposed else (rows, cols)
             if spec.slices:
-                found |= {f"{name}.{i}": LogicalMatrix(f"{name}.{i}", spec, layer, shape, name, i) for i in range(count[0])}
+                parts = enumerate(spec.parts)
+                found |= {f"{name}.{i}": LogicalMatrix(f"{name}.{i}", key, spec, layer, shape, name, i) for i, key in parts}
             else:
-                found[name] = LogicalMatrix(name, spec, layer, shape, name)
+                found[name] = LogicalMatrix(name, spec.name, spec, layer, shape, name)
         return found
 
     def sha256(self) -> str:

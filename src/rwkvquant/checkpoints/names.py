@@ -1,20 +1,21 @@
-"""One name table for each layout: where it keeps each tensor of tables.py, and how it is turned there.
+"""One name table for each layout: where it keeps each tensor of an architecture, and how it is turned there.
 
     layout        architectures   names                                          turned
-    blinkdl       both            blocks.0.att.w1, perhaps behind a prefix       as tables.py says
+    blinkdl       both            blocks.0.att.w1, perhaps behind a prefix       as our tables say
     web-rwkv      both            blocks.0.att.w1; time_maa is time_mix          LoRA factors and time_state
     fla           both            model.layers.0.attn.w_lora.lora.0.weight       LoRA factors; RWKV-6 mixes stacked
-    hf            rwkv6           rwkv.blocks.0.attention.time_maa_w1            as tables.py says
+    hf            rwkv6           rwkv.blocks.0.attention.time_maa_w1            as our tables say
 
 Where a table has no line for a tensor, the layout has no name for it. `att.x_x` and `x_bias` hold several tensors in one array.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from rwkvquant.architectures import GLOBAL, TABLES, Role, TensorSpec
+from rwkvquant.architectures import ARCHITECTURES, Architecture, Role, TensorSpec
 from rwkvquant.checkpoints.turns import AS_IT_IS, FLAT, MIX_DOWN, MIX_UP, TURNED, VECTOR, Turn, row
 
 
@@ -28,7 +29,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Layout:
-    """`block` is what stands before a block's number; `places` tensor of tables.py -> where it is written and read.
+    """`block` is what stands before a block's number; `places` tensor of the architecture -> where it is written and read.
 
     `also` holds older names, which are read and never written.
     """
@@ -47,16 +48,17 @@ def _turned(spec: TensorSpec) -> Turn:
     return TURNED if spec.transposed or spec.role is Role.STATE else _as_it_is(spec)
 
 
-def _blinkdl(arch: str) -> Layout:
-    places = {spec.name: Place(spec.name, _as_it_is(spec)) for spec in (*GLOBAL, *TABLES[arch])}
-    return Layout("blinkdl", "blocks.", places, {"emb.weight": Place("embeddings.weight")})
+def _blinkdl(architecture: Architecture) -> Layout:
+    """The names of the architecture's own table."""
+    places = {name: Place(name, _as_it_is(spec)) for name, spec in architecture.by_key.items()}
+    return Layout("blinkdl", architecture.block, places, {"emb.weight": Place("embeddings.weight")})
 
 
-def _web_rwkv(arch: str) -> Layout:
+def _web_rwkv(architecture: Architecture) -> Layout:
     def renamed(name: str) -> str:
         return name.replace("time_maa", "time_mix").replace("time_faaaa", "time_first").lower()
 
-    return Layout("web-rwkv", "blocks.", {spec.name: Place(renamed(spec.name), _turned(spec)) for spec in (*GLOBAL, *TABLES[arch])})
+    return Layout("web-rwkv", "blocks.", {name: Place(renamed(name), _turned(spec)) for name, spec in architecture.by_key.items()})
 
 
 def _pairs(**names: str) -> dict[str, Place]:
@@ -126,23 +128,45 @@ def _hf_rwkv6() -> Layout:
         name = name.replace("ln0.", "pre_ln.") if name.startswith("ln0.") else name
         return name.replace("att.", "attention.", 1) if name.startswith("att.") else name.replace("ffn.", "feed_forward.", 1)
 
-    places = {spec.name: Place(renamed(spec.name), _as_it_is(spec)) for spec in TABLES["rwkv6"]}
+    places = {spec.name: Place(renamed(spec.name), _as_it_is(spec)) for spec in ARCHITECTURES["rwkv6"].table}
     outside = {"emb.weight": Place("rwkv.embeddings.weight"), **_pairs(ln_out="rwkv.ln_out"), "head.weight": Place("head.weight")}
     return Layout("hf", "rwkv.blocks.", places | outside)
 
 
 def _hf_rwkv7() -> Layout:
     """BlinkDL's names behind "model.", but for the head: what the `blinkdl` layout reads as a prefix."""
-    own = _blinkdl("rwkv7").places
-    outside = {spec.name: Place(spec.name if spec.role is Role.HEAD else f"model.{spec.name}") for spec in GLOBAL}
+    architecture = ARCHITECTURES["rwkv7"]
+    own = _blinkdl(architecture).places
+    outside = {spec.name: Place(spec.name if spec.role is Role.HEAD else f"model.{spec.name}") for spec in architecture.outside}
     return Layout("hf", "model.blocks.", {**own, **outside})
 
 
 LAYOUTS: dict[tuple[str, str], Layout] = {
-    **{("blinkdl", arch): _blinkdl(arch) for arch in TABLES},
-    **{("web-rwkv", arch): _web_rwkv(arch) for arch in TABLES},
+    **{("blinkdl", arch): _blinkdl(ARCHITECTURES[arch]) for arch in ("rwkv7", "rwkv6")},
+    **{("web-rwkv", arch): _web_rwkv(ARCHITECTURES[arch]) for arch in ("rwkv7", "rwkv6")},
     ("fla", "rwkv7"): FLA_RWKV7,
     ("fla", "rwkv6"): FLA_RWKV6,
     ("hf", "rwkv7"): _hf_rwkv7(),
     ("hf", "rwkv6"): _hf_rwkv6(),
 }
+
+
+def layout_of(name: str, architecture: Architecture) -> Layout | None:
+    """None where the architecture has no such layout. Every architecture has "blinkdl": the names of its table."""
+    found = LAYOUTS.get((name, architecture.name))
+    return _blinkdl(architecture) if found is None and name == "blinkdl" else found
+
+
+# How a layout is told from the names of a file: translate.py does it.
+PREFIXES = ("rwkv7.", "rwkv6.", "model.")
+# What stands before the number of a block tells the family; one family a file.
+FAMILIES = {
+    "BlinkDL": r"blocks\.\d",
+    **{f"BlinkDL behind {prefix!r}": re.escape(prefix) + r"blocks\.\d" for prefix in PREFIXES},
+    "fla": r"model\.layers\.\d",
+    "Hugging Face RWKV-6": r"rwkv\.blocks\.\d",
+}
+WEB_RWKV6_MARK = r"blocks\.\d+\.att\.time_mix_(x|w1|w2)"  # RWKV-4 and 5 have other time_mix names in BlinkDL's checkpoints
+FLA_RWKV6_MARK = r"model\.layers\.\d+\.attn\.(x_proj|x_bias|w_proj)\b"
+FIRST_FACTOR = r"blocks\.\d+\.att\.([wavg]1|time_(maa|mix|decay)_w1)"  # (C, rank) in BlinkDL's orientation
+EMBEDDINGS = ("emb.weight", "embeddings.weight")

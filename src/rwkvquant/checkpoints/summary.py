@@ -8,9 +8,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from rwkvquant.architectures import QUANTIZED_ROLES, Role, TensorSpec
+from rwkvquant.architectures import QUANTIZED_ROLES, Dims, Role, TensorSpec
 from rwkvquant.checkpoints.tensor_info import TensorInfo
-from rwkvquant.kernels.state import Dims
 
 BITS = {"bfloat16": 16, "float16": 16, "float32": 32}
 

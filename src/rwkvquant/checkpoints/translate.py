@@ -1,6 +1,6 @@
 """Which layout a file's tensors have, told from their names (and, where two layouts share names, shapes), and the file in our names.
 
-After this everything sees the names and shapes of tables.py. What the layout's table does not know keeps its name: detect.py
+After this everything sees the names and shapes of architectures/. What the layout's table does not know keeps its name: detect.py
 refuses it, or says which architecture it belongs to.
 """
 
@@ -13,29 +13,26 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from rwkvquant.architectures import GLOBAL
-from rwkvquant.checkpoints.names import LAYOUTS, Layout, Place
+from rwkvquant.architectures import Architecture, Role, architecture
+from rwkvquant.architectures.registry import marked, newest_first
+from rwkvquant.checkpoints.names import (
+    EMBEDDINGS,
+    FAMILIES,
+    FIRST_FACTOR,
+    FLA_RWKV6_MARK,
+    PREFIXES,
+    WEB_RWKV6_MARK,
+    Layout,
+    Place,
+    layout_of,
+)
 from rwkvquant.checkpoints.tensor_info import TensorFile, TensorInfo
 from rwkvquant.checkpoints.turns import AS_IT_IS, Turn, shape_after
 from rwkvquant.errors import CheckpointError
 
-PREFIXES = ("rwkv7.", "rwkv6.", "model.")
-# What stands before the number of a block tells the family; one family a file.
-FAMILIES = {
-    "BlinkDL": r"blocks\.\d",
-    **{f"BlinkDL behind {prefix!r}": re.escape(prefix) + r"blocks\.\d" for prefix in PREFIXES},
-    "fla": r"model\.layers\.\d",
-    "Hugging Face RWKV-6": r"rwkv\.blocks\.\d",
-}
-WEB_RWKV6 = r"blocks\.\d+\.att\.time_mix_(x|w1|w2)"  # RWKV-4 and 5 have other time_mix names in BlinkDL's checkpoints
-FLA_RWKV6 = r"model\.layers\.\d+\.attn\.(x_proj|x_bias|w_proj)\b"
-FIRST_FACTOR = r"blocks\.\d+\.att\.([wavg]1|time_(maa|mix|decay)_w1)"  # (C, rank) in BlinkDL's orientation
-OUTSIDE = {spec.name for spec in GLOBAL}  # of blocks
-OUR_NAME = re.compile(r"\b(?:blocks\.\d+\.\w+(?:\.\w+)*|(?:emb|head|ln_out)\.(?:weight|bias))")
-
 
 class TranslatedFile:
-    """`file` under the names of tables.py. Raises CheckpointError for a mixture of layouts, and for an impossible shape.
+    """`file` under the names of its architecture. Raises CheckpointError for a mixture of layouts, and for an impossible shape.
 
     `layout` is a name of names.py. Where LoRA factors are as high as wide, the layout that the file says it was written in decides.
     """
@@ -44,7 +41,7 @@ class TranslatedFile:
         self._file = file
         family = _family(file.tensors)
         self._prefix = next((p for p in PREFIXES if family == f"BlinkDL behind {p!r}"), "")
-        self._layout = _layout(file.tensors, family, self._prefix, file.written_as)
+        self._layout, self._architecture = _layout(file.tensors, family, self._prefix, file.written_as)
         self.layout, self.format = self._layout.name, file.format
         self._sources: dict[str, tuple[str, Turn]] = {}
         self._unknown: list[str] = []
@@ -62,7 +59,7 @@ class TranslatedFile:
 
     def explain(self, sentence: str) -> str:
         """A sentence about tensors by our names, with the first one's name in the file, and what may be its misspelling."""
-        found = OUR_NAME.search(sentence)
+        found = self._our_name().search(sentence)
         if found is None:
             return sentence
         name, stored = found[0], self._stored_name(found[0])
@@ -76,10 +73,11 @@ class TranslatedFile:
         bare = stored.removeprefix(self._prefix)
         block = re.fullmatch(re.escape(self._layout.block) + r"([0-9]{1,5})\.(.+)", bare)
         within = by_name.get(block[2] if block else bare)
-        if within is None or (within[0][0] in OUTSIDE) == bool(block):
+        outside = {spec.name for spec in self._architecture.outside}
+        if within is None or (within[0][0] in outside) == bool(block):
             self._unknown.append(stored)
             return [(bare, AS_IT_IS)]
-        return [(f"blocks.{block[1]}.{name}" if block else name, turn) for name, turn in within]
+        return [(self._architecture.full_name(block[1], name) if block else name, turn) for name, turn in within]
 
     def _info(self, name: str, stored: TensorInfo, turn: Turn) -> TensorInfo:
         try:
@@ -89,10 +87,15 @@ class TranslatedFile:
             raise CheckpointError(f"{stored.name} cannot have the shape ({shape}), if it is {name} in the layout {self.layout}") from None
 
     def _stored_name(self, name: str) -> str:
-        block = re.fullmatch(r"blocks\.([0-9]+)\.(.+)", name)
-        place = self._layout.places.get(block[2] if block else name, Place(block[2] if block else name))
-        stored = f"{self._layout.block}{block[1]}.{place.name}" if block else place.name
-        return stored if name == "head.weight" else self._prefix + stored
+        block, key = self._architecture.split(name)
+        place = self._layout.places.get(key, Place(key))
+        stored = f"{self._layout.block}{block}.{place.name}" if block else place.name
+        spec = self._architecture.by_key.get(name)
+        return stored if spec is not None and spec.role is Role.HEAD else self._prefix + stored
+
+    def _our_name(self) -> re.Pattern[str]:
+        outside = "|".join(re.escape(spec.name) for spec in self._architecture.outside)
+        return re.compile(rf"\b(?:{re.escape(self._architecture.block)}\d+\.\w+(?:\.\w+)*|{outside})")
 
 
 def _family(tensors: Mapping[str, TensorInfo]) -> str | None:
@@ -103,23 +106,29 @@ def _family(tensors: Mapping[str, TensorInfo]) -> str | None:
     return next(iter(found), None)
 
 
-def _layout(tensors: Mapping[str, TensorInfo], family: str | None, prefix: str, written_as: str | None) -> Layout:
+def _layout(tensors: Mapping[str, TensorInfo], family: str | None, prefix: str, written_as: str | None) -> tuple[Layout, Architecture]:
     if family == "fla":
-        return LAYOUTS["fla", "rwkv6" if _some(FLA_RWKV6, tensors) else "rwkv7"]
+        return _named("fla", architecture("rwkv6" if _some(FLA_RWKV6_MARK, tensors) else "rwkv7"))
     if family == "Hugging Face RWKV-6":
-        return LAYOUTS["hf", "rwkv6"]
+        return _named("hf", architecture("rwkv6"))
     shapes = {name.removeprefix(prefix): info.shape for name, info in tensors.items()}
-    if _some(WEB_RWKV6, shapes):
-        return LAYOUTS["web-rwkv", "rwkv6"]
-    arch = "rwkv6" if _some(r"blocks\.\d+\.att\.time_maa_", shapes) else "rwkv7"
+    if _some(WEB_RWKV6_MARK, shapes):
+        return _named("web-rwkv", architecture("rwkv6"))
     # web-rwkv puts no prefix before its names.
-    square = "blinkdl" if prefix else next((layout for layout in ("blinkdl", "web-rwkv") if layout == written_as), None)
-    return LAYOUTS[_orientation(shapes) or square or _refuse_square(shapes), arch]
+    square = "blinkdl" if prefix else written_as if written_as in ("blinkdl", "web-rwkv") else None
+    return _named(_orientation(shapes) or square or _refuse_square(shapes), marked(shapes) or newest_first()[0])
+
+
+def _named(name: str, architecture: Architecture) -> tuple[Layout, Architecture]:
+    found = layout_of(name, architecture)
+    if found is None:
+        raise CheckpointError(f"{architecture.title} is not read in the layout {name}, as the factors of this file lie; try BlinkDL's")
+    return found, architecture
 
 
 def _orientation(shapes: Mapping[str, tuple[int, ...]]) -> str | None:
     """By the first LoRA factor that is not square, where the width is known; without any, BlinkDL's: there is nothing to turn."""
-    width = next((shapes[name][-1] for name in ("emb.weight", "embeddings.weight") if name in shapes), None)
+    width = next((shapes[name][-1] for name in EMBEDDINGS if name in shapes), None)
     factors = [shape for name, shape in shapes.items() if re.fullmatch(FIRST_FACTOR, name)]
     for shape in factors:
         if len(shape) == 2 and shape[0] != shape[1] and width in shape:

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rwkvquant.checkpoints.names import FAMILIES
 from rwkvquant.checkpoints.tensor_info import TensorFile, TensorInfo
-from rwkvquant.checkpoints.translate import FAMILIES
 from rwkvquant.checkpoints.unpickler import StoredTensor, shown
 from rwkvquant.errors import CheckpointError
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from rwkvquant.kernels.state import Dims
+from rwkvquant.architectures import Dims
 
 NORM_EPS = 1e-5
 

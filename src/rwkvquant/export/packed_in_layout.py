@@ -19,11 +19,11 @@ class PackedInLayout:
     """
 
     def __init__(self, packed: PackedFile, layout: Layout) -> None:
-        self._packed, self._layout = packed, layout
+        self._packed, self._layout, self._split = packed, layout, packed.architecture.split
         self._slices = _slices(packed)
         self._held: dict[str, list[str]] = {}  # the layout's name -> ours, in their order inside the tensor
         for name in self._slices:
-            block, _ = _split(name)
+            block, _ = self._split(name)
             stored = (f"{layout.block}{block}." if block else "") + self._place(name).name
             self._held.setdefault(stored, []).append(name)
         for names in self._held.values():
@@ -37,7 +37,7 @@ class PackedInLayout:
         return self._place(self._held[stored][0]).turn.write(arrays)
 
     def _place(self, name: str) -> Place:
-        place = self._layout.places.get(_split(name)[1])
+        place = self._layout.places.get(self._split(name)[1])
         if place is None:
             raise ConfigError(f"the layout {self._layout.name} has no place for {name}; try --layout pth or safetensors")
         return place
@@ -63,11 +63,3 @@ def _slices(packed: PackedFile) -> dict[str, list[str]]:
         stem, _, index = name.rpartition(".")
         found.setdefault(stem if index.isdecimal() else name, []).append(name)
     return found
-
-
-def _split(name: str) -> tuple[str, str]:
-    """ "blocks.3.att.w1" -> ("3", "att.w1"); "emb.weight" -> ("", "emb.weight")"""
-    if not name.startswith("blocks."):
-        return "", name
-    _, block, inside = name.split(".", 2)
-    return block, inside

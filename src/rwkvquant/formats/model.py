@@ -1,4 +1,6 @@
-"""The `model` metadata: architecture and sizes, and the check that the tensors of the file agree with them.
+"""The `model` metadata: architecture, modality and sizes, and the check that the tensors of the file agree with them.
+
+Which sizes there are, which tensors must be there and in which shapes is said by the architecture (architectures/).
 
 Nothing may be allocated by a size before this check: sizes that pass are bounded by tensors that are really there.
 """
@@ -11,72 +13,98 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from rwkvquant.architectures import ARCHITECTURES, MATRIX_ROLES, SYMBOLS, Architecture, Dims, Role, TensorSpec
+from rwkvquant.architectures.dims import factor
 from rwkvquant.errors import FormatError
 from rwkvquant.formats import strict_json
 from rwkvquant.formats.strict_json import shown
 from rwkvquant.formats.table import TensorEntry
-from rwkvquant.kernels.state import Dims
 
-ARCHITECTURES = ("rwkv6", "rwkv7")
 _MAX_SIZE = 1 << 31
-_VECTOR_ROLES = ("elementwise", "norm", "bias")
 
 
-def encode_model(arch: str, dims: Dims) -> str:
-    return json.dumps({"arch": arch, "dims": dataclasses.asdict(dims)})
+def encode_model(arch: str, dims: Dims, modality: str | None = None) -> str:
+    """`modality` None is the architecture's own, which a file does not repeat. Raises FormatError for another than it has."""
+    architecture = ARCHITECTURES.get(arch)
+    if architecture is None:
+        raise _unknown(arch)
+    known = dataclasses.asdict(dims)
+    sizes = {name: known[name] for symbol, name in SYMBOLS.items() if symbol in architecture.symbols}
+    model: dict[str, Any] = {"arch": arch, "dims": sizes | {"ranks": dims.ranks}}
+    if modality not in (None, architecture.modality):
+        raise _other_modality(architecture, str(modality))
+    return json.dumps(model)
 
 
-def decode_model(text: str) -> tuple[str, Dims]:
-    """Raises FormatError for an unknown architecture or sizes that are none."""
+def decode_model(text: str) -> tuple[Architecture, Dims]:
+    """Raises FormatError for an unknown architecture, another modality than it has, or sizes that are none."""
     model = strict_json.parse_object(text, "the model")
     arch = strict_json.field(model, "arch", str, "the model")
-    if arch not in ARCHITECTURES:
-        raise FormatError(f"this version runs {' and '.join(ARCHITECTURES)}; the file holds {shown(arch)}. Try a newer rwkvquant.")
-    return arch, decode_dims(strict_json.field(model, "dims", dict, "the model"))
+    architecture = ARCHITECTURES.get(arch)
+    if architecture is None:
+        raise _unknown(arch)
+    modality = model.get("modality", architecture.modality)
+    if modality != architecture.modality:
+        raise _other_modality(architecture, modality)
+    return architecture, decode_dims(architecture, strict_json.field(model, "dims", dict, "the model"))
 
 
-def decode_dims(dims: dict[str, Any]) -> Dims:
-    """Raises FormatError if a size is missing or out of range."""
-    names = [item.name for item in dataclasses.fields(Dims) if item.name != "ranks"]
-    sizes = {name: _size(dims, name) for name in names}
+def decode_dims(architecture: Architecture, dims: dict[str, Any]) -> Dims:
+    """Raises FormatError if a size that the architecture has is missing or out of range; it may have others, which are passed over."""
+    sizes = {name: _size(dims, name) for symbol, name in SYMBOLS.items() if symbol in architecture.symbols}
     ranks = strict_json.field(dims, "ranks", dict, "dims")
     return Dims(**sizes, ranks={name: _size(ranks, name) for name in ranks})
 
 
-def check_dims(dims: Dims, tensors: Mapping[str, TensorEntry]) -> None:
+def check_dims(architecture: Architecture, dims: Dims, tensors: Mapping[str, TensorEntry]) -> None:
     """Raises FormatError if a tensor that fixes a size is missing, or any tensor's shape contradicts the sizes.
 
-    Whether all tensors of the architecture are there is asked by whoever loads the weights (architectures/ has the list).
+    Whether all tensors of the architecture are there is asked by whoever loads the weights.
     """
-    C, F, V = dims.width, dims.hidden, dims.vocab
-    if dims.heads * dims.head_size != C:
-        raise FormatError(f"heads x head_size must be the width {C}; got {dims.heads} x {dims.head_size}")
-    blocks = {name.split(".")[1] for name in tensors if name.startswith("blocks.")}
+    if broken := architecture.broken_rule(dims):
+        raise FormatError(broken)
+    blocks = {name.removeprefix(architecture.block).split(".")[0] for name in tensors if name.startswith(architecture.block)}
     if dims.layers != len(blocks) or blocks != {str(layer) for layer in range(dims.layers)}:
         raise FormatError(f"dims say {dims.layers} layers; the tensors are those of {len(blocks)} blocks")
 
-    anchors = {"emb.weight": (V, C), "head.weight": (V, C)}
-    for layer in range(dims.layers):
-        anchors |= {f"blocks.{layer}.att.receptance.weight": (C, C), f"blocks.{layer}.ffn.key.weight": (F, C)}
-    for name, shape in anchors.items():
+    for name, spec, layer in architecture.specs(dims.layers):
+        fixes_a_size = spec.role in (Role.EMBEDDING, Role.HEAD) if layer is None else spec.name in architecture.anchors
+        if not fixes_a_size:
+            continue
+        shape = spec.forward_shape(dims)
         if name not in tensors:
             raise FormatError(f"every model has a tensor {name}; this file has none")
         if tensors[name].shape != shape:
             raise _contradiction(tensors[name], shape)
+    by_role: dict[str, list[tuple[Any, ...]]] = {}
+    for spec in architecture.by_key.values():
+        by_role.setdefault(str(spec.role), []).append(_forward_axes(spec, dims))
     for entry in tensors.values():
-        _check_role(entry, dims)
+        shapes = by_role.get(entry.role, [])
+        if not any(_fits(entry, shape) for shape in shapes):
+            raise _contradiction(entry, shapes[0] if shapes else ())
 
 
-def _check_role(entry: TensorEntry, dims: Dims) -> None:
-    C, F = dims.width, dims.hidden
-    if entry.role == "projection" and entry.shape not in ((C, C), (F, C), (C, F)):
-        raise _contradiction(entry, (C, C))
-    if entry.role == "lora" and C not in entry.shape:
-        raise _contradiction(entry, (C, "rank"))
-    if entry.role in _VECTOR_ROLES and math.prod(entry.shape) != C:
-        raise _contradiction(entry, (1, C))
-    if entry.role == "state" and math.prod(entry.shape) != C * dims.head_size:
-        raise _contradiction(entry, (dims.heads, dims.head_size, dims.head_size))
+def _forward_axes(spec: TensorSpec, dims: Dims) -> tuple[Any, ...]:
+    """The shape of one part of a tensor, with words for ranks: these are held to each other when the weights are loaded."""
+    known = {symbol: size for symbol, size in dims.by_symbol().items() if symbol in SYMBOLS}
+    axes = [axis if isinstance(axis, int) else known.get(factor(axis)[1], "rank") for axis in spec.shape[1 if spec.slices else 0 :]]
+    return tuple(reversed(axes)) if spec.transposed else tuple(axes)
+
+
+def _fits(entry: TensorEntry, axes: tuple[Any, ...]) -> bool:
+    """Matrices have their shape; whatever is no matrix may be stored flat."""
+    if entry.role not in MATRIX_ROLES:
+        return math.prod(entry.shape) == math.prod(axes)
+    return len(entry.shape) == len(axes) and all(axis in ("rank", size) for axis, size in zip(axes, entry.shape, strict=True))
+
+
+def _unknown(arch: str) -> FormatError:
+    return FormatError(f"this version runs {' and '.join(ARCHITECTURES)}; the file holds {shown(arch)}. Try a newer rwkvquant.")
+
+
+def _other_modality(architecture: Architecture, modality: Any) -> FormatError:
+    return FormatError(f"the modality of {architecture.title} is {architecture.modality}; the file says {shown(modality)}")
 
 
 def _contradiction(entry: TensorEntry, shape: tuple[Any, ...]) -> FormatError:

@@ -59,7 +59,8 @@ class PackedFile:
         metadata = header.metadata
         self._header, self._data = header, data[header.data_start :]
         _check_version(metadata)
-        self.arch, self.dims = decode_model(_text(metadata, "model"))
+        self.architecture, self.dims = decode_model(_text(metadata, "model"))
+        self.arch = self.architecture.name
         self.quantization_config = strict_json.parse_object(_text(metadata, "quantization_config"), "quantization_config")
         if self.quantization_config.get("quant_method") != FORMAT:
             raise FormatError(f"quant_method must be {FORMAT}; got {shown(self.quantization_config.get('quant_method'))}")
@@ -68,7 +69,7 @@ class PackedFile:
         self._tokenizer_checksums: dict[str, int] = {}
         self.tokenizer = self._read_tokenizer(_text(metadata, "tokenizer"))
         _check_claims(header, self.tensors, list(self._tokenizer_checksums))
-        check_dims(self.dims, self.tensors)
+        check_dims(self.architecture, self.dims, self.tensors)
 
     def entry(self, name: str) -> TensorEntry:
         """Raises FormatError if the file has no such tensor."""

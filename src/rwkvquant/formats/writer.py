@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rwkvquant.architectures import Dims, architecture
 from rwkvquant.codecs import QTensor
 from rwkvquant.errors import ConfigError, FormatError
 from rwkvquant.formats import disk
@@ -32,7 +33,6 @@ from rwkvquant.formats.reader import FORMAT, FORMAT_VERSION, TOKENIZER_PREFIX, o
 from rwkvquant.formats.spool import Spool
 from rwkvquant.formats.table import TensorEntry, decode_table, encode_table
 from rwkvquant.formats.tokenizer_data import TokenizerData
-from rwkvquant.kernels.state import Dims
 from rwkvquant.kernels.tiles import padded
 
 DISTRIBUTION = "rwkv-hybridquant"
@@ -154,7 +154,7 @@ class ContainerWriter:
     def finish(
         self, *, model: Mapping[str, Any], quantization_config: Mapping[str, Any], tokenizer: TokenizerData, provenance: Mapping[str, Any]
     ) -> None:
-        """Write, sync, verify and rename. `model` is {"arch": ..., "dims": Dims or its fields as a mapping}.
+        """Write, sync, verify and rename. `model` is {"arch": ..., "dims": Dims or its fields as a mapping}, perhaps with "modality".
 
         Raises FormatError if the file would break docs/format.md, RwkvQuantError for a full disk. Either leaves no file.
         """
@@ -184,12 +184,14 @@ class ContainerWriter:
         self, model: Mapping[str, Any], quantization_config: Mapping[str, Any], tokenizer: TokenizerData, provenance: Mapping[str, Any]
     ) -> dict[str, str]:
         dims = model["dims"]
+        if not isinstance(dims, Dims):
+            dims = decode_dims(architecture(model["arch"]), dict(dims))
         config = {"quant_method": FORMAT, "version": FORMAT_VERSION} | dict(quantization_config)
         package = {"package": DISTRIBUTION, "package_version": package_version()}
         return {
             "format": FORMAT,
             "format_version": FORMAT_VERSION,
-            "model": encode_model(model["arch"], dims if isinstance(dims, Dims) else decode_dims(dict(dims))),
+            "model": encode_model(model["arch"], dims, model.get("modality")),
             "quantization_config": _json(config),
             "provenance": _json(package | dict(provenance)),
             "tokenizer": self._put_tokenizer(tokenizer),

@@ -1,58 +1,95 @@
-"""Sizes of a model, and the recurrent state that its step carries from token to token.
+"""The recurrent state that a step carries from token to token: named arrays, as an architecture describes them.
 
-    L  layers    C  width    F  hidden width of the channel mix    V  vocabulary    H  heads    N  head size    B  sequences
-
-Both architectures have the same state: the last input of each token shift, and one N x N matrix a head.
+A specification names the axes of each array by symbols: L layers, B sequences, the sizes of the model (C width, H heads, N head size),
+and T, the tokens that were read, for an array that grows with every token. The RWKV family has arrays of fixed size only.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
-class Dims:
-    """All sizes of a model. `ranks` are those of its LoRA pairs by the symbols of architectures/, {"Rw": 64, ...}."""
+class StateArray:
+    """One array of a state: its name and the symbols of its axes. Every array has an axis B."""
 
-    layers: int
-    width: int
-    hidden: int
-    vocab: int
-    heads: int
-    head_size: int
-    ranks: dict[str, int] = field(default_factory=dict)
+    name: str
+    axes: tuple[str, ...]
+
+    @property
+    def grows(self) -> bool:
+        """Whether it has a part for each token that was read."""
+        return "T" in self.axes
+
+    @property
+    def batch_axis(self) -> int:
+        return self.axes.index("B")
+
+    def shape(self, sizes: Mapping[str, int], batch: int = 1) -> tuple[int, ...]:
+        """Of `batch` sequences before the first token; `sizes` by the model's symbols."""
+        known = {**sizes, "B": batch, "T": 0}
+        return tuple(known[axis] for axis in self.axes)
+
+    def alone(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
+        """The shape for one sequence, without the axis B, as files have it."""
+        shape = self.shape(sizes)
+        return shape[: self.batch_axis] + shape[self.batch_axis + 1 :]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class State:
-    """The recurrent state of B sequences, float32. A step returns a new one and leaves this one as it was.
+    """The recurrent state of B sequences, float32: arrays in the order of `spec`, each also by its name, `state.wkv`.
 
-    att_shift, ffn_shift (L, B, C): the inputs of the previous token's mixes, after ln1 and ln2;
-    wkv (L, B, H, N, N), indexed [value, key] in both architectures.
+    A step returns a new one and leaves this one as it was. Gives up: growing arrays of different lengths side by side.
     """
 
-    att_shift: NDArray[np.float32]
-    ffn_shift: NDArray[np.float32]
-    wkv: NDArray[np.float32]
+    spec: tuple[StateArray, ...]
+    arrays: tuple[NDArray[np.float32], ...]
 
     @classmethod
-    def zeros(cls, dims: Dims, batch: int = 1) -> State:
-        shift = (dims.layers, batch, dims.width)
-        wkv = (dims.layers, batch, dims.heads, dims.head_size, dims.head_size)
-        return cls(np.zeros(shift, np.float32), np.zeros(shift, np.float32), np.zeros(wkv, np.float32))
+    def zeros(cls, spec: Sequence[StateArray], sizes: Mapping[str, int], batch: int = 1) -> State:
+        return cls(tuple(spec), tuple(np.zeros(array.shape(sizes, batch), np.float32) for array in spec))
+
+    @classmethod
+    def side_by_side(cls, states: Sequence[State]) -> State:
+        """The sequences of all states in one, in their order."""
+        spec = states[0].spec
+        parts = zip(spec, zip(*(state.arrays for state in states), strict=True), strict=True)
+        return cls(spec, tuple(np.concatenate(arrays, axis=array.batch_axis) for array, arrays in parts))
+
+    def __getattr__(self, name: str) -> NDArray[np.float32]:
+        if name not in ("spec", "arrays"):  # which are missing while an object is being unpickled
+            for array, values in zip(self.spec, self.arrays, strict=True):
+                if array.name == name:
+                    return values
+        raise AttributeError(name)
+
+    def named(self) -> dict[str, NDArray[np.float32]]:
+        return {array.name: values for array, values in zip(self.spec, self.arrays, strict=True)}
 
     @property
     def batch(self) -> int:
-        return self.att_shift.shape[1]
+        return self.arrays[0].shape[self.spec[0].batch_axis]
+
+    def map(self, change: Callable[[NDArray[np.float32]], NDArray[Any]]) -> State:
+        """A state of what `change` gives for each array."""
+        return State(self.spec, tuple(map(change, self.arrays)))
 
     def copy(self) -> State:
-        return State(self.att_shift.copy(), self.ffn_shift.copy(), self.wkv.copy())
+        return self.map(lambda array: array.copy())
+
+    def put(self, slots: Sequence[int], values: State) -> None:
+        """Write sequence i of `values` to place `slots[i]` of this state, in place."""
+        for array, own, new in zip(self.spec, self.arrays, values.arrays, strict=True):
+            np.moveaxis(own, array.batch_axis, 0)[list(slots)] = np.moveaxis(new, array.batch_axis, 0)
 
     def select(self, indices: Sequence[int] | NDArray[np.integer]) -> State:
         """A copy of the sequences named by `indices`, in that order: keep those that still run, or repeat one."""
         chosen = np.asarray(indices, dtype=np.intp)
-        return State(self.att_shift[:, chosen], self.ffn_shift[:, chosen], self.wkv[:, chosen])
+        parts = zip(self.spec, self.arrays, strict=True)
+        return State(self.spec, tuple(np.take(values, chosen, axis=array.batch_axis) for array, values in parts))

@@ -1,7 +1,7 @@
 """The forward in torch: sequences and batches, dense and quantised weights alike."""
 
 from rwkvquant.models.layers import BlockState, Tap, Weights
-from rwkvquant.models.model import ModelState, TorchModel, architecture
+from rwkvquant.models.model import ModelState, TorchModel, forward_of
 from rwkvquant.models.quantized import QuantizedMatrix, linear
 from rwkvquant.models.source import CheckpointSource, PackedSource, WeightSource
 
@@ -15,6 +15,6 @@ __all__ = [
     "TorchModel",
     "WeightSource",
     "Weights",
-    "architecture",
+    "forward_of",
     "linear",
 ]

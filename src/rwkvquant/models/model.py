@@ -4,24 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
+from importlib import import_module
 from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from rwkvquant.errors import TokenizerError
-from rwkvquant.models import rwkv6, rwkv7
+from rwkvquant.errors import ConfigError, TokenizerError
 from rwkvquant.models.layers import BlockState
 from rwkvquant.models.source import WeightSource
 
-ARCHITECTURES: dict[str, ModuleType] = {"rwkv6": rwkv6, "rwkv7": rwkv7}
 ModelState = tuple[BlockState, ...]
 
 
-def architecture(arch: str) -> ModuleType:
-    """The module of an architecture, with `embed`, `block` and `head`."""
-    return ARCHITECTURES[arch]
+def forward_of(arch: str) -> ModuleType:
+    """The module models/<arch>.py, with `embed`, `block` and `head`. Raises ConfigError for an architecture without one."""
+    try:
+        return import_module(f"rwkvquant.models.{arch}")
+    except ModuleNotFoundError as error:
+        if error.name != f"rwkvquant.models.{arch}":
+            raise
+        raise ConfigError(f"there is no torch forward for {arch}: it can be read and packed, not run in torch") from None
 
 
 class TorchModel:
@@ -40,7 +44,7 @@ class TorchModel:
         """
         if tokens.numel() and not 0 <= int(tokens.min()) <= int(tokens.max()) < self.dims.vocab:
             raise TokenizerError(f"tokens must lie in 0 to {self.dims.vocab - 1}; got {int(tokens.min())} to {int(tokens.max())}")
-        module = architecture(self.arch)
+        module = forward_of(self.arch)
         x, carry = module.embed(self._globals, tokens.to(self._device)), None
         after = []
         for layer in range(self.dims.layers):
@@ -54,8 +58,7 @@ class TorchModel:
 
     @property
     def _device(self) -> torch.device:
-        device: torch.device = self._globals["ln_out.weight"].device
-        return device
+        return next(weight.device for weight in self._globals.values() if isinstance(weight, Tensor))  # norms are never codes
 
     def _block(self, layer: int) -> dict[str, Any]:
         if layer not in self._blocks:

@@ -1,8 +1,8 @@
 """Where the torch forward gets its weights: a layer at a time, from a checkpoint or from a packed file.
 
 Names are the checkpoint's own: full for what stands outside of the layers, relative to the layer inside ("att.key.weight"). Matrices are
-(out, in), vectors flat (C,), att.r_k and att.time_faaaa (H, N), att.time_state (H, N, N); RWKV-6's time_maa_w2 is five
-matrices, "att.time_maa_w2.0" to ".4". ln0, which normalises the embedding, counts as global. float32, or QuantizedMatrix.
+(out, in), vectors flat (C,), what is used by heads (H, N) or (H, N, N); a sliced tensor is as many matrices, "att.time_maa_w2.0" to ".4".
+ln0, which normalises the embedding, counts as global. float32, or QuantizedMatrix.
 """
 
 from __future__ import annotations
@@ -16,16 +16,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from rwkvquant.architectures import MATRIX_ROLES, Dims, TensorSpec, architecture
 from rwkvquant.checkpoints import Checkpoint
-from rwkvquant.checkpoints.detect import all_specs, is_unused
-from rwkvquant.checkpoints.shapes import forward_shape
 from rwkvquant.codecs import DenseTensor
 from rwkvquant.errors import FormatError
 from rwkvquant.formats.container import PackedFile
-from rwkvquant.kernels.state import Dims
 from rwkvquant.models.quantized import QuantizedMatrix
-
-HEAD_VECTORS = ("att.r_k", "att.time_faaaa", "att.time_state")  # (H, N) and (H, N, N), which a packed file may keep flat
 
 
 class WeightSource(Protocol):
@@ -58,7 +54,7 @@ class CheckpointSource:
     def block(self, layer: int) -> dict[str, Any]:
         return _collect(self, layer, self._read)
 
-    def _read(self, name: str, shape: tuple[int, ...]) -> Tensor | None:
+    def _read(self, name: str, spec: TensorSpec, shape: tuple[int, ...]) -> Tensor | None:
         if name in self._matrices:
             return _tensor(self._checkpoint.read_matrix(name), shape, self._device)
         if name in self._checkpoint.tensors:
@@ -82,11 +78,11 @@ class PackedSource:
     def block(self, layer: int) -> dict[str, Any]:
         return _collect(self, layer, self._read)
 
-    def _read(self, name: str, shape: tuple[int, ...]) -> Tensor | QuantizedMatrix | None:
+    def _read(self, name: str, spec: TensorSpec, shape: tuple[int, ...]) -> Tensor | QuantizedMatrix | None:
         if name not in self._packed.tensors:
             return None
         tensor: Any = self._packed.qtensor(name)
-        is_vector = len(shape) == 1 or name.endswith(HEAD_VECTORS)
+        is_vector = spec.role not in MATRIX_ROLES
         if math.prod(tensor.shape) != math.prod(shape) or (not is_vector and tensor.shape != shape):
             raise FormatError(f"{self._packed.path}: {name} must have the shape {shape} by the model's sizes; got {tensor.shape}")
         if is_vector or isinstance(tensor, DenseTensor):
@@ -94,27 +90,23 @@ class PackedSource:
         return QuantizedMatrix(tensor, self._device)
 
 
-def _collect(source: WeightSource, layer: int | None, read: Callable[[str, tuple[int, ...]], Any]) -> dict[str, Any]:
+def _collect(source: WeightSource, layer: int | None, read: Callable[[str, TensorSpec, tuple[int, ...]], Any]) -> dict[str, Any]:
     """All tensors of one layer, or with None the global ones.
 
-    `read` takes a logical name and the shape wanted, and gives None for a tensor that is not there.
+    `read` takes a logical name, its line of the table and the shape wanted, and gives None for a tensor that is not there.
     """
-    found = {}
-    for name, spec, spec_layer in all_specs(source.arch, source.dims.layers):
-        owner = None if spec.layers == "first" else spec_layer  # ln0 stands in the first layer's names, but before it
-        if owner != layer or is_unused(spec, spec_layer):
+    found, own = {}, architecture(source.arch)
+    for _, spec, at in own.used(source.dims.layers):
+        if own.owner(spec, at) != layer:
             continue
-        shape = forward_shape(spec, source.dims)
-        if spec.slices:
-            shape = shape[1:]
-        for suffix in [f".{i}" for i in range(int(spec.shape[0]))] if spec.slices else [""]:
-            weight = read(name + suffix, shape)
+        shape = spec.part_shape(source.dims)
+        for key in spec.parts:
+            name = key if at is None else own.full_name(at, key)
+            weight = read(name, spec, shape)
             if weight is not None:
-                found[(name if layer is None else spec.name) + suffix] = weight
+                found[name if layer is None else key] = weight
             elif not spec.optional:
-                raise FormatError(
-                    f"every {source.arch} model of {source.dims.layers} layers has the tensor {name + suffix}; this file lacks it"
-                )
+                raise FormatError(f"every {source.arch} model of {source.dims.layers} layers has the tensor {name}; this file lacks it")
     return found
 
 

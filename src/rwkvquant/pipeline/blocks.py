@@ -14,14 +14,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from rwkvquant.architectures import TABLES
 from rwkvquant.calibration.batches import FORWARD, fitting_batch
-from rwkvquant.calibration.collect import Beside, HiddenStates, advance, collect_block, collect_head, product_inputs
+from rwkvquant.calibration.collect import Beside, HiddenStates, advance, collect_block, collect_head
 from rwkvquant.calibration.partners import PartnerTap
 from rwkvquant.calibration.statistics import CrossStatistics, Importance
 from rwkvquant.checkpoints import Checkpoint
 from rwkvquant.config import QuantizeConfig
-from rwkvquant.models import QuantizedMatrix, architecture
+from rwkvquant.models import QuantizedMatrix, forward_of
 from rwkvquant.pipeline.tensors import Collected
 
 Weights = Mapping[str, Any]
@@ -33,16 +32,16 @@ class CalibrationText:
     def __init__(
         self, checkpoint: Checkpoint, config: QuantizeConfig, tokens: NDArray[np.int64], kept_out: int, work_dir: Path, device: torch.device
     ) -> None:
-        self._table, self._config, self._tokens = TABLES[checkpoint.arch], config, tokens
-        self._model: ModuleType = architecture(checkpoint.arch)
-        self._inputs = product_inputs(self._table)
+        self._architecture, self._config, self._tokens = checkpoint.architecture, config, tokens
+        self._model: ModuleType = forward_of(checkpoint.arch)
         self._device = device
         self._batch = fitting_batch(config.calibration.batch, tokens.shape[1] * checkpoint.dims.width, FORWARD)
         self._seen, self._kept_out = range(len(tokens) - kept_out), range(len(tokens) - kept_out, len(tokens))
 
         def stream(name: str) -> HiddenStates:
             rows, length = tokens.shape
-            return HiddenStates(work_dir, rows, length, checkpoint.dims.width, checkpoint.arch == "rwkv7", device, name)
+            carries = self._architecture.carry is not None
+            return HiddenStates(work_dir, rows, length, checkpoint.dims.width, carries, device, name)
 
         self._stream = stream("hidden")
         self._reference = stream("reference") if config.correction else None  # as the full-precision model sees the text
@@ -69,18 +68,18 @@ class CalibrationText:
     def collect(self, block: Weights, layer: int) -> Collected:
         """`block`: its weights as they were. Once a block: the full-precision model goes on to the next one with it."""
         make, reading = self._model.block, self._config.vector_codebook
-        tap = PartnerTap(self._table, lambda width: Importance(width, str(reading))) if reading else None
-        writers = {spec.name: spec.input for spec in self._table if spec.writes_residual and spec.input is not None}
+        tap = PartnerTap(self._architecture.table, lambda width: Importance(width, str(reading))) if reading else None
+        writers = self._architecture.residual_writers
         sums: dict[str, CrossStatistics] = {}
         beside = None
         if self._reference is not None and layer > 0:  # before the first block both streams differ by the embedding's rounding alone
             sums = {name: CrossStatistics(block[key]) for key, name in writers.items()}
             beside = Beside(make, block, sums, self._reference)
-        seen = collect_block(make, block, self._inputs, self._stream, self._batch, self._seen, tap, beside)
+        seen = collect_block(make, block, self._architecture, self._stream, self._batch, self._seen, tap, beside)
         judges = {}
         if self._kept_out and self._config.fall_back:
-            judges = collect_block(make, block, self._inputs, self._stream, self._batch, self._kept_out)
-        missing = {f"blocks.{layer}.{key}": sums[name] for key, name in writers.items() if sums}
+            judges = collect_block(make, block, self._architecture, self._stream, self._batch, self._kept_out)
+        missing = {self._architecture.full_name(layer, key): sums[name] for key, name in writers.items() if sums}
         return Collected(seen, judges, tap.sums if tap else {}, missing)
 
     def advance(self, quantised: Weights, block: Weights, layer: int) -> None:
@@ -91,7 +90,7 @@ class CalibrationText:
             advance(self._model.block, block, self._reference, self._batch, self._kept_out if layer > 0 else None)
 
     def collect_head(self, outer: Weights) -> Collected:
-        return Collected({"head.x": collect_head(self._model.head, outer, self._stream, self._batch, self._seen)})
+        return Collected(collect_head(self._model.head, outer, self._architecture, self._stream, self._batch, self._seen))
 
     def _chosen(self, rows: slice) -> torch.Tensor:
         return torch.from_numpy(self._tokens[rows]).to(self._device)

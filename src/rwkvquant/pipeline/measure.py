@@ -20,7 +20,7 @@ from rwkvquant.calibration.sensitivity import Backward, Story
 from rwkvquant.calibration.statistics import Sensitivity
 from rwkvquant.checkpoints import Checkpoint, LogicalMatrix
 from rwkvquant.config import QuantizeConfig
-from rwkvquant.models import CheckpointSource, architecture
+from rwkvquant.models import CheckpointSource, forward_of
 from rwkvquant.pipeline.allocation import give_back
 from rwkvquant.pipeline.matrices import quantize_matrix, quantizer_options, sampled_rows
 from rwkvquant.pipeline.plan_file import Candidate, Measured, from_json, to_json
@@ -54,19 +54,19 @@ def measure(
 
     Raises StoppedError behind a block if the job was asked to stop.
     """
-    source, module = CheckpointSource(checkpoint, device), architecture(checkpoint.arch)
+    source, module = CheckpointSource(checkpoint, device), forward_of(checkpoint.arch)
     story = Story(
         embed=module.embed,
         block=module.block,
         head=module.head,
         globals=source.globals,
         weights_of=source.block,
+        architecture=checkpoint.architecture,
         layers=checkpoint.dims.layers,
         width=checkpoint.dims.width,
-        carries=checkpoint.arch == "rwkv7",
         device=device,
     )
-    matrices = {(m.layer, _key(m)): m for m in checkpoint.logical_matrices() if m.spec.role in QUANTIZED_ROLES}
+    matrices = {(m.layer, m.key): m for m in checkpoint.logical_matrices() if m.spec.role in QUANTIZED_ROLES}
     settings = allowed_settings(config, [m.name for m in matrices.values()])
     progress.phase("pass 1: sensitivities")
     shapes = [m.shape for m in matrices.values()]
@@ -107,10 +107,6 @@ def _kept(journal: Journal, backward: Backward) -> dict[str, Measured] | None:
 def _note(journal: Journal, backward: Backward, found: dict[str, Measured], behind: str) -> None:
     if journal.lasting:
         journal.note({"complete": False, "backward": backward.state(), "tensors": to_json(found)}, behind)
-
-
-def _key(matrix: LogicalMatrix) -> str:
-    return matrix.name.removeprefix(f"blocks.{matrix.layer}.")
 
 
 def _measure_matrix(

@@ -35,7 +35,7 @@ class PlannedTensor:
     @property
     def key(self) -> str:
         """Its name among the weights of its block, or of the whole model."""
-        return self.name if self.layer is None else self.name.removeprefix(f"blocks.{self.layer}.")
+        return self.name if self.layer is None else self.spec.name + self.name.removeprefix(self.source)
 
     @property
     def codec(self) -> CodecConfig:
@@ -62,7 +62,7 @@ def make_plan(checkpoint: Checkpoint, config: QuantizeConfig, chosen: Mapping[st
 
     plan = []
     for name, spec, layer in checkpoint.specs():
-        owner = None if spec.layers == "first" else layer
+        owner = checkpoint.architecture.owner(spec, layer)
         source_shape = checkpoint.tensors[name].shape
         if name in matrices:
             for matrix in matrices[name]:

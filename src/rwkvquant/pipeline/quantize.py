@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from rwkvquant.architectures import Role
+from rwkvquant.architectures import MATRIX_ROLES, Role
 from rwkvquant.calibration.samples import calibration_rows, load_documents
 from rwkvquant.checkpoints import Checkpoint, open_checkpoint
 from rwkvquant.config import CalibrationConfig, QuantizeConfig
@@ -49,7 +49,6 @@ from rwkvquant.runtime.tokenizer import Tokenizer, load_tokenizer
 BEHIND = {Role.HEAD}  # quantised last, with the statistics of what the quantised blocks give it
 BEFORE = set(Role) - BEHIND
 BLOCK = set(Role)
-LARGE = ("emb.weight", "head.weight")
 KEPT_OUT = 8  # one document in so many is kept out of what quantisers see, and judges them
 
 
@@ -107,7 +106,8 @@ def _quantize(source: Path, output: Path, config: QuantizeConfig, progress: Prog
                 progress.phase("embedding the calibration text")
                 text.embed(outer, original)
             done.note(0, "the embedding")
-        outer = {name: weight for name, weight in outer.items() if name not in LARGE}  # the head is read again when its turn comes
+        large = {spec.name for spec in checkpoint.architecture.outside if spec.role in MATRIX_ROLES}
+        outer = {name: weight for name, weight in outer.items() if name not in large}  # the head is read again when its turn comes
         del original
 
         for layer in range(done.blocks or 0, layers):

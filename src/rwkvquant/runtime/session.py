@@ -22,13 +22,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rwkvquant.architectures import architecture
 from rwkvquant.checkpoints import open_checkpoint
 from rwkvquant.errors import ConfigError
 from rwkvquant.formats.container import open_packed
 from rwkvquant.formats.header import LENGTH_BYTES, PREFIX
 from rwkvquant.formats.tokenizer_data import TokenizerData
 from rwkvquant.kernels import dispatch
-from rwkvquant.kernels.state import State as Recurrent
 from rwkvquant.runtime.engines.base import Engine, Which, checked_tokens
 from rwkvquant.runtime.engines.native import ACTIVATIONS, NativeEngine
 from rwkvquant.runtime.engines.reference import ReferenceEngine
@@ -73,7 +73,7 @@ def is_packed(path: str | os.PathLike[str]) -> bool:
 
 
 class Model:
-    """`arch` "rwkv7" | "rwkv6"; `dims` all sizes. Calls do not change the model, nor any state they are given: slots have their own."""
+    """`arch` names its architecture; `dims` all sizes. Calls change neither the model nor a state they are given: slots have their own."""
 
     def __init__(
         self,
@@ -84,7 +84,7 @@ class Model:
         activations: str | None = None,
     ) -> None:
         self.arch, self.dims = weights.arch, weights.dims
-        self._time_state = weights.time_state
+        self._architecture, self._start = architecture(weights.arch), weights.start
         self._require_whole = weights.require_whole
         self._engine = _engine(weights, threads, activations)
         self._tokenizer_name, self._packed_tokenizer = tokenizer, packed_tokenizer
@@ -113,9 +113,10 @@ class Model:
 
     def initial_state(self) -> State:
         """The state of a model that has read nothing: zeros, or the tuned state that came with the weights."""
-        recurrent = Recurrent.zeros(self.dims)
-        if self._time_state is not None:
-            recurrent.wkv[:, 0] = self._time_state
+        recurrent = self._architecture.zero_state(self.dims)
+        for array, values in zip(recurrent.spec, recurrent.arrays, strict=True):
+            if array.name in self._start:
+                values[:] = np.expand_dims(self._start[array.name], array.batch_axis)
         return State(self.arch, recurrent)
 
     def forward(self, tokens: Sequence[int], state: State | None = None, logits: Which = "last") -> tuple[Logits, State]:
@@ -149,7 +150,7 @@ class Model:
         """Room for `count` sequences that are decoded in place, side by side (states/pool.py). Raises ConfigError below 1."""
         if not 1 <= count <= MAX_SLOTS:
             raise ConfigError(f"a model has 1 to {MAX_SLOTS} slots at a time; got {count}")
-        return Slots(self._engine, self.dims, Recurrent.zeros(self.dims, count), self.initial_state())
+        return Slots(self._engine, self.dims, self._architecture.zero_state(self.dims, count), self.initial_state())
 
     def stream(
         self,

@@ -14,22 +14,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rwkvquant.architectures import Role, TensorSpec
+from rwkvquant.architectures import MATRIX_ROLES, Dims, Role, TensorSpec, architecture
 from rwkvquant.checkpoints import Checkpoint
-from rwkvquant.checkpoints.detect import all_specs, is_unused
-from rwkvquant.checkpoints.shapes import forward_shape
 from rwkvquant.codecs import DenseTensor, QTensor
 from rwkvquant.errors import FormatError
 from rwkvquant.formats.container import PackedFile
 from rwkvquant.formats.layout import TensorParams, unpack
 from rwkvquant.formats.layout_sizes import ALIGNMENT
 from rwkvquant.kernels.bfloat import narrow_exactly, widen_bfloat
-from rwkvquant.kernels.state import Dims
 
 Array = NDArray[np.float32]
 BFLOAT = "dense.bf16"
 DENSE = {"float16": "dense.f16", "uint16": BFLOAT, "float32": "dense.f32"}
-MATRICES = (Role.PROJECTION, Role.LORA, Role.HEAD, Role.EMBEDDING)  # others may be stored flat, as (1, C), or as (1, 1, C)
 
 
 @dataclass(frozen=True)
@@ -61,9 +57,9 @@ class Stored:
 class Weights:
     """By the checkpoint's names; slices of a stack are matrices of their own, "blocks.0.att.time_maa_w2.3".
 
-    `matrices` (out, in), without the embedding, which is (vocab, C), before ln0. `time_state` is a tuned initial wkv
-    (L, H, N, N), [value, key], or None. `require_whole` raises FormatError if the file behind the arrays became shorter: reading
-    them then would end the process.
+    `matrices` (out, in), without the embedding, which is (vocab, C), before ln0. `start` has arrays of the recurrent state as a tuned
+    model begins with them, for one sequence: {} or {"wkv": (L, H, N, N)}, [value, key]. `require_whole` raises FormatError if the
+    file behind the arrays became shorter: reading them then would end the process.
     """
 
     arch: str
@@ -71,7 +67,7 @@ class Weights:
     matrices: dict[str, Stored]
     vectors: dict[str, Array]
     embedding: Stored
-    time_state: Array | None
+    start: dict[str, Array]
     require_whole: Callable[[], None] = lambda: None
 
 
@@ -92,7 +88,7 @@ def packed_weights(packed: PackedFile) -> Weights:
     """Raises FormatError for a tensor that is missing or does not have the shape that the file's dimensions ask for."""
 
     def read(name: str, spec: TensorSpec) -> list[Stored] | None:
-        names = [f"{name}.{index}" for index in range(int(spec.shape[0]))] if spec.slices else [name]
+        names = [name + part.removeprefix(spec.name) for part in spec.parts]
         if any(name not in packed.tensors for name in names):
             return None
         return [Stored(packed.tensors[name].layout, packed.tensors[name].params, packed.arrays(name)) for name in names]
@@ -103,28 +99,27 @@ def packed_weights(packed: PackedFile) -> Weights:
 def _weights(arch: str, dims: Dims, read: Callable[[str, TensorSpec], list[Stored] | None]) -> Weights:
     matrices: dict[str, Stored] = {}
     vectors: dict[str, Array] = {}
-    time_states: list[Array] = []
-    for name, spec, layer in all_specs(arch, dims.layers):
-        if is_unused(spec, layer):
-            continue
+    starts: dict[str, list[Array]] = {}
+    own = architecture(arch)
+    for name, spec, _ in own.used(dims.layers):
         parts = read(name, spec)
         if parts is None:
             if not spec.optional:
                 raise FormatError(f"every {arch} model of {dims.layers} layers has the tensor {name}; this file lacks it")
             continue
-        shape = forward_shape(spec, dims)
-        part_shape = shape[1:] if spec.slices else shape
+        shape, part_shape = spec.forward_shape(dims), spec.part_shape(dims)
         for part in parts:
             found = part.params.shape
-            if found != part_shape if spec.role in MATRICES else math.prod(found) != math.prod(shape):
+            if found != part_shape if spec.role in MATRIX_ROLES else math.prod(found) != math.prod(shape):
                 raise FormatError(f"{name} must have the shape {part_shape} by the model's sizes; got {found}")
-        if spec.role in MATRICES:
+        if spec.role in MATRIX_ROLES:
             matrices |= {f"{name}.{index}" if spec.slices else name: part for index, part in enumerate(parts)}
         elif spec.role is Role.STATE:
-            time_states.append(parts[0].qtensor().decode().reshape(shape))
+            starts.setdefault(str(spec.starts), []).append(parts[0].qtensor().decode().reshape(shape))
         else:
             vectors[name] = parts[0].qtensor().decode().reshape(shape)
-    if len(time_states) not in (0, dims.layers):
-        raise FormatError(f"a tuned state has one time_state a layer; this file has {len(time_states)} for {dims.layers} layers")
-    embedding = matrices.pop("emb.weight")
-    return Weights(arch, dims, matrices, vectors, embedding, np.stack(time_states) if time_states else None)
+    for array, layers in starts.items():
+        if len(layers) != dims.layers:
+            raise FormatError(f"a tuned state has one {array} a layer; this file has {len(layers)} for {dims.layers} layers")
+    embedding = matrices.pop(own.embedding.name)
+    return Weights(arch, dims, matrices, vectors, embedding, {array: np.stack(layers) for array, layers in starts.items()})

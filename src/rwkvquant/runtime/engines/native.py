@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rwkvquant.architectures import SYMBOLS, architecture
 from rwkvquant.errors import FormatError
 from rwkvquant.formats.layout import Layout, parse_layout
 from rwkvquant.kernels import dispatch
@@ -35,19 +36,19 @@ class NativeEngine:
         self._step_tokens = int(native.MAX_TOKENS)
         self._vocab = weights.dims.vocab
         dims = weights.dims
-        sizes = {name: getattr(dims, name) for name in ("layers", "width", "hidden", "vocab", "heads", "head_size")}
+        sizes = {name: getattr(dims, name) for name in SYMBOLS.values()}
         vectors = {name: np.ascontiguousarray(values, np.float32).reshape(-1) for name, values in weights.vectors.items()}
         try:
             matrices = {name: _held(native, name, _matrix(stored)) for name, stored in weights.matrices.items()}
-            embedding = _held(native, "emb.weight", _embedding(weights.embedding))
+            embedding = _held(native, architecture(weights.arch).embedding.name, _embedding(weights.embedding))
             self._engine = native.Engine(weights.arch, sizes, matrices, vectors, embedding, threads, activations == "int8")
         except ValueError as error:
             raise FormatError(str(error)) from None
 
     def read(self, sequences: Sequence[Sequence[int]], state: State, which: Which) -> tuple[list[Array], State]:
         """See base.py."""
-        before = State(*(np.require(part, np.float32, ["C", "A"]) for part in (state.att_shift, state.ffn_shift, state.wkv)))
-        after = State(*map(np.empty_like, (before.att_shift, before.ffn_shift, before.wkv)))
+        before = state.map(lambda part: np.require(part, np.float32, ["C", "A"]))
+        after = before.map(np.empty_like)
         return self._read(sequences, before, after, range(len(sequences)), which), after
 
     def advance(self, sequences: Sequence[Sequence[int]], state: State, slots: Sequence[int], which: Which) -> list[Array]:
@@ -101,8 +102,7 @@ class NativeEngine:
     def _step(self, tokens: list[int], parts: list[tuple[int, int]], before: State, after: State, wanted: list[int], logits: Array) -> None:
         self._require_whole()
         ids, indices = np.array(tokens, np.uint32), np.array(wanted, np.uint32)
-        from_arrays = before.att_shift, before.ffn_shift, before.wkv
-        self._engine.forward(ids, parts, *from_arrays, after.att_shift, after.ffn_shift, after.wkv, indices, logits)
+        self._engine.forward(ids, parts, *before.arrays, *after.arrays, indices, logits)
 
 
 def _held(native: ModuleType, name: str, described: dict[str, Any]) -> Any:

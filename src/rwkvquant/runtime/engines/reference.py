@@ -6,20 +6,20 @@ Matrices are decoded once, 4 bytes a weight: right, slow, and for small models.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
 from typing import Any
 
 import numpy as np
 
+from rwkvquant.architectures import architecture
 from rwkvquant.codecs import DenseTensor, QTensor, UniformTensor
-from rwkvquant.kernels import rwkv6, rwkv7
+from rwkvquant.errors import ConfigError
 from rwkvquant.kernels.state import State
 from rwkvquant.runtime.engines.base import Array, Which
-from rwkvquant.runtime.states.arrays import put
 from rwkvquant.runtime.weights import Weights
 
-STEPS = {"rwkv6": rwkv6.step, "rwkv7": rwkv7.step}
-SLICES = 5  # of att.time_maa_w2
+Step = Callable[[Mapping[str, Array], Array, State], tuple[Array, State]]
 
 
 class ReferenceEngine:
@@ -30,17 +30,18 @@ class ReferenceEngine:
 
     def __init__(self, weights: Weights) -> None:
         self._require_whole = weights.require_whole
-        self._step = STEPS[weights.arch]
+        self._step = step_of(weights.arch)
         self._embed = row_reader(weights.embedding.qtensor())
         tensors = weights.vectors | {name: stored.qtensor().decode() for name, stored in weights.matrices.items()}
-        for name in [name.removesuffix(".0") for name in tensors if name.endswith("time_maa_w2.0")]:
-            tensors[name] = np.stack([tensors.pop(f"{name}.{index}") for index in range(SLICES)])
+        for name, spec, _ in architecture(weights.arch).used(weights.dims.layers):
+            if spec.slices:
+                tensors[name] = np.stack([tensors.pop(f"{name}.{index}") for index in range(len(spec.parts))])
         self._tensors = tensors
 
     def advance(self, sequences: Sequence[Sequence[int]], state: State, slots: Sequence[int], which: Which) -> list[Array]:
         """See base.py."""
         rows, after = self.read(sequences, state.select(slots), which)
-        put(state, slots, after)
+        state.put(slots, after)
         return rows
 
     def read(self, sequences: Sequence[Sequence[int]], state: State, which: Which) -> tuple[list[Array], State]:
@@ -60,9 +61,18 @@ class ReferenceEngine:
                     rows[i].append(logits[slot])
                 if ends:
                     after[i] = state.select([slot])
-        ends_of = [part for part in after if part is not None]
-        joined = State(*(np.concatenate([getattr(part, f.name) for part in ends_of], axis=1) for f in dataclasses.fields(State)))
-        return [np.stack(row) for row in rows], joined
+        return [np.stack(row) for row in rows], State.side_by_side([part for part in after if part is not None])
+
+
+def step_of(arch: str) -> Step:
+    """`step` of kernels/<arch>.py. Raises ConfigError for an architecture without one."""
+    try:
+        step: Step = import_module(f"rwkvquant.kernels.{arch}").step
+    except ModuleNotFoundError as error:
+        if error.name != f"rwkvquant.kernels.{arch}":
+            raise
+        raise ConfigError(f"there is no step in NumPy for {arch}: it can be read and packed, not run") from None
+    return step
 
 
 def row_reader(tensor: QTensor) -> Callable[[Sequence[int]], Array]:

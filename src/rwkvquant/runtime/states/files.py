@@ -1,6 +1,6 @@
 """What a model remembers of everything it has read: its size does not depend on how much that was.
 
-On disk it is a .safetensors file with the three arrays of kernels/state.py (one sequence, so B is gone) and the metadata
+On disk it is a .safetensors file with the arrays that the architecture names (one sequence, so the axis B is gone) and the metadata
 {"rwkvquant_state": "0", "arch": ...}. There is no pickle anywhere near it.
 """
 
@@ -14,13 +14,12 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from rwkvquant.architectures import ARCHITECTURES, Architecture, Dims, architecture
 from rwkvquant.errors import FormatError, RwkvQuantError
 from rwkvquant.formats.disk import atomic_write
-from rwkvquant.kernels.state import Dims
 from rwkvquant.kernels.state import State as Recurrent
 
 VERSION = "0"
-AXES = {"att_shift": 2, "ffn_shift": 2, "wkv": 4}
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,8 @@ class State:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Raises FormatError if the file cannot be written; then what lay under its name is still there."""
-        arrays = {name: np.ascontiguousarray(getattr(self.recurrent, name)[:, 0]) for name in AXES}
+        parts = zip(self.recurrent.spec, self.recurrent.arrays, strict=True)
+        arrays = {array.name: np.ascontiguousarray(np.take(values, 0, axis=array.batch_axis)) for array, values in parts}
         try:
             with atomic_write(Path(path), advice="make room and save again") as file:
                 file.write(save(arrays, {"rwkvquant_state": VERSION, "arch": self.arch}))
@@ -50,25 +50,40 @@ class State:
         try:
             with safe_open(path, framework="numpy") as file:
                 metadata, names = file.metadata() or {}, set(file.keys())
-                if metadata.get("rwkvquant_state") != VERSION or names != set(AXES):
-                    raise FormatError(f"{path}: this is not a saved state of version {VERSION}")
-                arrays = {name: file.get_tensor(name) for name in AXES}
+                own = ARCHITECTURES.get(metadata.get("arch", ""))
+                if metadata.get("rwkvquant_state") != VERSION or own is None or names != {array.name for array in own.state}:
+                    raise FormatError(f"{path}: this is not a saved state of version {VERSION} and of an architecture that we know")
+                arrays = {array.name: file.get_tensor(array.name) for array in own.state}
         except (SafetensorError, OSError, TypeError, ValueError) as error:
             raise FormatError(f"{path}: a saved state is a .safetensors file; this one cannot be read ({error})") from None
         shapes = {name: array.shape for name, array in arrays.items()}
-        if any(array.dtype != np.float32 or array.ndim != AXES[name] for name, array in arrays.items()) or not _fit(shapes):
+        if any(array.dtype != np.float32 for array in arrays.values()) or not _fit(own, shapes):
             raise FormatError(f"{path}: the arrays of this state do not fit together: {shapes}")
         if not all(np.isfinite(array).all() for array in arrays.values()):
             raise FormatError(f"{path}: a state is finite; this one holds NaN or infinity")
-        return cls(metadata.get("arch", ""), Recurrent(**{name: array[:, None] for name, array in arrays.items()}))
+        return cls(own.name, Recurrent(own.state, tuple(np.expand_dims(arrays[array.name], array.batch_axis) for array in own.state)))
 
     def require(self, arch: str, dims: Dims) -> None:
         """Raises FormatError unless this is a state of a model of that architecture and size."""
-        own, wanted = self.recurrent.wkv.shape, Recurrent.zeros(dims).wkv.shape
-        if self.arch != arch or own != wanted or self.recurrent.att_shift.shape[2] != dims.width:
+        wanted = _axes(architecture(arch), {array.name: array.alone(dims.by_symbol()) for array in architecture(arch).state})
+        parts = zip(self.recurrent.spec, self.recurrent.arrays, strict=True)
+        own = _axes(architecture(self.arch), {array.name: np.take(values, 0, array.batch_axis).shape for array, values in parts})
+        if self.arch != arch or own != wanted:
             raise FormatError(f"a state belongs to one model; this one is {self.arch} {own}, the model {arch} {wanted}")
 
 
-def _fit(shapes: dict[str, tuple[int, ...]]) -> bool:
-    layers, heads, rows, cols = shapes["wkv"]
-    return rows == cols and shapes["att_shift"] == shapes["ffn_shift"] == (layers, heads * rows)
+def _axes(architecture: Architecture, shapes: dict[str, tuple[int, ...]]) -> dict[str, int] | None:
+    """The sizes of a state by their symbols, but for the number of tokens read; None for arrays that do not fit together."""
+    sizes: dict[str, int] = {}
+    for array in architecture.state:
+        axes = [axis for axis in array.axes if axis != "B"]
+        if len(axes) != len(shapes[array.name]):
+            return None
+        if any(sizes.setdefault(axis, size) != size for axis, size in zip(axes, shapes[array.name], strict=True)):
+            return None
+    return {axis: size for axis, size in sizes.items() if axis != "T"}
+
+
+def _fit(architecture: Architecture, shapes: dict[str, tuple[int, ...]]) -> bool:
+    axes = _axes(architecture, shapes)
+    return axes is not None and architecture.broken_rule(Dims.of_symbols(axes)) is None

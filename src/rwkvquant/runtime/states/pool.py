@@ -18,11 +18,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from rwkvquant.architectures import Dims
 from rwkvquant.errors import ConfigError
-from rwkvquant.kernels.state import Dims
 from rwkvquant.kernels.state import State as Recurrent
 from rwkvquant.runtime.engines.base import Engine, Which, checked_tokens
-from rwkvquant.runtime.states.arrays import put
 from rwkvquant.runtime.states.files import State
 
 MAX_SLOTS = 1 << 16
@@ -55,7 +54,7 @@ class Slots:
             raise ConfigError(f"all {self.count} slots are in use; free one, or make more with model.slots(count)")
         if state is not None:
             state.require(self._initial.arch, self._dims)
-        put(self._recurrent, [free], (state or self._initial).recurrent)
+        self._recurrent.put([free], (state or self._initial).recurrent)
         self._used.add(free)
         return free
 

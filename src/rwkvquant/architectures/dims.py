@@ -1,0 +1,53 @@
+"""All sizes of a model, and shapes that are written in their symbols."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from rwkvquant.errors import FormatError
+
+SYMBOLS = {"L": "layers", "C": "width", "F": "hidden", "V": "vocab", "H": "heads", "N": "head_size"}  # symbol -> field of Dims
+
+
+@dataclass(frozen=True)
+class Dims:
+    """All sizes of a model; 0 for one that its architecture does not have.
+
+    `ranks` are those of its LoRA pairs by the symbols of the table, {"Rw": 64, ...}.
+    """
+
+    layers: int
+    width: int
+    hidden: int = 0
+    vocab: int = 0
+    heads: int = 0
+    head_size: int = 0
+    ranks: dict[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def of_symbols(cls, sizes: Mapping[str, int]) -> Dims:
+        """The way back from `by_symbol`; sizes that are not named are 0."""
+        known = {name: sizes.get(symbol, 0) for symbol, name in SYMBOLS.items()}
+        return cls(**known, ranks={symbol: size for symbol, size in sizes.items() if symbol not in SYMBOLS})
+
+    def by_symbol(self) -> dict[str, int]:
+        """{"L": layers, "C": width, ..., "Rw": 64, ...}"""
+        return {symbol: getattr(self, name) for symbol, name in SYMBOLS.items()} | self.ranks
+
+
+def factor(symbol: str) -> tuple[int, str]:
+    """ "5*Rm" -> (5, "Rm")"""
+    count, star, name = symbol.partition("*")
+    return (int(count), name) if star else (1, symbol)
+
+
+def sizes_of(axes: tuple[str | int, ...], dims: Dims, name: str) -> tuple[int, ...]:
+    """Axes such as ("C", "5*Rm") in numbers. Raises FormatError if `dims` lacks a rank of the tensor `name`."""
+    known, shape = dims.by_symbol(), []
+    for axis in axes:
+        count, symbol = (axis, "") if isinstance(axis, int) else factor(axis)
+        if symbol and symbol not in known:
+            raise FormatError(f"the model's sizes lack the rank '{symbol}' of {name}")
+        shape.append(count * known[symbol] if symbol else count)
+    return tuple(shape)
