@@ -76,7 +76,10 @@ def test_json_keys_that_other_tools_read(packed: Path, capsys: pytest.CaptureFix
     assert {"kl_mean", "kl_ci95", "kl_p99", "top1_agreement", "ppl_base", "ppl_quantized", "tokens"} <= compared.keys()
     assert compared["kl_mean"] > 0 and compared["tokens"] == len(TEXT)
     generated = answer(capsys, "generate", "model.safetensors", "-p", "The", "-n", "5", "--temperature", "0")
-    assert {"text", "tokens", "logits_hash"} <= generated.keys() and len(generated["tokens"]) <= 5
+    assert {"text", "tokens", "logits_hash", "seed"} <= generated.keys() and len(generated["tokens"]) <= 5
+    options = ("-p", "The", "-n", "9", "--temperature", "5", "--top-p", "1")
+    drawn = answer(capsys, "generate", "model.safetensors", *options)
+    assert answer(capsys, "generate", "model.safetensors", *options, "--seed", str(drawn["seed"])) == drawn
     assert answer(capsys, "verify", "model.safetensors")["ok"] is True
     assert answer(capsys, "inspect", "model.pth")["arch"] == "rwkv7"
 

@@ -53,10 +53,10 @@ def test_golden_words(path: Path, words: str) -> None:
 
 @pytest.mark.parametrize("isa", ["plain", "avx2", "avx512", "neon", "i8mm", "reference"])
 def test_golden_words_on_every_instruction_set(isa: str) -> None:
-    """In a process of its own, because the body is chosen once; a body that this CPU lacks writes nothing."""
+    """In a process of its own, because the body is chosen once; a body that this CPU lacks is left out."""
     environment = {"RWKVQUANT_KERNELS": "reference"} if isa == "reference" else {"RWKVQUANT_ISA": isa}
     if isa != "reference" and isa not in _native.available_isas():
-        return
+        pytest.skip(f"needs a CPU with {isa}")
     script = WRITE.replace("_native.available_isas()", "('reference',)") if isa == "reference" else WRITE
     result = subprocess.run([sys.executable, "-c", script, isa, PROMPT, *GOLDEN], capture_output=True, env=os.environ | environment)
     assert result.returncode == 0, result.stderr.decode()

@@ -226,7 +226,8 @@ def test_generation_stops_at_token_0_and_does_not_show_it(tmp_path: Path) -> Non
     state_dict["head.weight"].zero_()  # all logits equal: greedy takes the lowest id, the end of the text
     model = load(write_pth(tmp_path / "ends.pth", state_dict))
     assert list(model.stream("abc", sampling=GREEDY)) == []
-    assert model.generate("abc", sampling=GREEDY) == {"text": "", "tokens": [], "logits_hash": logits_hash(np.zeros(256, np.float32))}
+    nothing = {"text": "", "tokens": [], "logits_hash": logits_hash(np.zeros(256, np.float32)), "seed": 7}
+    assert model.generate("abc", sampling=SamplingConfig(temperature=0, seed=7)) == nothing
 
 
 def test_the_hash_is_the_documented_one() -> None:
@@ -253,14 +254,15 @@ def test_a_packed_file_speaks_where_torch_cannot_be_imported(tiny_packed: Path) 
 import sys
 sys.modules["torch"] = None  # from here on, importing torch raises
 import rwkvquant
+from rwkvquant.runtime.sampling import SamplingConfig
 model = rwkvquant.load({str(tiny_packed)!r})
 logits, state = model.forward([0, 12, 7])
 model.forward_batch([[1], [2, 3]], [state, None])
-sys.stdout.buffer.write("".join(model.stream("The old man", max_tokens=5)).encode())
+sys.stdout.buffer.write("".join(model.stream("The old man", max_tokens=5, sampling=SamplingConfig(seed=0))).encode())
 """
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
-    assert result.stdout == "".join(load(tiny_packed).stream("The old man", max_tokens=5))
+    assert result.stdout == "".join(load(tiny_packed).stream("The old man", max_tokens=5, sampling=SamplingConfig(seed=0)))
 
 
 def _nats_per_token(model: Model, text: str) -> float:
@@ -296,3 +298,12 @@ def test_integers_of_numpy_and_torch_are_tokens() -> None:
     expected, _ = model.forward([5, 6])
     for tokens in (np.array([5, 6], np.uint16), [np.int32(5), np.int64(6)], torch.tensor([5, 6]), (5, 6)):
         assert (model.forward(tokens)[0] == expected).all()
+
+
+def test_without_a_seed_every_call_says_something_else_and_tells_how_to_repeat_it() -> None:
+    model = load(DATA / "rwkv7-tiny-rtn4.safetensors", threads=1)
+    hot = {"temperature": 2.0, "top_p": 1.0}
+    said = [model.generate([1, 2], max_tokens=12, sampling=SamplingConfig(**hot)) for _ in range(4)]
+    assert len({tuple(each["tokens"]) for each in said}) == 4
+    for each in said:
+        assert model.generate([1, 2], max_tokens=12, sampling=SamplingConfig(**hot, seed=each["seed"])) == each

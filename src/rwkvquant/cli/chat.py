@@ -32,7 +32,7 @@ def command(
     presence_penalty: PresenceOption = 0.4,
     frequency_penalty: FrequencyOption = 0.4,
     penalty_decay: DecayOption = 0.996,
-    seed: SeedOption = 0,
+    seed: SeedOption = None,
     tokenizer: TokenizerOption = None,
     threads: ThreadsOption = None,
 ) -> None:

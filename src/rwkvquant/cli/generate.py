@@ -17,7 +17,7 @@ TopPOption = Annotated[float, typer.Option(help="Sample from the likeliest token
 PresenceOption = Annotated[float, typer.Option(help="Taken off the logit of each token that has occurred.")]
 FrequencyOption = Annotated[float, typer.Option(help="Taken off for each time it has occurred.")]
 DecayOption = Annotated[float, typer.Option(help="Occurrences fade by this factor a token.")]
-SeedOption = Annotated[int, typer.Option(help="Same seed, same text.")]
+SeedOption = Annotated[int | None, typer.Option(help="The same seed gives the same text again. Default: another one each time.")]
 ThreadsOption = Annotated[int | None, typer.Option(help="Default: one for each physical core that is ours.")]
 
 
@@ -30,7 +30,7 @@ def command(
     presence_penalty: PresenceOption = 0.0,
     frequency_penalty: FrequencyOption = 0.0,
     penalty_decay: DecayOption = 0.996,
-    seed: SeedOption = 0,
+    seed: SeedOption = None,
     tokenizer: TokenizerOption = None,
     threads: ThreadsOption = None,
     as_json: JsonOption = False,

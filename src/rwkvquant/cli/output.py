@@ -10,9 +10,10 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, ProgressColumn, Task, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
 from rich.table import Table
+from rich.text import Text
 
 from rwkvquant.pipeline.progress import Progress, TensorReport
 
@@ -83,75 +84,131 @@ def _line(report: TensorReport) -> str:
     return f"{report.name:<36} {report.method:<8} {report.bits_per_weight:6.3f} bits  {sizes}  {error}"
 
 
+class Pace:
+    """How long the rest will take, judged by what is finished: the first item alone (a cold disk, an odd size) says too little."""
+
+    def __init__(self, total: int | None = None) -> None:
+        """None: nobody knows how many items there are."""
+        self.total, self.done, self.started = total, 0, time.monotonic()
+        self._finished = 0  # calls of `advance`
+
+    def advance(self, done: int | None = None) -> None:
+        """One more item is finished, or several: `done` of them in all."""
+        self.done = self.done + 1 if done is None else done
+        self._finished += 1
+
+    @property
+    def count(self) -> str:
+        return "" if self.total is None else f"{self.done}/{self.total}"
+
+    @property
+    def left(self) -> str:
+        """ "about 2:30 left", or nothing where that is not known: before the second finished item, without a total, and at the end."""
+        if self.total is None or self._finished < 2 or not 0 < self.done < self.total:
+            return ""
+        seconds = round((time.monotonic() - self.started) / self.done * (self.total - self.done))
+        minutes, hours = seconds // 60, seconds // 3600
+        return f"about {f'{hours}:{minutes % 60:02}' if hours else minutes}:{seconds % 60:02} left"
+
+
 class PlainProgress(Progress):
-    """One line a tensor, with the time left, for logs and pipes."""
+    """One line a tensor, with the time left where it is known, for logs and pipes."""
+
+    def __init__(self) -> None:
+        self.pace = Pace()
 
     def begin(self, tensors: int) -> None:
-        self.total, self.done, self.started = tensors, 0, time.monotonic()
+        self.pace = Pace(tensors)
 
     def phase(self, what: str, steps: int = 0) -> None:
         print(what, file=sys.stderr, flush=True)
 
     def tensor(self, report: TensorReport) -> None:
-        self.done += 1
-        left = (time.monotonic() - self.started) / self.done * (self.total - self.done)
-        print(f"[{self.done:>4}/{self.total}, {left:4.0f} s left] {_line(report)}", file=sys.stderr, flush=True)
+        self.pace.advance()
+        known = ", ".join(filter(None, [f"{self.pace.count:>9}", self.pace.left]))
+        print(f"[{known}] {_line(report)}", file=sys.stderr, flush=True)
 
     def note(self, sentence: str) -> None:
         print(f"note: {sentence}", file=sys.stderr, flush=True)
 
 
 class LiveProgress(Progress):
-    """A bar with the phase, the tensor in hand and the time left; finished tensors scroll above it."""
+    """A bar with the phase in hand and the time since the start; how many are finished and the time left where these are known.
+
+    It counts the tensors once the job says how many there are, and the steps of a phase before that. Finished tensors scroll above it.
+    """
 
     def __init__(self) -> None:
-        self.bar = Bar(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            console=stderr,
-        )
+        self.pace, self.begun = Pace(), False
+        self.bar = _bar(lambda: self.pace, TextColumn("{task.description}"), TimeElapsedColumn())
         self.task = self.bar.add_task("reading", total=None)
         self.bar.start()
 
     def begin(self, tensors: int) -> None:
-        self.bar.update(self.task, total=tensors)
+        self.begun = True
+        self._count(tensors)
 
     def phase(self, what: str, steps: int = 0) -> None:
         self.bar.update(self.task, description=what)
+        if not self.begun:
+            self._count(steps or None)
+
+    def step(self) -> None:
+        if not self.begun:
+            self._advance()
 
     def tensor(self, report: TensorReport) -> None:
         self.bar.console.print(_line(report))
-        self.bar.advance(self.task)
+        self._advance()
 
     def note(self, sentence: str) -> None:
-        stderr.print(f"note: {sentence}")
+        self.bar.console.print(f"note: {sentence}")
 
     def end(self) -> None:
         self.bar.stop()
+
+    def _count(self, total: int | None) -> None:
+        self.pace = Pace(total)
+        task = self.bar.tasks[0]
+        task.total, task.completed = total, 0  # Bar.update takes None for "as it was"; without a total the bar only pulses
+
+    def _advance(self) -> None:
+        self.pace.advance()
+        self.bar.update(self.task, completed=self.pace.done)
 
 
 class Counter:
     """A bar over a known number of steps (windows, documents); silent when stderr is no terminal."""
 
     def __init__(self, what: str) -> None:
-        self.bar = Bar(
-            TextColumn(what),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            console=stderr,
-            transient=True,
-            disable=not stderr.is_terminal,
-        )
+        self.pace = Pace()
+        self.bar = _bar(lambda: self.pace, TextColumn(what), TimeElapsedColumn(), transient=True, disable=not stderr.is_terminal)
         self.task = self.bar.add_task(what, total=None)
 
     def __enter__(self) -> Callable[[int, int], None]:
         self.bar.start()
-        return lambda done, total: self.bar.update(self.task, completed=done, total=total)
+        return self._update
 
     def __exit__(self, *_: object) -> None:
         self.bar.stop()
+
+    def _update(self, done: int, total: int) -> None:
+        self.pace.total = total
+        self.pace.advance(done)
+        self.bar.update(self.task, completed=done, total=total)
+
+
+class _Shown(ProgressColumn):
+    """What `text` says at the moment, or no room at all."""
+
+    def __init__(self, text: Callable[[], str]) -> None:
+        super().__init__()
+        self._text = text
+
+    def render(self, task: Task) -> Text:
+        return Text(self._text())
+
+
+def _bar(pace: Callable[[], Pace], what: ProgressColumn, elapsed: ProgressColumn, **options: Any) -> Bar:
+    counts, left = _Shown(lambda: pace().count), _Shown(lambda: pace().left)
+    return Bar(what, BarColumn(), counts, elapsed, left, console=stderr, **options)

@@ -9,6 +9,7 @@ kernels/sampling.py has top-p, temperature and the draw.
 from __future__ import annotations
 
 import math
+import secrets
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,14 +23,14 @@ MAX_PENALTY = 1e9  # of either sign: far beyond any logit, and float32 holds it 
 
 @dataclass(frozen=True)
 class SamplingConfig:
-    """temperature 0 takes the likeliest token. The same seed gives the same tokens for the same logits."""
+    """temperature 0 takes the likeliest token. The same seed gives the same tokens for the same logits; None draws another each time."""
 
     temperature: float = 1.0
     top_p: float = 0.7
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     penalty_decay: float = 0.996
-    seed: int = 0
+    seed: int | None = None
 
     def __post_init__(self) -> None:
         _require_between("temperature", self.temperature, 0, math.inf)
@@ -37,16 +38,20 @@ class SamplingConfig:
         _require_between("presence_penalty", self.presence_penalty, -MAX_PENALTY, MAX_PENALTY)
         _require_between("frequency_penalty", self.frequency_penalty, -MAX_PENALTY, MAX_PENALTY)
         _require_between("penalty_decay", self.penalty_decay, 0, 1)
-        if self.seed < 0:
+        if self.seed is not None and self.seed < 0:
             raise ConfigError(f"seed must not be negative; got {self.seed}")
 
 
 class Sampler:
-    """Chooses one token after another, and remembers what it chose for the penalties."""
+    """Chooses one token after another, and remembers what it chose for the penalties.
+
+    `seed` is the one in use: that of the options, or the one that was drawn. With it the choices can be repeated.
+    """
 
     def __init__(self, config: SamplingConfig) -> None:
         self.config = config
-        self._random = np.random.Generator(np.random.PCG64(config.seed))
+        self.seed = secrets.randbelow(1 << 32) if config.seed is None else config.seed
+        self._random = np.random.Generator(np.random.PCG64(self.seed))
         self._occurrences: dict[int, float] = {}
 
     def next(self, logits: NDArray[np.float32]) -> int:
@@ -65,7 +70,7 @@ class Sampler:
         return token
 
     def forget(self) -> None:
-        """Start the penalties afresh; the random numbers go on."""
+        """Start the penalties again from nothing; the random numbers go on."""
         self._occurrences.clear()
 
     def _remember(self, token: int) -> None:

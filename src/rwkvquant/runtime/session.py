@@ -165,7 +165,7 @@ class Model:
         `end_of_text_first` reads a token 0 before the prompt; None does so if no state is given. Raises as `generate` does.
         """
         decoder = self.tokenizer.stream_decoder()
-        for token, _ in self._continue(prompt, max_tokens, sampling, state, end_of_text_first):
+        for token, _ in self._continue(prompt, max_tokens, Sampler(sampling or SamplingConfig()), state, end_of_text_first):
             if token is not None and (piece := decoder.push(token)):
                 yield piece
         if piece := decoder.finish():
@@ -179,27 +179,27 @@ class Model:
         state: State | None = None,
         end_of_text_first: bool | None = None,
     ) -> dict[str, Any]:
-        """As `stream`, at once: {"text": the continuation, "tokens": its ids, "logits_hash": of the last logits, see `logits_hash`}.
+        """As `stream`, at once: {"text": the continuation, "tokens": its ids, "logits_hash": of the last logits, "seed": repeats it}.
 
         Raises ConfigError for an empty prompt after a state, TokenizerError for text the tokenizer cannot take.
         """
         tokens: list[int] = []
-        for token, logits in self._continue(prompt, max_tokens, sampling, state, end_of_text_first):  # noqa: B007 (used after the loop)
+        sampler = Sampler(sampling or SamplingConfig())
+        for token, logits in self._continue(prompt, max_tokens, sampler, state, end_of_text_first):  # noqa: B007 (used after the loop)
             tokens += [token] if token is not None else []
-        return {"text": self.tokenizer.decode(tokens), "tokens": tokens, "logits_hash": logits_hash(logits)}
+        return {"text": self.tokenizer.decode(tokens), "tokens": tokens, "logits_hash": logits_hash(logits), "seed": sampler.seed}
 
     def _continue(
         self,
         prompt: str | Sequence[int],
         max_tokens: int,
-        sampling: SamplingConfig | None,
+        sampler: Sampler,
         state: State | None,
         end_of_text_first: bool | None,
     ) -> Iterator[tuple[int | None, Logits]]:
         """Each token with the logits it was chosen from. Last, if it comes, the end of text, as None; or None if there is no token."""
         if max_tokens < 0:
             raise ConfigError(f"max_tokens must be at least 0; got {max_tokens}")
-        sampler = Sampler(sampling or SamplingConfig())
         tokens = self.tokenizer.encode(prompt) if isinstance(prompt, str) else token_ids(prompt, self.dims.vocab)
         if end_of_text_first or (end_of_text_first is None and state is None):
             tokens = [END_OF_TEXT, *tokens]
