@@ -17,6 +17,7 @@ from rwkvquant.pipeline.matrices import quantize_matrix
 from rwkvquant.quantizers import Quantizer, QuantizerOptions, quantizer_for, quantizers, register, unregister
 from rwkvquant.quantizers.codebook.gptvq import gptvq
 from rwkvquant.quantizers.codebook.paper import gptvq_paper, kmeans_paper
+from rwkvquant.quantizers.registry import _load
 from rwkvquant.quantizers.shared.hessian import Hessian
 from rwkvquant.quantizers.uniform.gptq import gptq
 from rwkvquant.quantizers.uniform.rtn import rtn
@@ -63,6 +64,7 @@ def test_a_toy_codec_is_quantised_by_the_same_call(toy: Quantizer) -> None:
     W = torch.tensor([[1.0, -3.0], [0.5, 0.5]])
     setting: Any = Setting("signs", SignConfig())  # type: ignore[arg-type]
     assert quantize_matrix(setting, QuantizerOptions(), W, None).decode().tolist() == [[2.0, -2.0], [0.5, 0.5]]
+    assert toy.rounding_errors(W, [SignConfig()], QuantizerOptions()) == [2.0]
     assert (toy.feedback, toy.plain) == (False, "signs") and toy in quantizers()
 
 
@@ -113,7 +115,7 @@ def test_factors_are_made_once_and_by_their_options() -> None:
 
 
 def test_all_that_is_registered_is_there_and_the_rest_is_refused() -> None:
-    assert all(callable(found.resolved()) for found in quantizers())
+    assert all(callable(_load(found.function)) and (found.errors is None or callable(_load(found.errors))) for found in quantizers())
     with pytest.raises(ConfigError, match="the method gptq does not quantise to PairConfig; methods that do: kmeans, gptvq"):
         quantizer_for("gptq", PairConfig())
     with pytest.raises(ConfigError, match="SignConfig; methods that do: none"):

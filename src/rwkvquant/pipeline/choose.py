@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from rwkvquant.checkpoints import Checkpoint
 from rwkvquant.config import DEFAULT_BITS, QuantizeConfig
-from rwkvquant.pipeline.matrices import quantize_matrix, quantizer_options
+from rwkvquant.pipeline.matrices import quantizer_options, rounding_errors
 from rwkvquant.pipeline.measure import proxies_of
 from rwkvquant.pipeline.plan_file import Measured
 from rwkvquant.pipeline.progress import Progress
@@ -150,13 +150,6 @@ def _rounding_errors(W: NDArray[np.float32], settings: list[Setting], config: Qu
     rows = np.linspace(0, len(W) - 1, min(SAMPLED_ROWS, len(W))).astype(int)
     sample = torch.from_numpy(W[rows])
     energy = float(sample.double().square().sum())
-    found = []
-    for setting in settings:
-        error = float(
-            (sample - torch.from_numpy(quantize_matrix(setting.plain, quantizer_options(config), sample, None).decode()))
-            .double()
-            .square()
-            .sum()
-        )
-        found.append((setting.stored_bytes(W.shape), error / energy * W.size if energy else 0.0, setting))
-    return found
+    errors = rounding_errors(settings, quantizer_options(config), sample)
+    shares = [error / energy * W.size if energy else 0.0 for error in errors]
+    return [(setting.stored_bytes(W.shape), share, setting) for setting, share in zip(settings, shares, strict=True)]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from rwkvquant.codecs import CodebookTensor, PairCodebookTensor, UniformTensor
 from rwkvquant.config import QuantizeConfig
-from rwkvquant.quantizers import QuantizerOptions, quantizer_for
+from rwkvquant.quantizers import Quantizer, QuantizerOptions, quantizer_for
 from rwkvquant.quantizers.shared.hessian import Hessian
 from rwkvquant.recipes.setting import Setting
 
@@ -25,6 +27,18 @@ def quantize_matrix(setting: Setting, options: QuantizerOptions, W: Tensor, hess
     """W (out, in) float32 and what is known of its input, which only settings without feedback can do without."""
     found: Quantized = quantizer_for(setting.method, setting.codec)(W, hessian, setting.codec, options)
     return found
+
+
+def rounding_errors(settings: Sequence[Setting], options: QuantizerOptions, W: Tensor) -> list[float]:
+    """W (rows, cols) float32 -> sum (W - Q)^2 for every setting, each without error feedback; those of one method in one pass."""
+    places: dict[Quantizer, list[int]] = {}
+    for place, setting in enumerate(settings):
+        places.setdefault(quantizer_for(setting.plain.method, setting.codec), []).append(place)
+    errors = [0.0] * len(settings)
+    for quantizer, where in places.items():
+        for place, error in zip(where, quantizer.rounding_errors(W, [settings[i].codec for i in where], options), strict=True):
+            errors[place] = error
+    return errors
 
 
 def sampled_rows(shape: tuple[int, ...], weights: int) -> Tensor:

@@ -94,11 +94,18 @@ def find_row_scale(W: Tensor, grid: GridConfig) -> Tensor | None:
     """W (rows, cols) -> (rows, 1) float32 holding float16 values, such that 255 of it reach every min/max scale of the row."""
     if grid.scale_bits == 16:
         return None
-    largest = torch.empty(len(W), 1, dtype=W.dtype, device=W.device)
+    lo = torch.empty(len(W), group_count(W.shape[1], grid), dtype=W.dtype, device=W.device)
+    hi = torch.empty_like(lo)
     for rows in row_chunks(W):
-        lo, hi = _range(split_groups(W[rows], grid))
-        largest[rows] = _ideal_scale(lo, hi, grid).amax(1, keepdim=True)
-    largest = largest.clamp(255 * SMALLEST_HALF, 255 * LARGEST_HALF)
+        lo[rows], hi[rows] = group_range(split_groups(W[rows], grid))
+    return row_scale_of(lo, hi, grid)
+
+
+def row_scale_of(lo: Tensor, hi: Tensor, grid: GridConfig) -> Tensor | None:
+    """The same from the ranges of the groups, (rows, groups)."""
+    if grid.scale_bits == 16:
+        return None
+    largest = _ideal_scale(lo, hi, grid).amax(1, keepdim=True).clamp(255 * SMALLEST_HALF, 255 * LARGEST_HALF)
     half = (largest / 255).half()
     next_half = (half.view(torch.int16) + 1).view(torch.float16)  # the next larger one, as all are positive
     return torch.where(255 * half.float() < largest, next_half.float(), half.float())
@@ -153,13 +160,13 @@ def row_chunks(W: Tensor) -> Iterator[slice]:
 
 def _find(w: Tensor, grid: GridConfig, row_scale: Tensor | None, clip_search: str, importance: Tensor | None) -> tuple[Tensor, Tensor]:
     """w (rows, groups, g) -> scale and zero (rows, groups) float32; the first of equals wins."""
-    lo, hi = _range(w)
-    scale, zero = _stored_grid(lo, hi, grid, row_scale)
+    lo, hi = group_range(w)
+    scale, zero = stored_grid(lo, hi, grid, row_scale)
     if clip_search == "none":
         return scale, zero
     least = _search_error(w, scale, zero, grid, importance)
     for factor in shrink_factors(grid.bits)[1:]:
-        tried_scale, tried_zero = _stored_grid(factor * lo, factor * hi, grid, row_scale)
+        tried_scale, tried_zero = stored_grid(factor * lo, factor * hi, grid, row_scale)
         error = _search_error(w, tried_scale, tried_zero, grid, importance)
         better = error < least
         least = torch.where(better, error, least)
@@ -168,7 +175,7 @@ def _find(w: Tensor, grid: GridConfig, row_scale: Tensor | None, clip_search: st
     return scale, zero
 
 
-def _range(w: Tensor) -> tuple[Tensor, Tensor]:
+def group_range(w: Tensor) -> tuple[Tensor, Tensor]:
     return w.amin(-1).clamp(max=0), w.amax(-1).clamp(min=0)
 
 
@@ -177,7 +184,7 @@ def _ideal_scale(lo: Tensor, hi: Tensor, grid: GridConfig) -> Tensor:
     return width / (2**grid.bits - 1)
 
 
-def _stored_grid(lo: Tensor, hi: Tensor, grid: GridConfig, row_scale: Tensor | None) -> tuple[Tensor, Tensor]:
+def stored_grid(lo: Tensor, hi: Tensor, grid: GridConfig, row_scale: Tensor | None) -> tuple[Tensor, Tensor]:
     scale = stored_scale(_ideal_scale(lo, hi, grid), row_scale)
     if grid.symmetric:
         return scale, torch.full_like(scale, 2 ** (grid.bits - 1))
