@@ -21,10 +21,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from roofline import conditions, memory_of, read_bandwidth, seconds
-
-from rwkvquant import _native
 from rwkvquant.formats.layout import unpack
 from rwkvquant.formats.layout_sizes import TensorParams, expected_arrays
+
+from rwkvquant import _native
 from rwkvquant.kernels import dispatch
 from rwkvquant.kernels import product as definition
 from rwkvquant.kernels.activations import quantize_activations

@@ -11,14 +11,15 @@ ENGINE = [
     "rwkvquant",
     "rwkvquant.checkpoints",
     "rwkvquant.cli.main",
+    "rwkvquant.codecs.native",
     "rwkvquant.export.card",
     "rwkvquant.export.layouts",
     "rwkvquant.formats.container",
-    "rwkvquant.formats.layout",
     "rwkvquant.kernels.dispatch",
     "rwkvquant.kernels.rwkv6",
     "rwkvquant.kernels.rwkv7",
     "rwkvquant.runtime.session",
+    "rwkvquant.transforms",
 ]
 
 

@@ -17,7 +17,6 @@ from rwkvquant.bench.shapes import RELEASED, released
 from rwkvquant.cli.main import run
 from rwkvquant.errors import ConfigError
 from rwkvquant.formats.container import open_packed
-from rwkvquant.formats.layout import expected_arrays
 from rwkvquant.runtime.session import load
 
 # Parameters of the published checkpoints, in millions.
@@ -49,7 +48,7 @@ def test_presets_keep_the_budget_and_use_it(name: str, preset: str) -> None:
             rows, cols = spec.forward_shape(dims)
             shapes[tensor] = (rows, cols)
     chosen = choose(preset, shapes, 3.275)
-    stored = sum(dtype.itemsize * count for packing in chosen.values() for dtype, count in expected_arrays(*packing).values())
+    stored = sum(packing.stored_bytes for packing in chosen.values())
     assert 3.2 < 8 * stored / sum(rows * cols for rows, cols in shapes.values()) <= 3.275
 
 

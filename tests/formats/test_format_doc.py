@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rwkvquant.codecs import CodebookFactors, GridConfig
-from rwkvquant.formats import header, layout
+from rwkvquant.codecs import CodebookConfig, CodebookFactors, GridConfig, PairConfig
+from rwkvquant.formats import header
 from rwkvquant.formats.container import open_packed
-from rwkvquant.formats.table import TRANSFORMS
 from rwkvquant.kernels import tiles
+from rwkvquant.transforms import transform_names
 from tests.formats.examples import TOKENIZER, write_model
 
 DOC = (Path(__file__).parents[2] / "docs" / "format.md").read_text()
@@ -57,13 +57,13 @@ def test_the_tables_of_bits_are_computed_from_stored_bytes() -> None:
     tables = re.findall(r"\| (codebook|pairs)(\d) \| (\d+) \| ([\d-]+) \| ([\d.]+) \|", DOC)
     assert len(uniform) == 7 and len(tables) == 7
     for bits, group, scale_bits, symmetric, claimed in uniform:
-        size = layout.stored_bytes(GridConfig(int(bits), int(group), symmetric == "yes", int(scale_bits)), shape)
+        size = GridConfig(int(bits), int(group), symmetric == "yes", int(scale_bits)).stored_bytes(shape)
         assert f"{8 * size / 2048**2:.4f}" == claimed, (bits, group)
     for codec, bits, group_rows, rank, claimed in tables:
         if codec == "codebook":
-            size = layout.stored_bytes_codebook(shape, int(bits), int(group_rows), int(rank))
+            size = CodebookConfig(int(bits), int(group_rows), int(rank)).stored_bytes(shape)
         else:
-            size = layout.stored_bytes_pairs(shape, int(bits), int(group_rows))
+            size = PairConfig(int(bits), int(group_rows)).stored_bytes(shape)
         assert f"{8 * size / 2048**2:.4f}" == claimed, (codec, bits, group_rows)
 
 
@@ -71,7 +71,7 @@ def test_prefix_dtypes_transforms_and_bounds_are_those_of_the_page() -> None:
     assert f"`{header.PREFIX.decode()}`" in DOC
     assert " | ".join(f'"{dtype}"' for dtype in header.DTYPES) in DOC
     assert "16 MiB" in DOC and header.MAX_HEADER_BYTES == 16 << 20
-    assert TRANSFORMS == ("none",) and "| `none`; reserved:" in DOC
+    assert transform_names() == ("none",) and "| `none`; reserved:" in DOC
 
 
 def test_a_reader_written_from_the_page_alone_decodes_every_matrix(tmp_path: Path) -> None:

@@ -121,7 +121,7 @@ LIES: dict[str, tuple[Change, str]] = {
     "signed against unsigned": (lambda h: h[CODEBOOK + ".basis"].update(dtype="U8"), "basis of .* must be 64 x int8; got 64 x uint8"),
     "rows of a table of pairs": (lambda h: tensor(h, PAIRS).update(group_rows=1), "a multiple of 16; got 1"),
     "array missing in the table": (lambda h: tensor(h, KEY)["arrays"].pop("zeros"), "has the arrays codes"),
-    "array missing in the file": (lambda h: tensor(h, KEY)["arrays"].update(bias="00000000"), "an array bias of its own"),
+    "array missing in the file": (lambda h: tensor(h, KEY)["arrays"].update(bias="00000000"), "got codes, scales, row_scale, zeros, bias"),
     "tensor twice": (lambda h: h["__metadata__"]["tensors"]["tensors"].append(tensor(h, KEY)), "twice"),
     "tensor not in the table": (lambda h: h["__metadata__"]["tensors"]["tensors"].remove(tensor(h, KEY)), "belongs to no tensor"),
     "name that breaks out": (lambda h: tensor(h, KEY).update(name="../../etc/passwd"), "a tensor's name is letters"),

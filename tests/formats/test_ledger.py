@@ -10,7 +10,6 @@ import pytest
 from rwkvquant.architectures import QUANTIZED_ROLES, Role
 from rwkvquant.codecs import GridConfig
 from rwkvquant.formats.container import open_packed
-from rwkvquant.formats.layout import stored_bytes
 from rwkvquant.formats.ledger import ROLES, Ledger, make_item
 from tests.formats.examples import write_model
 
@@ -28,8 +27,8 @@ def test_rows_add_up_to_the_files_size(tmp_path: Path) -> None:
 def test_bits_per_weight_counts_what_the_matrices_store() -> None:
     grid = GridConfig(3, 64)
     items = (
-        make_item("a", "projection", (64, 64), stored_bytes(grid, (64, 64)), "gptq", "uniform3.t16x64"),
-        make_item("b", "lora", (64, 32), stored_bytes(grid, (64, 32)), "gptq", "uniform3.t16x32", {"error": 0.5}),
+        make_item("a", "projection", (64, 64), grid.stored_bytes((64, 64)), "gptq", "uniform3.t16x64"),
+        make_item("b", "lora", (64, 32), grid.stored_bytes((64, 32)), "gptq", "uniform3.t16x32", {"error": 0.5}),
         make_item("c", "head", (64, 64), 64 * 64 * 2, "dense", "dense.f16"),
     )
     a = 64 * 64 * 3 // 8 + 64 + 128 + 64  # codes; one scale a row; one float16 a row; zeros: 24 bytes padded to 64
@@ -73,5 +72,5 @@ def test_every_role_of_the_tables_has_its_row() -> None:
 def test_a_planned_ledger_equals_the_written_one(tmp_path: Path, rows_layout: bool) -> None:
     packed = open_packed(write_model(tmp_path / "m.safetensors"))
     name = "emb.weight" if rows_layout else "head.weight"
-    planned = stored_bytes(GridConfig(8 if rows_layout else 6, 64), (48, 32), rows_layout)
+    planned = GridConfig(8 if rows_layout else 6, 64).stored_bytes((48, 32), rows_layout)
     assert next(item for item in packed.ledger().items if item.name == name).stored_bytes == planned

@@ -16,13 +16,12 @@ from typing import Any
 import numpy as np
 
 from rwkvquant.architectures import Dims, Role, TensorSpec
-from rwkvquant.bench.layouts import Packing, codebook, dense, pairs, uniform
+from rwkvquant.bench.layouts import codebook, pairs
 from rwkvquant.bench.random_model import default_side, write_model
-from rwkvquant.codecs import GridConfig
+from rwkvquant.codecs import DenseConfig, GridConfig, Packing, codec_of_layout, codecs, layout_ids
 from rwkvquant.errors import RwkvQuantError
 from rwkvquant.formats.container import open_packed
 from rwkvquant.formats.header import DTYPES, LENGTH_BYTES, PREFIX, with_checksum
-from rwkvquant.formats.layout import TensorParams, expected_arrays
 from rwkvquant.runtime import session
 from rwkvquant.runtime.engines.native import NativeEngine
 from rwkvquant.runtime.engines.reference import ReferenceEngine
@@ -37,17 +36,13 @@ DIMS = {
     "rwkv7": Dims(1, 32, 64, 40, 2, 16, {"Rw": 8, "Ra": 8, "Rv": 8, "Rg": 8}),
     "rwkv6": Dims(1, 32, 64, 40, 2, 16, {"Rm": 8, "Rd": 8}),
 }
-PARAMETERS: dict[str, tuple[Any, ...]] = {
+PARAMETERS: dict[str, tuple[Any, ...]] = {  # where an ordinary number would seldom be right
     "group_size": (32, 64, 96, 128, 1 << 20, 0, 33, 1 << 31, -64),
-    "symmetric": (True, False),
     "scale_bits": (8, 16, 4, 0),
     "group_rows": (1, 2, 4, 8, 16, 48, 1 << 20, 0, 3, -16),
-    "rank": (0, 1, 3, 8, 9, -1),
-    "shift": (0, 7, 14, 15, 31, 32, -1),
 }
-CODECS = [f"uniform{bits}.{shape}" for bits in range(1, 9) for shape in ("t16x64", "t16x32", "rows")]
-CODECS += [f"codebook{bits}.{shape}" for bits in (2, 3, 4) for shape in ("t16x32", "rows")]
-CODECS += [*(f"pairs{bits}.t16x32" for bits in range(4, 9)), "dense.f16", "dense.f32"]
+ORDINARY = {int: (0, 1, 3, 7, 8, 9, 14, 15, 31, 32, 1 << 20, -1), bool: (True, False)}
+KEYS = {key: PARAMETERS.get(key, ORDINARY[kind]) for codec in codecs() for key, kind in codec.keys.items()}  # of every codec's table
 SIZES = (1, 2, 15, 16, 17, 31, 33, 63, 64, 65, 256, 1000)
 MOST_GROWN = 1 << 17  # bytes of an array that is grown to fit
 
@@ -73,8 +68,8 @@ def base(folder: Path, arch: str) -> bytes:
         if spec.role not in (Role.PROJECTION, Role.LORA, Role.HEAD):
             return default_side(spec, shape)
         two = (shape[0], shape[1])
-        grids = [uniform(two, grid) for grid in (GridConfig(3, 64), GridConfig(8, 32, False, 16), GridConfig(5, 64, True))]
-        tables = [codebook(two, 3, 2, 0), codebook(two, 4, 8, 3), codebook(two, 2, 2, 1), pairs(two, 6), dense(two)]
+        grids = [grid.packing(two) for grid in (GridConfig(3, 64), GridConfig(8, 32, False, 16), GridConfig(5, 64, True))]
+        tables = [codebook(two, 3, 2, 0), codebook(two, 4, 8, 3), codebook(two, 2, 2, 1), pairs(two, 6), DenseConfig().packing(two)]
         every = grids + tables
         return every[zlib.crc32(name.encode()) % len(every)]
 
@@ -124,12 +119,12 @@ def change_layout(parts: Parts, choices: Choices) -> None:
     entry = choices.one_of(parts.tensors())
     kind = choices.below(3)
     if kind == 0:
-        entry["layout"] = choices.one_of(CODECS)
+        entry["layout"] = choices.one_of(layout_ids())
     elif kind == 1:
         axis, size = choices.below(len(entry["shape"])), choices.one_of(SIZES)
         entry["shape"][axis] = size
         entry["source_shape"] = list(entry["shape"])
-    for name, values in PARAMETERS.items():
+    for name, values in KEYS.items():
         if name not in entry or (kind == 2 and choices.below(2)):
             entry[name] = choices.one_of(values)
     refit(parts, entry, choices)
@@ -151,9 +146,9 @@ def change_sizes(parts: Parts, choices: Choices) -> None:
 def refit(parts: Parts, entry: dict[str, Any], choices: Choices) -> None:
     """The tensor's arrays are cut or grown to what its layout and shape demand. If the layout does not exist, they stay."""
     try:
-        keys = {name: entry[name] for name in PARAMETERS if name in entry}
-        expected = expected_arrays(entry["layout"], TensorParams(tuple(entry["shape"]), **keys))
-    except (RwkvQuantError, TypeError):
+        values = {key: entry[key] for key in codec_of_layout(entry["layout"], stored=True).keys}
+        expected = Packing(entry["layout"], tuple(entry["shape"]), values).sizes()
+    except (RwkvQuantError, TypeError, KeyError):
         return
     if sum(dtype.itemsize * count for dtype, count in expected.values()) > MOST_GROWN:
         return

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rwkvquant.codecs import PackedTensor, Packing
 from rwkvquant.kernels import tiles
-from rwkvquant.kernels.product import Matrix
 
 UNIFORM = [(bits, tile_cols) for bits in range(1, 9) for tile_cols in (64, 32)]
 CODEBOOKS = [(bits, group_rows) for bits in (2, 3, 4) for group_rows in (2, 4, 8, 16) if 2**bits <= 4 * group_rows]
@@ -34,7 +34,7 @@ def uniform(
     symmetric: bool = False,
     scale_bits: int = 8,
     seed: int = 0,
-) -> Matrix:
+) -> PackedTensor:
     """Codes, scales and zeros are random in the padding too."""
     rng = np.random.default_rng([rows, cols, bits, tile_cols, group_size, seed])
     blocks, groups = -(-rows // 16), -(-cols // group_size)
@@ -45,39 +45,51 @@ def uniform(
         arrays["scales"] = rng.random(blocks * groups * 16).astype(np.float16)
     if not symmetric:
         arrays["zeros"] = random_bytes(rng, blocks * groups * 2 * bits)
-    return Matrix("uniform", arrays, rows, cols, bits, tile_cols, group_size, symmetric, scale_bits)
+    values = {"group_size": group_size, "symmetric": symmetric, "scale_bits": scale_bits}
+    return PackedTensor(Packing(f"uniform{bits}.t16x{tile_cols}", (rows, cols), values), arrays)
 
 
-def codebook(rows: int, cols: int, bits: int = 3, group_rows: int = 2, rank: int = 0, shift: int = 8, seed: int = 0) -> Matrix:
+def codebook(rows: int, cols: int, bits: int = 3, group_rows: int = 2, rank: int = 0, shift: int = 8, seed: int = 0) -> PackedTensor:
     rng = np.random.default_rng([rows, cols, bits, group_rows, rank, seed])
     tables = tiles.codebook_bytes(rows, cols, group_rows, 1)
     arrays: dict[str, Any] = {"codes": random_bytes(rng, tiles.packed_bytes(rows, cols, bits, 32)), "row_scale": row_scales(rng, rows)}
     if rank == 0:
         arrays["codebooks"] = random_bytes(rng, tables << bits, 128)
-        return Matrix("codebook", arrays, rows, cols, bits, group_rows=group_rows)
+        return PackedTensor(Packing(f"codebook{bits}.t16x32", (rows, cols), {"group_rows": group_rows, "rank": 0, "shift": 0}), arrays)
     arrays["coefficients"] = rng.integers(-128, 128, tables * rank, dtype=np.int8)
     arrays["basis"] = rng.integers(-128, 128, rank << bits, dtype=np.int8)
-    return Matrix("codebook", arrays, rows, cols, bits, group_rows=group_rows, rank=rank, shift=shift)
+    values = {"group_rows": group_rows, "rank": rank, "shift": shift}
+    return PackedTensor(Packing(f"codebook{bits}.t16x32", (rows, cols), values), arrays)
 
 
-def pairs(rows: int, cols: int, bits: int = 6, group_rows: int = 16, seed: int = 0) -> Matrix:
+def pairs(rows: int, cols: int, bits: int = 6, group_rows: int = 16, seed: int = 0) -> PackedTensor:
     rng = np.random.default_rng([rows, cols, bits, group_rows, seed])
     codes = random_bytes(rng, tiles.packed_bytes(rows, -(-cols // 2), bits, 32))
     arrays = {"codes": codes, "codebooks": random_bytes(rng, tiles.pair_codebook_bytes(rows, group_rows, bits), 128)}
-    return Matrix("pairs", {**arrays, "row_scale": row_scales(rng, rows)}, rows, cols, bits, group_rows=group_rows)
+    packing = Packing(f"pairs{bits}.t16x32", (rows, cols), {"group_rows": group_rows})
+    return PackedTensor(packing, {**arrays, "row_scale": row_scales(rng, rows)})
 
 
-def dense(rows: int, cols: int, bits: int = 16, seed: int = 0) -> Matrix:
+def dense(rows: int, cols: int, bits: int = 16, seed: int = 0) -> PackedTensor:
     values = np.random.default_rng([rows, cols, bits, seed]).standard_normal(rows * cols)
-    return Matrix("dense", {"values": values.astype(np.float16 if bits == 16 else np.float32)}, rows, cols, bits)
+    return PackedTensor(Packing(f"dense.f{bits}", (rows, cols)), {"values": values.astype(np.float16 if bits == 16 else np.float32)})
 
 
-def bfloat(rows: int, cols: int, seed: int = 0) -> Matrix:
+def bfloat(rows: int, cols: int, seed: int = 0) -> PackedTensor:
     values = np.random.default_rng([rows, cols, seed]).standard_normal(rows * cols).astype(np.float32)
-    return Matrix("bfloat", {"values": (values.view(np.uint32) >> 16).astype(np.uint16)}, rows, cols, 16)
+    return PackedTensor(Packing("dense.bf16", (rows, cols)), {"values": (values.view(np.uint32) >> 16).astype(np.uint16)})
 
 
-def every_layout(rows: int, cols: int) -> list[Matrix]:
+def fields(matrix: PackedTensor, **changes: Any) -> dict[str, Any]:
+    """What `native.Matrix` is made of, some of it changed."""
+    form = matrix.native_form()
+    assert form is not None
+    arguments = form.arguments(matrix)
+    named = {name: changes.pop(name) for name in ("codec", "rows", "cols", "arrays") if name in changes}
+    return {**arguments, **named, "numbers": {**arguments["numbers"], **changes}}
+
+
+def every_layout(rows: int, cols: int) -> list[PackedTensor]:
     """One matrix of each layout and width, with side information that differs from one to the next."""
     grids = [(False, 8), (True, 16), (False, 16), (True, 8)]
     found = []
@@ -91,6 +103,6 @@ def every_layout(rows: int, cols: int) -> list[Matrix]:
     return [*found, dense(rows, cols, 16), dense(rows, cols, 32), bfloat(rows, cols)]
 
 
-def name(matrix: Matrix) -> str:
-    parts = (matrix.bits, matrix.tile_cols, matrix.group_size, matrix.symmetric, matrix.scale_bits, matrix.group_rows, matrix.rank)
-    return f"{matrix.codec}{parts} {matrix.rows}x{matrix.cols}"
+def name(matrix: PackedTensor) -> str:
+    rows, cols = matrix.shape
+    return f"{matrix.layout}{tuple(matrix.packing.values.values())} {rows}x{cols}"

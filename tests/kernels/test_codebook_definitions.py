@@ -8,8 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from rwkvquant.codecs import CodebookFactors, CodebookTensor, PairCodebookTensor
-from rwkvquant.formats.layout import pack
+from rwkvquant.codecs import CodebookFactors, CodebookTensor, PackedTensor, PairCodebookTensor
 from rwkvquant.kernels.activations import quantize_activations
 from rwkvquant.kernels.gemv_codebook import expand_codebooks, gemv_codebook
 from rwkvquant.kernels.gemv_pairs import gemv_pairs
@@ -26,7 +25,7 @@ def activations(rng: np.random.Generator, cols: int) -> tuple[NDArray[np.int8], 
 
 def product(tensor: CodebookTensor | PairCodebookTensor, xq: NDArray[np.int8], xscale: NDArray[np.float32]) -> NDArray[np.float32]:
     """y by the kernels' definition, from the arrays of the file."""
-    _, arrays = pack(tensor)
+    arrays = PackedTensor.pack(tensor).arrays
     rows, cols = tensor.shape
     out = np.full(rows, np.nan, np.float32)
     if isinstance(tensor, PairCodebookTensor):
@@ -101,9 +100,9 @@ def test_expanded_codebooks_are_those_of_the_file(
         coefficients, basis = np.where(coefficients < 0, -128, 127).astype(np.int8), np.full_like(basis, -128)
     factors = CodebookFactors(coefficients, basis, shift)
     stored = CodebookTensor(tensor.codes, bits, factors.centroids(), tensor.row_scale, group_rows, factors=factors)
-    _, arrays = pack(stored)
+    arrays = PackedTensor.pack(stored).arrays
     expanded = expand_codebooks(arrays["coefficients"], arrays["basis"], shift, rows, cols, bits, group_rows, rank)
-    _, plain = pack(CodebookTensor(tensor.codes, bits, stored.codebooks, tensor.row_scale, group_rows))
+    plain = PackedTensor.pack(CodebookTensor(tensor.codes, bits, stored.codebooks, tensor.row_scale, group_rows)).arrays
     blocks = -(-rows // 16) * 16 // group_rows * -(-cols // 32)
     assert expanded.dtype == np.uint8 and expanded.size == blocks * 2**bits and expanded.max() < 128
     differing = expanded != plain["codebooks"][: expanded.size]

@@ -17,8 +17,9 @@ from tests.kernels.guarded import body
 
 PROGRAM = """
 import numpy as np
+from rwkvquant.codecs import PackedTensor, Packing
+from rwkvquant.codecs.native import product
 from rwkvquant.kernels import dispatch, tiles
-from rwkvquant.kernels.product import Matrix
 rng = np.random.default_rng(0)
 codes = rng.integers(0, 8, (50, 200), dtype=np.uint8)
 scales, zeros = rng.integers(0, 256, (50, 4), dtype=np.uint8), rng.integers(0, 8, (50, 4), dtype=np.uint8)
@@ -26,8 +27,10 @@ row_scale, books = tiles.pack_row_scale(rng.random(50).astype(np.float16)), rng.
 grid = {"codes": tiles.pack_tiles(codes, 3, 64), "scales": tiles.pack_scales(scales), "zeros": tiles.pack_zeros(zeros, 3)}
 tables = {"codes": tiles.pack_tiles(codes, 3, 32), "codebooks": tiles.pack_codebooks(books)}
 x = rng.standard_normal((2, 200)).astype(np.float32)
-uniform = dispatch.product(Matrix("uniform", {**grid, "row_scale": row_scale}, 50, 200, 3, 64, 64, False, 8), x)
-codebook = dispatch.product(Matrix("codebook", {**tables, "row_scale": row_scale}, 50, 200, 3, group_rows=2), x)
+grids = Packing("uniform3.t16x64", (50, 200), {"group_size": 64, "symmetric": False, "scale_bits": 8})
+uniform = product(PackedTensor(grids, {**grid, "row_scale": row_scale}), x)
+books = Packing("codebook3.t16x32", (50, 200), {"group_rows": 2, "rank": 0, "shift": 0})
+codebook = product(PackedTensor(books, {**tables, "row_scale": row_scale}), x)
 print(dispatch.backend(), uniform.tobytes().hex(), codebook.tobytes().hex())
 """
 

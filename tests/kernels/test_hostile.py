@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from rwkvquant import _native
-from rwkvquant.kernels import dispatch
-from rwkvquant.kernels.product import Matrix
+from rwkvquant.codecs import PackedTensor
 from tests.kernels import matrices
 from tests.kernels.guarded import body
 
@@ -31,16 +29,16 @@ SOUND = [
 ]
 
 
-def given_what_it_asks_for(matrix: Matrix, changes: dict[str, Any], rng: np.random.Generator) -> tuple[Any, dict[str, Any]] | None:
+def given_what_it_asks_for(matrix: PackedTensor, changes: dict[str, Any], rng: np.random.Generator) -> tuple[Any, dict[str, Any]] | None:
     """The native matrix with some numbers changed, of arrays with random bytes and just as long as it wants them, and these arrays.
 
     None if it refuses the numbers, or wants more than a megabyte.
     """
-    described = dispatch.described(replace(matrix, **changes))
+    fields = matrices.fields(matrix, **changes)
     arrays: dict[str, Any] = {suffix: np.zeros(0, array.dtype) for suffix, array in matrix.arrays.items()}
     for _ in range(len(arrays) + 1):
         try:
-            return _native.Matrix(**(described | {"arrays": arrays})), arrays
+            return _native.Matrix(**(fields | {"arrays": arrays})), arrays
         except ValueError as refusal:
             found = WANTED.search(str(refusal))
             if found is None or found[2] is None or int(found[2]) > 1 << 20:
@@ -73,21 +71,21 @@ def multiply(held: Any, rows: int, cols: int) -> None:
 
 
 @pytest.mark.parametrize("matrix", SOUND, ids=matrices.name)
-def test_a_wrong_number_is_refused_or_harmless(matrix: Matrix) -> None:
+def test_a_wrong_number_is_refused_or_harmless(matrix: PackedTensor) -> None:
     rng, accepted, refused = np.random.default_rng(0), 0, 0
     for key in NUMBERED:
         for number in (True, False) if key == "symmetric" else NUMBERS:
             found = given_what_it_asks_for(matrix, {key: number}, rng)
             refused += found is None
             accepted += found is not None
-            rows, cols = (number if key == name else getattr(matrix, name) for name in ("rows", "cols"))
+            rows, cols = (number if key == name else size for name, size in zip(("rows", "cols"), matrix.shape, strict=True))
             if found is not None and rows * cols < 1 << 20:
                 multiply(found[0], rows, cols)
     assert accepted > 20 and refused > 20
 
 
 @pytest.mark.parametrize("matrix", SOUND, ids=matrices.name)
-def test_arrays_of_just_the_bytes_that_are_asked_for_are_enough_and_no_less(matrix: Matrix) -> None:
+def test_arrays_of_just_the_bytes_that_are_asked_for_are_enough_and_no_less(matrix: PackedTensor) -> None:
     rng = np.random.default_rng(0)
     for rows, cols in ((1, 2), (16, 64), (17, 65), (48, 32), (33, 200)):
         found = given_what_it_asks_for(matrix, {"rows": rows, "cols": cols}, rng)
@@ -97,4 +95,4 @@ def test_arrays_of_just_the_bytes_that_are_asked_for_are_enough_and_no_less(matr
         for suffix, array in arrays.items():
             for wrong in (array[:-1], np.repeat(array, 2)[::2], array.reshape(1, -1), np.zeros(len(array)), None, "codes"):
                 with pytest.raises((ValueError, TypeError)):
-                    dispatch.held(_native, replace(matrix, rows=rows, cols=cols, arrays=arrays | {suffix: wrong}))
+                    _native.Matrix(**matrices.fields(matrix, rows=rows, cols=cols, arrays=arrays | {suffix: wrong}))

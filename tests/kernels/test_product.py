@@ -12,12 +12,11 @@ import pytest
 from numpy.typing import NDArray
 
 from rwkvquant import _native
-from rwkvquant.formats import layout
-from rwkvquant.formats.layout_sizes import TensorParams
-from rwkvquant.kernels import dispatch, tiles
-from rwkvquant.kernels import product as definition
+from rwkvquant.codecs import PackedTensor, Packing
+from rwkvquant.codecs.native import native_product
+from rwkvquant.kernels import tiles
+from rwkvquant.kernels.activations import quantize_activations
 from rwkvquant.kernels.bfloat import narrow_exactly, widen_bfloat
-from rwkvquant.kernels.product import Matrix
 from tests.kernels import matrices
 from tests.kernels.guarded import assert_same_bits, at_offset, on_every_body
 
@@ -28,6 +27,13 @@ def vectors(count: int, cols: int, seed: int = 0) -> Floats:
     return np.random.default_rng([count, cols, seed]).standard_normal((count, cols)).astype(np.float32)
 
 
+def uniform(
+    arrays: dict[str, Any], rows: int, cols: int, bits: int, tile_cols: int, group_size: int, symmetric: bool, scale_bits: int
+) -> PackedTensor:
+    values = {"group_size": group_size, "symmetric": symmetric, "scale_bits": scale_bits}
+    return PackedTensor(Packing(f"uniform{bits}.t16x{tile_cols}", (rows, cols), values), arrays)
+
+
 def int8_parts(q: NDArray[np.int8]) -> tuple[Any, Any, Any]:
     """(count, padded) -> q, scale of 1, minus_sum, as the native product takes them."""
     halves = q.reshape(-1, 2, 32).sum(axis=2, dtype=np.int32)
@@ -35,44 +41,38 @@ def int8_parts(q: NDArray[np.int8]) -> tuple[Any, Any, Any]:
     return q.reshape(-1), np.ones(len(halves), np.float32), minus_sum
 
 
-def native_int8(matrix: Matrix, q: NDArray[np.int8]) -> dict[str, Floats]:
+def native_int8(matrix: PackedTensor, q: NDArray[np.int8]) -> dict[str, Floats]:
     """By instruction set, (count * rows,) products of activations given as whole numbers, a scale of 1 each."""
-    held, parts = dispatch.held(_native, matrix), int8_parts(q)
-    run: Callable[[Floats], None] = lambda out: _native.product(held, *parts, None, len(q), out, matrix.rows, 0, matrix.rows)  # noqa: E731
-    return on_every_body(run, len(q) * matrix.rows)
+    held, parts = matrix.native(_native), int8_parts(q)
+    run: Callable[[Floats], None] = lambda out: _native.product(held, *parts, None, len(q), out, matrix.shape[0], 0, matrix.shape[0])  # noqa: E731
+    return on_every_body(run, len(q) * matrix.shape[0])
 
 
-def native(matrix: Matrix, x: Floats, int8: bool = True) -> dict[str, Floats]:
+def native(matrix: PackedTensor, x: Floats, int8: bool = True) -> dict[str, Floats]:
     """(count, rows) by instruction set, each written into NaN between guard bands."""
-    run: Callable[[Floats], None] = lambda out: dispatch.native_product(_native, matrix, x, int8, out)  # type: ignore[assignment]  # noqa: E731
-    return {isa: out.reshape(len(x), matrix.rows) for isa, out in on_every_body(run, len(x) * matrix.rows).items()}
+    run: Callable[[Floats], None] = lambda out: native_product(_native, matrix, x, int8, out)  # type: ignore[assignment]  # noqa: E731
+    return {isa: out.reshape(len(x), matrix.shape[0]) for isa, out in on_every_body(run, len(x) * matrix.shape[0]).items()}
 
 
-def check(matrix: Matrix, x: Floats, int8: bool = True) -> None:
+def check(matrix: PackedTensor, x: Floats, int8: bool = True) -> None:
     """All vectors together, and the first one alone, which is another loop."""
-    want = definition.product(matrix, x, int8)
+    want = matrix.product(x, int8)
     for count in {1, len(x)}:
         for isa, got in native(matrix, x[:count], int8).items():
             message = f"{isa} {matrices.name(matrix)}, {count} vectors"
             np.testing.assert_array_equal(got.view(np.uint32), want[:count].view(np.uint32), err_msg=message)
 
 
-def decoded(matrix: Matrix) -> NDArray[np.float64]:
-    """By formats/layout.py, which knows nothing of products."""
-    if matrix.codec == "bfloat":  # the upper two bytes of a float32
+def decoded(matrix: PackedTensor) -> NDArray[np.float64]:
+    """By the codec's `unpack`, which knows nothing of products."""
+    if matrix.layout == "dense.bf16":  # the upper two bytes of a float32
         values = [struct.unpack(">f", struct.pack(">H2x", value))[0] for value in matrix.arrays["values"]]
-        return np.array(values).reshape(matrix.rows, matrix.cols)
-    if matrix.codec == "dense":
-        return matrix.arrays["values"].reshape(matrix.rows, matrix.cols).astype(np.float64)
-    shape = f"t16x{matrix.tile_cols}"
-    names = ("group_size", "symmetric", "scale_bits", "group_rows", "rank", "shift")
-    params = TensorParams((matrix.rows, matrix.cols), **{name: getattr(matrix, name) for name in names})
-    layout_id = f"{matrix.codec}{matrix.bits}.{shape}"
+        return np.array(values).reshape(matrix.shape)
     arrays = {}
-    for suffix, (dtype, count) in layout.expected_arrays(layout_id, params).items():
+    for suffix, (dtype, count) in matrix.packing.sizes().items():
         arrays[suffix] = np.zeros(count, dtype)
         arrays[suffix][: len(matrix.arrays[suffix])] = matrix.arrays[suffix]
-    return layout.unpack(layout_id, params, arrays).decode().astype(np.float64)
+    return replace(matrix, arrays=arrays).decode().astype(np.float64)
 
 
 def test_every_length_up_to_two_tiles_and_every_remainder_of_rows() -> None:
@@ -103,15 +103,15 @@ def test_the_definition_is_the_product_of_the_decoded_weights(int8: bool) -> Non
     for matrix in matrices.every_layout(30, 250):
         x = vectors(2, 250)
         x64 = x.astype(np.float64)
-        if int8 and matrix.codec not in ("dense", "bfloat"):
-            parts = [definition.quantize_activations(vector) for vector in x]
+        if int8 and matrix.native_form().int8:
+            parts = [quantize_activations(vector) for vector in x]
             x64 = np.stack([(xq * xscale.astype(np.float64).repeat(64))[:250] for xq, xscale in parts])
         W = decoded(matrix)
         operations = 250 / 32 + 20 + (0 if int8 else 20)
         bound = operations * 2.0**-24 * (np.abs(x64) @ np.abs(W).T)
         if not int8:  # code - zero loses digits that cancel: what is added is up to 2^bits larger
             bound *= 2
-        assert (np.abs(definition.product(matrix, x, int8) - x64 @ W.T) <= bound).all(), matrices.name(matrix)
+        assert (np.abs(matrix.product(x, int8) - x64 @ W.T) <= bound).all(), matrices.name(matrix)
 
 
 def test_work_split_by_rows_gives_the_same_bits() -> None:
@@ -125,7 +125,7 @@ def test_work_split_by_rows_gives_the_same_bits() -> None:
             _native.quantize_activations(x.reshape(-1), count, 130, q, scale, minus_sum)
             out = np.full(count * 100, np.nan, np.float32)
             for begin, end in ((32, 48), (0, 32), (48, 85)):
-                _native.product(dispatch.held(_native, matrix), q, scale, minus_sum, x.reshape(-1), count, out, 100, begin, end)
+                _native.product(matrix.native(_native), q, scale, minus_sum, x.reshape(-1), count, out, 100, begin, end)
             got = out.reshape(count, 100)
             np.testing.assert_array_equal(got[:, :85], want, err_msg=matrices.name(matrix))
             assert np.isnan(got[:, 85:]).all(), "written beyond the last row"
@@ -144,7 +144,7 @@ def test_every_code_is_read_from_its_own_place(bits: int, tile_cols: int) -> Non
     columns = np.eye(64, dtype=np.int8)
     for turn in range(1 << bits):
         codes = ((base + turn) % (1 << bits)).astype(np.uint8)
-        matrix = Matrix("uniform", {**sides, "codes": tiles.pack_tiles(codes, bits, tile_cols)}, 16, 64, bits, tile_cols, 64, False, 8)
+        matrix = uniform({**sides, "codes": tiles.pack_tiles(codes, bits, tile_cols)}, 16, 64, bits, tile_cols, 64, False, 8)
         assert_same_bits(native_int8(matrix, columns), codes.T.astype(np.float32).reshape(-1))
         for column in range(turn % 5, 64, 1 if bits < 4 else 16 if bits == 8 else 5):
             assert_same_bits(native_int8(matrix, one_hot(column)), codes[:, column].astype(np.float32))
@@ -158,7 +158,10 @@ def test_every_table_and_entry_is_read_from_its_own_place(bits: int, group_rows:
     for turn in range(entries):
         codes = ((np.arange(16)[:, None] + 3 * np.arange(64) + turn) % entries).astype(np.uint8)
         arrays = {"codes": tiles.pack_tiles(codes, bits, 32), "codebooks": tiles.pack_codebooks(codebooks, group_rows)}
-        matrix = Matrix("codebook", {**arrays, "row_scale": np.ones(16, np.float16)}, 16, 64, bits, group_rows=group_rows)
+        matrix = PackedTensor(
+            Packing(f"codebook{bits}.t16x32", (16, 64), {"group_rows": group_rows, "rank": 0, "shift": 0}),
+            {**arrays, "row_scale": np.ones(16, np.float16)},
+        )
         want = codebooks[np.arange(16)[:, None] // group_rows, np.arange(64) // 32, codes].astype(np.float32) - 64
         assert_same_bits(native_int8(matrix, columns), want.T.reshape(-1))
         for column in range(64):
@@ -172,7 +175,9 @@ def test_every_pair_is_read_from_its_own_place(bits: int) -> None:
     for turn in range(1 << bits):
         codes = ((np.arange(16)[:, None] + 3 * np.arange(32) + turn) % (1 << bits)).astype(np.uint8)
         arrays = {"codes": tiles.pack_tiles(codes, bits, 32), "codebooks": tiles.pack_pair_codebooks(codebooks)}
-        matrix = Matrix("pairs", {**arrays, "row_scale": np.ones(16, np.float16)}, 16, 64, bits, group_rows=16)
+        matrix = PackedTensor(
+            Packing(f"pairs{bits}.t16x32", (16, 64), {"group_rows": 16}), {**arrays, "row_scale": np.ones(16, np.float16)}
+        )
         want = codebooks[0, codes].reshape(16, 64).astype(np.float32) - 64
         assert_same_bits(native_int8(matrix, columns), want.T.reshape(-1))
         for column in range(turn % 7, 64, 7):
@@ -201,7 +206,7 @@ def test_the_largest_products_do_not_saturate(activation: int) -> None:
                     codes, sides = np.full((32, 128), code, np.uint8), np.full((32, 128 // tile_cols), zero, np.uint8)
                     arrays = {"codes": tiles.pack_tiles(codes, bits, tile_cols), "zeros": tiles.pack_zeros(sides, bits)}
                     arrays |= {"scales": np.full(sides.size, 255, np.uint8), "row_scale": np.ones(32, np.float16)}
-                    matrix = Matrix("uniform", arrays, 32, 128, bits, tile_cols, tile_cols, False, 8)
+                    matrix = uniform(arrays, 32, 128, bits, tile_cols, tile_cols, False, 8)
                     # Every partial sum is a whole multiple of 64 * 255, and below 2^24 of them: exact in float32.
                     want = np.full(32 * count, 255 * 128 * (code - zero) * activation, np.float32) + 0
                     assert_same_bits(native_int8(matrix, q), want)
@@ -224,11 +229,11 @@ def test_every_finite_float16_is_decoded_exactly() -> None:
     rows = len(halves)
     ones = np.ones((rows, 1), np.uint8)
     arrays = {"codes": tiles.pack_tiles(5 * ones.repeat(64, axis=1), 3, 64)}
-    by_row = Matrix("uniform", {**arrays, "scales": ones[:, 0], "row_scale": halves}, rows, 64, 3, 64, 64, True, 8)
+    by_row = uniform({**arrays, "scales": ones[:, 0], "row_scale": halves}, rows, 64, 3, 64, 64, True, 8)
     assert_same_bits(native_int8(by_row, one_hot(0)), halves.astype(np.float32))
-    by_group = Matrix("uniform", {**arrays, "scales": halves}, rows, 64, 3, 64, 64, True, 16)
+    by_group = uniform({**arrays, "scales": halves}, rows, 64, 3, 64, 64, True, 16)
     assert_same_bits(native_int8(by_group, one_hot(0)), halves.astype(np.float32) + 0)  # y starts at +0
-    dense = Matrix("dense", {"values": halves}, rows, 1, 16)
+    dense = PackedTensor(Packing("dense.f16", (rows, 1)), {"values": halves})
     for got in native(dense, np.ones((1, 1), np.float32)).values():
         np.testing.assert_array_equal(got[0], halves.astype(np.float32))
 
@@ -238,7 +243,7 @@ def test_arrays_of_a_file_and_codes_may_stand_at_any_address(offset: int) -> Non
     """What is no part of a file, numbers of 4 bytes, stands where such numbers may stand, or is refused."""
     for matrix in matrices.every_layout(35, 100):
         moved = replace(matrix, arrays={name: at_offset(array, offset) for name, array in matrix.arrays.items()})
-        held = dispatch.held(_native, moved)
+        held = moved.native(_native)
         x = np.zeros((3, 128), np.float32)
         x[:, :100] = vectors(3, 100)
         q, scale, minus_sum = np.empty(3 * 128, np.int8), np.empty(6, np.float32), np.empty(12, np.int32)
@@ -246,7 +251,7 @@ def test_arrays_of_a_file_and_codes_may_stand_at_any_address(offset: int) -> Non
         inputs = [at_offset(q, offset), *(at_offset(each, offset // 4 * 4) for each in (scale, minus_sum, x.reshape(-1)))]
         for count in (1, 3):
             got = on_every_body(lambda out: _native.product(held, *inputs, count, out, 35, 0, 35), 35 * count)  # noqa: B023
-            assert_same_bits(got, definition.product(matrix, x[:count, :100]).reshape(-1))
+            assert_same_bits(got, matrix.product(x[:count, :100]).reshape(-1))
 
 
 @pytest.mark.parametrize(("argument", "name"), [(1, "scale"), (2, "minus_sum")])
@@ -254,7 +259,7 @@ def test_numbers_that_stand_between_their_places_are_refused(argument: int, name
     arguments: list[Any] = [*int8_parts(np.zeros((1, 64), np.int8)), None, 1, np.zeros(16, np.float32), 16, 0, 16]
     arguments[argument] = at_offset(arguments[argument], 2)
     with pytest.raises(ValueError, match=rf"\[product\] {name} must be aligned as its type is"):
-        _native.product(dispatch.held(_native, UNIFORM), *arguments)
+        _native.product(UNIFORM.native(_native), *arguments)
 
 
 def test_the_guard_band_notices_a_write_outside() -> None:
@@ -292,7 +297,7 @@ UNIFORM = matrices.uniform(16, 64, 3)
 )
 def test_a_matrix_that_does_not_fit_is_refused_by_name(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=rf"\[Matrix\] {message}"):
-        dispatch.held(_native, replace(UNIFORM, **changes))
+        _native.Matrix(**matrices.fields(UNIFORM, **changes))
 
 
 PARTS = (np.zeros(64, np.int8), np.zeros(1, np.float32), np.zeros(2, np.int32), None, 1, np.zeros(16, np.float32), 16, 0, 16)
@@ -317,20 +322,20 @@ def test_an_argument_that_does_not_fit_is_named(argument: int, value: Any, messa
     arguments = list(PARTS)
     arguments[argument] = value
     with pytest.raises(ValueError, match=rf"\[product\] ({message})"):
-        _native.product(dispatch.held(_native, UNIFORM), *arguments)
+        _native.product(UNIFORM.native(_native), *arguments)
 
 
 @pytest.mark.parametrize("out", [np.zeros(16), np.zeros(32, np.float32)[::2], np.zeros((16, 1), np.float32)])
 def test_an_output_that_would_be_copied_is_refused(out: NDArray[Any]) -> None:
     with pytest.raises(TypeError):
-        _native.product(dispatch.held(_native, UNIFORM), *PARTS[:5], out, *PARTS[6:])
+        _native.product(UNIFORM.native(_native), *PARTS[:5], out, *PARTS[6:])
 
 
 def test_a_matrix_keeps_its_arrays_alive() -> None:
     matrix = matrices.uniform(64, 256, 3)
     x = vectors(1, 256)
-    want = definition.product(matrix, x)
-    held = dispatch.held(_native, replace(matrix, arrays={name: array.copy() for name, array in matrix.arrays.items()}))
+    want = matrix.product(x)
+    held = replace(matrix, arrays={name: array.copy() for name, array in matrix.arrays.items()}).native(_native)
     junk = [np.full(1 << 14, 255, np.uint8) for _ in range(64)]  # would take the place of freed arrays
     q, scale, minus_sum = np.empty(256, np.int8), np.empty(4, np.float32), np.empty(8, np.int32)
     _native.quantize_activations(x.reshape(-1), 1, 256, q, scale, minus_sum)

@@ -8,9 +8,8 @@ import pytest
 import torch
 
 from rwkvquant import QuantizeConfig
-from rwkvquant.codecs import CodebookConfig, GridConfig, PairConfig
+from rwkvquant.codecs import CodebookConfig, GridConfig, PackedTensor, PairConfig
 from rwkvquant.errors import ConfigError
-from rwkvquant.formats.layout import pack
 from rwkvquant.kernels.tiles import padded
 from rwkvquant.pipeline.matrices import quantize_matrix, quantizer_options
 from rwkvquant.pipeline.settings import allowed_settings, plain_codec, settings_of
@@ -50,9 +49,9 @@ def test_stored_bytes_are_what_is_packed(options: dict[str, Any], shape: tuple[i
     assert len(set(settings)) == len(settings) >= 1
     for setting in settings if len(settings) < 12 else settings[::3]:  # what is left out of one list is in another
         quantised = quantize_matrix(setting, quantizer_options(config, refined=False), W, hessian)
-        layout, arrays = pack(quantised, setting.layout(shape))
-        assert layout == setting.layout(shape)
-        assert sum(padded(array.nbytes, 64) for array in arrays.values()) == setting.stored_bytes(shape), setting
+        packed = PackedTensor.pack(quantised, setting.layout(shape))
+        assert packed.layout == setting.layout(shape)
+        assert sum(padded(array.nbytes, 64) for array in packed.arrays.values()) == setting.stored_bytes(shape), setting
         assert quantised.shape == shape and setting.codec.code_bits in range(2, 9)
 
 

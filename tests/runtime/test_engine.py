@@ -17,19 +17,19 @@ from numpy.typing import NDArray
 
 from rwkvquant import _native
 from rwkvquant.architectures import ARCHITECTURES, Dims, Role, TensorSpec
-from rwkvquant.bench.layouts import PRESETS, Packing, codebook, dense, pairs, uniform
+from rwkvquant.bench.layouts import PRESETS, codebook, pairs
 from rwkvquant.bench.random_model import default_side, write_model, write_random_model
-from rwkvquant.codecs import GridConfig
+from rwkvquant.codecs import DenseConfig, GridConfig, PackedTensor, Packing
+from rwkvquant.codecs.dense import exact
 from rwkvquant.errors import FormatError
 from rwkvquant.formats.container import open_packed
-from rwkvquant.formats.layout import TensorParams
 from rwkvquant.kernels.activations import quantize_activations
 from rwkvquant.kernels.state import State
 from rwkvquant.runtime.engines.base import Engine
 from rwkvquant.runtime.engines.native import NativeEngine
 from rwkvquant.runtime.engines.reference import ReferenceEngine
 from rwkvquant.runtime.session import load, logits_hash
-from rwkvquant.runtime.weights import Stored, Weights, packed_weights
+from rwkvquant.runtime.weights import Weights, packed_weights
 
 Shape = tuple[int, int]
 
@@ -48,14 +48,14 @@ SMALL = [name for name in SIZES if name.endswith("16")]
 def every_layout(shape: Shape, seed: int) -> Packing:
     """One after another, all kinds of packing that a matrix can have."""
     kinds = [
-        uniform(shape, GridConfig(bits, group, seed % 2 == 0, scale_bits))
+        GridConfig(bits, group, seed % 2 == 0, scale_bits).packing(shape)
         for bits in range(1, 9)
         for group in (32, 64)
         for scale_bits in (8, 16)
     ]
     kinds += [codebook(shape, bits, rows, rank) for bits, rows in ((2, 2), (3, 2), (3, 8), (4, 4), (4, 16)) for rank in (0, 1, 8)]
     kinds += [pairs(shape, bits) for bits in range(4, 9)]
-    kinds += [dense(shape, 16), dense(shape, 32), uniform(shape, GridConfig(5), rows=True)]
+    kinds += [DenseConfig(16).packing(shape), DenseConfig(32).packing(shape), GridConfig(5).packing(shape, rows=True)]
     return kinds[seed % len(kinds)]
 
 
@@ -102,7 +102,7 @@ def int8_definition(weights: Weights) -> ReferenceEngine:
     engine = ReferenceEngine(weights)
     tensors: dict[str, Any] = dict(engine._tensors)
     for name, stored in weights.matrices.items():
-        if not stored.layout.startswith("dense") and not stored.layout.endswith(".rows"):
+        if (form := stored.native_form()) is not None and form.int8:
             stack, _, index = name.rpartition(".")
             if stack in tensors:
                 tensors[stack] = list(tensors[stack])
@@ -196,14 +196,14 @@ def test_more_sequences_than_a_step_holds(tmp_path: Path) -> None:
 def test_an_original_in_16_bits_gives_the_bits_of_the_same_numbers_in_32(tmp_path: Path, name: str) -> None:
     weights = random_weights(tmp_path, name)
     sound = {"emb.weight": weights.embedding, **weights.matrices}
-    decoded = {key: stored.qtensor().decode() for key, stored in sound.items()}
+    decoded = {key: stored.decode() for key, stored in sound.items()}
     bfloat = {key: (values.view(np.uint32) & np.uint32(0xFFFF0000)).view(np.float32) for key, values in decoded.items()}
     for values in bfloat.values():
         values.flat[0] = 2.0**-40  # which float16 does not have
     half = {key: values.astype(np.float16).astype(np.float32) for key, values in decoded.items()}
     for layout, numbers in (("dense.bf16", bfloat), ("dense.f16", half)):
-        narrow = {key: Stored.dense(values) for key, values in numbers.items()}
-        wide = {key: Stored("dense.f32", TensorParams(values.shape), {"values": values.reshape(-1)}) for key, values in numbers.items()}
+        narrow = {key: exact(values) for key, values in numbers.items()}
+        wide = {key: PackedTensor(Packing("dense.f32", values.shape), {"values": values.reshape(-1)}) for key, values in numbers.items()}
         assert {stored.layout for stored in narrow.values()} >= {layout}
         read = []
         for tensors in (narrow, wide):
@@ -237,9 +237,9 @@ def test_read_leaves_a_state_alone_and_advance_changes_its_slots_and_no_other(
 def test_weights_that_do_not_fit_together_are_refused(tmp_path: Path, name: str) -> None:
     weights = random_weights(tmp_path, name)
     matrix, vector = "blocks.1.att.key.weight", "blocks.0.ln1.bias"
-    stored = Stored.dense(np.zeros((weights.dims.width, weights.dims.width), np.float32))
-    wide = dataclasses.replace(stored, params=TensorParams((weights.dims.width, 2 * weights.dims.width)))
-    other = Stored.dense(np.zeros((16, 16), np.float32))
+    stored = exact(np.zeros((weights.dims.width, weights.dims.width), np.float32))
+    wide = dataclasses.replace(stored, packing=Packing("dense.f16", (weights.dims.width, 2 * weights.dims.width)))
+    other = exact(np.zeros((16, 16), np.float32))
     wrong = [
         (dataclasses.replace(weights, matrices={n: m for n, m in weights.matrices.items() if n != matrix}), "needs this matrix"),
         (dataclasses.replace(weights, matrices=weights.matrices | {matrix: other}), "shape of the model's sizes"),

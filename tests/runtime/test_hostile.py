@@ -11,9 +11,9 @@ import pytest
 
 from rwkvquant import _native
 from rwkvquant.architectures import ARCHITECTURES, Dims, Role, TensorSpec
-from rwkvquant.bench.layouts import Packing, codebook, dense, pairs, uniform
+from rwkvquant.bench.layouts import codebook, pairs
 from rwkvquant.bench.random_model import default_side, write_model
-from rwkvquant.codecs import GridConfig
+from rwkvquant.codecs import DenseConfig, GridConfig, Packing
 from rwkvquant.formats.container import open_packed
 from rwkvquant.runtime.engines import native as engine
 from rwkvquant.runtime.weights import packed_weights
@@ -38,11 +38,11 @@ Arguments = dict[str, Any]
 def packings(shape: tuple[int, int]) -> list[Packing]:
     grids = [GridConfig(3, 64, False, 8), GridConfig(8, 32, False, 16), GridConfig(5, 64, True, 8)]
     return [
-        *(uniform(shape, grid) for grid in grids),
+        *(grid.packing(shape) for grid in grids),
         codebook(shape, 3, 2, 0),
         codebook(shape, 4, 8, 3),
         pairs(shape, 6),
-        dense(shape, 16),
+        DenseConfig(16).packing(shape),
     ]
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
-from rwkvquant.codecs import GridConfig, QTensor
-from rwkvquant.runtime.engines.reference import row_reader
+from rwkvquant.codecs import GridConfig, PackedTensor, QTensor, UniformTensor
 from tests.formats.examples import codebook, dense, pairs, uniform, vector_codebook
 
 RNG = np.random.default_rng(0)
@@ -22,9 +23,13 @@ KINDS: dict[str, QTensor] = {
 }
 
 
+@pytest.mark.parametrize("layout", [None, "rows"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_decoded_rows_are_the_rows_of_the_decoded_whole(kind: str) -> None:
-    read = row_reader(KINDS[kind])
+def test_decoded_rows_are_the_rows_of_the_decoded_whole(kind: str, layout: str | None) -> None:
+    tensor: Any = KINDS[kind]
+    if layout and not isinstance(tensor, UniformTensor):
+        pytest.skip("only uniform grids have both layouts")
+    read = PackedTensor.pack(tensor, f"uniform{tensor.bits}.rows" if layout else None).rows
     for ids in ([7], [19, 0, 7, 7], list(range(20))):
         rows = read(ids)
         np.testing.assert_array_equal(rows, KINDS[kind].decode()[ids])

@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 import numpy as np
 
-from rwkvquant.codecs import CodebookConfig, GridConfig
+from rwkvquant.codecs import CodebookConfig, DenseConfig, GridConfig, Packing, PairConfig
 from rwkvquant.errors import ConfigError
-from rwkvquant.formats.layout import TensorParams, choose_layout, stored_bytes, stored_bytes_codebook, stored_bytes_pairs
 from rwkvquant.selection.policy import Candidate, fit_budget
 
-Packing = tuple[str, TensorParams]  # layout id and parameters
 Shape = tuple[int, int]
 
 PRESETS = ("default", "uniform", "codebook", "paper", "pairs", "dense")
@@ -44,22 +43,15 @@ CODEBOOK_ERRORS = {  # bits, group rows, rank
 }  # fmt: skip
 
 
-def uniform(shape: Shape, grid: GridConfig, rows: bool = False) -> Packing:
-    params = TensorParams(shape, grid.group_size, grid.symmetric, grid.scale_bits)
-    return choose_layout("uniform", grid.bits, shape, grid.group_size, rows), params
-
-
 def codebook(shape: Shape, bits: int, group_rows: int, rank: int) -> Packing:
-    shift = 7 + (rank - 1).bit_length() if rank else 0
-    return choose_layout("codebook", bits, shape), TensorParams(shape, group_rows=group_rows, rank=rank, shift=shift)
+    """With the shift that random coefficients and bases need."""
+    packing = CodebookConfig(bits, group_rows).packing(shape)
+    return replace(packing, values={**packing.values, "rank": rank, "shift": 7 + (rank - 1).bit_length() if rank else 0})
 
 
 def pairs(shape: Shape, bits: int) -> Packing:
-    return choose_layout("pairs", bits, shape), TensorParams(shape, group_rows=-(-shape[0] // 16) * 16)
-
-
-def dense(shape: tuple[int, ...], bits: int = 16) -> Packing:
-    return choose_layout("dense", bits, shape), TensorParams(shape)
+    """One table for all rows."""
+    return PairConfig(bits, -(-shape[0] // 16) * 16).packing(shape)
 
 
 def choose(preset: str, shapes: Mapping[str, Shape], bits: float) -> dict[str, Packing]:
@@ -70,11 +62,11 @@ def choose(preset: str, shapes: Mapping[str, Shape], bits: float) -> dict[str, P
     if preset not in PRESETS:
         raise ConfigError(f"layouts must be one of {', '.join(PRESETS)}; got {preset}")
     if preset == "dense":
-        return {name: dense(shape) for name, shape in shapes.items()}
+        return {name: DenseConfig().packing(shape) for name, shape in shapes.items()}
     if preset == "paper":
         table = PAPER_CODEBOOK
         return {
-            name: uniform(shape, PAPER_GRID) if index % PAPER_ONE_IN == 0 else codebook(shape, table.bits, table.group_rows, table.rank)
+            name: PAPER_GRID.packing(shape) if index % PAPER_ONE_IN == 0 else codebook(shape, table.bits, table.group_rows, table.rank)
             for index, (name, shape) in enumerate(shapes.items())
         }
     random = np.random.default_rng(len(shapes))
@@ -88,15 +80,12 @@ def choose(preset: str, shapes: Mapping[str, Shape], bits: float) -> dict[str, P
 
 def _settings(preset: str, shape: Shape) -> Iterator[tuple[int, float, Packing]]:
     """Stored bytes, loss and packing of what a matrix may become."""
+    found: list[tuple[Packing, float]] = []
     if preset in ("default", "uniform"):
-        for (bits, group_size), error in GRID_ERRORS.items():
-            grid = GridConfig(bits, group_size)
-            yield stored_bytes(grid, shape), error, uniform(shape, grid)
+        found += [(GridConfig(*grid).packing(shape), error) for grid, error in GRID_ERRORS.items()]
     if preset in ("default", "codebook"):
-        for table, error in CODEBOOK_ERRORS.items():
-            if preset == "default" or table[2]:
-                yield stored_bytes_codebook(shape, *table), error, codebook(shape, *table)
+        found += [(codebook(shape, *table), error) for table, error in CODEBOOK_ERRORS.items() if preset == "default" or table[2]]
     if preset == "pairs":
-        for bits in range(4, 9):
-            packing = pairs(shape, bits)
-            yield stored_bytes_pairs(shape, bits, packing[1].group_rows), 2.0**-bits, packing
+        found += [(pairs(shape, bits), 2.0**-bits) for bits in range(4, 9)]
+    for packing, error in found:
+        yield packing.stored_bytes, error, packing

@@ -19,6 +19,7 @@ import numpy as np
 
 from rwkvquant.architectures import QUANTIZED_ROLES, Architecture, Dims
 from rwkvquant.bench.roofline import Roofline
+from rwkvquant.codecs import Packing
 from rwkvquant.errors import ConfigError
 from rwkvquant.formats.container import PackedFile, open_packed
 from rwkvquant.runtime.session import Model, is_packed, load, logits_hash
@@ -123,8 +124,13 @@ def bytes_per_token(packed: PackedFile) -> int:
 
 def int8_operations_per_token(packed: PackedFile) -> int:
     """Multiplications and additions of a prompt's token in int8: with quantised projections and LoRA factors; few tokens need the head."""
-    entries = [entry for entry in packed.tensors.values() if entry.role in QUANTIZED_ROLES and not entry.layout.startswith("dense")]
+    entries = [entry for entry in packed.tensors.values() if entry.role in QUANTIZED_ROLES and _in_int8(entry.packing)]
     return 2 * sum(entry.weights for entry in entries)
+
+
+def _in_int8(packing: Packing) -> bool:
+    form = packing.codec.native(packing)
+    return form is not None and form.int8
 
 
 def state_bytes(architecture: Architecture, dims: Dims) -> int:

@@ -13,23 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from rwkvquant.architectures import QUANTIZED_ROLES, Dims, Role, TensorSpec, architecture
-from rwkvquant.bench.layouts import Packing, Shape, choose, dense, uniform
+from rwkvquant.bench.layouts import Shape, choose
 from rwkvquant.bench.shapes import released
-from rwkvquant.codecs import GridConfig
+from rwkvquant.codecs import DenseConfig, GridConfig, PackedTensor, Packing
 from rwkvquant.config import DEFAULT_BITS, QuantizeConfig
 from rwkvquant.errors import RwkvQuantError
 from rwkvquant.formats.container import ContainerWriter
-from rwkvquant.formats.layout import Layout, TensorParams, expected_arrays, parse_layout, stored_bytes, stored_bytes_dense
 from rwkvquant.formats.tokenizer_data import TokenizerData
 
 _DEFAULT = QuantizeConfig()
-MEAN_SCALE_CODE = 96.0  # scale codes are drawn from 64 to 127
-_CHUNK = 1 << 24
-
-Arrays = dict[str, NDArray[Any]]
 
 
 def write_random_model(
@@ -57,12 +51,9 @@ def write_model(
     rng = np.random.default_rng(seed)
     with ContainerWriter(path) as writer:
         for name, spec, shape in _tensors(arch, dims):
-            layout, params = packing(name, spec, shape)
-            arrays = _random_arrays(rng, layout, params, spec)
+            packed = _random(rng, packing(name, spec, shape), spec)
             source = shape[::-1] if spec.transposed else shape
-            writer.add_arrays(
-                name, layout, params, arrays, role=spec.role, method="random", source_shape=source, transposed=spec.transposed
-            )
+            writer.add_packed(name, packed, role=spec.role, method="random", source_shape=source, transposed=spec.transposed)
         writer.finish(
             model={"arch": arch, "dims": dims},
             quantization_config=config or {},
@@ -74,17 +65,16 @@ def write_model(
 def default_side(spec: TensorSpec, shape: tuple[int, ...]) -> Packing:
     """Head, embedding and vectors as `rwkvquant quantize` packs them by default."""
     if spec.role is Role.HEAD:
-        return uniform(_matrix(shape), GridConfig(_DEFAULT.head_bits))
+        return GridConfig(_DEFAULT.head_bits).packing(_matrix(shape))
     if spec.role is Role.EMBEDDING:
-        return uniform(_matrix(shape), GridConfig(_DEFAULT.emb_bits, symmetric=True, scale_bits=16), rows=True)
-    vector, grid = (1, math.prod(shape)), GridConfig(_DEFAULT.vector_bits, scale_bits=16)
-    if spec.role is Role.ELEMENTWISE and stored_bytes(grid, vector, rows_layout=True) < stored_bytes_dense(shape):
-        return uniform(vector, grid, rows=True)
-    return _dense_side(spec, shape)
+        return GridConfig(_DEFAULT.emb_bits, symmetric=True, scale_bits=16).packing(_matrix(shape), rows=True)
+    vector = GridConfig(_DEFAULT.vector_bits, scale_bits=16).packing((1, math.prod(shape)), rows=True)
+    side = _dense_side(spec, shape)
+    return vector if spec.role is Role.ELEMENTWISE and vector.stored_bytes < side.stored_bytes else side
 
 
 def _dense_side(spec: TensorSpec, shape: tuple[int, ...]) -> Packing:
-    return dense(shape, 32 if spec.role in (Role.NORM, Role.BIAS) else 16)
+    return DenseConfig(32 if spec.role in (Role.NORM, Role.BIAS) else 16).packing(shape)
 
 
 def _tensors(arch: str, dims: Dims) -> Iterator[tuple[str, TensorSpec, tuple[int, ...]]]:
@@ -101,57 +91,13 @@ def _matrix(shape: tuple[int, ...]) -> Shape:
     return rows, cols
 
 
-def _random_arrays(rng: np.random.Generator, layout_id: str, params: TensorParams, spec: TensorSpec) -> Arrays:
-    layout, expected = parse_layout(layout_id), expected_arrays(layout_id, params)
-    if layout.codec == "dense":
-        dtype, count = expected["values"]
-        return {"values": _dense_values(rng, spec, params.shape, count).astype(dtype)}
-    step = _step_size(layout, params, spec)
-    arrays: Arrays = {}
-    for suffix, (dtype, count) in expected.items():
-        if suffix in ("codes", "coefficients", "basis"):
-            arrays[suffix] = _random_bytes(rng, count).view(dtype)
-        elif suffix == "codebooks":
-            arrays[suffix] = _random_bytes(rng, count) & 127
-        elif suffix == "zeros":
-            largest = (1 << layout.bits) - 1 if layout.shape == "rows" else 255  # of tiles, zeros are packed bits
-            arrays[suffix] = _random_bytes(rng, count) & largest
-        elif suffix == "scales" and params.scale_bits == 8:
-            arrays[suffix] = 64 + (_random_bytes(rng, count) & 63)
-        elif suffix == "scales":
-            arrays[suffix] = (step * rng.uniform(0.8, 1.2, count)).astype(dtype)
-        else:
-            assert suffix == "row_scale"
-            arrays[suffix] = np.full(count, step / MEAN_SCALE_CODE if params.scale_bits == 8 else step, dtype)
-    return arrays
-
-
-def _step_size(layout: Layout, params: TensorParams, spec: TensorSpec) -> float:
-    """What a code's step is worth, so that rows have length about 1, or vectors lie between 0 and 1."""
-    if spec.role is Role.ELEMENTWISE:
-        return 2.0**-layout.bits
-    spread = 37.0  # of centroids drawn from 0 to 127
-    if layout.codec == "uniform":
-        spread = math.sqrt((4.0**layout.bits - 1) / 12 * (1 if params.symmetric else 2))
-    return (1.0 if spec.role is Role.EMBEDDING else 1 / math.sqrt(params.shape[1])) / spread
-
-
-def _dense_values(rng: np.random.Generator, spec: TensorSpec, shape: tuple[int, ...], count: int) -> NDArray[Any]:
+def _random(rng: np.random.Generator, packing: Packing, spec: TensorSpec) -> PackedTensor:
+    """Weights of such a size that rows have length about 1; vectors lie between 0 and 1, and norms do nothing."""
     if spec.role is Role.NORM:
-        return np.full(count, 1.0 if spec.name.endswith("weight") else 0.0, np.float32)
-    if spec.role is Role.ELEMENTWISE:
-        return rng.uniform(0, 1, count).astype(np.float32)
-    size = 0.5 if spec.role is Role.BIAS else 1.0 if spec.role is Role.EMBEDDING else 1 / math.sqrt(shape[-1])
-    normal = (size * rng.standard_normal(256)).astype(np.float16)  # 256 values are enough, and quick to deal out
-    values = np.empty(count, np.float16)
-    for start in range(0, count, _CHUNK):
-        part = values[start : start + _CHUNK]
-        part[:] = normal[_random_bytes(rng, len(part))]
-    return values
-
-
-def _random_bytes(rng: np.random.Generator, count: int) -> NDArray[np.uint8]:
-    return np.frombuffer(rng.bytes(count), np.uint8)
+        dtype, count = packing.sizes()["values"]
+        return PackedTensor(packing, {"values": np.full(count, 1.0 if spec.name.endswith("weight") else 0.0, dtype)})
+    deviation = {Role.ELEMENTWISE: None, Role.BIAS: 0.5, Role.EMBEDDING: 1.0}.get(spec.role, 1 / math.sqrt(packing.shape[-1]))
+    return PackedTensor(packing, packing.codec.random_arrays(rng, packing, deviation))
 
 
 def main(arguments: list[str]) -> int:

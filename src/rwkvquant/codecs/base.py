@@ -88,6 +88,12 @@ class NativeForm:
     numbers: Mapping[str, int]
     int8: bool = True
 
+    def arguments(self, packed: PackedTensor) -> dict[str, Any]:
+        """Of `native.Matrix`."""
+        rows, cols = packed.shape
+        numbers = {name: int(number) for name, number in self.numbers.items()}
+        return {"codec": self.codec, "rows": rows, "cols": cols, "numbers": numbers, "arrays": dict(packed.arrays)}
+
 
 class Codec(ABC):
     """One way to store weights. Subclasses set the class variables; `register` an instance."""

@@ -80,7 +80,7 @@ class Packing:
         codec.check_shape(self)
         assert self.values.keys() == codec.keys.keys(), f"{self.layout} has the values {list(codec.keys)}; got {list(self.values)}"
         codec.check(self)
-        return {suffix: _aligned(dtype, count) for suffix, (dtype, count) in codec.sizes(self).items()}
+        return aligned(codec.sizes(self))
 
     @property
     def stored_bytes(self) -> int:
@@ -112,7 +112,7 @@ class PackedTensor:
         packing = codec.describe(tensor, layout)
         sizes, arrays = packing.sizes(), codec.pack(packing, tensor)
         assert arrays.keys() == sizes.keys()
-        return cls(packing, {suffix: _pad(arrays[suffix], dtype, count) for suffix, (dtype, count) in sizes.items()})
+        return cls(packing, pad(arrays, sizes))
 
     @property
     def codec(self) -> Codec:
@@ -165,13 +165,21 @@ class PackedTensor:
         form = self.native_form()
         if form is None:
             return None
-        rows, cols = self.shape
-        return module.Matrix(codec=form.codec, rows=rows, cols=cols, arrays=dict(self.arrays), **form.numbers)
+        return module.Matrix(**form.arguments(self))
 
 
-def _aligned(dtype: Any, count: int) -> tuple[np.dtype[Any], int]:
-    kind = np.dtype(dtype).newbyteorder("<")
-    return kind, tiles.padded(count * kind.itemsize, ALIGNMENT) // kind.itemsize
+def aligned(sizes: Mapping[str, tuple[Any, int]]) -> Sizes:
+    """suffix -> (dtype, elements): little-endian, and padded to a multiple of 64 bytes."""
+    found: Sizes = {}
+    for suffix, (dtype, count) in sizes.items():
+        kind = np.dtype(dtype).newbyteorder("<")
+        found[suffix] = kind, tiles.padded(count * kind.itemsize, ALIGNMENT) // kind.itemsize
+    return found
+
+
+def pad(arrays: Arrays, sizes: Sizes) -> dict[str, NDArray[Any]]:
+    """The arrays with zeros up to their sizes."""
+    return {suffix: _pad(arrays[suffix], dtype, count) for suffix, (dtype, count) in sizes.items()}
 
 
 def _pad(array: NDArray[Any], dtype: np.dtype[Any], count: int) -> NDArray[Any]:

@@ -51,7 +51,7 @@ class PackedInLayout:
     def _decoded(self, name: str) -> NDArray[np.float32]:
         parts = []
         for part in self._slices[name]:
-            entry, values = self._packed.tensors[part], self._packed.qtensor(part).decode()
+            entry, values = self._packed.tensors[part], self._packed.decode(part)
             parts.append((values.T if entry.transposed else values).reshape(entry.source_shape))
         return parts[0] if self._slices[name] == [name] else np.stack(parts)
 

@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
+from rwkvquant.codecs import ALIGNMENT
 from rwkvquant.errors import FormatError
-from rwkvquant.formats.layout import ALIGNMENT
 from rwkvquant.formats.strict_json import field, parse_object, shown, typed
 from rwkvquant.kernels.tiles import padded
 from rwkvquant.stand_in import HEAD_BYTES, stand_in

@@ -13,16 +13,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rwkvquant.codecs import QTensor
+from rwkvquant.codecs import PackedTensor, QTensor
 from rwkvquant.errors import FormatError
 from rwkvquant.formats import strict_json
 from rwkvquant.formats.header import Header, decode_header
-from rwkvquant.formats.layout import check_arrays, parse_layout, unpack
 from rwkvquant.formats.ledger import Ledger, make_item
 from rwkvquant.formats.model import check_dims, decode_model
 from rwkvquant.formats.strict_json import shown
-from rwkvquant.formats.table import TensorEntry, decode_table, parse_checksums
+from rwkvquant.formats.table import TensorEntry, decode_table, parse_checksums, transform_array
 from rwkvquant.formats.tokenizer_data import TokenizerData
+from rwkvquant.transforms import Applied
 
 FORMAT = "rwkvquant"
 FORMAT_VERSION = "1"
@@ -85,14 +85,26 @@ class PackedFile:
         self.require_whole()
         return {suffix: self._view(f"{name}.{suffix}") for suffix in self.entry(name).checksums}
 
+    def packed(self, name: str) -> PackedTensor:
+        """The tensor as it lies in the file."""
+        return PackedTensor(self.entry(name).packing, self.arrays(name))
+
     def qtensor(self, name: str) -> QTensor:
-        """The logical tensor."""
-        entry = self.entry(name)
-        return unpack(entry.layout, entry.params, self.arrays(name))
+        """The logical tensor: of a matrix with an input transform, that which is multiplied with the transformed input."""
+        return self.packed(name).unpack()
+
+    def input_transform(self, name: str) -> Applied:
+        """Of a matrix, with its arrays; `none` for most."""
+        found = self.entry(name).input_transform
+        return Applied(found.name, found.values, {suffix: self._view(transform_array(name, suffix)) for suffix in found.checksums})
+
+    def decode(self, name: str) -> NDArray[np.float32]:
+        """The weights as the checkpoint means them, float32: decoded, and their transform undone."""
+        return self.input_transform(name).undone(self.qtensor(name).decode())
 
     def stored_bytes(self, name: str) -> int:
-        """Bytes of a tensor's arrays, padding included."""
-        return sum(array.nbytes for array in self.arrays(name).values())
+        """Bytes of a tensor's arrays and of its transform's, padding included."""
+        return sum(self._view(array).nbytes for array, _ in self.entry(name).arrays())
 
     def ledger(self) -> Ledger:
         """Adds up to the file's size."""
@@ -128,9 +140,10 @@ class PackedFile:
             for suffix, checksum in self._tokenizer_checksums.items():
                 _check_crc(self._view(TOKENIZER_PREFIX + suffix), checksum, f"tokenizer {suffix}")
             for name, entry in self.tensors.items():
-                for suffix, array in self.arrays(name).items():
-                    _check_crc(array, entry.checksums[suffix], f"{name} {suffix}")
-                    _check_values(array, suffix, entry)
+                for array_name, checksum in entry.arrays():
+                    suffix = array_name.removeprefix(f"{name}.")
+                    _check_crc(self._view(array_name), checksum, f"{name} {suffix}")
+                    _check_values(self._view(array_name), suffix, entry)
             self._check_with_safetensors()
         except FormatError as error:
             raise FormatError(f"{self.path}: {error}") from None
@@ -188,17 +201,15 @@ def _check_claims(header: Header, tensors: dict[str, TensorEntry], tokenizer: li
     """Every array belongs to one tensor or to the tokenizer, and has the type and size its layout and shape demand."""
     claimed = {TOKENIZER_PREFIX + suffix for suffix in tokenizer}
     for entry in tensors.values():
-        found = {}
-        for suffix in entry.checksums:
-            stored = header.arrays.get(f"{entry.name}.{suffix}")
-            if stored is None or f"{entry.name}.{suffix}" in claimed:
+        for array, (dtype, count) in entry.sizes().items():
+            stored = header.arrays.get(array)
+            suffix = array.removeprefix(f"{entry.name}.")
+            if stored is None or array in claimed:
                 raise FormatError(f"{entry.name} must have an array {suffix} of its own; the file has none")
-            claimed.add(f"{entry.name}.{suffix}")
-            found[suffix] = (stored.dtype, stored.count)
-        try:
-            check_arrays(entry.layout, entry.params, found)
-        except FormatError as error:
-            raise FormatError(f"{error} ({entry.name})") from None
+            claimed.add(array)
+            if (stored.dtype, stored.count) != (dtype, count):
+                rule = f"{suffix} of a {entry.layout} tensor of shape {list(entry.shape)} must be {count} x {dtype}"
+                raise FormatError(f"[layout] {rule}; got {stored.count} x {stored.dtype} ({entry.name})")
     for name in header.arrays:
         if name not in claimed:
             raise FormatError(f"the array {shown(name)} belongs to no tensor of the table")
@@ -213,15 +224,14 @@ def _check_crc(array: NDArray[Any], checksum: int, what: str) -> None:
 
 
 def _check_values(array: NDArray[Any], suffix: str, entry: TensorEntry) -> None:
-    layout = parse_layout(entry.layout)
+    codec = entry.packing.codec
     for start in range(0, array.size, _CHUNK):
         part = array[start : start + _CHUNK]
         if part.dtype.kind == "f" and not np.isfinite(part).all():
             raise FormatError(f"{suffix} of {entry.name} must be finite numbers; some are not")
-        if suffix == "codebooks" and part.max(initial=0) > 127:
-            raise FormatError(f"centroids of {entry.name} must lie in 0 to 127; some do not")
-        if suffix == "zeros" and layout.shape == "rows" and int(part.max(initial=0)) >> layout.bits:
-            raise FormatError(f"zeros of {entry.name} must fit in {layout.bits} bits; some do not")
+        broken = codec.broken_rule(entry.packing, suffix, part)
+        if broken is not None:
+            raise FormatError(f"{broken[0]} of {entry.name} must {broken[1]}; some do not")
 
 
 def _text(metadata: dict[str, str], key: str) -> str:

@@ -5,55 +5,82 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
+from rwkvquant.codecs import Packing, codec_of_layout
+from rwkvquant.codecs.packing import Sizes, aligned
 from rwkvquant.errors import FormatError
 from rwkvquant.formats import strict_json
-from rwkvquant.formats.layout import TensorParams, parse_layout
 from rwkvquant.formats.ledger import ROLES
 from rwkvquant.formats.strict_json import shown
+from rwkvquant.transforms import transform_named
 
-TRANSFORMS = ("none",)  # reserved: scale, hadamard+sign
-PARAMETERS: dict[str, dict[str, type]] = {  # what the table says of a tensor beside its shape, by codec
-    "uniform": {"group_size": int, "symmetric": bool, "scale_bits": int},
-    "codebook": {"group_rows": int, "rank": int, "shift": int},
-    "pairs": {"group_rows": int},
-    "dense": {},
-}
+UNKNOWN_TO_THIS_VERSION = ("input_permutation",)  # keys that would change what a tensor means
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,199}")
 _SUFFIX = re.compile(r"[a-z_]{1,32}")
 _CRC = re.compile(r"[0-9a-f]{8}")
+Found = TypeVar("Found")
+
+
+@dataclass(frozen=True)
+class TransformEntry:
+    """What the table says of a transform: "none", or {"name", its values, "arrays": checksums}."""
+
+    name: str = "none"
+    values: Mapping[str, int] = field(default_factory=dict)
+    checksums: Mapping[str, int] = field(default_factory=dict)
+
+    def to_json(self) -> str | dict[str, Any]:
+        if not self.values and not self.checksums:
+            return self.name
+        return {"name": self.name, **self.values, "arrays": _hex(self.checksums)}
+
+    @classmethod
+    def from_json(cls, found: Any, what: str) -> TransformEntry:
+        """Raises FormatError for a transform that is not known, or values that it does not have."""
+        if isinstance(found, str):
+            found = {"name": found}
+        found = strict_json.typed(found, dict, what)
+        name = strict_json.field(found, "name", str, what)
+        keys = _of(what, transform_named, name).keys
+        values = {key: strict_json.field(found, key, kind, what) for key, kind in keys.items()}
+        arrays = strict_json.field(found, "arrays", dict, what) if "arrays" in found else {}
+        return cls(name, values, parse_checksums(arrays, what))
 
 
 @dataclass(frozen=True)
 class TensorEntry:
     """One tensor of the file.
 
-    `source_shape` is the checkpoint's (of the slice, where a tensor was cut in slices) and has as many elements as
-    `params.shape`, which is (out, in) for matrices; `transposed` says that the checkpoint keeps (in, out). `checksums` are
-    suffix -> CRC-32 of the stored array, padding included. `extra` is whatever the writer wants to tell (errors, clip ratios).
+    `packing` is layout, shape ((out, in) for matrices) and what the layout's codec wants to know. `source_shape` is the checkpoint's
+    (of the slice, where a tensor was cut in slices) and has as many elements; `transposed` says that the checkpoint keeps (in, out).
+    `checksums` are suffix -> CRC-32 of the stored array, padding included. `extra` is whatever the writer wants to tell (errors, clip
+    ratios).
     """
 
     name: str
     role: str
     method: str
-    layout: str
-    params: TensorParams
+    packing: Packing
     source_shape: tuple[int, ...]
     transposed: bool
     checksums: dict[str, int]
-    input_transform: str = "none"
-    output_transform: str = "none"
+    input_transform: TransformEntry = field(default_factory=TransformEntry)
     extra: dict[str, Any] = field(default_factory=dict)
 
     @property
+    def layout(self) -> str:
+        return self.packing.layout
+
+    @property
     def shape(self) -> tuple[int, ...]:
-        return self.params.shape
+        return self.packing.shape
 
     @property
     def weights(self) -> int:
-        return math.prod(self.params.shape)
+        return math.prod(self.packing.shape)
 
     def check(self) -> None:
         """Raises FormatError for a name, role, method, layout, shape or transform that is not allowed."""
@@ -64,44 +91,91 @@ class TensorEntry:
             raise FormatError(f"role of {what} must be one of {', '.join(ROLES)}; got {shown(self.role)}")
         if not _NAME.fullmatch(self.method):
             raise FormatError(f"method of {what} must be a plain word; got {shown(self.method)}")
-        for transform in (self.input_transform, self.output_transform):
-            if transform not in TRANSFORMS:
-                raise FormatError(f"this version knows no transform {shown(transform)} ({what}). Try a newer rwkvquant.")
+        _of(what, lambda layout: codec_of_layout(layout, stored=True), self.layout)
+        transform, changed = _of(what, transform_named, self.input_transform.name), self.input_transform.name != "none"
+        if changed and len(self.shape) != 2:
+            raise FormatError(f"input_transform of {what} goes with a matrix; its shape is {list(self.shape)}")
+        _of(what, lambda values: transform.check(values, self.shape[-1]), self.input_transform.values)
         if math.prod(self.source_shape) != self.weights:
             raise FormatError(f"source_shape of {what} must have {self.weights} elements; got {list(self.source_shape)}")
 
+    def arrays(self) -> Iterator[tuple[str, int]]:
+        """(array's name in the file, checksum) of the tensor and of its transform."""
+        for suffix, checksum in self.checksums.items():
+            yield f"{self.name}.{suffix}", checksum
+        for suffix, checksum in self.input_transform.checksums.items():
+            yield transform_array(self.name, suffix), checksum
+
+    def sizes(self) -> Sizes:
+        """Array's name in the file -> (dtype, elements). Raises FormatError for arrays of the table that the layout does not have."""
+        found: Sizes = {}
+        for kind, checksums, sizes, name_of in self._owners():
+            if checksums.keys() != sizes.keys():
+                raise FormatError(
+                    f"[layout] {kind} has the arrays {', '.join(sizes) or 'none'}; got {', '.join(checksums) or 'none'} ({self.name})"
+                )
+            found |= {name_of(suffix): sizes[suffix] for suffix in checksums}
+        return found
+
+    def _owners(self) -> Iterator[tuple[str, Mapping[str, int], Sizes, Callable[[str], str]]]:
+        yield self.layout, self.checksums, _of(self.name, lambda packing: packing.sizes(), self.packing), f"{self.name}.{{}}".format
+        transform = self.input_transform
+        if transform.name != "none" or transform.checksums:
+            sizes = transform_named(transform.name).sizes(transform.values, self.shape[-1])
+            yield transform.name, transform.checksums, aligned(sizes), lambda suffix: transform_array(self.name, suffix)
+
     def to_json(self) -> dict[str, Any]:
         entry: dict[str, Any] = {"name": self.name, "role": self.role, "method": self.method, "layout": self.layout, "shape": self.shape}
-        entry |= {key: getattr(self.params, key) for key in PARAMETERS[parse_layout(self.layout).codec]}
+        entry |= self.packing.values
         entry |= {"source_shape": self.source_shape, "transposed": self.transposed}
-        entry |= {"input_transform": self.input_transform, "output_transform": self.output_transform}
-        entry["arrays"] = {suffix: f"{crc:08x}" for suffix, crc in self.checksums.items()}
+        entry |= {"input_transform": self.input_transform.to_json(), "output_transform": "none"}
+        entry["arrays"] = _hex(self.checksums)
         return entry | ({"extra": self.extra} if self.extra else {})
 
     @classmethod
     def from_json(cls, entry: dict[str, Any]) -> TensorEntry:
-        """Raises FormatError. Keys that are not known are left aside."""
+        """Raises FormatError. Keys that are not known are left aside, but for those that would change what the tensor means."""
         name = strict_json.field(entry, "name", str, "an entry of the table")
         what = shown(name)
         layout = strict_json.field(entry, "layout", str, what)
-        shape = strict_json.sizes(entry, "shape", what)
-        parameters = PARAMETERS[parse_layout(layout).codec]
-        values: dict[str, Any] = {key: strict_json.field(entry, key, kind, what) for key, kind in parameters.items()}
+        codec = _of(what, lambda layout: codec_of_layout(layout, stored=True), layout)
+        values = {key: strict_json.field(entry, key, kind, what) for key, kind in codec.keys.items()}
+        for key in UNKNOWN_TO_THIS_VERSION:
+            if key in entry:
+                raise FormatError(f"this version reads no {key} ({what}). Try a newer rwkvquant.")
+        output = TransformEntry.from_json(entry.get("output_transform", "none"), f"output_transform of {what}")
+        if output.name != "none":
+            raise FormatError(f"this version applies no transform to outputs; got {output.name} ({what}). Try a newer rwkvquant.")
         result = cls(
             name,
             strict_json.field(entry, "role", str, what),
             strict_json.field(entry, "method", str, what),
-            layout,
-            TensorParams(shape, **values),
+            Packing(layout, strict_json.sizes(entry, "shape", what), values),
             strict_json.sizes(entry, "source_shape", what),
             strict_json.field(entry, "transposed", bool, what),
             parse_checksums(strict_json.field(entry, "arrays", dict, what), what),
-            strict_json.field(entry, "input_transform", str, what),
-            strict_json.field(entry, "output_transform", str, what),
+            TransformEntry.from_json(entry.get("input_transform", "none"), f"input_transform of {what}"),
             strict_json.field(entry, "extra", dict, what) if "extra" in entry else {},
         )
         result.check()
         return result
+
+
+def transform_array(name: str, suffix: str) -> str:
+    """What the file calls an array of a tensor's input transform."""
+    return f"{name}.input_transform.{suffix}"
+
+
+def _of(what: str, find: Callable[[Any], Found], key: Any) -> Found:
+    """`find(key)`, and a FormatError of it names the tensor."""
+    try:
+        return find(key)
+    except FormatError as error:
+        raise FormatError(f"{error} ({what})") from None
+
+
+def _hex(checksums: Mapping[str, int]) -> dict[str, str]:
+    return {suffix: f"{crc:08x}" for suffix, crc in checksums.items()}
 
 
 def parse_checksums(arrays: dict[str, Any], what: str) -> dict[str, int]:

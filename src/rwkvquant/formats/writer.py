@@ -22,18 +22,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rwkvquant.architectures import Dims, architecture
-from rwkvquant.codecs import QTensor
+from rwkvquant.codecs import PackedTensor, QTensor
+from rwkvquant.codecs.packing import Sizes, aligned, pad
 from rwkvquant.errors import ConfigError, FormatError
 from rwkvquant.formats import disk
 from rwkvquant.formats.header import encode_header
-from rwkvquant.formats.layout import TensorParams, check_arrays, describe, pack
-from rwkvquant.formats.layout_sizes import expected_arrays
 from rwkvquant.formats.model import decode_dims, encode_model
 from rwkvquant.formats.reader import FORMAT, FORMAT_VERSION, TOKENIZER_PREFIX, open_packed
 from rwkvquant.formats.spool import Spool
-from rwkvquant.formats.table import TensorEntry, decode_table, encode_table
+from rwkvquant.formats.table import TensorEntry, TransformEntry, decode_table, encode_table, transform_array
 from rwkvquant.formats.tokenizer_data import TokenizerData
 from rwkvquant.kernels.tiles import padded
+from rwkvquant.transforms import Applied
 
 DISTRIBUTION = "rwkv-hybridquant"
 MAX_NAME_BYTES = 200  # file systems allow 255, and the name of the unfinished file is longer
@@ -93,13 +93,11 @@ class ContainerWriter:
 
     def restore(self, state: str) -> None:
         """Go on where another process's writer said `state`. Raises FormatError where the spool does not hold that unharmed."""
-        entries, arrays, checksums = decode_table(state), {}, {}
-        for name, entry in entries.items():
-            expected = expected_arrays(entry.layout, entry.params)
-            for suffix, checksum in entry.checksums.items():  # in the order they were spooled
-                if suffix not in expected:
-                    raise FormatError(f"{entry.layout} has no array {suffix} ({name})")
-                arrays[f"{name}.{suffix}"], checksums[f"{name}.{suffix}"] = expected[suffix], checksum
+        entries, checksums = decode_table(state), dict[str, int]()
+        arrays: Sizes = {}
+        for entry in entries.values():
+            arrays |= entry.sizes()  # in the order they were spooled
+            checksums |= dict(entry.arrays())
         self._spool.restore(arrays, checksums)
         self._entries = entries
 
@@ -113,41 +111,53 @@ class ContainerWriter:
         source_shape: tuple[int, ...] | None = None,
         transposed: bool = False,
         layout: str | None = None,
+        input_transform: Applied | None = None,
         **extra: Any,
     ) -> TensorEntry:
         """Pack a tensor and spool it. `source_shape` is the checkpoint's (of the slice, if it is one); by default the tensor's own.
 
-        Raises FormatError for a name, role or layout that cannot be stored, RwkvQuantError for a full disk.
+        `input_transform` is the one whose weights `qtensor` are. Raises FormatError for a name, role, layout or transform that cannot
+        be stored, RwkvQuantError for a full disk.
         """
-        layout_id, arrays = pack(qtensor, layout)
-        return self.add_arrays(
-            name, layout_id, describe(qtensor), arrays, role=role, method=method, source_shape=source_shape, transposed=transposed, **extra
+        return self.add_packed(
+            name,
+            PackedTensor.pack(qtensor, layout),
+            role=role,
+            method=method,
+            source_shape=source_shape,
+            transposed=transposed,
+            input_transform=input_transform,
+            **extra,
         )
 
-    def add_arrays(
+    def add_packed(
         self,
         name: str,
-        layout: str,
-        params: TensorParams,
-        arrays: Mapping[str, NDArray[Any]],
+        packed: PackedTensor,
         *,
         role: str,
         method: str,
         source_shape: tuple[int, ...] | None = None,
         transposed: bool = False,
+        input_transform: Applied | None = None,
         **extra: Any,
     ) -> TensorEntry:
-        """Spool a tensor that is packed already: suffix -> flat array, padding included. Raises as `add` does."""
-        check_arrays(layout, params, {suffix: (array.dtype, array.size) for suffix, array in arrays.items()})
-        checksums = {suffix: zlib.crc32(_raw(array)) for suffix, array in arrays.items()}
-        source = tuple(int(n) for n in (source_shape or params.shape))
-        entry = TensorEntry(name, str(role), method, layout, params, source, transposed, checksums, extra=extra)
+        """Spool a tensor that is packed already. Raises as `add` does."""
+        packed.check()
+        applied = input_transform or Applied()
+        aside = pad(applied.arrays, aligned(applied.transform.sizes(applied.values, packed.shape[-1])))
+        transform = TransformEntry(applied.name, applied.values, {suffix: zlib.crc32(_raw(array)) for suffix, array in aside.items()})
+        checksums = {suffix: zlib.crc32(_raw(array)) for suffix, array in packed.arrays.items()}
+        source = tuple(int(n) for n in (source_shape or packed.shape))
+        entry = TensorEntry(name, str(role), method, packed.packing, source, transposed, checksums, transform, extra)
         entry.check()
         _json(extra)  # a value that is no JSON should fail here, not after the last tensor
         if name in self._entries:
             raise FormatError(f"a packed file holds each tensor once; {name} came twice")
-        for suffix, array in arrays.items():
+        for suffix, array in packed.arrays.items():
             self._spool.put(f"{name}.{suffix}", array)
+        for suffix, array in aside.items():
+            self._spool.put(transform_array(name, suffix), array)
         self._entries[name] = entry
         return entry
 

@@ -16,7 +16,7 @@ The rows layout serves tables read one row at a time (the embedding, element-wis
 is padded to a multiple of 64 columns, and column c of a plane stands at byte c // (8//p), shifted by p * (c % (8//p)).
 
 Everything is little-endian. `codes` are uint8 (rows, cols) below 2**bits; packed arrays are flat and not yet padded to
-64 bytes (formats/layout.py does that); unpacking reads the leading bytes it needs and ignores what follows.
+64 bytes (codecs/packing.py does that); unpacking reads the leading bytes it needs and ignores what follows.
 """
 
 from __future__ import annotations

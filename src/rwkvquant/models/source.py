@@ -18,7 +18,7 @@ from torch import Tensor
 
 from rwkvquant.architectures import MATRIX_ROLES, Dims, TensorSpec, architecture
 from rwkvquant.checkpoints import Checkpoint
-from rwkvquant.codecs import DenseTensor
+from rwkvquant.codecs import codec_of
 from rwkvquant.errors import FormatError
 from rwkvquant.formats.container import PackedFile
 from rwkvquant.models.quantized import QuantizedMatrix
@@ -81,12 +81,12 @@ class PackedSource:
     def _read(self, name: str, spec: TensorSpec, shape: tuple[int, ...]) -> Tensor | QuantizedMatrix | None:
         if name not in self._packed.tensors:
             return None
-        tensor: Any = self._packed.qtensor(name)
+        tensor = self._packed.qtensor(name)
         is_vector = spec.role not in MATRIX_ROLES
         if math.prod(tensor.shape) != math.prod(shape) or (not is_vector and tensor.shape != shape):
             raise FormatError(f"{self._packed.path}: {name} must have the shape {shape} by the model's sizes; got {tensor.shape}")
-        if is_vector or isinstance(tensor, DenseTensor):
-            return _tensor(tensor.decode(), shape, self._device)
+        if is_vector or not codec_of(tensor).quantizes or self._packed.input_transform(name).name != "none":
+            return _tensor(self._packed.decode(name), shape, self._device)
         return QuantizedMatrix(tensor, self._device)
 
 

@@ -23,10 +23,10 @@ from numpy.typing import NDArray
 from rwkvquant.architectures import MATRIX_ROLES, Role
 from rwkvquant.calibration.samples import calibration_rows, load_documents
 from rwkvquant.checkpoints import Checkpoint, open_checkpoint
+from rwkvquant.codecs import ALIGNMENT
 from rwkvquant.config import CalibrationConfig, QuantizeConfig
 from rwkvquant.errors import CalibrationError, ConfigError
 from rwkvquant.formats.container import ContainerWriter, check_output, open_packed
-from rwkvquant.formats.layout import ALIGNMENT
 from rwkvquant.formats.ledger import Ledger
 from rwkvquant.kernels.tiles import padded
 from rwkvquant.models import CheckpointSource

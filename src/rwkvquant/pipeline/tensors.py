@@ -156,6 +156,7 @@ class TensorWriter:
     def _report(self, tensor: PlannedTensor, quantised: QTensor, method: str, error: float | None) -> None:
         if tensor.name in self._writer:
             return  # spooled by a run before this one; only its weights were needed again
+        extra: dict[str, Any] = {"relative_error": error} if error is not None and math.isfinite(error) else {}
         entry = self._writer.add(
             tensor.name,
             quantised,
@@ -164,7 +165,7 @@ class TensorWriter:
             source_shape=tensor.source_shape,
             transposed=tensor.spec.transposed,
             layout=tensor.layout,
-            **({"relative_error": error} if error is not None and math.isfinite(error) else {}),
+            **extra,
         )
         count = math.prod(tensor.shape)
         self._progress.tensor(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from rwkvquant.formats.layout import describe, pack, unpack
+from rwkvquant.codecs import PackedTensor
 from rwkvquant.quantizers.codebook.kmeans import join_blocks, kmeans_codebooks, split_blocks
 from tests.quantizers.codebook.definition import code_by_definition, kmeans_by_definition, row_scales_by_definition
 
@@ -41,8 +41,8 @@ def test_codebooks_are_the_definition(shape: tuple[int, int], importance: bool) 
 def test_odd_shapes_are_stored_and_read_back(shape: tuple[int, int]) -> None:
     q = kmeans_codebooks(weights(*shape).astype(np.float32))
     assert q.codebooks.max() <= 127 and q.codes.max() <= 7
-    layout, arrays = pack(q)
-    back = unpack(layout, describe(q), arrays)
+    packed = PackedTensor.pack(q)
+    back = packed.unpack()
     np.testing.assert_array_equal(back.decode(), q.decode())
 
 

@@ -14,12 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rwkvquant.architectures import SYMBOLS, architecture
+from rwkvquant.codecs import PackedTensor
+from rwkvquant.codecs.dense import exact
 from rwkvquant.errors import FormatError
-from rwkvquant.formats.layout import Layout, parse_layout
 from rwkvquant.kernels import dispatch
 from rwkvquant.kernels.state import State
 from rwkvquant.runtime.engines.base import Array, Which
-from rwkvquant.runtime.weights import BFLOAT, Stored, Weights
+from rwkvquant.runtime.weights import Weights
 
 ACTIVATIONS = ("int8", "float32")
 
@@ -39,7 +40,7 @@ class NativeEngine:
         sizes = {name: getattr(dims, name) for name in SYMBOLS.values()}
         vectors = {name: np.ascontiguousarray(values, np.float32).reshape(-1) for name, values in weights.vectors.items()}
         try:
-            matrices = {name: _held(native, name, _matrix(stored)) for name, stored in weights.matrices.items()}
+            matrices = {name: _held(native, name, _matrix(packed)) for name, packed in weights.matrices.items()}
             embedding = _held(native, architecture(weights.arch).embedding.name, _embedding(weights.embedding))
             self._engine = native.Engine(weights.arch, sizes, matrices, vectors, embedding, threads, activations == "int8")
         except ValueError as error:
@@ -105,58 +106,20 @@ class NativeEngine:
         self._engine.forward(ids, parts, *before.arrays, *after.arrays, indices, logits)
 
 
-def _held(native: ModuleType, name: str, described: dict[str, Any]) -> Any:
+def _held(native: ModuleType, name: str, arguments: dict[str, Any]) -> Any:
     try:
-        return native.Matrix(**described)
+        return native.Matrix(**arguments)
     except ValueError as error:
         raise ValueError(f"{error} ({name})") from None
 
 
-def _matrix(stored: Stored) -> dict[str, Any]:
-    """What the native module is told of a matrix. A layout that is read by rows has no product: it is decoded."""
-    if stored.layout == BFLOAT:
-        return _described(stored, "bfloat", 16)
-    layout = parse_layout(stored.layout)
-    if layout.shape == "rows":
-        return _matrix(Stored.dense(stored.qtensor().decode()))
-    described = _described(stored, layout.codec, _bits(layout))
-    if layout.codec != "dense":
-        described["numbers"]["tile_cols"] = layout.tile_cols
-    return described
+def _matrix(packed: PackedTensor) -> dict[str, Any]:
+    """What the native module is told of a matrix. One that it has no product for is decoded: 16 bits a weight where exact, else 32."""
+    form = packed.native_form()
+    return _matrix(exact(packed.decode())) if form is None else form.arguments(packed)
 
 
-def _embedding(stored: Stored) -> dict[str, Any]:
-    """Uniform rows and dense values are read row by row; another layout is decoded."""
-    if stored.layout == BFLOAT:
-        return _matrix(stored)
-    layout = parse_layout(stored.layout)
-    if layout.codec == "uniform" and layout.shape == "rows":
-        return _described(stored, "rows", layout.bits)
-    if layout.codec == "dense":
-        return _described(stored, "dense", _bits(layout))
-    return _embedding(Stored.dense(stored.qtensor().decode()))
-
-
-def _bits(layout: Layout) -> int:
-    """Of a code, or of a dense value."""
-    return layout.bits or int(layout.shape.removeprefix("f"))
-
-
-def _described(stored: Stored, codec: str, bits: int) -> dict[str, Any]:
-    params = stored.params
-    rows, cols = params.shape
-    return {
-        "codec": codec,
-        "rows": rows,
-        "cols": cols,
-        "numbers": {
-            "bits": bits,
-            "group_size": params.group_size,
-            "symmetric": int(params.symmetric),
-            "scale_bits": params.scale_bits,
-            "group_rows": params.group_rows,
-            "rank": params.rank,
-            "shift": params.shift,
-        },
-        "arrays": dict(stored.arrays),
-    }
+def _embedding(packed: PackedTensor) -> dict[str, Any]:
+    """The same for reading single rows."""
+    form = packed.codec.native_rows(packed.packing)
+    return _embedding(exact(packed.decode())) if form is None else form.arguments(packed)

@@ -5,15 +5,12 @@ Matrices are decoded once, 4 bytes a weight: right, slow, and for small models.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
-from typing import Any
 
 import numpy as np
 
 from rwkvquant.architectures import architecture
-from rwkvquant.codecs import DenseTensor, QTensor, UniformTensor
 from rwkvquant.errors import ConfigError
 from rwkvquant.kernels.state import State
 from rwkvquant.runtime.engines.base import Array, Which
@@ -31,8 +28,8 @@ class ReferenceEngine:
     def __init__(self, weights: Weights) -> None:
         self._require_whole = weights.require_whole
         self._step = step_of(weights.arch)
-        self._embed = row_reader(weights.embedding.qtensor())
-        tensors = weights.vectors | {name: stored.qtensor().decode() for name, stored in weights.matrices.items()}
+        self._embed = weights.embedding.rows
+        tensors = weights.vectors | {name: packed.decode() for name, packed in weights.matrices.items()}
         for name, spec, _ in architecture(weights.arch).used(weights.dims.layers):
             if spec.slices:
                 tensors[name] = np.stack([tensors.pop(f"{name}.{index}") for index in range(len(spec.parts))])
@@ -73,15 +70,3 @@ def step_of(arch: str) -> Step:
             raise
         raise ConfigError(f"there is no step in NumPy for {arch}: it can be read and packed, not run") from None
     return step
-
-
-def row_reader(tensor: QTensor) -> Callable[[Sequence[int]], Array]:
-    """ids -> their decoded rows (len(ids), cols); the other rows stay as they are."""
-    if isinstance(tensor, UniformTensor):
-        arrays: dict[str, Any] = {f.name: v for f in dataclasses.fields(tensor) if isinstance(v := getattr(tensor, f.name), np.ndarray)}
-        return lambda ids: dataclasses.replace(tensor, **{name: array[list(ids)] for name, array in arrays.items()}).decode()
-    if isinstance(tensor, DenseTensor):
-        values = tensor.values
-        return lambda ids: values[list(ids)].astype(np.float32)
-    decoded = tensor.decode()  # rows share codebooks; nobody stores an embedding like that, but the format allows it
-    return lambda ids: decoded[list(ids)]
