@@ -86,7 +86,7 @@ def fields(matrix: PackedTensor, **changes: Any) -> dict[str, Any]:
     assert form is not None
     arguments = form.arguments(matrix)
     named = {name: changes.pop(name) for name in ("codec", "rows", "cols", "arrays") if name in changes}
-    return {**arguments, **named, "numbers": {**arguments["numbers"], **changes}}
+    return {**arguments, **named, "numbers": {"rank": 0, "shift": 0, **arguments["numbers"], **changes}}
 
 
 def every_layout(rows: int, cols: int) -> list[PackedTensor]:
