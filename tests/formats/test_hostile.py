@@ -164,7 +164,7 @@ def test_a_lie_is_refused_in_one_sentence(original: bytes, tmp_path: Path, lie: 
         (b'"},"x":1e999}', "too large"),
         (b'"},"x":' + b"9" * 5000 + b"}", "too large"),
         (b'"},"x":"\xff"}', "is not the JSON"),
-        (b'"},"x":{"dtype":"U8","shape":[0],"data_offsets":[0,0]}}', "follow the header|format"),
+        (b'"},"x":{"dtype":"U8","shape":[0],"data_offsets":[0,0]}}', "belong to nothing|format"),
         (b'"}', "is not the JSON"),
     ],
     ids=["deep", "duplicate", "NaN", "infinite", "long integer", "not text", "nothing inside", "not closed"],
