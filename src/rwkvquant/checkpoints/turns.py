@@ -1,4 +1,4 @@
-"""How a layout keeps a tensor that tables.py describes: as it is, turned, flat, or with others in one array.
+"""How a layout keeps a tensor that an architecture describes: as it is, turned, flat, or with others in one array.
 
 A Turn is two functions of arrays. `read` gives the tensor from the layout's array, `write` the array from all tensors that share
 it; `order` is a tensor's place among those. `read` works on the shape alone too, see `shape_after`.

@@ -31,7 +31,7 @@ from rwkvquant.formats.tokenizer_data import TokenizerData
 from rwkvquant.kernels import dispatch
 from rwkvquant.runtime.engines.base import Engine, Which, checked_tokens
 from rwkvquant.runtime.engines.native import ACTIVATIONS, NativeEngine
-from rwkvquant.runtime.engines.reference import ReferenceEngine
+from rwkvquant.runtime.engines.reference import ReferenceEngine, step_of
 from rwkvquant.runtime.sampling import Sampler, SamplingConfig
 from rwkvquant.runtime.states.files import State
 from rwkvquant.runtime.states.pool import MAX_SLOTS, Slots
@@ -224,6 +224,7 @@ def _engine(weights: Weights, threads: int | None, activations: str | None) -> E
     activations = activations or os.environ.get("RWKVQUANT_ACTIVATIONS", "int8")
     if activations not in ACTIVATIONS:
         raise ConfigError(f"activations must be one of {', '.join(ACTIVATIONS)}; got {activations}")
+    step_of(weights.arch)  # every architecture that runs has one; the native engine says less about others
     if dispatch.native_module() is None:
         return ReferenceEngine(weights)
     return NativeEngine(weights, threads, activations)

@@ -1,0 +1,52 @@
+"""The `model` metadata: what must be there is said by the architecture."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from rwkvquant.architectures import ARCHITECTURES, Dims
+from rwkvquant.errors import FormatError
+from rwkvquant.formats.model import decode_model, encode_model
+
+DIMS = Dims(layers=2, width=32, hidden=64, vocab=48, heads=2, head_size=16, ranks={"Rw": 8})
+SIZES = {"layers": 2, "width": 32, "hidden": 64, "vocab": 48, "heads": 2, "head_size": 16, "ranks": {"Rw": 8}}
+FIRST_FILES = {"arch": "rwkv7", "dims": SIZES}
+
+
+def test_what_is_written_is_what_the_first_files_have() -> None:
+    assert encode_model("rwkv7", DIMS) == encode_model("rwkv7", DIMS, "text") == json.dumps(FIRST_FILES)
+    assert decode_model(json.dumps(FIRST_FILES)) == (ARCHITECTURES["rwkv7"], DIMS)
+
+
+def test_a_file_may_say_its_modality_and_more() -> None:
+    told = FIRST_FILES | {"modality": "text", "later": 1, "dims": SIZES | {"patches": 4}}
+    assert decode_model(json.dumps(told)) == (ARCHITECTURES["rwkv7"], DIMS)
+
+
+@pytest.mark.parametrize("modality", ["image", "", 3, None])
+def test_another_modality_is_refused(modality: object) -> None:
+    with pytest.raises(FormatError, match=r"the modality of RWKV-7 \(x070\) is text; the file says"):
+        decode_model(json.dumps(FIRST_FILES | {"modality": modality}))
+    if modality is not None:
+        with pytest.raises(FormatError, match="is text; the file says"):
+            encode_model("rwkv7", DIMS, modality)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("size", ["layers", "width", "hidden", "vocab", "heads", "head_size", "ranks"])
+def test_every_size_of_the_architecture_must_be_there(size: str) -> None:
+    dims = {name: value for name, value in SIZES.items() if name != size}
+    with pytest.raises(FormatError, match=size):
+        decode_model(json.dumps(FIRST_FILES | {"dims": dims}))
+
+
+def test_a_size_that_the_architecture_does_not_have_is_neither_written_nor_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    rwkv7 = ARCHITECTURES["rwkv7"]
+    table = tuple(spec for spec in rwkv7.table if not {"H", "N"} & set(spec.shape))
+    headless = replace(rwkv7, name="headless", table=table, state=(), rules=())
+    monkeypatch.setitem(ARCHITECTURES, "headless", headless)
+    written = encode_model("headless", replace(DIMS, heads=0, head_size=0))
+    assert "head" not in json.loads(written)["dims"] and "heads" not in json.loads(written)["dims"]
+    assert decode_model(written) == (headless, replace(DIMS, heads=0, head_size=0))
