@@ -26,6 +26,7 @@ from rwkvquant.stand_in import HEAD_BYTES, stand_in
 LENGTH_BYTES = 8
 MAX_HEADER_BYTES = 16 << 20
 PREFIX = b'{"__metadata__":{"header_crc32":"'
+WRITTEN_AGAIN = "If another tool has written the file again, use the original file"
 DTYPES: dict[str, np.dtype[Any]] = {"U8": np.dtype("u1"), "I8": np.dtype("i1"), "F16": np.dtype("<f2"), "F32": np.dtype("<f4")}
 _DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
@@ -88,10 +89,10 @@ def decode_header(data: memoryview) -> Header:
         limit = min(MAX_HEADER_BYTES, len(data) - LENGTH_BYTES)
         raise FormatError(f"the header may take {limit} bytes here; it says {length}. The file may be truncated.")
     if start % ALIGNMENT:
-        raise FormatError(f"data must start at a multiple of {ALIGNMENT}; it starts at {start}")
+        raise FormatError(f"data must start at a multiple of {ALIGNMENT}; it starts at {start}. {WRITTEN_AGAIN}")
     text = bytes(data[LENGTH_BYTES:start])
     if with_checksum(text) != text:
-        raise FormatError("the header's checksum does not match; the file was altered or damaged")
+        raise FormatError(f"the header's checksum does not match; the file was altered or damaged. {WRITTEN_AGAIN}")
     entries = parse_object(text, "the header")
     metadata = field(entries, "__metadata__", dict, "the header")
     for key, value in metadata.items():
