@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from rwkvquant.architectures import Dims, Role, architecture
-from rwkvquant.bench.layouts import PAPER_CODEBOOK, PAPER_GRID, PRESETS, choose, uniform
+from rwkvquant.bench.layouts import PAPER_CODEBOOK, PAPER_GRID, PRESETS, choose
 from rwkvquant.bench.measure import bytes_per_token, int8_operations_per_token, measure
 from rwkvquant.bench.random_model import main, write_random_model
 from rwkvquant.bench.roofline import Roofline
@@ -56,7 +56,7 @@ def test_the_paper_preset_has_the_papers_bits_and_shares() -> None:
     """3.275 by the paper's own count, averaged over matrices; and one in ten is a grid, as Algorithm 1 makes it."""
     assert (PAPER_GRID.nominal_bits, PAPER_CODEBOOK.nominal_bits) == (3.5, 3.25)
     chosen = choose("paper", {f"matrix {i}": (256, 256) for i in range(40)}, bits=3.275)
-    grids = [packing == uniform((256, 256), PAPER_GRID) for packing in chosen.values()]
+    grids = [packing == PAPER_GRID.packing((256, 256)) for packing in chosen.values()]
     assert [layout.startswith("codebook") for layout, _ in chosen.values()] == [not grid for grid in grids]
     nominal = [PAPER_GRID.nominal_bits if grid else PAPER_CODEBOOK.nominal_bits for grid in grids]
     assert sum(grids) == 4 and sum(nominal) / len(nominal) == 3.275

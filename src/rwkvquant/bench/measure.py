@@ -88,6 +88,7 @@ def measure(
         "peak_rss_bytes": peak_rss,
         "logits_hash": logits_hash(logits),
         "file_bytes": packed.file_bytes,
+        "decoded_layouts": packed.decoded_layouts(),
         "bits_per_weight": packed.ledger().bits_per_weight,
         "prefill_tokens": prefill_tokens,
         "rounds": rounds,

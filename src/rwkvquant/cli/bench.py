@@ -88,5 +88,6 @@ def _show(result: dict[str, Any]) -> None:
         ["file", human_bytes(result["file_bytes"])],
         ["peak memory", human_bytes(result["peak_rss_bytes"]) if result["peak_rss_bytes"] else "unknown"],
         ["logits hash", result["logits_hash"]],
+        *([["decoded for products", ", ".join(result["decoded_layouts"])]] if result["decoded_layouts"] else []),
     ]
     stdout.print(table(result.get("random") or result["file"], ["", ""], rows))

@@ -44,6 +44,8 @@ def _show_packed(file: str, result: dict[str, Any], ledger: bool, tensors: bool)
         f"{human_bytes(result['file_bytes'])}, {result['bits_per_weight']:.3f} bits per weight (projections and LoRA factors), "
         f"{result['bits_per_weight_file']:.3f} over the whole file"
     )
+    if result["decoded_layouts"]:
+        stdout.print(f"no native product for {', '.join(result['decoded_layouts'])}: the engine keeps these matrices decoded")
     if ledger:
         stdout.print(ledger_table("", result["ledger"]))
     if tensors:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rwkvquant.architectures import QUANTIZED_ROLES, Role
 from rwkvquant.codecs import PackedTensor, QTensor
 from rwkvquant.errors import FormatError
 from rwkvquant.formats import strict_json
@@ -27,6 +28,7 @@ from rwkvquant.transforms import Applied
 FORMAT = "rwkvquant"
 FORMAT_VERSION = "1"
 TOKENIZER_PREFIX = "tokenizer."
+PRODUCT_ROLES = (*QUANTIZED_ROLES, Role.HEAD)
 _CHUNK = 1 << 22  # bytes looked at together by verify
 
 
@@ -127,8 +129,14 @@ class PackedFile:
             "tokenizer": self.tokenizer.kind,
             "quantization_config": self.quantization_config,
             "provenance": self.provenance,
+            "decoded_layouts": self.decoded_layouts(),
             **self.ledger().to_json(),
         }
+
+    def decoded_layouts(self) -> list[str]:
+        """Layouts of matrices that the native engine has no product for: it decodes them, to 16 bits a weight where exact, else 32."""
+        products = (entry for entry in self.tensors.values() if entry.role in PRODUCT_ROLES)
+        return sorted({entry.layout for entry in products if not entry.has_native_product})
 
     def verify(self) -> None:
         """Read everything: checksums, scales and values that are numbers, centroids and zeros in range, and the safetensors library.
