@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from rwkvquant.cli import chat, demo
+from rwkvquant.cli import chat, demo, main
 from rwkvquant.cli.output import stdout as console
 from rwkvquant.cli.output import table
 
@@ -122,3 +122,25 @@ def test_a_table_is_never_narrower_than_its_numbers() -> None:
 def test_a_usage_error_points_to_the_help_of_its_command(arguments: list[str], pointed_to: str) -> None:
     done = run(*arguments)
     assert done.returncode == 2 and done.stderr.decode().rstrip().endswith(f"See {pointed_to}")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError(), RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: you tried to allocate")],
+)
+def test_a_lack_of_memory_is_one_sentence(error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def refuse(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("rwkvquant.formats.container.open_packed", refuse)
+    assert main.run(["verify", PACKED]) == 2
+    assert capsys.readouterr().err.startswith("rwkvquant: there is not enough memory for this; try ")
+
+
+def test_another_error_of_ours_is_not_taken_for_a_lack_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("ours")
+
+    monkeypatch.setattr("rwkvquant.formats.container.open_packed", fail)
+    with pytest.raises(RuntimeError, match="ours"):
+        main.run(["verify", PACKED])

@@ -13,7 +13,7 @@ from tests.evaluation.toys import Bigram, Bytes, Recurrent, random_bigram, some_
 
 
 def near(model: Bigram, noise: float, seed: int = 9) -> Bigram:
-    return Bigram(model.logits + noise * torch.randn(model.logits.shape, generator=torch.Generator().manual_seed(seed)))
+    return Bigram(model.table + noise * torch.randn(model.table.shape, generator=torch.Generator().manual_seed(seed)))
 
 
 def test_identical_models_diverge_by_exactly_nothing() -> None:
@@ -28,7 +28,7 @@ def test_identical_models_diverge_by_exactly_nothing() -> None:
 
 def test_kl_is_its_definition_on_random_logits() -> None:
     base, other, windows = random_bigram(1), random_bigram(2), some_windows()
-    p, q = (np.exp(m.logits.double().numpy()) for m in (base, other))
+    p, q = (np.exp(m.table.double().numpy()) for m in (base, other))
     p, q = p / p.sum(1, keepdims=True), q / q.sum(1, keepdims=True)
     by_token = (p * np.log(p / q)).sum(1)  # of the bigram after each token
     inputs = windows.inputs[windows.mask]

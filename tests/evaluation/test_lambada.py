@@ -19,7 +19,7 @@ def by_the_script(model: Recurrent, texts: list[str]) -> tuple[list[float], list
     for text in texts:
         prefix, word = text.rsplit(" ", 1)
         src, dst = [0, *Bytes().encode(prefix)], Bytes().encode(" " + word)
-        logits = model.forward(torch.tensor([src + dst]))[0][0].double()
+        logits = model.logits(model.features(torch.tensor([src + dst]))[0]).double()
         logp, correct = 0.0, True
         for i, token in enumerate(dst):
             probs = torch.softmax(logits[len(src) - 1 + i], dim=-1)
@@ -45,19 +45,20 @@ def test_batched_equals_the_script_one_document_at_a_time(batch: int) -> None:
 
 def easy(model: Recurrent, prefix: str) -> str:
     """Bend the model until it expects " yz" after the prefix, by raising those tokens where they are due."""
-    plain = model.forward
+    vocab, features, logits = model.head.shape[1], model.features, model.logits
 
-    def forward(tokens: torch.Tensor, state: object = None) -> tuple[torch.Tensor, object]:
-        logits, state = plain(tokens)
+    def raised(tokens: torch.Tensor) -> torch.Tensor:
+        more = torch.zeros(*tokens.shape, vocab)
         for row in range(len(tokens)):
             begun = bytes([0, *prefix.encode()])
             for i, token in enumerate(b" yz"):
                 at = len(begun) + i - 1
                 if bytes(tokens[row, : at + 1].tolist()) == begun + b" yz"[:i]:
-                    logits[row, at, token] += 100
-        return logits, state
+                    more[row, at, token] = 100
+        return torch.cat([features(tokens), more], -1)
 
-    model.forward = forward  # type: ignore[method-assign]
+    model.features = raised  # type: ignore[method-assign]
+    model.logits = lambda rows: logits(rows[:, :-vocab]) + rows[:, -vocab:]  # type: ignore[method-assign]
     return prefix + " yz"
 
 

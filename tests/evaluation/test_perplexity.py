@@ -7,7 +7,7 @@ import torch
 from rwkvquant.errors import ConfigError, RwkvQuantError, TokenizerError
 from rwkvquant.evaluation import scoring
 from rwkvquant.evaluation.perplexity import perplexity
-from rwkvquant.evaluation.windows import document_windows
+from rwkvquant.evaluation.windows import Windows, document_windows
 from tests.evaluation.toys import Bigram, Bytes, Recurrent, random_bigram, some_windows, uniform
 
 
@@ -31,7 +31,7 @@ def test_bits_per_byte_counts_bytes_and_not_tokens() -> None:
 
 def test_a_bigram_model_gives_its_closed_form() -> None:
     model, windows = random_bigram(3), document_windows(["hello there", "you"], Bytes(), context=5)
-    logits = model.logits.double().numpy()
+    logits = model.table.double().numpy()
     log_p = logits - np.log(np.exp(logits).sum(1, keepdims=True))
     # Windows of five, each begun with token 0: "hello", " ther", "e", "you".
     expected = [
@@ -51,10 +51,10 @@ def test_batches_and_padding_change_nothing(batch: int) -> None:
 
 def test_what_a_model_says_on_padding_is_never_counted() -> None:
     class Poisoned(Recurrent):
-        def forward(self, tokens: torch.Tensor, state: object = None) -> tuple[torch.Tensor, object]:
-            logits = super().forward(tokens)[0]
-            logits[:, 1:][tokens[:, 1:] == 0] = math.nan  # the text has no token 0, so a later one is padding
-            return logits, None
+        def features(self, tokens: torch.Tensor) -> torch.Tensor:
+            features = super().features(tokens)
+            features[:, 1:][tokens[:, 1:] == 0] = math.nan  # the text has no token 0, so a later one is padding
+            return features
 
     windows = some_windows()
     np.testing.assert_array_equal(perplexity(Poisoned(), windows).token_nll, perplexity(Recurrent(), windows).token_nll)
@@ -70,6 +70,23 @@ def test_a_batch_keeps_within_its_memory(monkeypatch: pytest.MonkeyPatch) -> Non
     np.testing.assert_array_equal(perplexity(model, windows, batch=100).token_nll, whole)
     assert max(rows * length * 256 * 4 for rows, length in model.calls) == limit
     assert sum(rows for rows, _ in model.calls) == len(windows) + 1  # each window once, and one token to learn the vocabulary
+
+
+def test_a_long_window_keeps_within_the_same_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The logits of one window of 160 tokens, in runs of 7: what the head is asked for does not grow with --context."""
+    windows, model = some_windows(lengths=(160, 9), context=160), random_bigram(0)
+    whole = perplexity(model, windows).token_nll
+    monkeypatch.setattr(scoring, "LOGIT_BYTES", 7 * 256 * 4)
+    model.rows.clear()
+    np.testing.assert_array_equal(perplexity(model, windows).token_nll, whole)
+    assert max(model.rows) == 7 and sum(model.rows) == 169 + 1  # and one to learn the vocabulary
+
+
+def test_the_head_is_asked_for_counted_positions_only() -> None:
+    """LAMBADA counts the last word of a passage: the head of the others is most of the work, and of no use."""
+    windows, model = Windows.from_rows([[0, *range(1, 40)]], [37], text_bytes=3), random_bigram(0)
+    perplexity(model, windows)
+    assert model.rows == [1, 3]
 
 
 def test_float64_keeps_what_float32_would_lose() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,15 +21,20 @@ class Bytes:
 
 
 class Bigram:
-    """The next token depends on the last one only: row t of `logits` (V, V) follows token t."""
+    """The next token depends on the last one only: row t of `table` (V, V) follows token t."""
 
     def __init__(self, logits: np.ndarray | torch.Tensor) -> None:
-        self.logits = torch.as_tensor(logits, dtype=torch.float32)
-        self.calls: list[tuple[int, ...]] = []
+        self.table = torch.as_tensor(logits, dtype=torch.float32)
+        self.calls: list[tuple[int, ...]] = []  # shapes of what was read
+        self.rows: list[int] = []  # positions that the head was asked for
 
-    def forward(self, tokens: torch.Tensor, state: Any = None) -> tuple[torch.Tensor, Any]:
+    def features(self, tokens: torch.Tensor) -> torch.Tensor:
         self.calls.append(tuple(tokens.shape))
-        return self.logits[tokens], state
+        return tokens[:, :, None]
+
+    def logits(self, features: torch.Tensor) -> torch.Tensor:
+        self.rows.append(len(features))
+        return self.table[features[:, 0]]
 
 
 def uniform(vocab: int = 256) -> Bigram:
@@ -49,12 +53,15 @@ class Recurrent:
         self.embedding = torch.randn(vocab, width, generator=generator)
         self.head = torch.randn(width, vocab, generator=generator)
 
-    def forward(self, tokens: torch.Tensor, state: Any = None) -> tuple[torch.Tensor, Any]:
+    def features(self, tokens: torch.Tensor) -> torch.Tensor:
         hidden, out = torch.zeros(len(tokens), self.embedding.shape[1]), []
         for t in range(tokens.shape[1]):
             hidden = torch.tanh(0.8 * hidden.roll(1, -1) + self.embedding[tokens[:, t]])
-            out.append((hidden[:, :, None] * self.head).sum(1))  # no matrix product: its sums depend on the batch
-        return torch.stack(out, 1), None
+            out.append(hidden)
+        return torch.stack(out, 1)
+
+    def logits(self, features: torch.Tensor) -> torch.Tensor:
+        return (features[:, :, None] * self.head).sum(1)  # no matrix product: its sums depend on the batch
 
 
 def some_windows(seed: int = 0, lengths: Sequence[int] = (40, 7, 16, 1, 33), context: int = 16) -> Windows:

@@ -4,7 +4,7 @@
     KL         1/N sum_i sum_v p_i(v) (ln p_i(v) - ln q_i(v))          nats per token, in float64 from float32 logits
     agreement  1/N #{i : argmax p_i = argmax q_i}
 
-Both models read the same windows, and their logits are dropped batch by batch; the base runs once for any number of candidates.
+Both models read the same windows, and their logits are dropped run by run; the base runs once for any number of candidates.
 Gives up: the candidates of one call are all in memory, and the base's predictions are not kept for a later call.
 """
 
@@ -26,9 +26,10 @@ from rwkvquant.evaluation.scoring import (
     Progress,
     batches,
     checked,
+    counted_features,
     log_probabilities,
     perplexity_of,
-    predict,
+    runs,
     spans,
     token_nll,
     vocabulary,
@@ -95,18 +96,21 @@ def compare_many(
     nll_base = np.zeros(shape)
     results = {name: Comparison(windows, np.zeros(shape), np.zeros(shape, bool), nll_base, np.zeros(shape)) for name in models}
     for part in batches(windows, vocab, batch, progress):
-        base_logits = predict(base, part)
-        for name, model in models.items():
-            logits = predict(model, part).to(base_logits.device)
-            for span in spans(part, vocab):
-                rows, at = part.rows[span], part.place[span]
-                targets = part.targets[span].to(logits.device)
-                # ln p is computed again for each candidate: cheap beside a forward, and keeping it would take twice the logits' memory.
-                log_p, log_q = log_probabilities(base_logits[rows]), log_probabilities(logits[rows])
-                nll_base[at] = token_nll(log_p, targets).cpu().numpy()
-                results[name].nll_quantized[at] = token_nll(log_q, targets).cpu().numpy()
-                results[name].kl[at] = kl_divergence(log_p, log_q).cpu().numpy()
-                results[name].same_top1[at] = (base_logits[rows].argmax(-1) == logits[rows].argmax(-1)).cpu().numpy()
+        base_features = counted_features(base, part)
+        features = {name: counted_features(model, part) for name, model in models.items()}
+        for run in runs(part, vocab):
+            base_logits, place = base.logits(base_features[run]), part.place[run]
+            targets = part.targets[run].to(base_logits.device)
+            for name, model in models.items():
+                logits, result = model.logits(features[name][run]).to(base_logits.device), results[name]
+                for span in spans(len(logits), vocab):
+                    at = place[span]
+                    # ln p is computed again for each candidate: cheap beside a forward, and keeping it takes twice the logits' memory.
+                    log_p, log_q = log_probabilities(base_logits[span]), log_probabilities(logits[span])
+                    nll_base[at] = token_nll(log_p, targets[span]).cpu().numpy()
+                    result.nll_quantized[at] = token_nll(log_q, targets[span]).cpu().numpy()
+                    result.kl[at] = kl_divergence(log_p, log_q).cpu().numpy()
+                result.same_top1[place] = (base_logits.argmax(-1) == logits.argmax(-1)).cpu().numpy()
     for name, result in results.items():
         checked(nll_base, "the original")
         checked(result.nll_quantized + result.kl, name)

@@ -1,8 +1,8 @@
 """Run a model over windows, a batch at a time: the log-probability of every predicted token, in float64.
 
-Two sizes are bounded, whatever the vocabulary: a model's float32 logits of one batch (LOGIT_BYTES, unless a single window needs more)
-and the float64 copy in which probabilities are computed (CHUNK_BYTES, a run of positions). Padding stands on the right of a causal
-model and is masked, so it costs time but changes nothing.
+The head is computed for the counted positions only, a run of them at a time. So two sizes are bounded, whatever the vocabulary and
+the length of a window: the float32 logits of a run (LOGIT_BYTES) and the float64 copy in which probabilities are computed
+(CHUNK_BYTES, a part of a run). Padding stands on the right of a causal model and is masked, so it costs time but changes nothing.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from rwkvquant.errors import ConfigError, RwkvQuantError, TokenizerError
 from rwkvquant.evaluation.windows import END_OF_TEXT, Windows
 
-LOGIT_BYTES = 1 << 27  # 16 windows of 512 positions x 4096 tokens, or one of 512 x 65,536
+LOGIT_BYTES = 1 << 27  # 8192 positions x 4096 tokens, or 512 x 65,536; no batch has more of them, but for a single long window
 CHUNK_BYTES = 1 << 24  # smaller runs stay in nearer caches, but every operation on one ends with a barrier between threads
 MAX_NLL = 700.0  # nats a token; e^709 is the last perplexity that a float64 holds, and no model that works comes near it
 
@@ -29,8 +29,12 @@ Progress = Callable[[int, int], None]  # (windows done, windows in all), after e
 class LogitModel(Protocol):
     """Anything that predicts: models.TorchModel, or a toy whose answer is known."""
 
-    def forward(self, tokens: torch.Tensor, state: Any = None) -> tuple[torch.Tensor, Any]:
-        """tokens (B, T) int64 -> logits (B, T, V) float32, and a state. Causal: position t sees tokens[:, :t+1] only."""
+    def features(self, tokens: torch.Tensor) -> torch.Tensor:
+        """tokens (B, T) int64 -> (B, T, C), what the head needs of each position. Causal: position t sees tokens[:, :t+1] only."""
+        ...
+
+    def logits(self, features: torch.Tensor) -> torch.Tensor:
+        """(P, C) rows of `features` -> (P, V) float32."""
         ...
 
 
@@ -60,18 +64,21 @@ class Scores:
 def score(model: LogitModel, windows: Windows, *, batch: int = 8, progress: Progress | None = None, what: str = "the model") -> Scores:
     """Run the model over all windows. Raises TokenizerError for a token outside its vocabulary, RwkvQuantError if it predicts NaN."""
     nll, top1 = np.zeros(windows.tokens), np.zeros(windows.tokens, bool)
-    for part in batches(windows, vocabulary(model, windows, what), batch, progress):
-        logits = predict(model, part)
-        for span in spans(part, logits.shape[-1]):
-            rows, targets = logits[part.rows[span]], part.targets[span].to(logits.device)
-            nll[part.place[span]] = token_nll(log_probabilities(rows), targets).cpu().numpy()
-            top1[part.place[span]] = (rows.argmax(-1) == targets).cpu().numpy()
+    vocab = vocabulary(model, windows, what)
+    for part in batches(windows, vocab, batch, progress):
+        features = counted_features(model, part)
+        for run in runs(part, vocab):
+            logits = model.logits(features[run])
+            targets, place = part.targets[run].to(logits.device), part.place[run]
+            for span in spans(len(logits), vocab):
+                nll[place[span]] = token_nll(log_probabilities(logits[span]), targets[span]).cpu().numpy()
+            top1[place] = (logits.argmax(-1) == targets).cpu().numpy()
     return Scores(checked(nll, what), top1)
 
 
 def vocabulary(model: LogitModel, windows: Windows, what: str) -> int:
     """The number of tokens the model knows. Raises TokenizerError if the windows hold one it does not know."""
-    vocab = model.forward(torch.tensor([[END_OF_TEXT]]))[0].shape[-1]
+    vocab = model.logits(model.features(torch.tensor([[END_OF_TEXT]]))[0]).shape[-1]
     largest = int(max(windows.inputs.max(), windows.targets.max()))
     if largest >= vocab:
         raise TokenizerError(
@@ -104,16 +111,23 @@ def batches(windows: Windows, vocab: int, batch: int, progress: Progress | None 
             progress(at, len(order))
 
 
-def predict(model: LogitModel, batch: Batch) -> torch.Tensor:
-    """(B * T, V) float32 logits, padding included."""
-    logits = model.forward(batch.inputs)[0]
-    return logits.reshape(-1, logits.shape[-1])
+def counted_features(model: LogitModel, batch: Batch) -> torch.Tensor:
+    """(P, C) of the counted positions."""
+    features = model.features(batch.inputs)
+    return features.reshape(-1, features.shape[-1])[batch.rows.to(features.device)]
 
 
-def spans(batch: Batch, vocab: int) -> Iterator[slice]:
-    """The counted positions in runs whose float64 probabilities take at most CHUNK_BYTES."""
-    step = max(1, CHUNK_BYTES // (8 * vocab))
+def runs(batch: Batch, vocab: int) -> Iterator[slice]:
+    """The counted positions in runs whose logits take at most LOGIT_BYTES."""
+    step = max(1, LOGIT_BYTES // (4 * vocab))
     for start in range(0, len(batch.rows), step):
+        yield slice(start, start + step)
+
+
+def spans(count: int, vocab: int) -> Iterator[slice]:
+    """`count` positions in parts whose float64 probabilities take at most CHUNK_BYTES."""
+    step = max(1, CHUNK_BYTES // (8 * vocab))
+    for start in range(0, count, step):
         yield slice(start, start + step)
 
 

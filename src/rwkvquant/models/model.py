@@ -42,6 +42,22 @@ class TorchModel:
 
         Raises TokenizerError for a token outside of the vocabulary.
         """
+        x, after = self._read(tokens, state)
+        return forward_of(self.arch).head(self._globals, x), after
+
+    @torch.no_grad()
+    def features(self, tokens: Tensor) -> Tensor:
+        """tokens (B, T) int64 -> (B, T, C), from which `logits` makes those of any positions. Raises as `forward` does."""
+        return self._read(tokens, None)[0]
+
+    @torch.no_grad()
+    def logits(self, features: Tensor) -> Tensor:
+        """(P, C) rows of `features` -> (P, V) float32: the head is the largest product, and often few positions need it."""
+        logits: Tensor = forward_of(self.arch).head(self._globals, features[None])
+        return logits[0]
+
+    def _read(self, tokens: Tensor, state: Sequence[BlockState] | None) -> tuple[Tensor, ModelState]:
+        """What comes out of the last block, (B, T, C), and the state."""
         if tokens.numel() and not 0 <= int(tokens.min()) <= int(tokens.max()) < self.dims.vocab:
             raise TokenizerError(f"tokens must lie in 0 to {self.dims.vocab - 1}; got {int(tokens.min())} to {int(tokens.max())}")
         module = forward_of(self.arch)
@@ -50,7 +66,7 @@ class TorchModel:
         for layer in range(self.dims.layers):
             x, block_state, carry = module.block(self._block(layer), x, None if state is None else state[layer], carry)
             after.append(block_state)
-        return module.head(self._globals, x), tuple(after)
+        return x, tuple(after)
 
     @cached_property
     def _globals(self) -> dict[str, Any]:
