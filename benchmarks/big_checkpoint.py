@@ -35,7 +35,7 @@ from roofline import conditions
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import rwkvquant
-from rwkvquant import CalibrationConfig, QuantizeConfig
+from rwkvquant import CalibrationConfig, QuantizeRequest
 from rwkvquant.bench.shapes import released
 from rwkvquant.pipeline import measure
 from rwkvquant.pipeline.products import fast_products, product_rate
@@ -119,11 +119,11 @@ class Meter(Progress):
         self._now, self._since, self.memory.phase = name, now, name
 
 
-def run(path: Path, folder: Path, config: QuantizeConfig) -> dict[str, Any]:
+def run(path: Path, folder: Path, request: QuantizeRequest) -> dict[str, Any]:
     with fast_products():
         rate = product_rate(2.0)
     with Meter() as meter:
-        result = rwkvquant.quantize(path, folder / "out.safetensors", config, progress=meter, work_dir=folder)
+        result = rwkvquant.quantize(path, folder / "out.safetensors", request, progress=meter, work_dir=folder)
     for name, phase in meter.phases.items():
         phase |= {f"{kind}_bytes": peak for kind, peak in meter.memory.peaks.get(name, {}).items()}
     total = {key: sum(phase[key] for phase in meter.phases.values()) for key in ("seconds", "processor_seconds", "flops")}
@@ -167,7 +167,7 @@ def main() -> None:
     blocks = args.layers or dims.layers
     measure.LARGE_MODEL = measure.LARGE_MODEL * blocks // dims.layers  # a few blocks are measured as they would be in the whole model
     dims = dataclasses.replace(dims, layers=blocks, vocab=args.vocab or dims.vocab)
-    config = QuantizeConfig(
+    request = QuantizeRequest(
         method=args.method,
         code_bits=args.code_bits,
         calibration=CalibrationConfig(rows=args.calib_rows),
@@ -179,7 +179,7 @@ def main() -> None:
         size = path.stat().st_size
         print(f"{args.shape}, {dims.layers} blocks: {size / 1e9:.2f} GB, written", flush=True)
         report = {"shape": args.shape, "blocks": dims.layers, "checkpoint_bytes": size, "threads": torch.get_num_threads()}
-        report |= {"calibration_tokens": args.calib_rows * 512} | run(path, Path(scratch), config)
+        report |= {"calibration_tokens": args.calib_rows * 512} | run(path, Path(scratch), request)
     show(report)
     if args.json:
         report["conditions"] = conditions() | {"torch": torch.__version__, "threads": torch.get_num_threads()}

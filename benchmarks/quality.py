@@ -26,7 +26,7 @@ import torch
 from quality_rows import GROUPS, OURS, Row
 
 import rwkvquant
-from rwkvquant import CalibrationConfig, QuantizeConfig
+from rwkvquant import CalibrationConfig, QuantizeRequest
 from rwkvquant.architectures import QUANTIZED_ROLES
 from rwkvquant.evaluation import divergence, lambada, windows
 from rwkvquant.evaluation.load import load_model
@@ -60,12 +60,12 @@ class Clock(Progress):
 
 def quantize(checkpoint: str, row: Row, args: argparse.Namespace, folder: Path) -> tuple[Path, dict[str, Any]]:
     calibration = CalibrationConfig(path=args.calib, rows=args.calib_rows)
-    config = QuantizeConfig(**{"head_bits": 16, "emb_bits": 16, "calibration": calibration, "tokenizer": args.tokenizer, **row.options})
+    request = QuantizeRequest(**{"head_bits": 16, "emb_bits": 16, "calibration": calibration, "tokenizer": args.tokenizer, **row.options})
     file, clock = folder / f"{row.name.replace(' ', '_')}.safetensors", Clock()
     kept = file.with_suffix(".json")  # an interrupted run continues where it stopped
     if kept.exists():
         return file, json.loads(kept.read_text())
-    report = rwkvquant.quantize(checkpoint, file, config, progress=clock, work_dir=folder)
+    report = rwkvquant.quantize(checkpoint, file, request, progress=clock, work_dir=folder)
     measured = {
         "row": row.name,
         "group": row.group,

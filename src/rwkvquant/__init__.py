@@ -1,7 +1,7 @@
 """Quantise RWKV-6 and RWKV-7 checkpoints into one small packed file, and run it without torch.
 
 import rwkvquant
-rwkvquant.quantize("in.pth", "out.safetensors", rwkvquant.QuantizeConfig(bits=3.275))     # needs torch
+rwkvquant.quantize("in.pth", "out.safetensors", rwkvquant.QuantizeRequest(bits=3.275))     # needs torch
 model = rwkvquant.load("out.safetensors")                                                # NumPy only
 for piece in model.stream("Once upon a time", max_tokens=64):
     print(piece, end="")
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from rwkvquant.config import CalibrationConfig, QuantizeConfig
+from rwkvquant.config import CalibrationConfig, QuantizeConfig, QuantizeRequest
 from rwkvquant.errors import RwkvQuantError
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rwkvquant.runtime.session import Model, load
 
 __version__ = "0.1.0"
-__all__ = ["CalibrationConfig", "Model", "QuantizeConfig", "RwkvQuantError", "__version__", "load", "quantize"]
+__all__ = ["CalibrationConfig", "Model", "QuantizeConfig", "QuantizeRequest", "RwkvQuantError", "__version__", "load", "quantize"]
 
 
 def __getattr__(name: str) -> Any:

@@ -8,16 +8,14 @@ from typing import Any, cast
 
 import pytest
 
-from rwkvquant import QuantizeConfig
 from rwkvquant.architectures import Role
 from rwkvquant.checkpoints import Checkpoint
 from rwkvquant.codecs import CodebookConfig, GridConfig
 from rwkvquant.errors import ConfigError
 from rwkvquant.pipeline.choose import choose_kinds, choose_settings, paper_arithmetic
 from rwkvquant.pipeline.plan_file import Candidate, Measured
-from rwkvquant.pipeline.settings import settings_of
-from rwkvquant.recipes.setting import Setting
-from tests.pipeline.toys import Notes
+from rwkvquant.recipes import Recipe, Setting
+from tests.pipeline.toys import Notes, recipe_of
 
 SHAPE = (64, 64)
 COUNT = 100
@@ -28,11 +26,11 @@ def setting_loss(setting: Setting) -> float:
     return 2.0**-setting.codec.bits * (0.9 if setting.kind == "codebook" else 1.0)
 
 
-def hand_made(name: str, config: QuantizeConfig, weight: float = 1.0, coarse: float = 0.0, fine: float = 0.0, mu: float = 0.0) -> Measured:
+def hand_made(name: str, recipe: Recipe, weight: float = 1.0, coarse: float = 0.0, fine: float = 0.0, mu: float = 0.0) -> Measured:
     def reading(factor: float) -> dict[str, Any]:
         return {"coarse": coarse * factor, "fine": [0.0, 0.0, fine * factor, 0.0, 0.0], "fine_signed": [0.0] * 5}
 
-    candidates = [Candidate(s, s.stored_bytes(SHAPE), weight * setting_loss(s), 0.0) for s in settings_of(config)]
+    candidates = [Candidate(s, s.stored_bytes(SHAPE), weight * setting_loss(s), 0.0) for s in recipe.candidates]
     return Measured(name, 4096, {"paper": reading(1), "unique": reading(2), "dithered": reading(-1)}, mu, tuple(candidates))
 
 
@@ -42,16 +40,16 @@ def model_of(measured: dict[str, Measured]) -> Checkpoint:
     return cast(Checkpoint, SimpleNamespace(logical_matrices=lambda: matrices))
 
 
-def random_model(config: QuantizeConfig, count: int = COUNT) -> dict[str, Measured]:
+def random_model(recipe: Recipe, count: int = COUNT) -> dict[str, Measured]:
     draw = random.Random(0)
     return {
-        f"w{i}": hand_made(f"w{i}", config, draw.uniform(0.1, 10), draw.uniform(0, 3), draw.uniform(0, 60), draw.uniform(4, 12))
+        f"w{i}": hand_made(f"w{i}", recipe, draw.uniform(0.1, 10), draw.uniform(0, 3), draw.uniform(0, 60), draw.uniform(4, 12))
         for i in range(count)
     }
 
 
-def chosen_by(config: QuantizeConfig, measured: dict[str, Measured], notes: Notes | None = None) -> dict[str, Setting]:
-    return choose_settings(model_of(measured), config, measured, notes or Notes())
+def chosen_by(recipe: Recipe, measured: dict[str, Measured], notes: Notes | None = None) -> dict[str, Setting]:
+    return choose_settings(model_of(measured), recipe, measured, notes or Notes())
 
 
 def true_bits(chosen: dict[str, Setting]) -> float:
@@ -59,48 +57,48 @@ def true_bits(chosen: dict[str, Setting]) -> float:
 
 
 def test_algorithm1_makes_a_tenth_uniform_the_finest_of_the_coarsest() -> None:
-    config = QuantizeConfig(choice="algorithm1")
-    measured = random_model(config)
+    recipe = recipe_of(choice="algorithm1")
+    measured = random_model(recipe)
     pairs = {name: (m.proxies["paper"]["coarse"], m.proxies["paper"]["fine"][2]) for name, m in measured.items()}
     smooth = sorted(pairs, key=lambda name: pairs[name][0])[: COUNT // 2]
     expected = set(sorted(smooth, key=lambda name: pairs[name][1])[: COUNT // 10])
-    assert {name for name, kind in choose_kinds(config, measured).items() if kind == "sq"} == expected
+    assert {name for name, kind in choose_kinds(recipe.chooser, measured).items() if kind == "sq"} == expected
 
 
 def test_readings_are_those_asked_for() -> None:
     """The hand-made "dithered" is "paper" with its sign turned, so the other half is smooth."""
     for proxy, smooth in (("paper", lambda p: p < 1.5), ("dithered", lambda p: p > 1.5)):
-        config = QuantizeConfig(choice="algorithm1", proxy=proxy)
-        measured = random_model(config)
-        uniform = [name for name, kind in choose_kinds(config, measured).items() if kind == "sq"]
+        recipe = recipe_of(choice="algorithm1", proxy=proxy)
+        measured = random_model(recipe)
+        uniform = [name for name, kind in choose_kinds(recipe.chooser, measured).items() if kind == "sq"]
         assert len(uniform) == 10 and all(smooth(measured[name].proxies["paper"]["coarse"]) for name in uniform)
 
 
 def test_fixed_thresholds() -> None:
-    config = QuantizeConfig(choice="fixed", proxy="unique")
+    recipe = recipe_of(choice="fixed", proxy="unique")
     cases = {"both": (0.76, 14.9, "sq"), "coarse": (0.78, 14.9, "vq"), "fine": (0.76, 15.1, "vq"), "neither": (3.0, 99.0, "vq")}
-    measured = {name: hand_made(name, config, coarse=coarse, fine=fine) for name, (coarse, fine, _) in cases.items()}
-    assert choose_kinds(config, measured) == {name: kind for name, (_, _, kind) in cases.items()}  # 1.54 and 30, of twice the numbers
+    measured = {name: hand_made(name, recipe, coarse=coarse, fine=fine) for name, (coarse, fine, _) in cases.items()}
+    assert choose_kinds(recipe.chooser, measured) == {name: kind for name, (_, _, kind) in cases.items()}  # 1.54, 30: of twice the numbers
 
 
 def test_incoherence_above_eight_is_a_codebook() -> None:
-    config = QuantizeConfig(choice="incoherence")
-    measured = {str(mu): hand_made(str(mu), config, mu=mu) for mu in (7.9, 8.0, 8.1)}
-    assert choose_kinds(config, measured) == {"7.9": "sq", "8.0": "sq", "8.1": "vq"}
+    recipe = recipe_of(choice="incoherence")
+    measured = {str(mu): hand_made(str(mu), recipe, mu=mu) for mu in (7.9, 8.0, 8.1)}
+    assert choose_kinds(recipe.chooser, measured) == {"7.9": "sq", "8.0": "sq", "8.1": "vq"}
 
 
 @pytest.mark.parametrize("choice", ["uniform", "codebook"])
 def test_one_kind_for_all(choice: str) -> None:
-    config = QuantizeConfig(choice=choice, bits=4.0)
-    assert {setting.kind for setting in chosen_by(config, random_model(config, 12)).values()} == {choice}
+    recipe = recipe_of(choice=choice, bits=4.0)
+    assert {setting.kind for setting in chosen_by(recipe, random_model(recipe, 12)).values()} == {choice}
 
 
 @pytest.mark.parametrize("bits", [2.8, 3.275, 3.6])
 @pytest.mark.parametrize("choice", ["error", "algorithm1", "fixed", "incoherence"])
 def test_budgets_are_met_by_the_kinds_of_every_rule(choice: str, bits: float) -> None:
-    config = QuantizeConfig(choice=choice, bits=bits)
-    measured = random_model(config, 30)
-    kinds, chosen = choose_kinds(config, measured), chosen_by(config, measured)
+    recipe = recipe_of(choice=choice, bits=bits)
+    measured = random_model(recipe, 30)
+    kinds, chosen = choose_kinds(recipe.chooser, measured), chosen_by(recipe, measured)
     assert bits - 0.15 < true_bits(chosen) <= bits
     for name, kind in kinds.items():
         assert chosen[name].kind == {"sq": "uniform", "vq": "codebook"}[kind]
@@ -109,29 +107,29 @@ def test_budgets_are_met_by_the_kinds_of_every_rule(choice: str, bits: float) ->
 def test_errors_decide_freely_and_so_lose_least() -> None:
     losses = {}
     for choice in ("error", "uniform", "codebook", "algorithm1", "incoherence"):
-        config = QuantizeConfig(choice=choice, bits=3.5)
-        measured = random_model(config, 30)
-        chosen = chosen_by(config, measured)
+        recipe = recipe_of(choice=choice, bits=3.5)
+        measured = random_model(recipe, 30)
+        chosen = chosen_by(recipe, measured)
         losses[choice] = sum(c.loss for name, m in measured.items() for c in m.candidates if c.setting == chosen[name])
     assert min(losses, key=losses.__getitem__) == "error"
 
 
 def test_what_matters_more_gets_more_bits() -> None:
-    config = QuantizeConfig(bits=3.5)
-    measured = {name: hand_made(name, config, weight) for name, weight in (("little", 0.01), ("some", 1.0), ("much", 100.0))}
-    chosen = chosen_by(config, measured)
+    recipe = recipe_of(bits=3.5)
+    measured = {name: hand_made(name, recipe, weight) for name, weight in (("little", 0.01), ("some", 1.0), ("much", 100.0))}
+    chosen = chosen_by(recipe, measured)
     sizes = [chosen[name].stored_bytes(SHAPE) for name in ("little", "some", "much")]
     assert sizes == sorted(sizes) and sizes[0] < sizes[2]
 
 
 def test_bits_out_of_reach_are_said(capsys: pytest.CaptureFixture[str]) -> None:
     notes = Notes()
-    config = QuantizeConfig(choice="uniform", bits=1.5)
+    recipe = recipe_of(choice="uniform", bits=1.5)
     with pytest.raises(ConfigError, match="smallest reachable"):
-        chosen_by(config, random_model(config, 3))
-    config = QuantizeConfig(choice="uniform", tensor_bits=("*=5",))
-    measured = {name: only_bits(m, 5) for name, m in random_model(config, 3).items()}
-    reached = true_bits(chosen_by(config, measured, notes))
+        chosen_by(recipe, random_model(recipe, 3))
+    recipe = recipe_of(choice="uniform", tensor_bits=("*=5",))
+    measured = {name: only_bits(m, 5) for name, m in random_model(recipe, 3).items()}
+    reached = true_bits(chosen_by(recipe, measured, notes))
     assert f"cannot reach 3.275 bits per weight; using the smallest reachable, {reached:.3f}" in notes.notes[0]
 
 
@@ -141,16 +139,16 @@ def only_bits(measured: Measured, bits: int) -> Measured:
 
 
 def test_a_kind_that_tensor_bits_leave_no_candidate_of_takes_the_other() -> None:
-    config = QuantizeConfig(choice="codebook", bits=8.0, tensor_bits=("w0=7",))
-    measured = random_model(config, 3)
+    recipe = recipe_of(choice="codebook", bits=8.0, tensor_bits=("w0=7",))
+    measured = random_model(recipe, 3)
     measured["w0"] = only_bits(measured["w0"], 7)
-    chosen = chosen_by(config, measured)
+    chosen = chosen_by(recipe, measured)
     assert (chosen["w0"].kind, chosen["w0"].codec.bits) == ("uniform", 7) and chosen["w1"].kind == "codebook"
 
 
 def test_the_papers_arithmetic_of_a_tenth_is_3_275() -> None:
-    config, notes = QuantizeConfig(method="paper"), Notes()
-    chosen = chosen_by(config, random_model(config), notes)
+    recipe, notes = recipe_of(method="paper"), Notes()
+    chosen = chosen_by(recipe, random_model(recipe), notes)
     assert [setting.codec for setting in chosen.values()].count(GridConfig(3, 32, scale_bits=16)) == 10
     assert [setting.codec for setting in chosen.values()].count(CodebookConfig(3, 4, 4)) == 90
     assert "10.0 % SQ at 3.5 + 90.0 % VQ at 3.25 = 3.275 bits" in notes.notes[0]
@@ -158,15 +156,15 @@ def test_the_papers_arithmetic_of_a_tenth_is_3_275() -> None:
 
 @pytest.mark.parametrize("bits", [3.25, 3.26, 3.275, 3.3, 3.375, 3.4, 3.45, 3.5])
 def test_the_papers_own_count_follows_bits(bits: float) -> None:
-    config, notes = QuantizeConfig(method="paper", bits=bits), Notes()
-    chosen_by(config, random_model(config), notes)
+    recipe, notes = recipe_of(method="paper", bits=bits), Notes()
+    chosen_by(recipe, random_model(recipe), notes)
     assert f"= {bits:.3f} bits" in notes.notes[0]
 
 
 def test_readme_chooses_by_incoherence_among_its_two() -> None:
-    config, notes = QuantizeConfig(method="readme"), Notes()
-    measured = random_model(config)
-    chosen = chosen_by(config, measured, notes)
+    recipe, notes = recipe_of(method="readme"), Notes()
+    measured = random_model(recipe)
+    chosen = chosen_by(recipe, measured, notes)
     for name, setting in chosen.items():
         expected = CodebookConfig(3, 2, 4) if measured[name].incoherence > 8 else GridConfig(3, 64, scale_bits=16)
         assert setting.codec == expected

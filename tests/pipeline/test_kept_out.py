@@ -9,23 +9,26 @@ import numpy as np
 import pytest
 import torch
 
-from rwkvquant import CalibrationConfig, QuantizeConfig
+from rwkvquant import CalibrationConfig
 from rwkvquant.calibration.samples import SEPARATOR
 from rwkvquant.calibration.statistics import InputStatistics
 from rwkvquant.checkpoints import Checkpoint, open_checkpoint
 from rwkvquant.models import CheckpointSource, forward_of
-from rwkvquant.pipeline import quantize as pipeline
+from rwkvquant.pipeline import pass_1 as pass_1_module
+from rwkvquant.pipeline import tasks as tasks_module
 from rwkvquant.pipeline import tensors as tensors_module
 from rwkvquant.pipeline.blocks import CalibrationText
+from rwkvquant.pipeline.calibrate import Calibration, calibrate
 from rwkvquant.pipeline.choose import choose_settings
+from rwkvquant.pipeline.executor import SerialExecutor
 from rwkvquant.pipeline.plan import make_plan
 from rwkvquant.pipeline.quantize import quantize
 from rwkvquant.pipeline.tensors import Collected, TensorWriter
 from rwkvquant.quantizers import QuantizerOptions
 from rwkvquant.quantizers.shared.loss import hessian_error
-from rwkvquant.recipes.setting import Setting
+from rwkvquant.recipes import Recipe, Setting
 from rwkvquant.runtime.tokenizer import load_tokenizer
-from tests.pipeline.toys import TINY, Notes, checkpoint_file, few_candidates, opened
+from tests.pipeline.toys import TINY, Notes, checkpoint_file, few_of, opened, recipe_of
 
 LETTERS = "abcdefghijklmnop"  # one document each; the first and the ninth are kept out
 
@@ -36,12 +39,14 @@ def letters(tmp_path: Path, rows: int = 16, documents: str = LETTERS) -> Calibra
     return CalibrationConfig(path=str(path), rows=rows, length=64, batch=4)
 
 
-def calibrated(config: QuantizeConfig) -> pipeline.Calibration:
-    return pipeline._calibrate(config, load_tokenizer("bytes", 256), Notes())
+def calibrated(recipe: Recipe) -> Calibration:
+    found = calibrate(recipe, load_tokenizer("bytes", 256), Notes())
+    assert found is not None
+    return found
 
 
 def test_documents_kept_out_are_the_last_rows_and_no_others(tmp_path: Path) -> None:
-    found = calibrated(QuantizeConfig(calibration=letters(tmp_path)))
+    found = calibrated(recipe_of(calibration=letters(tmp_path)))
     assert found.tokens.shape == (16, 64) and found.kept_out == 2
     tokens = {letter: set(load_tokenizer("bytes", 256).encode(letter)) for letter in LETTERS}
     judges = {letter for letter in LETTERS if tokens[letter] & set(found.tokens[-2:].ravel().tolist())}
@@ -55,15 +60,17 @@ def test_documents_kept_out_are_the_last_rows_and_no_others(tmp_path: Path) -> N
     ids=["no", "rows", "few"],
 )
 def test_nothing_is_kept_out_of_little_text_or_where_nobody_asks(tmp_path: Path, options: dict, rows: int, documents: str) -> None:
-    found = calibrated(QuantizeConfig(**options, calibration=letters(tmp_path, rows, documents)))
+    found = calibrated(recipe_of(**options, calibration=letters(tmp_path, rows, documents)))
     assert found.kept_out == 0 and len(found.tokens) == rows
 
 
 def test_statistics_are_of_the_seen_rows_and_judges_of_the_others(tmp_path: Path) -> None:
     checkpoint = open_checkpoint(checkpoint_file(tmp_path, "rwkv6", **TINY))
-    config = QuantizeConfig(calibration=letters(tmp_path))
-    tokens = calibrated(config).tokens
-    text = CalibrationText(checkpoint, config, tokens, 2, tmp_path, torch.device("cpu"))
+    recipe = recipe_of(calibration=letters(tmp_path))
+    found_text = calibrated(recipe)
+    tokens = found_text.tokens
+    assert found_text.kept_out == 2
+    text = CalibrationText(checkpoint, recipe, found_text, tmp_path, torch.device("cpu"), Notes())
     source, module = CheckpointSource(checkpoint), forward_of("rwkv6")
     outer, block = source.globals(), source.block(0)
     text.embed(outer, outer)
@@ -83,18 +90,17 @@ def test_statistics_are_of_the_seen_rows_and_judges_of_the_others(tmp_path: Path
 
 
 def test_pass_1_sees_nothing_of_what_is_kept_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    few_candidates(monkeypatch)
     given: list[np.ndarray] = []
 
-    def stop(checkpoint, config, tokens, *rest):  # type: ignore[no-untyped-def]
+    def stop(checkpoint, recipe, tokens, *rest):  # type: ignore[no-untyped-def]
         given.append(tokens)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(pipeline, "measure", stop)
-    config = QuantizeConfig(calibration=letters(tmp_path), tokenizer="bytes")
+    monkeypatch.setattr(pass_1_module, "measure", stop)
+    recipe = few_of(calibration=letters(tmp_path), tokenizer="bytes")
     with pytest.raises(KeyboardInterrupt):
-        quantize(checkpoint_file(tmp_path, "rwkv6", **TINY), tmp_path / "out", config)
-    assert np.array_equal(given[0], calibrated(config).tokens[:-2])
+        quantize(checkpoint_file(tmp_path, "rwkv6", **TINY), tmp_path / "out", recipe)
+    assert np.array_equal(given[0], calibrated(recipe).tokens[:-2])
 
 
 def statistics_of(X: torch.Tensor) -> InputStatistics:
@@ -108,9 +114,9 @@ class NoFile:
         raise AssertionError("nothing is written")
 
 
-def tensor_writer(checkpoint: Checkpoint, config: QuantizeConfig) -> tuple[TensorWriter, list]:
-    plan = make_plan(checkpoint, config, choose_settings(checkpoint, config, None, Notes()))
-    return TensorWriter(checkpoint, plan, config, NoFile(), Notes()), plan  # type: ignore[arg-type]
+def tensor_writer(checkpoint: Checkpoint, recipe: Recipe) -> tuple[TensorWriter, list]:
+    plan = make_plan(checkpoint, recipe, choose_settings(checkpoint, recipe, None, Notes()))
+    return TensorWriter(checkpoint, plan, recipe, NoFile(), Notes(), SerialExecutor()), plan  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("method", ["gptq", "gptvq"])
@@ -119,52 +125,54 @@ def test_a_tensor_falls_back_where_feedback_does_worse_on_the_judges(
     tmp_path: Path, method: str, judged: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Three tokens, and judges that look everywhere else: feedback has pushed all errors there. 32 rows may say no for all."""
-    monkeypatch.setattr(tensors_module, "JUDGED", judged)
+    monkeypatch.setattr(tasks_module, "JUDGED", judged)
     tried: list[tuple[str, int]] = []
-    real = tensors_module.quantize_matrix
+    real = tasks_module.quantize_matrix
 
     def watched(setting: Setting, options: QuantizerOptions, W: torch.Tensor, *rest: Any) -> Any:
         tried.append((setting.method, len(W)))
         return real(setting, options, W, *rest)
 
-    monkeypatch.setattr(tensors_module, "quantize_matrix", watched)
+    monkeypatch.setattr(tasks_module, "quantize_matrix", watched)
     checkpoint = open_checkpoint(checkpoint_file(tmp_path, "rwkv6", **TINY))
-    config = QuantizeConfig(method=method, code_bits=3, damping=0.001)
+    recipe = recipe_of(method=method, code_bits=3, damping=0.001)
     name = "blocks.0.ffn.key.weight"
     W = torch.from_numpy(checkpoint.read_matrix(name))
     generator = torch.Generator().manual_seed(0)
     few, many = torch.randn(3, 64, generator=generator), torch.randn(500, 64, generator=generator)
     plain = {"gptq": "rtn", "gptvq": "kmeans"}[method]
     for judges, expected in ((many, plain), (few, method), (None, method)):
-        writer, plan = tensor_writer(checkpoint, config)
+        writer, plan = tensor_writer(checkpoint, recipe)
         tensor = next(t for t in plan if t.name == name)
         collected = Collected({"ffn.xk": statistics_of(few)}, {} if judges is None else {"ffn.xk": statistics_of(judges)})
-        quantised, setting, error = writer._matrix(tensor, W, tensor.setting, collected)
-        assert (setting.method, setting.codec) == (expected, tensor.setting.codec)
-        assert writer.fallen_back == ([name] if expected == plain else [])
+        (task,) = writer._tasks([tensor], {tensor.key: W}, collected)
+        assert not collected.inputs and not collected.kept_out
+        (done,) = tasks_module.perform(task)
+        assert (done.setting.method, done.setting.codec) == (expected, tensor.setting.codec)
+        assert done.fell_back == (expected == plain)
         first = [(plain, 32)] * (W.numel() > judged)
         whole = [(plain, len(W))] * (judges is many or not first)
         assert tried == [(method, len(W))] + (first + whole if judges is not None else [])
         tried.clear()
-        assert error == pytest.approx(hessian_error(W, quantised.decode(), collected.inputs["ffn.xk"].H.float()))
+        assert done.error == pytest.approx(hessian_error(W, done.quantised.decode(), statistics_of(few).H.float()))
 
 
 @pytest.mark.parametrize("judged", [1 << 20, 64 * 32])
 def test_a_matrix_of_zeros_does_not_fall_back(tmp_path: Path, judged: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both ways lose nothing, and that is no reason."""
-    monkeypatch.setattr(tensors_module, "JUDGED", judged)
+    monkeypatch.setattr(tasks_module, "JUDGED", judged)
     checkpoint = open_checkpoint(checkpoint_file(tmp_path, "rwkv6", **TINY))
-    writer, plan = tensor_writer(checkpoint, QuantizeConfig(method="gptq", code_bits=3))
+    writer, plan = tensor_writer(checkpoint, recipe_of(method="gptq", code_bits=3))
     tensor = next(t for t in plan if t.name == "blocks.0.ffn.key.weight")
     X = torch.randn(100, 64, generator=torch.Generator().manual_seed(0))
     collected = Collected({"ffn.xk": statistics_of(X)}, {"ffn.xk": statistics_of(X)})
-    _, setting, _ = writer._matrix(tensor, torch.zeros(tensor.shape), tensor.setting, collected)
-    assert setting.method == "gptq" and writer.fallen_back == []
+    (task,) = writer._tasks([tensor], {tensor.key: torch.zeros(tensor.shape)}, collected)
+    (done,) = tasks_module.perform(task)
+    assert done.setting.method == "gptq" and not done.fell_back
 
 
 @pytest.mark.parametrize("arch", ["rwkv6", "rwkv7"])
 def test_what_was_collected_of_a_block_goes_as_it_is_used(tmp_path: Path, arch: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    few_candidates(monkeypatch)
     real, collected_before, left = TensorWriter.write, [], []
 
     def watched(self: TensorWriter, weights: Any, layer: int | None, roles: Any, collected: Collected = tensors_module.NOTHING) -> Any:
@@ -174,14 +182,14 @@ def test_what_was_collected_of_a_block_goes_as_it_is_used(tmp_path: Path, arch: 
         return after
 
     monkeypatch.setattr(TensorWriter, "write", watched)
-    config = QuantizeConfig(calibration=letters(tmp_path), tokenizer="bytes")
-    quantize(checkpoint_file(tmp_path, arch, **TINY), tmp_path / "out", config)
+    recipe = few_of(calibration=letters(tmp_path), tokenizer="bytes")
+    quantize(checkpoint_file(tmp_path, arch, **TINY), tmp_path / "out", recipe)
     assert sum(collected_before) > 20
     assert all(each == (set(), set(), set()) for each in left), left
 
 
 def test_the_file_and_the_user_are_told_what_fell_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    spoilt, real = "blocks.0.att.key.weight", tensors_module.quantize_matrix
+    spoilt, real = "blocks.0.att.key.weight", tasks_module.quantize_matrix
     source = checkpoint_file(tmp_path, "rwkv6", **TINY | {"layers": 1})
     target = torch.from_numpy(open_checkpoint(source).read_matrix(spoilt))
 
@@ -189,11 +197,11 @@ def test_the_file_and_the_user_are_told_what_fell_back(tmp_path: Path, monkeypat
         broken = setting.feedback and W.shape == target.shape and torch.equal(W, target)
         return real(setting, options, 3 * W if broken else W, hessian)
 
-    monkeypatch.setattr(tensors_module, "quantize_matrix", worse)
+    monkeypatch.setattr(tasks_module, "quantize_matrix", worse)
     for fall_back, method in ((True, "rtn"), (False, "gptq")):
-        config = QuantizeConfig(method="gptq", code_bits=4, calibration=letters(tmp_path), fall_back=fall_back)
+        recipe = recipe_of(method="gptq", code_bits=4, calibration=letters(tmp_path), fall_back=fall_back)
         notes = Notes()
-        result = quantize(source, tmp_path / f"{fall_back}", config, progress=notes)
+        result = quantize(source, tmp_path / f"{fall_back}", recipe, progress=notes)
         assert opened(tmp_path / f"{fall_back}").tensors[spoilt].method == method
         assert (spoilt in result["fallen_back"]) == fall_back == any(spoilt in note for note in notes.notes)
         assert next(report for report in notes.reports if report.name == spoilt).method == method

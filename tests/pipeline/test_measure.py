@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from rwkvquant import QuantizeConfig
 from rwkvquant.architectures import QUANTIZED_ROLES, Role
 from rwkvquant.calibration.statistics import Sensitivity
 from rwkvquant.checkpoints import Checkpoint, open_checkpoint
 from rwkvquant.pipeline import measure as module
 from rwkvquant.pipeline.choose import choose_settings
-from rwkvquant.pipeline.matrices import quantize_matrix, quantizer_options, sampled_rows
+from rwkvquant.pipeline.matrices import quantize_matrix, sampled_rows
 from rwkvquant.pipeline.measure import measure
 from rwkvquant.pipeline.plan_file import Measured
 from rwkvquant.pipeline.settings import allowed_settings
 from rwkvquant.pipeline.work_dir import work_directory
 from rwkvquant.quantizers.shared.hessian import Hessian
+from rwkvquant.recipes import Recipe
 from rwkvquant.selection.proxy import incoherence, proxies
-from tests.pipeline.toys import TINY, Notes, checkpoint_file, few_candidates
+from tests.pipeline.toys import TINY, Notes, checkpoint_file, few_of
 
 TOKENS = np.random.default_rng(0).integers(0, 256, (4, 40))
 
@@ -37,15 +38,14 @@ def test_sampled_rows_are_whole_blocks_evenly_spread(rows: int, cols: int) -> No
     assert len(blocks) < 3 or max(np.diff(blocks)) - min(np.diff(blocks)) <= 1
 
 
-def measured_model(tmp_path: Path, arch: str, config: QuantizeConfig) -> tuple[Checkpoint, dict[str, Measured]]:
+def measured_model(tmp_path: Path, arch: str, recipe: Recipe) -> tuple[Checkpoint, dict[str, Measured]]:
     checkpoint = open_checkpoint(checkpoint_file(tmp_path, arch, **TINY | {"layers": 1 if arch == "rwkv6" else 2}))
     with work_directory(None, None, "auto", lambda: False, Notes()) as work:
-        return checkpoint, measure(checkpoint, config, TOKENS, tmp_path, torch.device("cpu"), Notes(), work.journal("plan.json", {}))
+        return checkpoint, measure(checkpoint, recipe, TOKENS, tmp_path, torch.device("cpu"), Notes(), work.journal("plan.json", {}))
 
 
 @pytest.mark.parametrize("arch", ["rwkv6", "rwkv7"])
 def test_every_candidate_of_every_matrix_is_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arch: str) -> None:
-    few_candidates(monkeypatch)
     kept: dict[str, Sensitivity] = {}
     plain = module._measure_matrix
 
@@ -54,14 +54,14 @@ def test_every_candidate_of_every_matrix_is_tried(tmp_path: Path, monkeypatch: p
         return plain(matrix, W, sensitivity, *rest)
 
     monkeypatch.setattr(module, "_measure_matrix", listening)
-    config = QuantizeConfig(tensor_bits=("att.key=3",))
-    checkpoint, found = measured_model(tmp_path, arch, config)
+    recipe = few_of(tensor_bits=("att.key=3",))
+    checkpoint, found = measured_model(tmp_path, arch, recipe)
     matrices = {m.name: m for m in checkpoint.logical_matrices() if m.spec.role in QUANTIZED_ROLES}
-    settings = allowed_settings(config, list(matrices))
+    settings = allowed_settings(recipe, list(matrices))
     assert list(found) == list(matrices)
     for name, one in found.items():
         W = checkpoint.read_matrix(name)
-        assert [candidate.setting for candidate in one.candidates] == settings[name]
+        assert [candidate.setting for candidate in one.candidates] == list(settings[name])
         assert [candidate.stored_bytes for candidate in one.candidates] == [s.stored_bytes(W.shape) for s in settings[name]]
         assert (one.weights, one.incoherence) == (W.size, incoherence(W))
         assert one.proxies["unique"]["fine"][2] == proxies(W, "unique").fine(4)
@@ -72,29 +72,28 @@ def test_every_candidate_of_every_matrix_is_tried(tmp_path: Path, monkeypatch: p
     name = "blocks.0.ffn.key.weight"  # all its rows are in the sample
     candidate, W, sensitivity = found[name].candidates[1], torch.from_numpy(checkpoint.read_matrix(name)), kept[name]
     H = sensitivity.inputs.H
-    E = W - torch.from_numpy(quantize_matrix(candidate.setting, quantizer_options(config, refined=False), W, Hessian(H, W.dtype)).decode())
+    E = W - torch.from_numpy(quantize_matrix(candidate.setting, replace(recipe.quantizer, refined=False), W, Hessian(H, W.dtype)).decode())
     assert candidate.loss == pytest.approx(sensitivity.loss(E, torch.arange(len(W))), rel=1e-5) and candidate.loss > 0
     energy = torch.trace(W.double() @ H @ W.double().T)
     assert candidate.relative_error == pytest.approx(float(torch.trace(E.double() @ H @ E.double().T) / energy), rel=1e-5)
     lora = next(name for name, matrix in matrices.items() if matrix.spec.role is Role.LORA)
-    assert caution(found[lora], kept[lora], checkpoint, config) == pytest.approx(2.0, rel=1e-5)
+    assert caution(found[lora], kept[lora], checkpoint, recipe) == pytest.approx(2.0, rel=1e-5)
 
 
-def caution(found: Measured, sensitivity: Sensitivity, checkpoint: Checkpoint, config: QuantizeConfig) -> float:
+def caution(found: Measured, sensitivity: Sensitivity, checkpoint: Checkpoint, recipe: Recipe) -> float:
     """By how much a matrix's loss was multiplied."""
     candidate, W = found.candidates[0], torch.from_numpy(checkpoint.read_matrix(found.name))
     hessian = Hessian(sensitivity.inputs.H, W.dtype)
-    E = W - torch.from_numpy(quantize_matrix(candidate.setting, quantizer_options(config, refined=False), W, hessian).decode())
+    E = W - torch.from_numpy(quantize_matrix(candidate.setting, replace(recipe.quantizer, refined=False), W, hessian).decode())
     return candidate.loss / sensitivity.loss(E, torch.arange(len(W)))
 
 
 def test_a_sample_stands_for_the_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    few_candidates(monkeypatch)
-    config = QuantizeConfig()
+    recipe = few_of()
     losses = []
     for weights in (1 << 16, 1):
         monkeypatch.setattr(module, "SAMPLED_WEIGHTS", weights)
-        _, found = measured_model(tmp_path, "rwkv6", config)
+        _, found = measured_model(tmp_path, "rwkv6", recipe)
         losses.append({name: one.candidates[2].loss for name, one in found.items()})
     for name, loss in losses[0].items():
         assert losses[1][name] == pytest.approx(loss, rel=0.3), name
@@ -102,11 +101,10 @@ def test_a_sample_stands_for_the_whole(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_proxies_of_large_matrices_wait_for_a_rule_that_asks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    few_candidates(monkeypatch)
-    checkpoint, whole = measured_model(tmp_path, "rwkv6", QuantizeConfig())
+    checkpoint, whole = measured_model(tmp_path, "rwkv6", few_of())
     monkeypatch.setattr(module, "PROXIES_UNASKED", 0)
-    _, without = measured_model(tmp_path, "rwkv6", QuantizeConfig())
+    _, without = measured_model(tmp_path, "rwkv6", few_of())
     assert all(found.proxies for found in whole.values()) and not any(found.proxies for found in without.values())
     for choice in ("algorithm1", "fixed", "error"):
-        chosen = [choose_settings(checkpoint, QuantizeConfig(choice=choice), measured, Notes()) for measured in (whole, without)]
+        chosen = [choose_settings(checkpoint, few_of(choice=choice), measured, Notes()) for measured in (whole, without)]
         assert chosen[0] == chosen[1]

@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 import torch
 
-from rwkvquant import QuantizeConfig
 from rwkvquant.codecs import CodebookTensor, PairCodebookTensor
-from rwkvquant.config import METHODS, PROXY_READINGS, STYLES, VECTOR_CODEBOOKS
+from rwkvquant.config import PROXY_READINGS, STYLES, VECTOR_CODEBOOKS
 from rwkvquant.formats.container import open_packed
 from rwkvquant.models import PackedSource, TorchModel
 from rwkvquant.pipeline.quantize import plan_only, quantize
+from rwkvquant.recipes import METHODS
 from rwkvquant.runtime.session import load
-from tests.pipeline.toys import TINY, Notes, calibration_text, checkpoint_file, few_candidates, opened, projections
+from tests.pipeline.toys import TINY, Notes, calibration_text, checkpoint_file, few_of, opened, projections, recipe_of
 
 Options = dict[str, Any]
 WIDE = {"width": 128, "head_size": 32, "layers": 1}  # where 3-bit vectors take less room than 16-bit ones
@@ -45,7 +45,7 @@ CASES = [(arch, options) for options in BOTH for arch in ("rwkv6", "rwkv7")] + O
 
 
 def test_every_method_and_style_is_tried() -> None:
-    tried = {(config.method, config.style) for config in (QuantizeConfig(**options) for _, options in CASES)}
+    tried = {(recipe.method, recipe.quantizer.style) for recipe in (recipe_of(**options) for _, options in CASES)}
     forced = {(method, "tuned") for method in ("paper", "readme")}
     assert tried == {(method, style) for method in METHODS for style in STYLES} - forced
 
@@ -59,35 +59,33 @@ def runs_alike(path: Path) -> None:
 
 
 @pytest.mark.parametrize(("arch", "options"), CASES, ids=lambda case: case if isinstance(case, str) else " ".join(map(str, case.values())))
-def test_every_method_makes_a_file_that_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arch: str, options: Options) -> None:
-    few_candidates(monkeypatch)
-    config, out = QuantizeConfig(**options, calibration=calibration_text(tmp_path, rows=4)), tmp_path / "out.safetensors"
-    source = checkpoint_file(tmp_path, arch, **TINY | {"layers": 2 if config.correction else 1})
+def test_every_method_makes_a_file_that_runs(tmp_path: Path, arch: str, options: Options) -> None:
+    recipe, out = few_of(**options, calibration=calibration_text(tmp_path, rows=4)), tmp_path / "out.safetensors"
+    source = checkpoint_file(tmp_path, arch, **TINY | {"layers": 2 if recipe.correction else 1})
     notes = Notes()
-    result = quantize(source, out, config, progress=notes)
+    result = quantize(source, out, recipe, progress=notes)
     packed = opened(out)
     runs_alike(out)
-    if config.bits is not None and config.method != "paper":
-        assert config.bits - 0.6 < result["bits_per_weight"] <= config.bits
-    elif config.code_bits is None and config.method not in ("paper", "readme"):
+    method, bits = recipe.method, recipe.chooser.bits
+    if recipe.chooser.required:
+        assert bits - 0.6 < result["bits_per_weight"] <= bits
+    elif bits:
         assert result["bits_per_weight"] <= 3.275 or any("smallest reachable" in note for note in notes.notes)
-    expected = {"rwkvquant": {"gptq", "gptvq"}, "paper": {"gptq", "gptvq"}, "readme": {"gptq", "gptvq"}}.get(config.method, {config.method})
+    expected = {"rwkvquant": {"gptq", "gptvq"}, "paper": {"gptq", "gptvq"}, "readme": {"gptq", "gptvq"}}.get(method, {method})
     found = set(projections(packed).values())
     fallen = {"rtn" if name.startswith("gptq") else "kmeans" for name in found} if result["fallen_back"] else set()
     assert found and found <= expected | fallen
-    if config.codebook_dim == 2:
+    if options.get("codebook_dim") == 2:
         assert all(isinstance(packed.qtensor(name), PairCodebookTensor) for name in projections(packed))
-    assert (config.method in ("paper", "readme")) == any("by the paper's arithmetic" in note for note in notes.notes)
+    assert (method in ("paper", "readme")) == any("by the paper's arithmetic" in note for note in notes.notes)
 
 
 @pytest.mark.parametrize("reading", VECTOR_CODEBOOKS)
 def test_vector_codebooks_of_every_reading(tmp_path: Path, reading: str) -> None:
     """3-bit codebooks for every element-wise vector that they make smaller; the readings differ in what they say matters."""
     source, out = checkpoint_file(tmp_path, "rwkv7", **TINY | WIDE), tmp_path / "out.safetensors"
-    config = QuantizeConfig(
-        method="rtn", code_bits=4, vector_bits=3, vector_codebook=reading, calibration=calibration_text(tmp_path, rows=4)
-    )
-    quantize(source, out, config)
+    recipe = recipe_of(method="rtn", code_bits=4, vector_bits=3, vector_codebook=reading, calibration=calibration_text(tmp_path, rows=4))
+    quantize(source, out, recipe)
     packed = opened(out)
     vectors = {name: packed.qtensor(name) for name, entry in packed.tensors.items() if entry.role == "elementwise"}
     assert len(vectors) >= 8 and all(isinstance(tensor, CodebookTensor) and tensor.bits == 3 for tensor in vectors.values())
@@ -96,7 +94,7 @@ def test_vector_codebooks_of_every_reading(tmp_path: Path, reading: str) -> None
 
 def test_vectors_on_a_grid_of_three_bits(tmp_path: Path) -> None:
     source, out = checkpoint_file(tmp_path, "rwkv6", **TINY | WIDE), tmp_path / "out.safetensors"
-    quantize(source, out, QuantizeConfig(method="rtn", code_bits=4, vector_bits=3))
+    quantize(source, out, recipe_of(method="rtn", code_bits=4, vector_bits=3))
     packed = opened(out)
     layouts = {entry.layout for entry in packed.tensors.values() if entry.role == "elementwise"}
     assert layouts == {"uniform3.rows"}
@@ -104,16 +102,13 @@ def test_vectors_on_a_grid_of_three_bits(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("proxy", PROXY_READINGS)
-def test_another_budget_or_choice_in_the_same_work_directory_skips_pass_1(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, proxy: str
-) -> None:
+def test_another_budget_or_choice_in_the_same_work_directory_skips_pass_1(tmp_path: Path, proxy: str) -> None:
     """And gives the same file as a run of its own."""
-    few_candidates(monkeypatch)
     source = checkpoint_file(tmp_path, "rwkv7", **TINY | {"layers": 1})
     common = {"calibration": calibration_text(tmp_path, rows=4)}
-    quantize(source, tmp_path / "first", QuantizeConfig(bits=4.4, **common), work_dir=tmp_path / "work")
+    quantize(source, tmp_path / "first", few_of(bits=4.4, **common), work_dir=tmp_path / "work")
     assert sorted(path.name for path in (tmp_path / "work").iterdir()) == ["lock", "plan.json"]
-    other = QuantizeConfig(choice="algorithm1", proxy=proxy, bits=4.0, **common)
+    other = few_of(choice="algorithm1", proxy=proxy, bits=4.0, **common)
     notes = Notes()
     quantize(source, tmp_path / "again", other, work_dir=tmp_path / "work", progress=notes)
     assert any(re.search("pass 1 skipped", note) for note in notes.notes) and not any("pass 1" in phase for phase in notes.phases)
@@ -122,15 +117,14 @@ def test_another_budget_or_choice_in_the_same_work_directory_skips_pass_1(
         quantize(source, tmp_path / "fresh", other, progress=fresh)
         assert any("pass 1" in phase for phase in fresh.phases)
         assert (tmp_path / "again").read_bytes() == (tmp_path / "fresh").read_bytes() != (tmp_path / "first").read_bytes()
-        changed = QuantizeConfig(bits=4.4, damping=0.2, **common)
+        changed = few_of(bits=4.4, damping=0.2, **common)
         plan_only(source, changed, fresh, tmp_path / "work")
         assert not any("skipped" in note for note in fresh.notes)
 
 
-def test_a_plan_is_the_file_to_the_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    few_candidates(monkeypatch)
+def test_a_plan_is_the_file_to_the_byte(tmp_path: Path) -> None:
     source, out = checkpoint_file(tmp_path, "rwkv6", **TINY | {"layers": 1}), tmp_path / "out.safetensors"
-    config = QuantizeConfig(bits=4.0, calibration=calibration_text(tmp_path, rows=4))
-    planned, result = plan_only(source, config), quantize(source, out, config)
+    recipe = few_of(bits=4.0, calibration=calibration_text(tmp_path, rows=4))
+    planned, result = plan_only(source, recipe), quantize(source, out, recipe)
     sizes = [{t["name"]: (t["stored_bytes"], t["layout"]) for t in r["tensors"]} for r in (planned, result)]
     assert sizes[0] == sizes[1]

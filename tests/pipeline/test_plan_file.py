@@ -6,12 +6,12 @@ import json
 
 import pytest
 
-from rwkvquant import CalibrationConfig, QuantizeConfig
+from rwkvquant import CalibrationConfig
 from rwkvquant.codecs import CodebookConfig, GridConfig
 from rwkvquant.pipeline.fingerprint import of_pass_1
 from rwkvquant.pipeline.plan_file import Candidate, Measured, from_json, to_json
-from rwkvquant.pipeline.settings import settings_of
-from rwkvquant.recipes.setting import Setting
+from rwkvquant.recipes import Setting
+from tests.pipeline.toys import recipe_of
 
 GRID, CODEBOOK = Setting("gptq", GridConfig(3)), Setting("gptvq", CodebookConfig(3, 4, 4))
 PROXIES = {"paper": {"coarse": 0.1 + 0.2, "fine": [1.5, 1e300], "fine_signed": [-1.0, 2.0]}}
@@ -51,8 +51,8 @@ def test_a_damaged_plan_is_none(damage: str) -> None:
 
 
 def mark(source: str = "a", text: str = "b", **options: object) -> str:
-    config = QuantizeConfig(**options)  # type: ignore[arg-type]
-    return json.dumps(of_pass_1(source, text, {"w": settings_of(config)}, config))
+    recipe = recipe_of(**options)
+    return json.dumps(of_pass_1(source, text, {"w": recipe.candidates}, recipe))
 
 
 def test_fingerprint_covers_what_losses_depend_on_and_no_more() -> None:

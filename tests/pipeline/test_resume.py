@@ -9,30 +9,31 @@ import dataclasses
 import errno
 import os
 import random
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from rwkvquant import QuantizeConfig
-from rwkvquant.codecs import CodebookConfig
+from rwkvquant.codecs import CodebookConfig, GridConfig
 from rwkvquant.errors import ConfigError, RwkvQuantError, StoppedError
 from rwkvquant.formats import disk
 from rwkvquant.pipeline.progress import Progress
 from rwkvquant.pipeline.quantize import plan_only, quantize
+from rwkvquant.recipes import Recipe, Setting
 from tests.helpers import killed_at, random_state_dict, write_pth
-from tests.pipeline.toys import Notes, calibration_text, checkpoint_file
+from tests.pipeline.toys import Notes, calibration_text, checkpoint_file, recipe_of
 
 KILLS = 20
 SMALL = {"layers": 2, "width": 32, "head_size": 8, "hidden": 64, "ranks": dict.fromkeys(("Rw", "Ra", "Rv", "Rg"), 8)}
 
 
-@pytest.fixture(autouse=True)
-def two_candidates(monkeypatch: pytest.MonkeyPatch) -> None:
+def two_candidates(**options: Any) -> Recipe:
     """The same road with next to nothing to choose from, as it is walked many times."""
-    monkeypatch.setattr("rwkvquant.pipeline.settings._bits_near", lambda config: range(3, 4))
-    monkeypatch.setattr("rwkvquant.pipeline.settings.WIDE_CODEBOOKS", ())
-    monkeypatch.setattr("rwkvquant.pipeline.settings.CODEBOOKS", (CodebookConfig(2, 16),))
-    monkeypatch.setattr("rwkvquant.pipeline.settings.GROUP_SIZES", (64,))
+    recipe = recipe_of(**options)
+    if not recipe.measured or len(recipe.candidates) == 2:
+        return recipe
+    return replace(recipe, candidates=(Setting("gptq", GridConfig(3)), Setting("gptvq", CodebookConfig(2, 16))))
 
 
 class Job:
@@ -47,7 +48,7 @@ class Job:
         self.options: dict[str, object] = {"bits": 6.0, "calibration": self.calibration, **options}
 
     def run(self, **arguments: object) -> bytes:
-        quantize(self.source, self.output, QuantizeConfig(**self.options), **{"work_dir": self.work, **arguments})  # type: ignore[arg-type]
+        quantize(self.source, self.output, two_candidates(**self.options), **{"work_dir": self.work, **arguments})  # type: ignore[arg-type]
         return self.output.read_bytes()
 
     def stopped_behind(self, notes: int) -> str:
@@ -118,7 +119,7 @@ def test_a_job_that_was_asked_to_stop_does_so_behind_any_block_and_goes_on(tmp_p
     assert job.output.read_bytes() == expected
     pass_1 = ["pass 1's run forward", *(f"block {n} of 2, going backward, of pass 1" for n in (2, 1)), "pass 1"]
     pass_2 = ["the embedding", "block 1 of 2", "block 2 of 2", "the head"]
-    told = [sentence.removeprefix("stopped behind ").partition(";")[0] for sentence in said]
+    told = [sentence.removeprefix("stopped after ").partition(";")[0] for sentence in said]
     assert list(dict.fromkeys(told)) == (pass_2 if options else pass_1 + pass_2)
     assert all(f"the same command goes on from there (work directory {job.work})" in sentence for sentence in said)
 
@@ -127,7 +128,7 @@ def test_blocks_that_are_finished_are_not_done_again(job: Job) -> None:
     job.stopped_behind(2)
     notes = Notes()
     job.run(progress=notes)
-    assert f"going on behind block 1 of 2: {job.work} has what comes before" in notes.notes
+    assert f"going on after block 1 of 2: {job.work} has what comes before" in notes.notes
     assert [phase.split(":")[0] for phase in notes.phases if phase.endswith("quantising")] == ["block 2 of 2"]
     assert len(notes.reports) == notes.expected and not any(report.name.startswith("blocks.0.att") for report in notes.reports)
 
@@ -147,9 +148,9 @@ CHANGES = {
     "checkpoint": other_checkpoint,
     "calibration text": other_text,
     "damping (0.05, now 0.1)": lambda job: {"damping": 0.1},
-    "head_bits (6, now 5)": lambda job: {"head_bits": 5},
+    "head (rtn: 6 bits": lambda job: {"head_bits": 5},
     "calibration batch (4, now 2)": lambda job: {"calibration": dataclasses.replace(job.calibration, batch=2)},
-    "code_bits (3, now 4)": lambda job: {"code_bits": 4},
+    "candidates": lambda job: {"code_bits": 4},
 }
 
 

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
-from rwkvquant import QuantizeConfig
 from rwkvquant.codecs import CodebookConfig, GridConfig, PackedTensor, PairConfig
 from rwkvquant.errors import ConfigError
 from rwkvquant.kernels.tiles import padded
-from rwkvquant.pipeline.matrices import quantize_matrix, quantizer_options
-from rwkvquant.pipeline.settings import allowed_settings, plain_codec, settings_of
+from rwkvquant.pipeline.matrices import quantize_matrix
+from rwkvquant.pipeline.settings import allowed_settings
 from rwkvquant.quantizers.shared.hessian import Hessian
-from rwkvquant.recipes.setting import Setting
+from rwkvquant.recipes import Setting
+from tests.pipeline.toys import recipe_of
 
 SHAPES = [(35, 100), (5, 32)]  # a multiple of nothing; fewer tables than a rank
 METHODS: dict[str, dict[str, Any]] = {
@@ -34,7 +35,7 @@ METHODS: dict[str, dict[str, Any]] = {
 NAMES = ["blocks.0.att.key.weight", "blocks.0.att.value.weight", "blocks.1.att.w1"]
 
 
-def matrix_and_hessian(config: QuantizeConfig, shape: tuple[int, int]) -> tuple[torch.Tensor, Hessian]:
+def matrix_and_hessian(shape: tuple[int, int]) -> tuple[torch.Tensor, Hessian]:
     generator = torch.Generator().manual_seed(0)
     W, X = torch.randn(shape, generator=generator), torch.randn(300, shape[1], generator=generator).double()
     return W, Hessian(X.T @ X / len(X), W.dtype)
@@ -43,12 +44,12 @@ def matrix_and_hessian(config: QuantizeConfig, shape: tuple[int, int]) -> tuple[
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("options", METHODS.values(), ids=METHODS)
 def test_stored_bytes_are_what_is_packed(options: dict[str, Any], shape: tuple[int, int]) -> None:
-    config = QuantizeConfig(**options)
-    W, hessian = matrix_and_hessian(config, shape)
-    settings = settings_of(config)
+    recipe = recipe_of(**options)
+    W, hessian = matrix_and_hessian(shape)
+    settings = recipe.candidates
     assert len(set(settings)) == len(settings) >= 1
     for setting in settings if len(settings) < 12 else settings[::3]:  # what is left out of one list is in another
-        quantised = quantize_matrix(setting, quantizer_options(config, refined=False), W, hessian)
+        quantised = quantize_matrix(setting, replace(recipe.quantizer, refined=False), W, hessian)
         packed = PackedTensor.pack(quantised, setting.layout(shape))
         assert packed.layout == setting.layout(shape)
         assert sum(padded(array.nbytes, 64) for array in packed.arrays.values()) == setting.stored_bytes(shape), setting
@@ -56,19 +57,19 @@ def test_stored_bytes_are_what_is_packed(options: dict[str, Any], shape: tuple[i
 
 
 def test_settings_of_methods() -> None:
-    assert settings_of(QuantizeConfig(method="paper")) == [
+    assert recipe_of(method="paper").candidates == (
         Setting("gptq", GridConfig(3, 32, scale_bits=16)),
         Setting("gptvq", CodebookConfig(3, 4, 4)),
-    ]
-    assert settings_of(QuantizeConfig(method="readme")) == [
+    )
+    assert recipe_of(method="readme").candidates == (
         Setting("gptq", GridConfig(3, 64, scale_bits=16)),
         Setting("gptvq", CodebookConfig(3, 2, 4)),
-    ]
-    hybrid = settings_of(QuantizeConfig())
+    )
+    hybrid = recipe_of().candidates
     assert {setting.method for setting in hybrid} == {"gptq", "gptvq"}
-    assert {setting.method for setting in settings_of(QuantizeConfig(method="kmeans"))} == {"kmeans"}
-    assert {setting.codec.scale_bits for setting in settings_of(QuantizeConfig(method="gptq", style="paper"))} == {16}  # type: ignore[union-attr]
-    assert hybrid == settings_of(QuantizeConfig(bits=4.0)) != settings_of(QuantizeConfig(bits=6.0))  # one plan serves all low budgets
+    assert {setting.method for setting in recipe_of(method="kmeans").candidates} == {"kmeans"}
+    assert {setting.codec.scale_bits for setting in recipe_of(method="gptq", style="paper").candidates} == {16}  # type: ignore[union-attr]
+    assert hybrid == recipe_of(bits=4.0).candidates != recipe_of(bits=6.0).candidates  # one plan serves all low budgets
 
 
 @pytest.mark.parametrize(
@@ -86,14 +87,14 @@ def test_plain_is_the_same_without_feedback() -> None:
 
 @pytest.mark.parametrize("options", [{}, {"method": "gptq"}, {"method": "kmeans"}, {"method": "paper"}], ids=str)
 def test_tensor_bits_leave_settings_of_those_bits(options: dict[str, Any]) -> None:
-    config = QuantizeConfig(**options, tensor_bits=("att.value=3",))
-    found = allowed_settings(config, NAMES)
+    recipe = recipe_of(**options, tensor_bits=("att.value=3",))
+    found = allowed_settings(recipe, NAMES)
     assert {setting.codec.code_bits for setting in found[NAMES[1]]} == {3}
-    assert found[NAMES[0]] == found[NAMES[2]] == settings_of(config)
+    assert found[NAMES[0]] == found[NAMES[2]] == recipe.candidates
 
 
 def test_tensor_bits_reach_all_grids_whatever_the_budget() -> None:
-    found = allowed_settings(QuantizeConfig(tensor_bits=("att.value=8", "w1=2")), NAMES)
+    found = allowed_settings(recipe_of(tensor_bits=("att.value=8", "w1=2")), NAMES)
     assert {setting.codec for setting in found[NAMES[1]]} == {GridConfig(8, group) for group in (32, 64, 128)}
     assert {setting.kind for setting in found[NAMES[2]]} == {"uniform", "codebook"}
 
@@ -108,12 +109,12 @@ def test_tensor_bits_reach_all_grids_whatever_the_budget() -> None:
     ids=str,
 )
 def test_tensor_bits_change_the_bits_of_one_setting_and_nothing_else(options: dict[str, Any], expected: object) -> None:
-    found = allowed_settings(QuantizeConfig(**options, tensor_bits=("att.value=4",)), NAMES)
+    found = allowed_settings(recipe_of(**options, tensor_bits=("att.value=4",)), NAMES)
     assert [setting.codec for setting in found[NAMES[1]]] == [expected]
-    assert [setting.codec for setting in found[NAMES[0]]] == [plain_codec(QuantizeConfig(**options))]
+    assert [setting.codec for setting in found[NAMES[0]]] == [recipe_of(**options).candidates[0].codec]
 
 
 @pytest.mark.parametrize("options", [{"method": "gptvq"}, {"method": "kmeans", "code_bits": 3}, {"method": "paper"}], ids=str)
 def test_tensor_bits_that_a_method_does_not_have_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=r"7 bits in blocks\.0\.att\.value\.weight; the method \w+ has .*3"):
-        allowed_settings(QuantizeConfig(**options, tensor_bits=("att.value=7",)), NAMES)
+        allowed_settings(recipe_of(**options, tensor_bits=("att.value=7",)), NAMES)

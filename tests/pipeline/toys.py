@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-import pytest
-
-from rwkvquant import CalibrationConfig
-from rwkvquant.codecs import CodebookConfig
+from rwkvquant import CalibrationConfig, QuantizeRequest
+from rwkvquant.codecs import CodebookConfig, GridConfig
 from rwkvquant.formats.container import PackedFile, open_packed
 from rwkvquant.pipeline.progress import Progress, TensorReport
+from rwkvquant.recipes import Recipe, recipe_for
 from tests.helpers import random_state_dict, write_pth
 
 TEXT = "".join(f"{n} green bottles hanging on the wall, and {n * n} more in the cellar. " for n in range(200))
@@ -24,12 +25,20 @@ class Notes(Progress):
         self.phases: list[str] = []
         self.reports: list[TensorReport] = []
         self.expected = 0
+        self.promised: list[int] = []  # steps of each phase that told them
+        self.steps: list[int] = []  # and how many came
 
     def begin(self, tensors: int) -> None:
         self.expected = tensors
 
     def phase(self, what: str, steps: int = 0) -> None:
         self.phases.append(what)
+        if steps:
+            self.promised.append(steps)
+            self.steps.append(0)
+
+    def step(self) -> None:
+        self.steps[-1] += 1
 
     def note(self, sentence: str) -> None:
         self.notes.append(sentence)
@@ -48,12 +57,24 @@ def calibration_text(tmp_path: Path, rows: int = 6, length: int = 96) -> Calibra
     return CalibrationConfig(path=str(path), rows=rows, length=length, batch=4)
 
 
-def few_candidates(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two codebooks, one group size and every second width in place of all: the road is the same, and shorter."""
-    monkeypatch.setattr("rwkvquant.pipeline.settings._bits_near", lambda config: range(2, 7, 2))
-    monkeypatch.setattr("rwkvquant.pipeline.settings.WIDE_CODEBOOKS", ())
-    monkeypatch.setattr("rwkvquant.pipeline.settings.CODEBOOKS", (CodebookConfig(2, 16), CodebookConfig(3, 4, 4)))
-    monkeypatch.setattr("rwkvquant.pipeline.settings.GROUP_SIZES", (64,))
+def recipe_of(**options: Any) -> Recipe:
+    return recipe_for(QuantizeRequest(**options))
+
+
+def few(recipe: Recipe) -> Recipe:
+    """Two codebooks, one group size and every second width of grids in place of all: the road is the same, and shorter."""
+    codebooks = (CodebookConfig(2, 16), CodebookConfig(3, 4, 4))
+
+    def kept(codec: Any) -> bool:
+        return codec in codebooks or (isinstance(codec, GridConfig) and codec.group_size == 64 and codec.bits % 2 == 0)
+
+    if len(recipe.candidates) <= 2:
+        return recipe
+    return replace(recipe, candidates=tuple(setting for setting in recipe.candidates if kept(setting.codec)))
+
+
+def few_of(**options: Any) -> Recipe:
+    return few(recipe_of(**options))
 
 
 def projections(packed: PackedFile) -> dict[str, str]:

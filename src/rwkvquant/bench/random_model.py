@@ -18,12 +18,10 @@ from rwkvquant.architectures import QUANTIZED_ROLES, Dims, Role, TensorSpec, arc
 from rwkvquant.bench.layouts import Shape, choose
 from rwkvquant.bench.shapes import released
 from rwkvquant.codecs import DenseConfig, GridConfig, PackedTensor, Packing
-from rwkvquant.config import DEFAULT_BITS, QuantizeConfig
+from rwkvquant.config import DEFAULT_BITS, EMB_BITS, HEAD_BITS, VECTOR_BITS
 from rwkvquant.errors import RwkvQuantError
 from rwkvquant.formats.container import ContainerWriter
 from rwkvquant.formats.tokenizer_data import TokenizerData
-
-_DEFAULT = QuantizeConfig()
 
 
 def write_random_model(
@@ -65,10 +63,10 @@ def write_model(
 def default_side(spec: TensorSpec, shape: tuple[int, ...]) -> Packing:
     """Head, embedding and vectors as `rwkvquant quantize` packs them by default."""
     if spec.role is Role.HEAD:
-        return GridConfig(_DEFAULT.head_bits).packing(_matrix(shape))
+        return GridConfig(HEAD_BITS).packing(_matrix(shape))
     if spec.role is Role.EMBEDDING:
-        return GridConfig(_DEFAULT.emb_bits, symmetric=True, scale_bits=16).packing(_matrix(shape), rows=True)
-    vector = GridConfig(_DEFAULT.vector_bits, scale_bits=16).packing((1, math.prod(shape)), rows=True)
+        return GridConfig(EMB_BITS, symmetric=True, scale_bits=16).packing(_matrix(shape), rows=True)
+    vector = GridConfig(VECTOR_BITS, scale_bits=16).packing((1, math.prod(shape)), rows=True)
     side = _dense_side(spec, shape)
     return vector if spec.role is Role.ELEMENTWISE and vector.stored_bytes < side.stored_bytes else side
 

@@ -48,7 +48,7 @@ def _speak_only() -> dict[str, Any]:
 
 
 def _whole_job(checkpoint: str, text: str | None, output: str | None, max_tokens: int) -> dict[str, Any]:
-    from rwkvquant import CalibrationConfig, QuantizeConfig, quantize
+    from rwkvquant import CalibrationConfig, QuantizeRequest, quantize
     from rwkvquant.evaluation import divergence, windows
     from rwkvquant.evaluation.load import load_model
 
@@ -63,8 +63,8 @@ def _whole_job(checkpoint: str, text: str | None, output: str | None, max_tokens
         reports = {}
         for method, file in files.items():
             stderr.print(f"\nquantising with {method}", style="bold")
-            config = QuantizeConfig(method=method, tokenizer=tokenizer, calibration=CalibrationConfig(rows=ROWS))
-            reports[method] = quantize(checkpoint, file, config, progress=quantize_progress())
+            request = QuantizeRequest(method=method, tokenizer=tokenizer, calibration=CalibrationConfig(rows=ROWS))
+            reports[method] = quantize(checkpoint, file, request, progress=quantize_progress())
         with Counter("comparing") as progress:
             found = divergence.compare_many(base, {m: load_model(f, None)[0] for m, f in files.items()}, cut, progress=progress)
         compared = {method: comparison.to_json() for method, comparison in found.items()}

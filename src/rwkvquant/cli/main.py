@@ -47,7 +47,7 @@ def options(version: Annotated[bool, typer.Option("--version", help="Print the v
 
 
 app.command("demo")(demo.command)
-app.command("quantize")(quantize.command)
+app.command("quantize", cls=quantize.Command)(quantize.command)
 app.command("inspect")(inspect.command)
 app.command("verify")(verify.command)
 app.command("eval")(evaluate.command)

@@ -7,24 +7,56 @@ from contextlib import nullcontext
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from rwkvquant.cli.output import JsonOption, emit, human_bytes, ledger_table, quantize_progress, stdout, table
 from rwkvquant.cli.signals import finish_first
-from rwkvquant.config import (
-    CHOICES,
-    CLIP_SEARCHES,
-    CODEBOOK_SIZES,
-    GROUP_SIZES,
-    METHODS,
-    PROXY_READINGS,
-    RESUME,
-    SCALE_BITS,
-    VECTOR_CODEBOOKS,
-    CalibrationConfig,
-    QuantizeConfig,
-)
+from rwkvquant.config import RESUME, CalibrationConfig, QuantizeRequest
+from rwkvquant.recipes import METHODS, Option, recipe_for
 
-_DEFAULT = QuantizeConfig()
+_DEFAULT = QuantizeRequest()
+
+
+class Command(TyperCommand):
+    """Its help tells of the options as the methods that are registered have them, when it is asked for."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        for param in self.params:
+            if text := help_of(str(param.name)):
+                param.help = text  # type: ignore[attr-defined]
+        super().format_help(ctx, formatter)
+
+
+def help_of(name: str) -> str | None:
+    """What an option means, its values and its usual value; methods are named where they differ, or where not all have it."""
+    if name == "method":
+        return "; ".join(f"{method.name}: {method.about}" for method in METHODS.values())
+    owners = {method.name: option for method in METHODS.values() if (option := method.option(name))}
+    told = []
+    for text in dict.fromkeys(option.help for option in owners.values()):
+        having = {method: option for method, option in owners.items() if option.help == text}
+        of = "" if len(having) == len(METHODS) else f"[{', '.join(having)}] "
+        values = _by_method({method: option.values for method, option in having.items()})
+        usual = _by_method({method: _usual(option) for method, option in having.items() if option.default is not None})
+        told.append(f"{of}{text}: {values}." + (f" Default: {usual}." if usual else ""))
+    return " ".join(told) or None
+
+
+def _by_method(words: dict[str, str]) -> str:
+    """ "0.5 (rwkvquant), 0.0 (gptq, rtn)", or the words alone where all say the same."""
+    if len(set(words.values())) < 2:
+        return next(iter(words.values()), "")
+    return ", ".join(f"{word} ({', '.join(m for m in words if words[m] == word)})" for word in dict.fromkeys(words.values()))
+
+
+def _usual(option: Option) -> str:
+    if isinstance(option.default, dict):
+        return ", ".join(f"{_word(value)} when {style}" for style, value in option.default.items())
+    return _word(option.default)
+
+
+def _word(value: Any) -> str:
+    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
 
 
 def _one_of(values: tuple[Any, ...]) -> str:
@@ -34,44 +66,27 @@ def _one_of(values: tuple[Any, ...]) -> str:
 def command(
     checkpoint: Annotated[str, typer.Argument(help="RWKV-6 (x060) or RWKV-7 (x070): a .pth, safetensors or Hugging Face directory.")],
     output: Annotated[str | None, typer.Option("--output", "-o", help="The packed file to write, a .safetensors.")] = None,
-    bits: Annotated[
-        float | None,
-        typer.Option(
-            "--bits",
-            "-b",
-            help="Budget: stored bits per weight of all projections and LoRA factors, side information included. Default 3.275.",
-        ),
-    ] = None,
-    code_bits: Annotated[int | None, typer.Option(help="Instead of a budget: this many bits a code, for every matrix.")] = None,
-    method: Annotated[str, typer.Option(help=_one_of(METHODS))] = _DEFAULT.method,
-    style: Annotated[str, typer.Option(help="Of a plain method: tuned, or as the RWKVQuant paper ran it.")] = _DEFAULT.style,
-    choice: Annotated[str | None, typer.Option(help="SQ or VQ in the first three methods: " + _one_of(CHOICES) + ".")] = None,
-    proxy: Annotated[str, typer.Option(help="Reading of the paper's proxies: " + _one_of(PROXY_READINGS) + ".")] = _DEFAULT.proxy,
-    group_size: Annotated[int | None, typer.Option(help=_one_of(GROUP_SIZES) + "; with --code-bits.")] = None,
-    symmetric: Annotated[bool | None, typer.Option("--symmetric/--asymmetric", help="With --code-bits.")] = None,
-    scale_bits: Annotated[int | None, typer.Option(help=_one_of(SCALE_BITS) + "; 8 means one byte a group and one float16 a row.")] = None,
-    codebook_size: Annotated[int | None, typer.Option(help=_one_of(CODEBOOK_SIZES) + " weights a codebook; with --code-bits.")] = None,
-    codebook_rank: Annotated[int | None, typer.Option(help="Compress codebooks to this rank, 1-8; 0 not; with --code-bits.")] = None,
-    codebook_dim: Annotated[int | None, typer.Option(help="1 | 2 neighbouring weights a code; with --code-bits.")] = None,
-    clip_search: Annotated[str | None, typer.Option(help=_one_of(CLIP_SEARCHES) + ". Default: hessian, for rtn weight.")] = None,
-    act_order: Annotated[
-        bool | None, typer.Option("--act-order/--no-act-order", help="Columns by falling diag(H), with static groups. Default: yes.")
-    ] = None,
-    damping: Annotated[
-        float | None, typer.Option(help="Added to diag(H), as a fraction of its mean, for --correction too. Default 0.05.")
-    ] = None,
-    correction: Annotated[
-        float | None, typer.Option(help="How much of earlier errors the block's last products make up for, 0-1. Default: 0.5 in rwkvquant.")
-    ] = None,
-    fall_back: Annotated[
-        bool | None, typer.Option("--fall-back/--no-fall-back", help="Plain rounding where it does better on text kept out. Default: yes.")
-    ] = None,
-    head_bits: Annotated[int, typer.Option(help="2-8, or 16.")] = _DEFAULT.head_bits,
-    emb_bits: Annotated[int, typer.Option(help="2-8, or 16.")] = _DEFAULT.emb_bits,
-    vector_bits: Annotated[int, typer.Option(help="Element-wise vectors: 3, 8 or 16.")] = _DEFAULT.vector_bits,
-    vector_codebook: Annotated[
-        str | None, typer.Option(help="3-bit codebooks for these vectors, weighted by " + _one_of(VECTOR_CODEBOOKS) + ".")
-    ] = None,
+    bits: Annotated[float | None, typer.Option("--bits", "-b")] = None,
+    code_bits: Annotated[int | None, typer.Option()] = None,
+    method: Annotated[str, typer.Option()] = _DEFAULT.method,
+    style: Annotated[str | None, typer.Option()] = None,
+    choice: Annotated[str | None, typer.Option()] = None,
+    proxy: Annotated[str | None, typer.Option()] = None,
+    group_size: Annotated[int | None, typer.Option()] = None,
+    symmetric: Annotated[bool | None, typer.Option("--symmetric/--asymmetric")] = None,
+    scale_bits: Annotated[int | None, typer.Option()] = None,
+    codebook_size: Annotated[int | None, typer.Option()] = None,
+    codebook_rank: Annotated[int | None, typer.Option()] = None,
+    codebook_dim: Annotated[int | None, typer.Option()] = None,
+    clip_search: Annotated[str | None, typer.Option()] = None,
+    act_order: Annotated[bool | None, typer.Option("--act-order/--no-act-order")] = None,
+    damping: Annotated[float | None, typer.Option()] = None,
+    correction: Annotated[float | None, typer.Option()] = None,
+    fall_back: Annotated[bool | None, typer.Option("--fall-back/--no-fall-back")] = None,
+    head_bits: Annotated[int | None, typer.Option()] = None,
+    emb_bits: Annotated[int | None, typer.Option()] = None,
+    vector_bits: Annotated[int | None, typer.Option()] = None,
+    vector_codebook: Annotated[str | None, typer.Option()] = None,
     tensor_bits: Annotated[
         list[str] | None, typer.Option(help="PATTERN=BITS for matrices by name, such as 'blocks.0.att.value=8'. May be repeated.")
     ] = None,
@@ -91,7 +106,7 @@ def command(
         str,
         typer.Option(
             help=_one_of(RESUME) + ": if --work-dir holds another job (checkpoint, text, options, versions, threads), or is damaged, "
-            "start anew and say so | refuse | always start anew."
+            "start again and say so | refuse | always start again."
         ),
     ] = RESUME[0],
     tokenizer: Annotated[
@@ -115,9 +130,7 @@ def command(
     as_json: JsonOption = False,
 ) -> None:
     """Quantise a checkpoint into one packed file."""
-    from rwkvquant.pipeline import quantize as pipeline
-
-    config = QuantizeConfig(
+    request = QuantizeRequest(
         bits=bits,
         code_bits=code_bits,
         method=method,
@@ -145,6 +158,9 @@ def command(
         device=device,
         seed=seed,
     )
+    recipe_for(request)  # what cannot be is said before torch is read
+    from rwkvquant.pipeline import quantize as pipeline
+
     if not card and (licence, base_model, card_text) != (None, None, None):
         raise typer.BadParameter("--license, --base-model and --card-text go with --card")
     progress = quantize_progress()
@@ -154,8 +170,8 @@ def command(
     def job() -> dict[str, Any]:
         with finish_first() if work_dir else nullcontext(lambda: False) as stop:
             if output is None or dry_run:
-                return pipeline.plan_only(checkpoint, config, progress, work_dir, resume, stop)
-            return pipeline.quantize(checkpoint, output, config, progress=progress, work_dir=work_dir, resume=resume, stop=stop)
+                return pipeline.plan_only(checkpoint, request, progress, work_dir, resume, stop)
+            return pipeline.quantize(checkpoint, output, request, progress=progress, work_dir=work_dir, resume=resume, stop=stop)
 
     if card and output is not None and not dry_run:
         from rwkvquant.cli.publish import publish

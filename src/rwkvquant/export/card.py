@@ -78,10 +78,8 @@ def publish(publication: Publication, divergence: dict[str, Any] | None = None) 
 def config(packed: PackedFile) -> dict[str, Any]:
     """config.json: the sizes, and `quantization_config` without the paths of the machine that made the file."""
     dims, ledger = packed.dims, packed.ledger()
-    written = {key: value for key, value in packed.quantization_config.items() if key != "options"}
-    options = packed.quantization_config.get("options", {})
-    kept = ("method", "style", "choice", "emb_bits", "vector_bits", "symmetric", "scale_bits", "seed")
-    quantisation = written | {key: options[key] for key in kept if key in options}
+    written = {key: value for key, value in packed.quantization_config.items() if key not in ("options", "recipe")}
+    quantisation = written | _what_ran(packed.quantization_config)
     quantisation |= {
         "bits_total": round(8 * packed.file_bytes / ledger.weights, 4),
         "calibration": {
@@ -100,6 +98,30 @@ def config(packed: PackedFile) -> dict[str, Any]:
         "head_dim": dims.head_size,
         "quantization_config": quantisation,
     }
+
+
+def _what_ran(told: dict[str, Any]) -> dict[str, Any]:
+    """The options that shaped the file: of its recipe, or filled in among its options, as files from before recipes have them."""
+    if "recipe" not in told:
+        options = told.get("options", {})
+        kept = ("method", "style", "choice", "emb_bits", "vector_bits", "symmetric", "scale_bits", "seed")
+        return {key: options[key] for key in kept if key in options}
+    recipe = told["recipe"]
+    one = recipe["candidates"][0] if len(recipe["candidates"]) == 1 else {}
+    return {
+        "method": recipe["method"],
+        "style": recipe["quantizer"]["style"],
+        "choice": recipe["chooser"]["rule"],
+        "emb_bits": _bits(recipe["embedding"]),
+        "vector_bits": _bits(recipe["vectors"]),
+        "symmetric": one.get("symmetric"),
+        "scale_bits": one.get("scale_bits"),
+        "seed": recipe["seed"],
+    }
+
+
+def _bits(settings: list[dict[str, Any]]) -> int:
+    return int(settings[0]["bits"]) if settings else 16
 
 
 def card(publication: Publication, packed: PackedFile, divergence: dict[str, Any] | None) -> str:

@@ -10,32 +10,55 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from rwkvquant.calibration.batches import FORWARD, fitting_batch
 from rwkvquant.calibration.collect import Beside, HiddenStates, advance, collect_block, collect_head
 from rwkvquant.calibration.partners import PartnerTap
 from rwkvquant.calibration.statistics import CrossStatistics, Importance
 from rwkvquant.checkpoints import Checkpoint
-from rwkvquant.config import QuantizeConfig
 from rwkvquant.models import QuantizedMatrix, forward_of
+from rwkvquant.pipeline.allocation import give_back
+from rwkvquant.pipeline.calibrate import Calibration
+from rwkvquant.pipeline.progress import Progress
 from rwkvquant.pipeline.tensors import Collected
+from rwkvquant.recipes import Recipe
 
 Weights = Mapping[str, Any]
 
 
-class CalibrationText:
-    """tokens (rows, length), of which the last `kept_out` rows are kept out of what quantisers see."""
+class NoText:
+    """For recipes that read none."""
+
+    def embed(self, outer: Weights, original: Weights) -> None: ...
+
+    def state(self) -> dict[str, Any] | None:
+        return None
+
+    def restore(self, state: Any) -> bool:
+        return True
+
+    def collect(self, block: Weights, layer: int) -> Collected:
+        return Collected()
+
+    def advance(self, quantised: Weights, block: Weights, layer: int) -> None: ...
+
+    def collect_head(self, outer: Weights) -> Collected:
+        return Collected()
+
+
+class CalibrationText(NoText):
+    """The text of `found`, in front of the block in hand. It says what it does with it."""
 
     def __init__(
-        self, checkpoint: Checkpoint, config: QuantizeConfig, tokens: NDArray[np.int64], kept_out: int, work_dir: Path, device: torch.device
+        self, checkpoint: Checkpoint, recipe: Recipe, found: Calibration, work_dir: Path, device: torch.device, progress: Progress
     ) -> None:
-        self._architecture, self._config, self._tokens = checkpoint.architecture, config, tokens
+        tokens, kept_out = found.tokens, found.kept_out
+        self._architecture, self._recipe, self._tokens = checkpoint.architecture, recipe, tokens
+        self._progress, self._layers = progress, checkpoint.dims.layers
         self._model: ModuleType = forward_of(checkpoint.arch)
         self._device = device
-        self._batch = fitting_batch(config.calibration.batch, tokens.shape[1] * checkpoint.dims.width, FORWARD)
+        self._batch = fitting_batch(recipe.calibration.batch, tokens.shape[1] * checkpoint.dims.width, FORWARD)
         self._seen, self._kept_out = range(len(tokens) - kept_out), range(len(tokens) - kept_out, len(tokens))
 
         def stream(name: str) -> HiddenStates:
@@ -44,10 +67,11 @@ class CalibrationText:
             return HiddenStates(work_dir, rows, length, checkpoint.dims.width, carries, device, name)
 
         self._stream = stream("hidden")
-        self._reference = stream("reference") if config.correction else None  # as the full-precision model sees the text
+        self._reference = stream("reference") if recipe.correction else None  # as the full-precision model sees the text
 
     def embed(self, outer: Weights, original: Weights) -> None:
         """Start before block 0, with the embedding as quantised and as it was."""
+        self._progress.phase("embedding the calibration text")
         for stream, weights in ((self._stream, outer), (self._reference, original)):
             if stream is not None:
                 stream.fill(lambda rows, w=weights: self._model.embed(w, self._chosen(rows)), self._batch)  # type: ignore[misc]
@@ -67,8 +91,9 @@ class CalibrationText:
 
     def collect(self, block: Weights, layer: int) -> Collected:
         """`block`: its weights as they were. Once a block: the full-precision model goes on to the next one with it."""
-        make, reading = self._model.block, self._config.vector_codebook
-        tap = PartnerTap(self._architecture.table, lambda width: Importance(width, str(reading))) if reading else None
+        self._progress.phase(f"block {layer + 1} of {self._layers}: reading the text")
+        make, reading = self._model.block, self._recipe.vector_weights
+        tap = PartnerTap(self._architecture.table, lambda width: Importance(width, reading)) if reading != "none" else None
         writers = self._architecture.residual_writers
         sums: dict[str, CrossStatistics] = {}
         beside = None
@@ -77,13 +102,15 @@ class CalibrationText:
             beside = Beside(make, block, sums, self._reference)
         seen = collect_block(make, block, self._architecture, self._stream, self._batch, self._seen, tap, beside)
         judges = {}
-        if self._kept_out and self._config.fall_back:
+        if self._kept_out and self._recipe.fall_back:
             judges = collect_block(make, block, self._architecture, self._stream, self._batch, self._kept_out)
         missing = {self._architecture.full_name(layer, key): sums[name] for key, name in writers.items() if sums}
         return Collected(seen, judges, tap.sums if tap else {}, missing)
 
     def advance(self, quantised: Weights, block: Weights, layer: int) -> None:
         """Run the text through the block, for the next one. Its codes are decoded once for all batches."""
+        give_back()
+        self._progress.phase(f"block {layer + 1} of {self._layers}: going on")
         decoded = {key: W.decode() if isinstance(W, QuantizedMatrix) else W for key, W in quantised.items()}
         advance(self._model.block, decoded, self._stream, self._batch)
         if self._reference is not None:  # the rows that `collect` saw have gone on with it, but not from the first block
@@ -94,3 +121,9 @@ class CalibrationText:
 
     def _chosen(self, rows: slice) -> torch.Tensor:
         return torch.from_numpy(self._tokens[rows]).to(self._device)
+
+
+def calibration_text(
+    checkpoint: Checkpoint, recipe: Recipe, found: Calibration | None, work_dir: Path, device: torch.device, progress: Progress
+) -> NoText:
+    return NoText() if found is None else CalibrationText(checkpoint, recipe, found, work_dir, device, progress)

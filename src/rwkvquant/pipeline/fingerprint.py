@@ -1,53 +1,54 @@
 """What a job's bytes depend on, as plain JSON. Two runs that agree in it give the same file, on the same machine.
 
-A pass 1 depends on less than the whole job: another budget, or other bits for the head, leave its losses as they are.
+It is made from the recipe, which is complete: nothing that shapes the bytes can be forgotten here. A pass 1 depends on less than the
+whole job: another budget, or other bits for the head, leave its losses as they are.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
-from rwkvquant.config import QuantizeConfig
 from rwkvquant.formats.tokenizer_data import TokenizerData
 from rwkvquant.formats.writer import package_version
-from rwkvquant.recipes.setting import Setting
+from rwkvquant.recipes import Recipe, Setting
 
-SHAPING_OPTIONS = ("method", "style", "clip_search", "act_order", "damping", "seed", "device")
 SUMS = ("checkpoint", "calibration text", "tokenizer", "candidates", "plan")  # hashes: to show them would say nothing
+ELSEWHERE = ("calibration", "tokenizer", "candidates")  # by what they name, wherever it lies
 
 
-def of_pass_1(source: str, text: str, settings: Mapping[str, list[Setting]], config: QuantizeConfig) -> dict[str, Any]:
-    """`source` and `text`: SHA-256 of the checkpoint and of the calibration tokens."""
+def of_pass_1(source: str, text: str, settings: Mapping[str, Sequence[Setting]], recipe: Recipe) -> dict[str, Any]:
+    """`source` and `text`: SHA-256 of the checkpoint and of the calibration tokens; `settings`: the candidates of each matrix."""
     return {
         "checkpoint": source,
         "calibration text": text,
         "candidates": _sum({name: [setting.to_json() for setting in found] for name, found in settings.items()}),
-        **{name: getattr(config, name) for name in SHAPING_OPTIONS},
-        "batch": config.calibration.batch,
+        "method": recipe.method,
+        "transform": recipe.transform,
+        **dataclasses.asdict(recipe.quantizer),
+        "seed": recipe.seed,
+        "device": recipe.device,
+        "batch": recipe.calibration.batch,
         **_environment(),
     }
 
 
-def of_pass_2(
-    source: str, text: str | None, tokenizer: TokenizerData, chosen: Mapping[str, Setting], config: QuantizeConfig
-) -> dict[str, Any]:
-    options = config.to_dict()
-    options |= {f"calibration {name}": value for name, value in options.pop("calibration").items()}
-    del options["calibration path"]  # what they name counts, wherever it lies
-    del options["tokenizer"]
+def of_pass_2(source: str, text: str | None, tokenizer: TokenizerData, chosen: Mapping[str, Setting], recipe: Recipe) -> dict[str, Any]:
+    """`chosen`: the setting of each matrix."""
     words = {name: hashlib.sha256(array.tobytes()).hexdigest() for name, array in tokenizer.arrays.items()}
     return {
         "checkpoint": source,
         "calibration text": text,
         "tokenizer": _sum([tokenizer.kind, tokenizer.meta, words]),
         "plan": _sum({name: setting.to_json() for name, setting in chosen.items()}),
-        **json.loads(json.dumps(options)),
+        "candidates": _sum([setting.to_json() for setting in recipe.candidates]),
+        **_parts(recipe),
         **_environment(),
     }
 
@@ -56,6 +57,22 @@ def differences(kept: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """What has changed, in words."""
     changed = [name for name in dict.fromkeys([*now, *kept]) if kept.get(name) != now.get(name)]
     return [name if name in SUMS else f"{name} ({kept.get(name)}, now {now.get(name)})" for name in changed]
+
+
+def _parts(recipe: Recipe) -> dict[str, Any]:
+    """Every field under a name that a user knows."""
+    found: dict[str, Any] = {
+        f"calibration {name}": value for name, value in dataclasses.asdict(recipe.calibration).items() if name != "path"
+    }
+    for field in dataclasses.fields(recipe):
+        value = getattr(recipe, field.name)
+        if field.name in ELSEWHERE:
+            continue
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            found |= dataclasses.asdict(value)
+        else:
+            found[field.name] = ", ".join(map(str, value)) or "none" if isinstance(value, tuple) else value
+    return found
 
 
 def _environment() -> dict[str, Any]:

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from rwkvquant.codecs import CodebookTensor, PairCodebookTensor, UniformTensor
-from rwkvquant.config import QuantizeConfig
 from rwkvquant.quantizers import Quantizer, QuantizerOptions, quantizer_for
 from rwkvquant.quantizers.shared.hessian import Hessian
 from rwkvquant.recipes.setting import Setting
@@ -17,10 +16,6 @@ from rwkvquant.recipes.setting import Setting
 ROW_BLOCK = 16  # rows of a matrix do not depend on one another, but for those that share a codebook
 
 Quantized = UniformTensor | CodebookTensor | PairCodebookTensor
-
-
-def quantizer_options(config: QuantizeConfig, refined: bool = True) -> QuantizerOptions:
-    return QuantizerOptions(config.style, config.clip_search or "none", bool(config.act_order), float(config.damping or 0), refined)
 
 
 def quantize_matrix(setting: Setting, options: QuantizerOptions, W: Tensor, hessian: Hessian | None) -> Quantized:

@@ -7,6 +7,8 @@ rows of a matrix do not depend on one another, or only inside a block of 16.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +21,16 @@ from rwkvquant.architectures import QUANTIZED_ROLES, Role
 from rwkvquant.calibration.sensitivity import Backward, Story
 from rwkvquant.calibration.statistics import Sensitivity
 from rwkvquant.checkpoints import Checkpoint, LogicalMatrix
-from rwkvquant.config import QuantizeConfig
 from rwkvquant.models import CheckpointSource, forward_of
 from rwkvquant.pipeline.allocation import give_back
-from rwkvquant.pipeline.matrices import quantize_matrix, quantizer_options, sampled_rows
+from rwkvquant.pipeline.matrices import quantize_matrix, sampled_rows
 from rwkvquant.pipeline.plan_file import Candidate, Measured, from_json, to_json
 from rwkvquant.pipeline.progress import Progress
 from rwkvquant.pipeline.settings import allowed_settings
 from rwkvquant.pipeline.work_dir import Journal
 from rwkvquant.quantizers.shared.hessian import Hessian
 from rwkvquant.quantizers.shared.loss import hessian_loss
-from rwkvquant.recipes.setting import Setting
+from rwkvquant.recipes import Recipe, Setting
 from rwkvquant.selection.proxy import READINGS, incoherence, proxies
 
 SAMPLED_ROWS = 32  # calibration rows that pass 1 reads
@@ -43,7 +44,7 @@ LORA_CAUTION = 2.0  # their losses are underestimated: they stand in front of ta
 
 def measure(
     checkpoint: Checkpoint,
-    config: QuantizeConfig,
+    recipe: Recipe,
     tokens: NDArray[np.int64],
     work_dir: Path,
     device: torch.device,
@@ -52,38 +53,39 @@ def measure(
 ) -> dict[str, Measured]:
     """By logical name, for all projections and LoRA factors. Goes on from what `journal` has, and notes every block there.
 
-    Raises StoppedError behind a block if the job was asked to stop.
+    Raises StoppedError after a block if the job was asked to stop.
     """
     source, module = CheckpointSource(checkpoint, device), forward_of(checkpoint.arch)
     story = Story(
+        architecture=checkpoint.architecture,
         embed=module.embed,
         block=module.block,
         head=module.head,
         globals=source.globals,
         weights_of=source.block,
-        architecture=checkpoint.architecture,
         layers=checkpoint.dims.layers,
         width=checkpoint.dims.width,
         device=device,
     )
     matrices = {(m.layer, m.key): m for m in checkpoint.logical_matrices() if m.spec.role in QUANTIZED_ROLES}
-    settings = allowed_settings(config, [m.name for m in matrices.values()])
+    settings = allowed_settings(recipe, [m.name for m in matrices.values()])
     progress.phase("pass 1: sensitivities")
     shapes = [m.shape for m in matrices.values()]
     tokens = tokens[: SAMPLED_ROWS if sum(rows * cols for rows, cols in shapes) < LARGE_MODEL else ROWS_OF_LARGE]
-    backward = Backward(story, tokens, config.calibration.batch, work_dir, config.seed)
+    backward = Backward(story, tokens, recipe.calibration.batch, work_dir, recipe.seed)
     found = _kept(journal, backward)
     if found is None:
         found = {}
         backward.forward()
         _note(journal, backward, found, "pass 1's run forward")
     for layer, weights, sensitivities in backward.blocks():
-        progress.phase(f"pass 1: candidates of block {layer + 1} of {story.layers}")
+        progress.phase(f"pass 1: candidates of block {layer + 1} of {story.layers}", steps=len(sensitivities))
         for key in list(sensitivities):
             matrix = matrices[layer, key]
             dtype = checkpoint.tensors[matrix.source].dtype
             sensitivity = sensitivities.pop(key)  # two large matrices that the next block needs the room of
-            found[matrix.name] = _measure_matrix(matrix, weights[key], sensitivity, settings[matrix.name], config, dtype)
+            found[matrix.name] = _measure_matrix(matrix, weights[key], sensitivity, settings[matrix.name], recipe, dtype)
+            progress.step()
         give_back()
         _note(journal, backward, found, f"block {layer + 1} of {story.layers}, going backward, of pass 1")
         progress.phase("pass 1: sensitivities")
@@ -110,7 +112,7 @@ def _note(journal: Journal, backward: Backward, found: dict[str, Measured], behi
 
 
 def _measure_matrix(
-    matrix: LogicalMatrix, W: Tensor, sensitivity: Sensitivity, settings: list[Setting], config: QuantizeConfig, dtype: str
+    matrix: LogicalMatrix, W: Tensor, sensitivity: Sensitivity, settings: Sequence[Setting], recipe: Recipe, dtype: str
 ) -> Measured:
     hessian = Hessian(sensitivity.inputs.H, W.dtype)
     rows = sampled_rows(W.shape, SAMPLED_WEIGHTS)
@@ -118,7 +120,7 @@ def _measure_matrix(
     energy = hessian_loss(part, None, hessian.H)
     share = float(sensitivity.rows[rows].sum()) / max(float(sensitivity.rows.sum()), TINY)  # of the loss, if all rows erred alike
     caution = LORA_CAUTION if matrix.spec.role is Role.LORA else 1.0
-    candidates, options = [], quantizer_options(config, refined=False)
+    candidates, options = [], replace(recipe.quantizer, refined=False)
     for setting in settings:
         decoded = quantize_matrix(setting, options, part, hessian).decode()
         error = hessian_loss(part, decoded, hessian.H)

@@ -10,10 +10,9 @@ from numpy.typing import NDArray
 
 from rwkvquant.architectures import Role, TensorSpec
 from rwkvquant.checkpoints import Checkpoint, LogicalMatrix
-from rwkvquant.codecs import CodebookConfig, CodecConfig, DenseConfig, GridConfig
-from rwkvquant.config import QuantizeConfig
+from rwkvquant.codecs import CodecConfig, DenseConfig
 from rwkvquant.formats.ledger import Ledger, make_item
-from rwkvquant.recipes.setting import Setting
+from rwkvquant.recipes import Recipe, Setting
 
 LARGEST_HALF = 65504.0
 
@@ -25,7 +24,7 @@ class PlannedTensor:
     name: str
     source: str  # the checkpoint's tensor it lies in
     spec: TensorSpec
-    layer: int | None  # None for what stands before or behind the blocks, ln0 too
+    layer: int | None  # None for what stands before or after the blocks, ln0 too
     shape: tuple[int, ...]
     source_shape: tuple[int, ...]
     setting: Setting | None
@@ -54,7 +53,7 @@ class PlannedTensor:
         return "dense" if self.setting is None else self.setting.method
 
 
-def make_plan(checkpoint: Checkpoint, config: QuantizeConfig, chosen: Mapping[str, Setting]) -> list[PlannedTensor]:
+def make_plan(checkpoint: Checkpoint, recipe: Recipe, chosen: Mapping[str, Setting]) -> list[PlannedTensor]:
     """Every tensor that the forward uses, in file order; `chosen` for each projection and LoRA factor, by logical name."""
     matrices: dict[str, list[LogicalMatrix]] = {}
     for matrix in checkpoint.logical_matrices():
@@ -67,13 +66,12 @@ def make_plan(checkpoint: Checkpoint, config: QuantizeConfig, chosen: Mapping[st
         if name in matrices:
             for matrix in matrices[name]:
                 shape_of_slice = source_shape[1:] if spec.slices else source_shape
-                setting = _head_setting(config) if spec.role is Role.HEAD else chosen[matrix.name]
+                setting = _only(recipe.head) if spec.role is Role.HEAD else chosen[matrix.name]
                 dense_bits = _dense_bits(checkpoint.read(name)) if setting is None else 0
                 plan.append(PlannedTensor(matrix.name, name, spec, owner, matrix.shape, shape_of_slice, setting, dense_bits))
-        elif spec.role is Role.EMBEDDING and config.emb_bits < 16:
-            setting = Setting("rtn", GridConfig(bits=config.emb_bits, symmetric=True, scale_bits=16))
+        elif spec.role is Role.EMBEDDING and (setting := _only(recipe.embedding)) is not None:
             plan.append(PlannedTensor(name, name, spec, owner, source_shape, source_shape, setting, rows=True))
-        elif spec.role is Role.ELEMENTWISE and (vector := _vector_setting(config, checkpoint.dims.width)) is not None:
+        elif spec.role is Role.ELEMENTWISE and (vector := _vector_setting(recipe, checkpoint.dims.width)) is not None:
             plan.append(PlannedTensor(name, name, spec, owner, (1, checkpoint.dims.width), source_shape, vector, rows=True))
         else:
             lossless = spec.role not in (Role.EMBEDDING, Role.ELEMENTWISE)
@@ -88,22 +86,17 @@ def planned_ledger(plan: list[PlannedTensor], tokenizer_bytes: int) -> Ledger:
     return Ledger(items, tokenizer_bytes)
 
 
-def _vector_setting(config: QuantizeConfig, width: int) -> Setting | None:
+def _vector_setting(recipe: Recipe, width: int) -> Setting | None:
     """None where 16 bits take no more room: in narrow models padding eats what fewer bits save."""
-    if config.vector_bits == 16:
+    setting = _only(recipe.vectors)
+    if setting is None or setting.stored_bytes((1, width), rows=True) >= DenseConfig().stored_bytes((width,)):
         return None
-    if config.vector_codebook is not None:
-        setting = Setting("kmeans", CodebookConfig(config.vector_bits, group_rows=1))
-    else:
-        setting = Setting("rtn", GridConfig(bits=config.vector_bits, scale_bits=16))
-    return setting if setting.stored_bytes((1, width), rows=True) < DenseConfig().stored_bytes((width,)) else None
+    return setting
 
 
-def _head_setting(config: QuantizeConfig) -> Setting | None:
-    """The head has bits of its own, and always a uniform grid; rtn and kmeans leave it without feedback."""
-    if config.head_bits == 16:
-        return None
-    return Setting("rtn" if config.method in ("rtn", "kmeans") else "gptq", GridConfig(bits=config.head_bits))
+def _only(settings: tuple[Setting, ...]) -> Setting | None:
+    """The one, or None where 16 bits stay."""
+    return settings[0] if settings else None
 
 
 def _dense_bits(values: NDArray[np.float32], lossless: bool = False) -> int:

@@ -35,7 +35,7 @@ try:
 except ImportError:
     fcntl = None  # type: ignore[assignment]
 
-VERSION = 3  # of both journals, and of what the quantisers make of the same options
+VERSION = 4  # of both journals, and of what the quantisers make of the same options
 JOURNALS = ("plan.json", "journal.json")
 
 
@@ -94,7 +94,7 @@ class Journal:
         replace_file(self.path, (json.dumps(content, indent=1) + "\n").encode(), again="new")
         if self._work.stop():
             again = "the same command" + (" with --resume auto" if self._work.resume == "never" else "")
-            raise StoppedError(f"stopped behind {behind}; {again} goes on from there (work directory {self._work.path})")
+            raise StoppedError(f"stopped after {behind}; {again} goes on from there (work directory {self._work.path})")
 
     def start_anew(self, why: str) -> None:
         """Forget what was noted: it `why`. Raises ConfigError where the user wants no such thing."""

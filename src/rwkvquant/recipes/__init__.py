@@ -1,0 +1,28 @@
+"""Recipes: what a request becomes. One file a method; `recipe_for` asks the one that the request names.
+
+recipe.py       what runs: frozen, complete       method.py       options of a method, and the registry
+setting.py      what a matrix may become          candidates.py   what budgets choose from
+"""
+
+from rwkvquant.recipes import gptq, gptvq, kmeans, paper, readme, rtn, rwkvquant
+from rwkvquant.recipes.method import METHODS, Interval, Method, Option, Said, owners, recipe_for, register, unregister
+from rwkvquant.recipes.recipe import Chooser, Recipe
+from rwkvquant.recipes.setting import Setting
+
+for _module in (rwkvquant, paper, readme, gptq, rtn, gptvq, kmeans):
+    register(_module.METHOD)
+
+__all__ = [
+    "METHODS",
+    "Chooser",
+    "Interval",
+    "Method",
+    "Option",
+    "Recipe",
+    "Said",
+    "Setting",
+    "owners",
+    "recipe_for",
+    "register",
+    "unregister",
+]

@@ -34,6 +34,12 @@ class Setting:
         """The same grid or codebooks without error feedback: what a tensor falls back to."""
         return Setting(quantizer_for(self.method, self.codec).plain, self.codec)
 
+    def __str__(self) -> str:
+        """gptq: 3 bits, group_size 64, symmetric False, scale_bits 8"""
+        found = self.codec.to_json()
+        rest = [f"{name} {value}" for name, value in found.items() if name not in ("codec", "bits")]
+        return f"{self.method}: " + ", ".join([f"{self.codec.code_bits} bits", *rest])
+
     def layout(self, shape: tuple[int, ...], rows: bool = False) -> str:
         return self.codec.layout(shape, rows)
 

@@ -8,18 +8,18 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from rwkvquant import QuantizeConfig
+from rwkvquant import QuantizeRequest
 from rwkvquant.codecs import CodebookConfig, GridConfig
 from rwkvquant.config import CLIP_SEARCHES
 from rwkvquant.pipeline.matrices import quantize_matrix, rounding_errors
-from rwkvquant.pipeline.settings import settings_of
 from rwkvquant.quantizers import QuantizerOptions
 from rwkvquant.quantizers.uniform import rounding_errors as module
 from rwkvquant.quantizers.uniform.rounding_errors import rtn_errors
 from rwkvquant.quantizers.uniform.rtn import rtn
+from rwkvquant.recipes import recipe_for
 from rwkvquant.recipes.setting import Setting
 
-GRIDS: Any = [setting.codec for setting in settings_of(QuantizeConfig(method="rtn"))]
+GRIDS: Any = [setting.codec for setting in recipe_for(QuantizeRequest(method="rtn")).candidates]
 OTHERS = [GridConfig(3, 64, True, 16), GridConfig(8, 32, True, 8), GridConfig(1, 64, False, 16), GridConfig(4, 5000)]
 
 

@@ -1,0 +1,45 @@
+"""Pass 1, where the recipe has one, and the choice that follows. A work directory keeps what pass 1 found, for another budget."""
+
+from __future__ import annotations
+
+import torch
+
+from rwkvquant.checkpoints import Checkpoint
+from rwkvquant.pipeline import fingerprint
+from rwkvquant.pipeline.allocation import give_back
+from rwkvquant.pipeline.calibrate import Calibration
+from rwkvquant.pipeline.choose import choose_settings, require_reachable
+from rwkvquant.pipeline.measure import measure
+from rwkvquant.pipeline.plan_file import from_json, to_json
+from rwkvquant.pipeline.progress import Progress
+from rwkvquant.pipeline.settings import allowed_settings, quantized_shapes
+from rwkvquant.pipeline.work_dir import WorkDirectory
+from rwkvquant.recipes import Recipe, Setting
+
+
+def choose(
+    checkpoint: Checkpoint, recipe: Recipe, text: Calibration | None, work: WorkDirectory, device: torch.device, progress: Progress
+) -> dict[str, Setting]:
+    """A setting for every projection and LoRA factor, by logical name."""
+    if not recipe.measured:
+        return choose_settings(checkpoint, recipe, None, progress)
+    assert text is not None, "a recipe with a pass 1 reads text"
+    require_reachable(checkpoint, recipe)
+    settings = allowed_settings(recipe, list(quantized_shapes(checkpoint)))
+    journal = work.journal("plan.json", fingerprint.of_pass_1(checkpoint.sha256(), text.sha256, settings, recipe))
+    measured = None
+    if journal.state and journal.state.get("complete"):
+        measured = from_json(journal.state.get("tensors"))
+        if measured is None:
+            journal.start_anew("is damaged")
+        else:
+            progress.note(f"pass 1 skipped: {journal.path} has it")
+    if measured is None:
+        scratch = work.folder("pass1", keep=journal.state is not None)
+        measured = measure(checkpoint, recipe, text.seen, scratch, device, progress, journal)
+    chosen = choose_settings(checkpoint, recipe, measured, progress)
+    if journal.state != (state := {"complete": True, "tensors": to_json(measured, chosen)}):
+        journal.note(state, "pass 1")
+    work.clear("pass1")
+    give_back()
+    return chosen

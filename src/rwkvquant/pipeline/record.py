@@ -1,0 +1,46 @@
+"""What the file and the user are told of a job: options and recipe, where the weights come from, and where the bytes go."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from rwkvquant.architectures import QUANTIZED_ROLES
+from rwkvquant.checkpoints import Checkpoint
+from rwkvquant.config import QuantizeRequest
+from rwkvquant.formats.ledger import Ledger
+from rwkvquant.pipeline.calibrate import Calibration
+from rwkvquant.pipeline.plan import PlannedTensor
+from rwkvquant.recipes import Recipe
+
+
+def quantization_config(request: QuantizeRequest, recipe: Recipe, plan: list[PlannedTensor]) -> dict[str, Any]:
+    """The keys that loaders of other quantised checkpoints know, then what was asked for and what ran."""
+    quantised = [tensor for tensor in plan if tensor.spec.role in QUANTIZED_ROLES]
+    stored, weights = sum(tensor.stored_bytes for tensor in quantised), sum(t.shape[0] * t.shape[1] for t in quantised)
+    return {
+        "bits": round(8 * stored / weights, 4),
+        "group_size": getattr(recipe.candidates[0].codec, "group_size", None) if recipe.one_setting else None,
+        "head_bits": recipe.head[0].codec.code_bits if recipe.head else 16,
+        "modules_to_not_convert": sorted({tensor.spec.name for tensor in plan if tensor.setting is None}),
+        "options": request.to_dict(),
+        "recipe": recipe.to_json(),
+    }
+
+
+def provenance(checkpoint: Checkpoint, calibrated: Calibration | None) -> dict[str, Any]:
+    return {
+        "source": checkpoint.path.resolve().name,
+        "source_sha256": checkpoint.sha256(),
+        "calibration_sha256": calibrated.sha256 if calibrated else None,
+        "calibration_tokens": list(calibrated.tokens.shape) if calibrated else None,
+        "torch": torch.__version__,
+    }
+
+
+def result(checkpoint: Checkpoint, ledger: Ledger) -> dict[str, Any]:
+    """Before and after, as JSON."""
+    before = checkpoint.summary()
+    source = {key: before[key] for key in ("file", "dtype", "file_bytes", "bits_per_weight", "bits_per_weight_file")}
+    return {"source": source, **ledger.to_json()}

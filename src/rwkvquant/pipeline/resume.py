@@ -1,0 +1,93 @@
+"""Pass 2 that may be killed at any moment: which blocks an earlier run has finished, and a note after each one more.
+
+What is noted: the spool's tensors, the hidden states in front of the next block, and how many blocks are finished. The story in
+quantize.py runs inside `resumable` and is the same whether it begins or goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rwkvquant.errors import FormatError
+from rwkvquant.formats.container import ContainerWriter
+from rwkvquant.pipeline.allocation import give_back
+from rwkvquant.pipeline.blocks import NoText
+from rwkvquant.pipeline.progress import Progress
+from rwkvquant.pipeline.tensors import TensorWriter
+from rwkvquant.pipeline.work_dir import Journal, WorkDirectory
+
+
+class Job:
+    """One pass 2. `writer` and `scratch` are there at once; what an earlier run left comes back with `go_on`."""
+
+    def __init__(self, journal: Journal, writer: ContainerWriter, scratch: Path, work: WorkDirectory, layers: int) -> None:
+        self.writer, self.scratch = writer, scratch
+        self._journal, self._work, self._layers = journal, work, layers
+        self._finished: int | None = None  # blocks; 0 also when only the embedding is, None before that
+
+    def go_on(self, tensors: TensorWriter, text: NoText, progress: Progress) -> None:
+        """Bring `tensors` and `text` to where an earlier run left them, if one did."""
+        self._tensors, self._text = tensors, text
+        if self._journal.state is None:
+            return
+        if not self._restored(self._journal.state):
+            self._journal.start_anew("does not fit the data beside it")
+            return
+        self._finished = int(self._journal.state["blocks"])
+        if self._finished:
+            done = f"block {min(self._finished, self._layers)} of {self._layers}"
+            progress.note(f"going on after {done}: {self._work.path} has what comes before")
+
+    @property
+    def begins(self) -> bool:
+        """Whether the text has not been embedded yet."""
+        return self._finished is None
+
+    @property
+    def head_is_left(self) -> bool:
+        return self._finished == self._layers
+
+    def blocks(self) -> Iterator[int]:
+        """The blocks that no run has finished; each is noted when the next is asked for. Raises StoppedError between two."""
+        for layer in range(self._finished or 0, self._layers):
+            yield layer
+            give_back()
+            self._note(layer + 1, f"block {layer + 1} of {self._layers}")
+
+    def embedded(self) -> None:
+        """The text lies in front of block 0. Raises StoppedError if the job was asked to stop."""
+        self._note(0, "the embedding")
+
+    def head_done(self) -> None:
+        self._note(self._layers + 1, "the head")
+
+    def _note(self, blocks: int, after: str) -> None:
+        self._finished = blocks
+        if self._journal.lasting:
+            state: dict[str, Any] = {"blocks": blocks, "fallen_back": self._tensors.fallen_back, "spool": self.writer.state()}
+            self._journal.note(state | {"text": self._text.state()}, after)
+
+    def _restored(self, state: dict[str, Any]) -> bool:
+        try:
+            if not self._text.restore(state["text"]):
+                return False
+            fallen_back = [str(name) for name in state["fallen_back"]]
+            self.writer.restore(state["spool"])
+        except (FormatError, KeyError, TypeError, ValueError):
+            return False
+        self._tensors.fallen_back = fallen_back
+        return True
+
+
+@contextmanager
+def resumable(work: WorkDirectory, output: Path, made_from: dict[str, Any], layers: int, only_pass_1_may_be_there: bool) -> Iterator[Job]:
+    """A pass 2 made from `made_from` (fingerprint.py), that writes `output`. At its end the work directory keeps nothing of it."""
+    journal = work.journal("journal.json", made_from, may_be_missing=only_pass_1_may_be_there)
+    scratch = work.folder("pass2", keep=journal.state is not None)
+    with ContainerWriter(output, scratch / "spool" if work.lasting else None) as writer:
+        yield Job(journal, writer, scratch, work, layers)
+    journal.remove()
+    work.clear("pass2")

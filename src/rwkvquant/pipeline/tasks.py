@@ -1,0 +1,110 @@
+"""What is asked of an executor: matrices that share an input, as plain data, to be quantised.
+
+A task holds everything that its result depends on, and nothing of a checkpoint or a file: rows of W, statistics of the input, settings
+and options. `perform` is a pure function; matrices that share an input share the factor of its Hessian, so they are one task.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rwkvquant.codecs import QTensor
+from rwkvquant.errors import CheckpointError
+from rwkvquant.pipeline.matrices import Quantized, quantize_matrix, sampled_rows
+from rwkvquant.quantizers import QuantizerOptions
+from rwkvquant.quantizers.shared.correction import corrected
+from rwkvquant.quantizers.shared.factor import is_finite
+from rwkvquant.quantizers.shared.hessian import Hessian
+from rwkvquant.quantizers.shared.loss import hessian_error, hessian_loss
+from rwkvquant.recipes import Setting
+
+JUDGED = 1 << 20  # weights of a large matrix that may show that error feedback is clearly better,
+CLEARLY = 1.25  # which is so many times less loss
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """W (out, in) float32. wanted (out, in) float64: what errors before it have left for it to make up for (correction.py), or None."""
+
+    name: str
+    W: Tensor
+    setting: Setting
+    wanted: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Task:
+    """H (in, in) float64 of the input on the text that quantisers see, `judge` the same on text kept out; None where there is none."""
+
+    matrices: tuple[Matrix, ...]
+    options: QuantizerOptions
+    correction: float = 0.0
+    H: Tensor | None = None
+    judge: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Done:
+    """A matrix, by which setting in the end, and its error on the calibration text, or in the weights alone."""
+
+    name: str
+    quantised: Quantized
+    setting: Setting
+    error: float
+    fell_back: bool = False
+
+
+def perform(task: Task) -> tuple[Done, ...]:
+    """Raises CheckpointError for an input that overflows."""
+    hessian = None if task.H is None else Hessian(task.H, task.matrices[0].W.dtype)
+    return tuple(_quantise(matrix, hessian, task) for matrix in task.matrices)
+
+
+def _quantise(matrix: Matrix, hessian: Hessian | None, task: Task) -> Done:
+    W, setting = matrix.W, matrix.setting
+    if setting.feedback:
+        assert hessian is not None, f"no statistics of the input of {matrix.name}"
+        if not is_finite(hessian.H):
+            raise CheckpointError(
+                f"the input of {matrix.name} overflows float32 on the calibration text: some weight before it is far too large. "
+                "Is the checkpoint damaged? Try --method rtn to quantise it all the same"
+            )
+    target = W
+    if hessian is not None and matrix.wanted is not None:
+        target = corrected(hessian.factor(task.options), W, matrix.wanted, task.correction)
+    quantised, fell_back = quantize_matrix(setting, task.options, target, hessian), False
+    if setting.feedback and hessian is not None and task.judge is not None:
+        plain = _better_plain(W, setting.plain, task.options, hessian, quantised, task.judge.to(W.dtype))
+        if plain is not None:
+            quantised, setting, fell_back = plain, setting.plain, True
+    error = plain_error(W, quantised) if hessian is None else hessian_error(W, quantised.decode(), hessian.working)
+    return Done(matrix.name, quantised, setting, error, fell_back)
+
+
+def _better_plain(
+    W: Tensor, plain: Setting, options: QuantizerOptions, hessian: Hessian, quantised: Quantized, judge: Tensor
+) -> Quantized | None:
+    """W without error feedback, if it loses less than `quantised` under H `judge`. Some rows of a large matrix may say no."""
+    decoded = torch.from_numpy(quantised.decode()).to(W.device)
+
+    def losses(rows: Any) -> tuple[Quantized, float, float]:
+        found = quantize_matrix(plain, options, W[rows], hessian)
+        return found, hessian_loss(W[rows], found.decode(), judge), hessian_loss(W[rows], decoded[rows], judge)
+
+    if W.numel() > JUDGED:
+        _, of_plain, of_quantised = losses(sampled_rows(W.shape, JUDGED))
+        if of_plain > CLEARLY * of_quantised:
+            return None
+    found, of_plain, of_quantised = losses(slice(None))
+    return found if of_plain < of_quantised else None
+
+
+def plain_error(W: Tensor, quantised: QTensor) -> float:
+    """|W - Q|^2 / |W|^2, and the embedding is large: differences in float32, sums in float64."""
+    decoded = torch.from_numpy(quantised.decode()).to(W.device)
+    energy = float(W.square().sum(dtype=torch.float64))
+    return float((W - decoded).square_().sum(dtype=torch.float64)) / energy if energy else 0.0

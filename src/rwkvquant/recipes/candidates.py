@@ -1,0 +1,40 @@
+"""What a budget may choose from.
+
+Codebooks of 4 bits and plain ones for 4 rows were tried: grids of the same bits, or compressed codebooks, lose less
+(docs/methods/selection.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from rwkvquant.codecs import CodebookConfig, GridConfig
+from rwkvquant.config import GROUP_SIZES
+from rwkvquant.recipes.setting import Setting
+
+UNIFORM_BITS = range(2, 9)
+LOW_BUDGET = 4.5  # budgets up to it share their candidates, so that one pass 1 serves them all
+CODEBOOKS = (
+    CodebookConfig(2, 16),
+    CodebookConfig(2, 8),
+    CodebookConfig(2, 4),
+    CodebookConfig(3, 16),
+    CodebookConfig(3, 8),
+    CodebookConfig(3, 4, 4),
+    CodebookConfig(3, 2, 4),
+)
+WIDE_CODEBOOKS = (CodebookConfig(4, 16), CodebookConfig(4, 8))  # for budgets that 3 bits cannot use up
+
+
+def grids(quantizer: str, bits: Iterable[int], style: str) -> tuple[Setting, ...]:
+    """Asymmetric grids of all group sizes; scales in 8 bits, or 16 in the style of the paper."""
+    scale_bits = grid_scale_bits(style)
+    return tuple(Setting(quantizer, GridConfig(b, group, False, scale_bits)) for b in bits for group in GROUP_SIZES[::-1])
+
+
+def codebooks(quantizer: str, wide: bool) -> tuple[Setting, ...]:
+    return tuple(Setting(quantizer, codec) for codec in (*CODEBOOKS, *(WIDE_CODEBOOKS if wide else ())))
+
+
+def grid_scale_bits(style: str) -> int:
+    return 16 if style == "paper" else 8

@@ -1,0 +1,16 @@
+"""GPTQ on uniform grids: each column's rounding errors are fed back to the columns to come."""
+
+from __future__ import annotations
+
+from rwkvquant.recipes import uniform
+from rwkvquant.recipes.method import Method, Said
+from rwkvquant.recipes.options import ACT_ORDER, CLIP_SEARCH, FALL_BACK, shared
+from rwkvquant.recipes.recipe import Recipe
+
+
+def build(said: Said) -> Recipe:
+    candidates, chooser = uniform.candidates(said, "gptq")
+    return Recipe(candidates=candidates, chooser=chooser, **shared(said, "gptq"))
+
+
+METHOD = Method("gptq", "uniform grids with error feedback", (*uniform.OPTIONS, CLIP_SEARCH, ACT_ORDER, FALL_BACK), build)

@@ -1,0 +1,145 @@
+"""What a method is: a name, its options, and a function from what was said to a recipe. All methods that are registered are here.
+
+    register(Method("rtn", "round to nearest", OPTIONS, build))
+
+makes `--method rtn` known to the command line and its help, to error messages, and to Python.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+from rwkvquant.config import STYLES, QuantizeRequest
+from rwkvquant.errors import ConfigError
+from rwkvquant.recipes.recipe import Recipe
+
+ALWAYS = ("method", "tensor_bits", "calibration", "tokenizer", "device", "seed")  # whatever the method
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Numbers from low to high, both allowed; `open_low`: but for the low one."""
+
+    low: float
+    high: float
+    open_low: bool = False
+
+    def __contains__(self, value: object) -> bool:
+        return isinstance(value, int | float) and (self.low < value if self.open_low else self.low <= value) and value <= self.high
+
+    def __str__(self) -> str:
+        return f"above {self.low:g} and at most {self.high:g}" if self.open_low else f"{self.low:g} to {self.high:g}"
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option as one method has it. `default` by style, where it depends on that: {"tuned": 0.05, "paper": 0.01}."""
+
+    name: str
+    allowed: Any  # a tuple, a range or an Interval
+    help: str
+    default: Any = None  # None: nothing, or what the help says
+
+    def value(self, style: str) -> Any:
+        return self.default[style] if isinstance(self.default, Mapping) else self.default
+
+    @property
+    def values(self) -> str:
+        """What is allowed, in words."""
+        if isinstance(self.allowed, tuple):
+            return " | ".join("yes | no" if value is True else str(value) for value in self.allowed if value is not False)
+        return f"{self.allowed[0]} to {self.allowed[-1]}" if isinstance(self.allowed, range) else str(self.allowed)
+
+    def check(self, value: Any, method: str) -> None:
+        if value not in self.allowed:
+            raise ConfigError(f"{self.name} must be {self.values.replace(' | ', ' or ')} for the method {method}; got {value}")
+
+
+@dataclass(frozen=True)
+class Method:
+    """`options` are those it has beside ALWAYS; `build` gets what was said, checked, with defaults for what was not."""
+
+    name: str
+    about: str
+    options: tuple[Option, ...]
+    build: Callable[[Said], Recipe]
+
+    def option(self, name: str) -> Option | None:
+        return next((option for option in self.options if option.name == name), None)
+
+
+class Said:
+    """A request as a method reads it: `said.damping` is what was said, or the default of the method in this style."""
+
+    def __init__(self, request: QuantizeRequest, method: Method) -> None:
+        self.request, self.method = request, method
+
+    def given(self, *names: str) -> list[str]:
+        """Those of `names` that the user said."""
+        return [name for name in names if getattr(self.request, name) is not None]
+
+    @property
+    def style(self) -> str:
+        option = self.method.option("style")
+        return str(self.request.style or (option.default if option else STYLES[0]))
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self.request, name)
+        if value is not None:
+            return value
+        option = self.method.option(name)
+        return None if option is None else option.value(self.style)
+
+
+_REGISTERED: dict[str, Method] = {}
+METHODS: Mapping[str, Method] = MappingProxyType(_REGISTERED)  # by name, in the order of registration
+
+
+def register(method: Method) -> Method:
+    """Make a method known under its name. Raises ConfigError for a name that is taken."""
+    if method.name in _REGISTERED:
+        raise ConfigError(f"there is a method {method.name} already")
+    _REGISTERED[method.name] = method
+    return method
+
+
+def unregister(name: str) -> None:
+    """Forget a method again: for tests that define one."""
+    del _REGISTERED[name]
+
+
+def recipe_for(request: QuantizeRequest) -> Recipe:
+    """What will run. Raises ConfigError, in one sentence, for what the method does not have or cannot be."""
+    method = METHODS.get(request.method)
+    if method is None:
+        raise ConfigError(f"method must be one of {', '.join(METHODS)}; got {request.method}")
+    for name in _said(request):
+        option = method.option(name)
+        if option is None:
+            raise ConfigError(f"{name} is {_of(name)}; the method {method.name} has none such")
+        option.check(getattr(request, name), method.name)
+    return method.build(Said(request, method))
+
+
+def owners(name: str) -> list[str]:
+    """The methods that have this option."""
+    return [method.name for method in METHODS.values() if name in ALWAYS or method.option(name)]
+
+
+def _said(request: QuantizeRequest) -> Iterator[str]:
+    for each in dataclasses.fields(request):
+        if each.name not in ALWAYS and getattr(request, each.name) is not None:
+            yield each.name
+
+
+def _of(name: str) -> str:
+    found = owners(name)
+    return f"an option of {in_words(found)}" if found else "an option of no method"
+
+
+def in_words(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

@@ -1,0 +1,41 @@
+"""RWKVQuant as its paper says (arXiv:2505.03803): Algorithm 1 on the two proxies, one grid and one codebook.
+
+`bits` are the paper's own count, a mean over tensors from 3.25 (all VQ) to 3.5 (all SQ), which says nothing about stored bits.
+The settings are those that Algorithm 1 implies: docs/methods/selection.md.
+"""
+
+from __future__ import annotations
+
+from rwkvquant.codecs import CodebookConfig, GridConfig
+from rwkvquant.errors import ConfigError
+from rwkvquant.recipes.hybrids import authors_options, rule_of
+from rwkvquant.recipes.method import Interval, Method, Option, Said
+from rwkvquant.recipes.options import shared
+from rwkvquant.recipes.recipe import Chooser, Recipe
+from rwkvquant.recipes.setting import Setting
+
+SQ_BITS, VQ_BITS = 3.5, 3.25  # by the paper's count, one tensor like another
+COARSE, FINE = 0.5, 0.2  # C and F of Algorithm 1
+BITS = Option("bits", Interval(VQ_BITS, SQ_BITS), "The paper's own count, from 3.25 (all VQ) to 3.5 (all SQ)")
+CANDIDATES = (Setting("gptq", GridConfig(3, 32, scale_bits=16)), Setting("gptvq", CodebookConfig(3, 4, 4)))
+
+
+def build(said: Said) -> Recipe:
+    rule, proxy = rule_of(said)
+    coarse, fine = COARSE, FINE
+    if said.bits is not None:
+        if rule != "algorithm1":
+            raise ConfigError(f"bits of the method paper go with the choice algorithm1; the choice is {rule}")
+        coarse, fine = shares(said.bits)
+    chooser = Chooser(rule, proxy, coarse, fine, paper_count=True)
+    return Recipe(candidates=CANDIDATES, chooser=chooser, measured=True, **shared(said, "gptq"))
+
+
+def shares(bits: float) -> tuple[float, float]:
+    """C and F that make the paper's own count of bits come out as asked."""
+    share = round((bits - VQ_BITS) / (SQ_BITS - VQ_BITS), 9)
+    coarse = max(COARSE, share)
+    return coarse, share / coarse
+
+
+METHOD = Method("paper", "the RWKVQuant paper: Algorithm 1 on its proxies", authors_options("algorithm1", BITS), build)
