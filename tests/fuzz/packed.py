@@ -15,14 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from rwkvquant.architectures import Dims, Role, TensorSpec
+from rwkvquant.architectures import Dims, Role, TensorSpec, architecture
 from rwkvquant.bench.layouts import codebook, pairs
 from rwkvquant.bench.random_model import default_side, write_model
 from rwkvquant.codecs import DenseConfig, GridConfig, Packing, codec_of_layout, codecs, layout_ids
 from rwkvquant.errors import RwkvQuantError
 from rwkvquant.formats.container import open_packed
 from rwkvquant.formats.header import DTYPES, LENGTH_BYTES, PREFIX, with_checksum
-from rwkvquant.runtime import session
 from rwkvquant.runtime.engines.native import NativeEngine
 from rwkvquant.runtime.engines.reference import ReferenceEngine
 from rwkvquant.runtime.tokenizer import from_data
@@ -250,7 +249,7 @@ def run_native(packed: Any) -> None:
 
 def run(packed: Any, engine: Any) -> None:
     """Two tokens, which is a step of two in the native engine."""
-    state = session.Recurrent.zeros(packed.dims)
+    state = architecture(packed.arch).zero_state(packed.dims)
     engine.read([[0, packed.dims.vocab - 1]], state, "last")
 
 
