@@ -120,7 +120,7 @@ class Meter(Progress):
 
 
 def run(path: Path, folder: Path, request: QuantizeRequest) -> dict[str, Any]:
-    with fast_products():
+    with fast_products(torch.device("cpu")):
         rate = product_rate(2.0)
     with Meter() as meter:
         result = rwkvquant.quantize(path, folder / "out.safetensors", request, progress=meter, work_dir=folder)

@@ -1,4 +1,4 @@
-"""One thread for matrices this small: on a busy machine, waiting for a second one takes most of the time."""
+"""One thread for matrices this small, as waiting for a second one takes most of the time on a busy machine; and every device there is."""
 
 from __future__ import annotations
 
@@ -14,3 +14,11 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(params=["cpu", "cuda"])
+def device(request: pytest.FixtureRequest) -> torch.device:
+    """The CPU always, a GPU where there is one."""
+    if request.param == "cuda" and not torch.cuda.is_available():
+        pytest.skip("needs a GPU")
+    return torch.device(request.param)

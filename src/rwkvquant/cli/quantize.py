@@ -113,7 +113,7 @@ def command(
         str | None,
         typer.Option(help="world | bytes | a tokenizer.json | a World vocabulary file. Default: the directory's, or by vocabulary size."),
     ] = None,
-    device: Annotated[str, typer.Option(help="cpu | cuda")] = _DEFAULT.device,
+    device: Annotated[str, typer.Option(help="cpu | cuda, which has not been run on a GPU yet.")] = _DEFAULT.device,
     seed: Annotated[int, typer.Option()] = _DEFAULT.seed,
     card: Annotated[bool, typer.Option("--card", help="For publishers: write README.md and config.json beside the output.")] = False,
     licence: Annotated[

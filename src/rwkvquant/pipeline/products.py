@@ -3,6 +3,8 @@
 torch gives float32 products to MKL, which takes a CPU that is not Intel's at half its speed (AVX-512 is left alone). Under the precision
 "medium" it gives them to oneDNN, which does not. But "medium" also allows bfloat16, and where a CPU has units for that oneDNN takes it:
 so it is asked for only where one product shows that what comes out is float32 all the same.
+
+The switch is one for the whole process, and on a GPU it means TF32. So only jobs on the CPU turn it; those on a GPU turn it off.
 """
 
 from __future__ import annotations
@@ -20,10 +22,16 @@ RATED = 2048
 
 
 @contextmanager
-def fast_products() -> Iterator[None]:
-    """oneDNN for float32 products where it computes in float32; what was set before is set again at the end."""
+def fast_products(device: torch.device) -> Iterator[None]:
+    """oneDNN for float32 products on the CPU where it computes in float32; exact float32 on any other device.
+
+    What was set before is set again at the end.
+    """
     before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("medium" if _exact("medium") else before)
+    if device.type != "cpu":
+        torch.set_float32_matmul_precision("highest")
+    elif _exact("medium"):
+        torch.set_float32_matmul_precision("medium")
     try:
         yield
     finally:

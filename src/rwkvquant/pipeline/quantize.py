@@ -67,7 +67,7 @@ def quantize(
     check_output(output, source, *filter(None, (recipe.calibration.path, recipe.tokenizer)))
     asked = request if isinstance(request, QuantizeRequest) else QuantizeRequest(method=recipe.method)
     try:
-        with fast_products(), work_directory(work_dir, output, resume, stop, progress) as work:
+        with fast_products(_device(recipe)), work_directory(work_dir, output, resume, stop, progress) as work:
             return _quantize(Path(source), Path(output), asked, recipe, progress, work, executor or SerialExecutor())
     finally:
         progress.end()
@@ -137,7 +137,7 @@ def plan_only(
     """
     recipe, progress = _recipe(request), progress or Progress()
     try:
-        with fast_products(), work_directory(work_dir, None, resume, stop, progress) as work:
+        with fast_products(_device(recipe)), work_directory(work_dir, None, resume, stop, progress) as work:
             checkpoint, device = open_checkpoint(source), _device(recipe)
             tokenizer = load_tokenizer(recipe.tokenizer or checkpoint.tokenizer, checkpoint.dims.vocab)
             calibrated = calibrate(recipe, tokenizer, progress)  # a text that is none should not be found out on the day

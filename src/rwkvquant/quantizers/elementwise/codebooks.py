@@ -102,8 +102,11 @@ def stored_codebook(mu: Array, found: ElementwiseCodebook, bits: int) -> Codeboo
 
 
 def _groups(vector: Array, group_size: int, fill: float | None = None) -> Tensor:
-    """(n,) -> (groups, group_size) float64, a short last group filled up with its last element, or with `fill`."""
-    x = torch.as_tensor(vector).double()
+    """(n,) -> (groups, group_size) float64, a short last group filled up with its last element, or with `fill`.
+
+    On the CPU, wherever the vector is: it is short, importance is counted there, and what is stored goes there.
+    """
+    x = torch.as_tensor(vector).cpu().double()
     missing = -len(x) % group_size
     tail = x[-1:].expand(missing) if fill is None else x.new_full((missing,), fill)
     return torch.cat([x, tail]).view(-1, group_size)

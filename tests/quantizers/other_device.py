@@ -1,0 +1,71 @@
+"""A device that is not there: tensors that say they are on it, are worked on by the CPU, and never mix with the CPU's own.
+
+Where no GPU is, this finds what a GPU would refuse: an operation on tensors of two devices, a tensor made without `device=` that meets
+one of another, and `.numpy()` of a tensor that was not brought back by `.cpu()`. It says nothing of results or speed on a GPU.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map
+
+DEVICE = torch.device("meta")  # which torch knows everywhere, without values; `Elsewhere` has them
+
+
+class Elsewhere(Tensor):
+    """A tensor of DEVICE; `inner`, on the CPU, holds its values."""
+
+    inner: Tensor
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
+
+    @staticmethod
+    def __new__(cls, inner: Tensor) -> Elsewhere:
+        return Tensor._make_wrapper_subclass(  # type: ignore[attr-defined, no-any-return]
+            cls, inner.shape, strides=inner.stride(), storage_offset=inner.storage_offset(), dtype=inner.dtype, device=DEVICE
+        )
+
+    def __init__(self, inner: Tensor) -> None:
+        self.inner = inner
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        raise AssertionError("use it under OtherDevice()")
+
+    def tolist(self) -> Any:
+        return self.inner.tolist()
+
+    def numpy(self, *, force: bool = False) -> Any:
+        raise AssertionError("a GPU's tensor has no .numpy(); .cpu() comes first")
+
+
+class OtherDevice(TorchDispatchMode):
+    """While it is entered, `there` makes tensors of DEVICE, and operations on two devices fail."""
+
+    def there(self, values: Tensor) -> Tensor:
+        return Elsewhere(values.clone())
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        tensors: list[Tensor] = []
+        tree_map(lambda x: tensors.append(x) if isinstance(x, Tensor) else None, (args, kwargs or {}))
+        kwargs, moves = dict(kwargs or {}), func in (torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default)
+        here = any(isinstance(x, Elsewhere) for x in tensors)
+        if here and not moves:
+            indexed = func is torch.ops.aten.index.Tensor and isinstance(args[0], Elsewhere)
+            indices = args[1] if indexed else []  # a GPU takes these from the CPU
+            strangers = [x for x in tensors if not isinstance(x, Elsewhere) and x.dim() and not any(x is index for index in indices)]
+            assert not strangers, f"{func} has tensors of two devices"
+        device = kwargs.get("device")
+        if device is not None:
+            here = torch.device(device).type == DEVICE.type
+            kwargs["device"] = torch.device("cpu")
+        found = func(*tree_map(_inner, args), **tree_map(_inner, kwargs))
+        same = {id(x.inner): x for x in tensors if isinstance(x, Elsewhere)}
+        return tree_map(lambda x: same.get(id(x), Elsewhere(x) if here else x) if isinstance(x, Tensor) else x, found)
+
+
+def _inner(x: Any) -> Any:
+    return x.inner if isinstance(x, Elsewhere) else x
