@@ -57,7 +57,7 @@ def test_the_paper_preset_has_the_papers_bits_and_shares() -> None:
     assert (PAPER_GRID.nominal_bits, PAPER_CODEBOOK.nominal_bits) == (3.5, 3.25)
     chosen = choose("paper", {f"matrix {i}": (256, 256) for i in range(40)}, bits=3.275)
     grids = [packing == PAPER_GRID.packing((256, 256)) for packing in chosen.values()]
-    assert [layout.startswith("codebook") for layout, _ in chosen.values()] == [not grid for grid in grids]
+    assert [packing.layout.startswith("codebook") for packing in chosen.values()] == [not grid for grid in grids]
     nominal = [PAPER_GRID.nominal_bits if grid else PAPER_CODEBOOK.nominal_bits for grid in grids]
     assert sum(grids) == 4 and sum(nominal) / len(nominal) == 3.275
 
