@@ -1,4 +1,4 @@
-// The small problems of the M-step, one for each table: quantizers/codebook/update.py and codebook_factors.py are the definitions.
+// The small problems of the M-step, one for each table: quantizers/codebook/update.py and factors.py are the definitions.
 #include "operations.h"
 
 namespace rwkvquant::RWKVQUANT_BODY {
@@ -97,9 +97,9 @@ void step(const Coefficients<T>& task, std::size_t begin, std::size_t end) {
         take();
         for (int pass = 0; pass < task.passes; ++pass) {
             for (std::size_t r = 0; r < task.R; ++r) {
-                for (const T one : {T(1), T(-1)}) {
+                for (int sign = 1; sign >= -1; sign -= 2) {
                     copy(best, task.R, tried);
-                    tried[r] = clamped(tried[r] + one, -task.largest, task.largest);
+                    tried[r] = clamped(tried[r] + T(sign), -task.largest, task.largest);
                     take();
                 }
             }

@@ -5,7 +5,6 @@
 //              y[r]    *= row_scale[r]
 #include "codebook_tables.h"
 #include "codes.h"
-#include "compressed_tables.h"
 #include "product.h"
 
 namespace rwkvquant::RWKVQUANT_BODY {

@@ -6,7 +6,6 @@
 //              y[r]    += float(isum[r]) * xscale                        tiles from left to right
 //              y[r]    *= row_scale[r]
 #include "codes.h"
-#include "pair_tables.h"
 #include "product.h"
 
 namespace rwkvquant::RWKVQUANT_BODY {

@@ -6,35 +6,8 @@
 #include "operations.h"
 
 namespace rwkvquant::RWKVQUANT_BODY {
-namespace {
-
-#if defined(RWKVQUANT_AVX512)
-
-using Line = __m512i;
-inline Line mix(Line a, Line b) { return _mm512_xor_si512(a, b); }
-
-#elif defined(RWKVQUANT_AVX2)
-
-struct Line {
-    __m256i first, second;
-};
-inline Line mix(Line a, Line b) { return {_mm256_xor_si256(a.first, b.first), _mm256_xor_si256(a.second, b.second)}; }
-
-#else
-
-struct Line {
-    std::uint64_t words[8];
-};
-inline Line mix(Line a, const Line& b) {
-    for (int i = 0; i < 8; ++i) a.words[i] ^= b.words[i];
-    return a;
-}
-
-#endif
 
 static_assert(sizeof(Line) == 64);
-
-}  // namespace
 
 std::uint64_t read_memory(const std::uint8_t* memory, std::size_t bytes, std::size_t ahead) {
     Line a = {}, b = {}, c = {}, d = {};

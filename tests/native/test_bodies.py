@@ -1,0 +1,90 @@
+"""No file of a body gives the linker a function that it could take for another body: the compiled files are looked into.
+
+Of a weak symbol, such as an inline function of the C++ library, the linker keeps one copy. If it kept the one that was compiled for
+AVX-512, a CPU without it would stop in code that looks harmless. A static initialiser would run on every CPU as well.
+"""
+
+from __future__ import annotations
+
+import platform
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+NATIVE = ROOT / "src" / "rwkvquant" / "native"
+CMAKE = (ROOT / "CMakeLists.txt").read_text()
+X86, ARM = platform.machine() in ("x86_64", "AMD64"), platform.machine() in ("aarch64", "arm64")
+ARCHITECTURE = ["-DRWKVQUANT_X86"] if X86 else ["-DRWKVQUANT_ARM"] if ARM else []
+HARMLESS = {"DW.ref.__gxx_personality_v0"}  # no code: the address of the library's own function
+
+
+def listed(name: str) -> list[str]:
+    """A list of sources in CMakeLists.txt."""
+    found = re.search(rf"set\({name} ([^)]+)\)", CMAKE)
+    assert found, f"CMakeLists.txt has no list {name}"
+    return found[1].split()
+
+
+def bodies() -> dict[str, tuple[list[str], list[str]]]:
+    """The flags and sources of each body that this machine's compiler can make, as CMakeLists.txt has them."""
+    found = {}
+    for name, products_only, given in re.findall(r"^ *rwkvquant_body\((\w+)( PRODUCTS_ONLY)?(?: FLAGS ([^)]+))?\)", CMAKE, re.MULTILINE):
+        flags = [flag for flag in given.split() if not flag.startswith("$")]
+        if name == "plain" or (("-march=arm" in given) == ARM and (X86 or ARM)):
+            more = ["-DRWKVQUANT_PRODUCTS_ONLY"] if products_only else []
+            found[name] = (flags + more, listed("PRODUCTS") + ([] if products_only else listed("VECTORS")))
+    return found
+
+
+BODIES = bodies()
+
+
+def tool(*names: str) -> str:
+    found = next((path for name in names if (path := shutil.which(name))), None)
+    assert found, f"this test needs one of {', '.join(names)}: install binutils and a C++ compiler"
+    return found
+
+
+def shared_symbols(source: Path, body: str, folder: Path) -> list[str]:
+    """What a file of a body gives to all others but must not, compiled without optimisation: then every inline function that is used is
+    really there, and what is absent now is absent with any flags."""
+    flags = ["-std=c++20", "-O0", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-Wno-psabi", "-w", *ARCHITECTURE, *BODIES[body][0]]
+    defined = [f"-DRWKVQUANT_BODY={body}", f'-DRWKVQUANT_LANES="lanes_{body}.h"', f"-I{NATIVE}"]
+    compiled = folder / f"{source.stem}.o"
+    command = [tool("g++", "clang++", "c++"), *flags, *defined, "-c", str(source), "-o", str(compiled)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr[-2000:]
+    return unwanted(subprocess.run([tool("nm", "llvm-nm"), "-C", str(compiled)], capture_output=True, text=True, check=True).stdout)
+
+
+def unwanted(table: str) -> list[str]:
+    """Of what nm prints: defined symbols that are weak or unique, and static initialisers."""
+    parts = [line.split(maxsplit=2) for line in table.splitlines() if line and line[0] != " "]
+    return [name for _, kind, name in parts if name not in HARMLESS and (kind in "WVuw" or "_GLOBAL__sub_I" in name)]
+
+
+def test_the_bodies_and_their_sources_are_found() -> None:
+    assert "plain" in BODIES and len(BODIES) >= (3 if X86 or ARM else 1)
+    for _, sources in BODIES.values():
+        assert len(sources) >= 9 and all((NATIVE / source).exists() for source in sources)
+
+
+@pytest.mark.parametrize("body", BODIES)
+def test_no_weak_symbol_leaves_a_body(body: str, tmp_path: Path) -> None:
+    found = {source: shared_symbols(NATIVE / source, body, tmp_path) for source in BODIES[body][1]}
+    assert not any(found.values()), {source: symbols for source, symbols in found.items() if symbols}
+
+
+def test_a_vector_or_a_static_initialiser_in_a_body_is_noticed(tmp_path: Path) -> None:
+    body = list(BODIES)[-1]
+    text = (NATIVE / "norms.cpp").read_text()
+    harmful = tmp_path / "harmful.cpp"
+    use = "namespace other { float last(int n) { std::vector<float> a(n); return a[n - 1]; } }"
+    harmful.write_text(f"#include <vector>\n{text}\n{use}\n")
+    assert any("std::vector<float" in symbol for symbol in shared_symbols(harmful, body, tmp_path))
+    harmful.write_text(f"{text}\nnamespace other {{ int ask(); int answer = ask(); }}\n")
+    assert any("_GLOBAL__sub_I" in symbol for symbol in shared_symbols(harmful, body, tmp_path))
