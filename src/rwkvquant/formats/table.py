@@ -148,9 +148,9 @@ class TensorEntry:
         for key in UNKNOWN_TO_THIS_VERSION:
             if key in entry:
                 raise FormatError(f"this version reads no {key} ({what}). Try a newer rwkvquant.")
-        output = TransformEntry.from_json(entry.get("output_transform", "none"), f"output_transform of {what}")
-        if output.name != "none":
-            raise FormatError(f"this version applies no transform to outputs; got {output.name} ({what}). Try a newer rwkvquant.")
+        output = entry.get("output_transform", "none")
+        if output != "none":
+            raise FormatError(f"this version applies no transform to outputs; got {shown(output)} ({what}). Try a newer rwkvquant.")
         result = cls(
             name,
             strict_json.field(entry, "role", str, what),
