@@ -112,7 +112,7 @@ MISTAKES = {
     "a method that does not exist": (["quantize", "model.pth", "-o", "x", "--method", "gtpq"], "gptq"),
     "bits that are no number": (["quantize", "model.pth", "-o", "x", "--bits", "three"], "--bits"),
     "bits out of reach": (["quantize", "model.pth", "-o", "x", "--bits", "1.5"], "smallest reachable"),
-    "a budget and a grid": (["quantize", "model.pth", "-o", "x", "--bits", "4", "--code-bits", "4"], "not both"),
+    "a budget and a grid": (["quantize", "model.pth", "-o", "x", "--method", "gptq", "--bits", "4", "--code-bits", "4"], "not both"),
     "an override without a match": (
         ["quantize", "model.pth", "-o", "x", "--method", "rtn", "--bits", "6", "--tensor-bits", "att.kee=4"],
         "att.kee",
@@ -127,7 +127,8 @@ MISTAKES = {
     "eval without a text": (["eval", "model.pth"], "--text"),
     "an export of a checkpoint": (["export", "model.pth", "-o", "x.pth"], "model.pth"),
     "an output that is the input": (["quantize", "model.pth", "-o", "model.pth"], "input"),
-    "a grid without code bits": (["quantize", "model.pth", "-o", "x", "--symmetric"], "code_bits"),
+    "a grid without its bits": (["quantize", "model.pth", "-o", "x", "--method", "gptq", "--symmetric"], "--code-bits 4"),
+    "an option of other methods": (["quantize", "model.pth", "-o", "x", "--method", "paper", "--act-order"], "rwkvquant, gptq and gptvq"),
     "a device that is none": (["quantize", "model.pth", "-o", "x", "--device", "cpu:abc"], "cpu:abc"),
     "a work directory that is a file": (
         ["quantize", "model.pth", "-o", "x", "--work-dir", "some.txt", "--method", "rtn", "--bits", "5"],

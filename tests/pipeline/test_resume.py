@@ -69,7 +69,7 @@ class NothingLost(Progress):
     """A job has to go on where the one before it died: none may find that what it left is of no use."""
 
     def note(self, sentence: str) -> None:
-        if "starting anew" in sentence:
+        if "starting again" in sentence:
             os._exit(3)
 
 
@@ -155,7 +155,7 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("named", CHANGES)
-def test_what_another_job_left_is_refused_or_begun_anew(job: Job, named: str) -> None:
+def test_what_another_job_left_is_refused_or_begun_again(job: Job, named: str) -> None:
     job.stopped_behind(2)
     job.options |= CHANGES[named](job)
     with pytest.raises(ConfigError) as refused:
@@ -163,7 +163,7 @@ def test_what_another_job_left_is_refused_or_begun_anew(job: Job, named: str) ->
     assert named in str(refused.value) and "made with another" in str(refused.value) and "--resume auto" in str(refused.value)
     assert not job.output.exists()
     notes = job.heard()
-    assert sum(named in note and note.endswith("starting anew") for note in notes) == 1
+    assert sum(named in note and note.endswith("starting again") for note in notes) == 1
     assert job.output.read_bytes() == job.run(work_dir=None)
 
 
@@ -180,7 +180,7 @@ def test_another_build_or_number_of_threads_is_noticed(job: Job, monkeypatch: py
         job.run(resume="required")
 
 
-def test_a_plan_of_another_method_is_refused_or_measured_anew(tmp_path: Path) -> None:
+def test_a_plan_of_another_method_is_refused_or_measured_again(tmp_path: Path) -> None:
     job = Job(tmp_path)
     job.run()
     job.options |= {"method": "readme", "bits": None}
@@ -198,7 +198,7 @@ def test_files_that_moved_but_say_the_same_are_the_same_job(job: Job) -> None:
     assert job.output.read_bytes() == expected
 
 
-def test_never_starts_anew_and_required_needs_something(job: Job) -> None:
+def test_never_starts_again_from_nothing_and_required_needs_something(job: Job) -> None:
     with pytest.raises(ConfigError, match="nothing that this job could go on from"):
         job.run(resume="required")
     with pytest.raises(ConfigError, match="goes with --work-dir"):

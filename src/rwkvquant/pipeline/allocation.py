@@ -10,7 +10,7 @@ import ctypes
 
 
 def give_back() -> None:
-    """Holes in the heap too."""
+    """Free what malloc holds, in the middle of the heap too."""
     try:
         trim = ctypes.CDLL("libc.so.6").malloc_trim
     except (OSError, AttributeError):

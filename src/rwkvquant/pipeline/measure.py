@@ -102,13 +102,13 @@ def _kept(journal: Journal, backward: Backward) -> dict[str, Measured] | None:
             return found
     except (KeyError, TypeError, ValueError):
         pass
-    journal.start_anew("does not fit the data beside it")
+    journal.start_again("does not fit the data beside it")
     return None
 
 
-def _note(journal: Journal, backward: Backward, found: dict[str, Measured], behind: str) -> None:
+def _note(journal: Journal, backward: Backward, found: dict[str, Measured], after: str) -> None:
     if journal.lasting:
-        journal.note({"complete": False, "backward": backward.state(), "tensors": to_json(found)}, behind)
+        journal.note({"complete": False, "backward": backward.state(), "tensors": to_json(found)}, after)
 
 
 def _measure_matrix(

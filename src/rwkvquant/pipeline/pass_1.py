@@ -31,7 +31,7 @@ def choose(
     if journal.state and journal.state.get("complete"):
         measured = from_json(journal.state.get("tensors"))
         if measured is None:
-            journal.start_anew("is damaged")
+            journal.start_again("is damaged")
         else:
             progress.note(f"pass 1 skipped: {journal.path} has it")
     if measured is None:

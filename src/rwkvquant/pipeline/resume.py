@@ -34,7 +34,7 @@ class Job:
         if self._journal.state is None:
             return
         if not self._restored(self._journal.state):
-            self._journal.start_anew("does not fit the data beside it")
+            self._journal.start_again("does not fit the data beside it")
             return
         self._finished = int(self._journal.state["blocks"])
         if self._finished:

@@ -5,9 +5,9 @@
     journal.json    the journal of pass 2: which blocks are finished
     pass1/ pass2/   the data they speak of: hidden states, gradients, the spool of finished tensors
 
-A journal is replaced as a whole, behind the data it speaks of and that is never overwritten before the next journal stands. It says what
-the work was made from (fingerprint.py), so that another checkpoint, text or option is noticed: `resume` "auto" then starts anew and says
-so, "required" refuses, "never" always starts anew. Without a --work-dir all this lies in a temporary folder, and nothing is kept.
+A journal is replaced as a whole, after the data it speaks of, which is never overwritten before the next journal stands. It says what
+the work was made from (fingerprint.py), so that another checkpoint, text or option is noticed: `resume` "auto" then starts again and says
+so, "required" refuses, "never" always starts again. Without a --work-dir all this lies in a temporary folder, and nothing is kept.
 
 Gives up: systems without fcntl (Windows) have no lock.
 """
@@ -50,7 +50,7 @@ class WorkDirectory:
     progress: Progress
 
     def journal(self, name: str, made_from: dict[str, Any], may_be_missing: bool = False) -> Journal:
-        """What an earlier run of the same job has noted there. Raises ConfigError where `resume` forbids to start anew."""
+        """What an earlier run of the same job has noted there. Raises ConfigError where `resume` forbids to start again."""
         if self.resume == "required" and not may_be_missing and not (self.path / name).exists():
             raise ConfigError(f"--resume required: {self.path} has nothing that this job could go on from. Try --resume auto")
         return Journal(self, name, made_from)
@@ -80,13 +80,13 @@ class Journal:
             found = json.loads(self.path.read_text())
             version, kept, self.state = found["version"], dict(found["made_from"]), dict(found["state"])
         except (OSError, ValueError, KeyError, TypeError):
-            self.start_anew("is damaged")
+            self.start_again("is damaged")
             return
         changed = ["version of the journal"] if version != VERSION else differences(kept, made_from)
         if changed:
-            self.start_anew(f"was made with another {', '.join(changed)}")
+            self.start_again(f"was made with another {', '.join(changed)}")
 
-    def note(self, state: dict[str, Any], behind: str) -> None:
+    def note(self, state: dict[str, Any], after: str) -> None:
         """Write down what is complete; the data must be on the disk. Raises StoppedError if the job was asked to stop."""
         if not self._work.lasting:
             return
@@ -94,13 +94,13 @@ class Journal:
         replace_file(self.path, (json.dumps(content, indent=1) + "\n").encode(), again="new")
         if self._work.stop():
             again = "the same command" + (" with --resume auto" if self._work.resume == "never" else "")
-            raise StoppedError(f"stopped after {behind}; {again} goes on from there (work directory {self._work.path})")
+            raise StoppedError(f"stopped after {after}; {again} goes on from there (work directory {self._work.path})")
 
-    def start_anew(self, why: str) -> None:
+    def start_again(self, why: str) -> None:
         """Forget what was noted: it `why`. Raises ConfigError where the user wants no such thing."""
         if self._work.resume == "required":
-            raise ConfigError(f"--resume required: {self.path} {why}. Try --resume auto, which starts anew, or another --work-dir")
-        self._work.progress.note(f"{self.path} {why}; starting anew")
+            raise ConfigError(f"--resume required: {self.path} {why}. Try --resume auto, which starts again, or another --work-dir")
+        self._work.progress.note(f"{self.path} {why}; starting again")
         self.state = None
         self.remove()
 
