@@ -8,19 +8,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rwkvquant.codecs import CodebookTensor, PairCodebookTensor, UniformTensor
+from rwkvquant.codecs import QTensor
 from rwkvquant.quantizers import Quantizer, QuantizerOptions, quantizer_for
 from rwkvquant.quantizers.shared.hessian import Hessian
 from rwkvquant.recipes.setting import Setting
 
 ROW_BLOCK = 16  # rows of a matrix do not depend on one another, but for those that share a codebook
 
-Quantized = UniformTensor | CodebookTensor | PairCodebookTensor
 
-
-def quantize_matrix(setting: Setting, options: QuantizerOptions, W: Tensor, hessian: Hessian | None) -> Quantized:
+def quantize_matrix(setting: Setting, options: QuantizerOptions, W: Tensor, hessian: Hessian | None) -> QTensor:
     """W (out, in) float32 and what is known of its input, which only settings without feedback can do without."""
-    found: Quantized = quantizer_for(setting.method, setting.codec)(W, hessian, setting.codec, options)
+    found: QTensor = quantizer_for(setting.method, setting.codec)(W, hessian, setting.codec, options)
     return found
 
 

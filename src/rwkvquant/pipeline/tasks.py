@@ -14,7 +14,7 @@ from torch import Tensor
 
 from rwkvquant.codecs import QTensor
 from rwkvquant.errors import CheckpointError
-from rwkvquant.pipeline.matrices import Quantized, quantize_matrix, sampled_rows
+from rwkvquant.pipeline.matrices import quantize_matrix, sampled_rows
 from rwkvquant.quantizers import QuantizerOptions
 from rwkvquant.quantizers.shared.correction import corrected
 from rwkvquant.quantizers.shared.factor import is_finite
@@ -52,7 +52,7 @@ class Done:
     """A matrix, by which setting in the end, and its error on the calibration text, or in the weights alone."""
 
     name: str
-    quantised: Quantized
+    quantised: QTensor
     setting: Setting
     error: float
     fell_back: bool = False
@@ -86,12 +86,12 @@ def _quantise(matrix: Matrix, hessian: Hessian | None, task: Task) -> Done:
 
 
 def _better_plain(
-    W: Tensor, plain: Setting, options: QuantizerOptions, hessian: Hessian, quantised: Quantized, judge: Tensor
-) -> Quantized | None:
+    W: Tensor, plain: Setting, options: QuantizerOptions, hessian: Hessian, quantised: QTensor, judge: Tensor
+) -> QTensor | None:
     """W without error feedback, if it loses less than `quantised` under H `judge`. Some rows of a large matrix may say no."""
     decoded = torch.from_numpy(quantised.decode()).to(W.device)
 
-    def losses(rows: Any) -> tuple[Quantized, float, float]:
+    def losses(rows: Any) -> tuple[QTensor, float, float]:
         found = quantize_matrix(plain, options, W[rows], hessian)
         return found, hessian_loss(W[rows], found.decode(), judge), hessian_loss(W[rows], decoded[rows], judge)
 

@@ -1,4 +1,4 @@
-"""What is carried along is what would be worked out anew."""
+"""What is kept up to date is what would be worked out from the start."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""Compressed codebooks with error feedback: the tables of a matrix in a basis they share (codebook_factors.py), and codes for them.
+"""Compressed codebooks with error feedback: the tables of a matrix in a basis they share (factors.py), and codes for them.
 
     W  (out, in)   weight       H  (in, in)   X^T X / tokens       Q  s_r * centroid       loss = tr((W - Q) H (W - Q)^T)
 
 1. The basis: from the tables of a tensor without a rank, weighted by what each centroid serves.
 2. The codes again, with error feedback and the basis fixed: a column block's coefficients are fitted to the weights as corrected
-   so far, by least squares and nearest codes in turn, from the table without a rank (codebook_walk.py).
+   so far, by least squares and nearest codes in turn, from the table without a rank (walk.py).
 3. compressed_update.py moves coefficients, then the basis, to the loss under H; and codes are chosen once more (gptvq.py).
 """
 

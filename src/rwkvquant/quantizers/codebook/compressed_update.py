@@ -2,11 +2,11 @@
 
     W  (rows, cols)    E = W - Q    H  (cols, cols)    u  (R,)  a table's coefficients    b  (R, K)  the basis    c = u b / 2^shift, rounded
 
-Coefficients: with N and g of codebook_update.py, centroids moved by d change the loss by d N d^T - 2 g.d. So column block by
+Coefficients: with N and g of update.py, centroids moved by d change the loss by d N d^T - 2 g.d. So column block by
 column block, E kept up to date, each table's coefficients step to better ones, judged by the centroids as stored.
 
 Basis: left unrounded, Q is linear in b, and all weights of the matrix share its R K numbers: least squares by conjugate gradients
-(table_map.py), preconditioned by the R x R blocks that H's diagonal gives. The gradient is that of all rows, the curvature of
+(shared/table_map.py), preconditioned by the R x R blocks that H's diagonal gives. The gradient is that of all rows, the curvature of
 large matrices that of some. The result is rounded, the coefficients step again, and both are taken together if the whole loses less by it.
 """
 

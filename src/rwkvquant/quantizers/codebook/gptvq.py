@@ -4,17 +4,17 @@
     s  (out,)      row_scale        c  centroids of a block of `group_rows` x `group_cols` weights, whole numbers in -64..63
 
 Column by column: w_q goes to s times the nearest centroid of its block, and the columns to the right make up for the error
-(codebook_walk.py). When a column block begins, its codebooks are fitted (kmeans.py) to the weights as corrected so far;
+(walk.py). When a column block begins, its codebooks are fitted (kmeans.py) to the weights as corrected so far;
 with `act_order` all codebooks are fitted to the original weights, and the columns with the largest inputs come first.
-A `rank` compresses the codebooks (compressed.py), and the codes are chosen anew for what is left of them.
+A `rank` compresses the codebooks (compressed.py), and the codes are chosen again for what is left of them.
 
-With the codes chosen, the codebooks are fitted again to the true loss, by codebook_update.py or compressed_update.py, and then
+With the codes chosen, the codebooks are fitted again to the true loss, by update.py or compressed_update.py, and then
 the codes again to the codebooks: with error feedback in the first round, a row keeping its old codes where the new ones lose
 more, and by coordinate descent (descent.py) in all others. Rounds never raise
 
     tr((W - Q) H (W - Q)^T)
 
-as stored, with the H that was given, not damped. gptvq_paper.py is the method as RWKVQuant ran it.
+as stored, with the H that was given, not damped. paper.py is the method as RWKVQuant ran it.
 
 Gives up: row scales are fixed from the original weights; a centroid beyond 63 of them, after correction, is clamped.
 """

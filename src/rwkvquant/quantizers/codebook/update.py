@@ -7,12 +7,12 @@
     loss(d) = loss - 2 g.d + d N d^T        g = sum_r s_r (E_r H)_b A_r        N = sum_r s_r^2 A_r^T H_bb A_r
 
 The least is where d N = g. Row blocks are independent of each other; the column blocks of a row are not, so they are visited in
-turn, E and E H kept up to date (residual.py; block Gauss-Seidel: the same minimum as one large system, with K unknowns at a time
+turn, E and E H kept up to date (shared/residual.py; block Gauss-Seidel: the same minimum as one large system, with K unknowns at a time
 for all row blocks at once).
 
-Centroids are stored as whole numbers. So the sweep rounds each block as it is solved, leaving the blocks behind it to make up for
+Centroids are stored as whole numbers. So the sweep rounds each block as it is solved, leaving the later blocks to make up for
 the rounding, and its result is taken for the row blocks where it loses less than what was there. On request real sweeps come
-before it, and sweeps over single centroids behind it: the loss along one of them is a parabola, so its best whole number is the
+before it, and sweeps over single centroids after it: the loss along one of them is a parabola, so its best whole number is the
 nearest to the minimum, and a step to it never raises the loss. docs/methods/gptvq.md derives all this.
 """
 
@@ -36,7 +36,7 @@ def update_codebooks(
 ) -> CodebookTensor:
     """W (rows, cols), H (cols, cols) -> the same codes, renamed where centroids change places, and codebooks that lose no more.
 
-    `residual` is that of the tensor, and goes on with it. Sweeps before and behind the one that rounds find the least there is for
+    `residual` is that of the tensor, and goes on with it. Sweeps before and after the one that rounds find the least there is for
     these codes; where codes are chosen again afterwards they gain nothing (docs/methods/gptvq.md).
     """
     moved = Centroids(residual or Residual(W, H, tensor.decode()), tensor)

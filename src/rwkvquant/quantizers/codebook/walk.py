@@ -1,9 +1,10 @@
 """Codes from codebooks, column by column with error feedback: what plain and compressed codebooks have in common.
 
-    error = (w_q - s_r c) / U_qq        w_F -= error * U_q,F        c  the centroid of the block nearest to w_q / s_r,  F  what is behind q
+    error = (w_q - s_r c) / U_qq        w_F -= error * U_q,F        c  the centroid of the block nearest to w_q / s_r
 
-as in gptq.py, whose factor U is used here. Tables are given for the whole matrix, or fitted when their column block begins, to the
-weights as corrected so far; a run of lazy updates ends where a block begins, so that the fit sees all of them.
+as in uniform/gptq.py, with its factor U (shared/factor.py) and F the columns after q. Tables are given for the whole matrix, or fitted
+when their column block begins, to the weights as corrected so far; a run of lazy updates ends where a block begins, so that the fit
+sees all of them.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from rwkvquant.quantizers.shared.columns import TableColumns, feed_back
 from rwkvquant.quantizers.shared.factor import InverseFactor
 
 Fit = Callable[[Tensor, slice], Tensor]  # weights (rows, columns of some blocks) as corrected, which columns -> centroids (blocks, K)
-BLOCK = 128  # columns between products with all columns behind
+BLOCK = 128  # columns between products with all later columns
 FITTED = 1 << 22  # weights that tables are fitted to at a time, where all of them are known from the start
 
 
@@ -83,7 +84,7 @@ def _ascending(centroids: Tensor, row_scale: Tensor, group_rows: int) -> TableCo
 def _round_columns(
     factor: InverseFactor, W: Tensor, codes: Tensor, columns: slice, tables: TableColumns, group_cols: int, first: int = 0
 ) -> None:
-    """Round a run of columns of W, which stand in the order of rounding; correct all behind them; write codes in the original order.
+    """Round a run of columns of W, which stand in the order of rounding; correct all later ones; write codes in the original order.
 
     The tables are those of the column blocks from the column `first` on, ascending.
     """

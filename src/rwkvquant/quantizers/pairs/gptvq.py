@@ -4,13 +4,13 @@
     W  (out, in)   weight      H  (in, in)   X^T X / tokens, damped      U  upper triangular, H^-1 = U^T U, of the columns in the
     s  (out,)      row_scale   c  (2**bits, 2)  whole numbers, -64..63      order of rounding, the two of a pair side by side
 
-A pair at q, q+1 that is left with the error e = (e0, e1) costs, when the columns F behind it make up for it as well as they can,
+A pair at q, q+1 that is left with the error e = (e0, e1) costs, when the columns F after it make up for it as well as they can,
 
     e ([H_F^-1] of the pair)^-1 e^T  =  |a|^2,     a = e (U of the pair)^-1:    a0 = e0 / U00,    a1 = (e1 - a0 U01) / U11
 
-and then w_F -= a U_pair,F. So the code is the one of least |a|^2, and the update is that of gptq.py, two columns at a time.
-All tables are fitted (pair_clustering.py) before the start, with the diagonal of H as weights, so act-order costs nothing: pairs are then
-rounded in the order of their diagonals' sums. Rounds follow that never raise the loss under H as given: pair_update.py moves the
+and then w_F -= a U_pair,F. So the code is the one of least |a|^2, and the update is that of uniform/gptq.py, two columns at a time.
+All tables are fitted (clustering.py) before the start, with the diagonal of H as weights, so act-order costs nothing: pairs are then
+rounded in the order of their diagonals' sums. Rounds follow that never raise the loss under H as given: update.py moves the
 tables, and the codes are chosen again, with feedback in the first round and by coordinate descent (descent.py) in all others.
 
 Gives up: row scales are fixed from the original weights; a table does not know which column it serves.
@@ -86,7 +86,7 @@ def gptvq_pairs_with(
 def fit_pair_tables(W: Tensor, bits: int, group_rows: int, importance: Tensor) -> tuple[Tensor, Tensor]:
     """W (rows, cols), importance (cols,) -> tables (row groups, 2**bits, 2) whole numbers and row_scale (rows, 1) holding float16 values.
 
-    A row's scale is t times its root mean square, t the smallest that reaches every centroid of its group, as in kmeans.py.
+    A row's scale is t times its root mean square, t the smallest that reaches every centroid of its group, as in codebook/kmeans.py.
     """
     size = W.square().mean(1, keepdim=True).sqrt().clamp(min=SMALLEST_HALF)
     real = pair_kmeans(*_points(W, size, importance, group_rows), 2**bits)

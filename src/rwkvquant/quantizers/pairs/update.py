@@ -4,7 +4,7 @@
 
     minimise over the tables    tr((W - Q) H (W - Q)^T)
 
-Row groups do not touch each other; each is a least-squares problem with 2 * 2**bits unknowns (table_map.py). Its preconditioner
+Row groups do not touch each other; each is a least-squares problem with 2 * 2**bits unknowns (shared/table_map.py). Its preconditioner
 is the diagonal that the diagonal of H gives. The solution is rounded to whole numbers, and taken for the row groups
 where it then loses less than what was there.
 """

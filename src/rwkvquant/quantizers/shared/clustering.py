@@ -15,7 +15,7 @@ optimum over *stored* codebooks, which rounding the real-valued optimum is not. 
 
 The plain O(k n^2) is kept: groups have 64 or 128 points, and a row of D for thousands of groups is one vector operation.
 
-Gives up: the joint optimum over codebook and row scale, and everything off the Hessian's diagonal; see gptvq.py.
+Gives up: the joint optimum over codebook and row scale, and everything off the Hessian's diagonal; see codebook/gptvq.py.
 """
 
 from __future__ import annotations

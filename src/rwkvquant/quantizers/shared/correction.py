@@ -4,7 +4,7 @@
     x', h'                              the same in the full-precision model
     W       (out, in)                   the weight          H = h^T h / tokens
 
-The block should leave x' + h' W^T behind where it would leave x + h W^T. Least squares, damped towards W as the quantiser's H is (a small
+The block should end with x' + h' W^T where it would end with x + h W^T. Least squares, damped towards W as the quantiser's H is (a small
 damping lets W* run far), gives the target
 
     W* = W + strength ((x' - x)^T h + W (h' - h)^T h) / tokens  (H + damping mean(diag H))^-1

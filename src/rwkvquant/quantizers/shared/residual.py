@@ -5,7 +5,7 @@
 Both are held column first, (cols, rows), so that what one column needs lies side by side. A change of Q by D in the columns b changes E
 by -D there, and G by -D H_b everywhere: at once where the next blocks are, for FAR columns together elsewhere. So a sweep over all
 columns, block by block, costs one product with H in the end, the loss of every row is known before and after it for nothing, and the
-next sweep starts where it ended. Working both out anew would cost three products, two of them in float64.
+next sweep starts where it ended. Working both out again would cost three products, two of them in float64.
 
 Gives up: sums are carried on in the type of W, and drift by its rounding; `fresh` starts again.
 """
@@ -33,7 +33,7 @@ class Residual:
         self.fresh(Q)
 
     def fresh(self, Q: Tensor | NDArray[np.float32]) -> None:
-        """Start anew from what the codes decode to, (rows, cols)."""
+        """Start again from what the codes decode to, (rows, cols)."""
         self.E = (self.W - torch.as_tensor(Q).to(self.W)).T.contiguous()
         self.G = self.H @ self.E
 
@@ -73,7 +73,7 @@ class Residual:
             self._spread(slice(first, last), changes[: last - first], slice(0, cols))
 
     def _spread(self, columns: slice, D: Tensor, within: slice) -> None:
-        """Tell all columns of `within` but `columns`, which know, of a change D (columns, rows) there."""
+        """Bring G up to date for a change D (columns, rows) of `columns`: in all columns of `within` except these, which are up to date."""
         for part in (slice(within.start, columns.start), slice(columns.stop, within.stop)):
             self.G[part].addmm_(self.H[part, columns], D, alpha=-1)
 

@@ -7,7 +7,7 @@
 
 Removing column q from H_F^-1 is one step of Gaussian elimination (Eq. 3), so all the rows (H_F^-1)_q,: / sqrt([H_F^-1]_qq)
 that will ever be needed are the rows of U, known before the first column is rounded. docs/methods/gptq.md derives this.
-The update is lazy: inside a block every column is corrected at once, the columns behind it once per block by a matrix
+The update is lazy: inside a block every column is corrected at once, the later columns once per block by a matrix
 product. That reorders the same sums and changes nothing else.
 
 Grids are found at the start of each group from the weights as corrected so far (the paper's way), or, `static_groups`, from
@@ -88,7 +88,7 @@ def gptq_with(
         native = feed_back(columns, block, U[start:stop, start:stop], groups)
         found, errors = native or round_block(block, U[start:stop, start:stop], grids, groups, grid.bits)
         codes[factor.order[start:stop]] = found
-        W[:, stop:].addmm_(errors.T, U[start:stop, stop:], alpha=-1)  # Eq. (2), behind the block
+        W[:, stop:].addmm_(errors.T, U[start:stop, stop:], alpha=-1)  # Eq. (2), after the block
     return uniform_tensor(codes.T.contiguous(), grids, grid)
 
 

@@ -3,7 +3,7 @@
 The plain method. It needs no calibration unless the clip search weighs errors with the Hessian's diagonal, and it is what
 embeddings, heads and element-wise vectors (as one row) are stored with.
 
-Gives up: the errors of a row add up in the product's output; only gptq.py makes them cancel.
+Gives up: the errors of a row add up in the product's output; only gptq.py lets them cancel.
 """
 
 from __future__ import annotations
