@@ -71,7 +71,7 @@ def test_prefix_dtypes_transforms_and_bounds_are_those_of_the_page() -> None:
     assert f"`{header.PREFIX.decode()}`" in DOC
     assert " | ".join(f'"{dtype}"' for dtype in header.DTYPES) in DOC
     assert "16 MiB" in DOC and header.MAX_HEADER_BYTES == 16 << 20
-    assert transform_names() == ("none",) and "| `none`; reserved:" in DOC
+    assert transform_names() == ("none",) and "`none` is T = 1, and the only name so far" in DOC
 
 
 def test_a_reader_written_from_the_page_alone_decodes_every_matrix(tmp_path: Path) -> None:

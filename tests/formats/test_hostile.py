@@ -136,7 +136,7 @@ LIES: dict[str, tuple[Change, str]] = {
     "beyond the end": (lambda h: h["tokenizer.table"].update(shape=[1 << 40], data_offsets=[0, 1 << 40]), "one after|follow"),
     "shape against offsets": (lambda h: h[KEY + ".codes"].update(shape=[383]), "must take 383 bytes"),
     "two axes": (lambda h: h[KEY + ".codes"].update(shape=[1, 384]), "one axis"),
-    "unknown dtype": (lambda h: h[KEY + ".codes"].update(dtype="I16"), "one of the dtypes U8, I8, F16, F32"),
+    "unknown dtype": (lambda h: h[KEY + ".codes"].update(dtype="F64"), "one of the dtypes U8, I8, U16, I16, U32, I32, F16, F32"),
     "tokenizer length": (lambda h: tokenizer(h)["table"].update(bytes=1 << 40), "tokenizer's table"),
     "tokenizer array that is not there": (lambda h: tokenizer(h).update(x={"bytes": 1, "crc32": "0" * 8}), "tokenizer's x"),
     "metadata that is no string": (lambda h: h["__metadata__"].update(a=1), "must be str"),

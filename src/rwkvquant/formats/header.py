@@ -27,7 +27,9 @@ LENGTH_BYTES = 8
 MAX_HEADER_BYTES = 16 << 20
 PREFIX = b'{"__metadata__":{"header_crc32":"'
 WRITTEN_AGAIN = "If another tool has written the file again, use the original file"
-DTYPES: dict[str, np.dtype[Any]] = {"U8": np.dtype("u1"), "I8": np.dtype("i1"), "F16": np.dtype("<f2"), "F32": np.dtype("<f4")}
+DTYPES: dict[str, np.dtype[Any]] = {
+    name: np.dtype(f"<{name[0].lower()}{int(name[1:]) // 8}") for name in ("U8", "I8", "U16", "I16", "U32", "I32", "F16", "F32")
+}
 _DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
