@@ -14,7 +14,7 @@ import torch
 import rwkvquant
 from rwkvquant.architectures import ARCHITECTURES
 from rwkvquant.checkpoints import Checkpoint, TensorInfo, open_checkpoint
-from rwkvquant.checkpoints.names import LAYOUTS as TABLES
+from rwkvquant.checkpoints.names import NAME_TABLES
 from rwkvquant.checkpoints.translate import TranslatedFile
 from rwkvquant.errors import CheckpointError, RwkvQuantError
 from tests.checkpoints.layouts import LAYOUTS, fla_rwkv7, hf_rwkv6, hf_rwkv7, prefixed, web_rwkv, write_directory, write_safetensors
@@ -121,12 +121,12 @@ def test_lora_factors_as_wide_as_the_model_are_believed_of_a_pth_and_of_a_prefix
     assert open_checkpoint(write_safetensors(tmp_path / "b.st", web_rwkv(one_is_enough))).layout == "web-rwkv"
 
 
-@pytest.mark.parametrize(("name", "arch"), TABLES)
+@pytest.mark.parametrize(("name", "arch"), NAME_TABLES)
 def test_tables_name_tensors_that_exist_and_no_name_twice_for_one_turn(name: str, arch: str) -> None:
-    layout = TABLES[name, arch]
+    layout = NAME_TABLES[name, arch]
     ours = {spec.name for spec in ARCHITECTURES[arch].table} | {"emb.weight", "ln_out.weight", "ln_out.bias", "head.weight"}
     assert set(layout.places) | {"att.time_state"} == ours
-    stored = [(place.name, place.turn.order) for place in layout.places.values()]
+    stored = [(place.name, place.conversion.order) for place in layout.places.values()]
     assert len(set(stored)) == len(stored)
 
 

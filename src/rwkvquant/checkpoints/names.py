@@ -16,19 +16,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from rwkvquant.architectures import ARCHITECTURES, Architecture, Role, TensorSpec
-from rwkvquant.checkpoints.turns import AS_IT_IS, FLAT, MIX_DOWN, MIX_UP, TURNED, VECTOR, Turn, row
+from rwkvquant.checkpoints.conversions import AS_IT_IS, FLAT, MIX_DOWN, MIX_UP, TRANSPOSED, VECTOR, Conversion, row
 
 
 @dataclass(frozen=True)
 class Place:
-    """The name inside its block (or, outside of blocks, the whole name) and the turn."""
+    """The name inside its block (or, outside of blocks, the whole name) and the conversion."""
 
     name: str
-    turn: Turn = AS_IT_IS
+    conversion: Conversion = AS_IT_IS
 
 
 @dataclass(frozen=True)
-class Layout:
+class NameTable:
     """`block` is what stands before a block's number; `places` tensor of the architecture -> where it is written and read.
 
     `also` holds older names, which are read and never written.
@@ -40,25 +40,25 @@ class Layout:
     also: Mapping[str, Place] = field(default_factory=dict)
 
 
-def _as_it_is(spec: TensorSpec) -> Turn:
+def _as_it_is(spec: TensorSpec) -> Conversion:
     return VECTOR if spec.shape == (1, 1, "C") else AS_IT_IS
 
 
-def _turned(spec: TensorSpec) -> Turn:
-    return TURNED if spec.transposed or spec.role is Role.STATE else _as_it_is(spec)
+def _transposed(spec: TensorSpec) -> Conversion:
+    return TRANSPOSED if spec.transposed or spec.role is Role.STATE else _as_it_is(spec)
 
 
-def _blinkdl(architecture: Architecture) -> Layout:
+def _blinkdl(architecture: Architecture) -> NameTable:
     """The names of the architecture's own table."""
     places = {name: Place(name, _as_it_is(spec)) for name, spec in architecture.by_key.items()}
-    return Layout("blinkdl", architecture.block, places, {"emb.weight": Place("embeddings.weight")})
+    return NameTable("blinkdl", architecture.block, places, {"emb.weight": Place("embeddings.weight")})
 
 
-def _web_rwkv(architecture: Architecture) -> Layout:
+def _web_rwkv(architecture: Architecture) -> NameTable:
     def renamed(name: str) -> str:
         return name.replace("time_maa", "time_mix").replace("time_faaaa", "time_first").lower()
 
-    return Layout("web-rwkv", "blocks.", {name: Place(renamed(name), _turned(spec)) for name, spec in architecture.by_key.items()})
+    return NameTable("web-rwkv", "blocks.", {name: Place(renamed(name), _transposed(spec)) for name, spec in architecture.by_key.items()})
 
 
 def _pairs(**names: str) -> dict[str, Place]:
@@ -76,7 +76,7 @@ FLA_NORMS = _pairs(ln0="pre_norm", ln1="attn_norm", ln2="ffn_norm") | {
 }
 PROJECTIONS = {"receptance": "r_proj", "key": "k_proj", "value": "v_proj", "output": "o_proj"}
 
-FLA_RWKV7 = Layout(
+FLA_RWKV7 = NameTable(
     "fla",
     "model.layers.",
     {
@@ -85,8 +85,8 @@ FLA_RWKV7 = Layout(
         **{f"att.{ours}.weight": Place(f"attn.{theirs}.weight") for ours, theirs in PROJECTIONS.items()},
         **{f"att.x_{c}": Place(f"attn.x_{c}", VECTOR) for c in "rwkvag"},
         **{f"att.{c}0": Place(f"attn.{c}_lora.lora.2.bias", FLAT) for c in "wav"},
-        **{f"att.{c}1": Place(f"attn.{c}_lora.lora.0.weight", TURNED) for c in "wavg"},
-        **{f"att.{c}2": Place(f"attn.{c}_lora.lora.2.weight", TURNED) for c in "wavg"},
+        **{f"att.{c}1": Place(f"attn.{c}_lora.lora.0.weight", TRANSPOSED) for c in "wavg"},
+        **{f"att.{c}2": Place(f"attn.{c}_lora.lora.2.weight", TRANSPOSED) for c in "wavg"},
         "att.k_k": Place("attn.k_k", FLAT),
         "att.k_a": Place("attn.k_a", FLAT),
         "att.r_k": Place("attn.r_k"),
@@ -97,7 +97,7 @@ FLA_RWKV7 = Layout(
     also={f"att.x_{c}": Place("attn.x_x", row(i, of=6)) for i, c in enumerate("rwkvag")},  # until 2025
 )
 
-FLA_RWKV6 = Layout(
+FLA_RWKV6 = NameTable(
     "fla",
     "model.layers.",
     {
@@ -111,8 +111,8 @@ FLA_RWKV6 = Layout(
         "att.time_maa_w2": Place("attn.x_proj.2.weight", MIX_UP),
         **{f"att.time_maa_{c}": Place("attn.x_bias", row(i, of=5)) for i, c in enumerate("rwkvg")},
         "att.time_decay": Place("attn.w_proj.linear.lora.2.bias", FLAT),
-        "att.time_decay_w1": Place("attn.w_proj.linear.lora.0.weight", TURNED),
-        "att.time_decay_w2": Place("attn.w_proj.linear.lora.2.weight", TURNED),
+        "att.time_decay_w1": Place("attn.w_proj.linear.lora.0.weight", TRANSPOSED),
+        "att.time_decay_w2": Place("attn.w_proj.linear.lora.2.weight", TRANSPOSED),
         "att.time_faaaa": Place("attn.bonus"),
         "ffn.time_maa_k": Place("ffn.key.mu", FLAT),
         "ffn.time_maa_r": Place("ffn.receptance.mu", FLAT),
@@ -123,25 +123,25 @@ FLA_RWKV6 = Layout(
 )
 
 
-def _hf_rwkv6() -> Layout:
+def _hf_rwkv6() -> NameTable:
     def renamed(name: str) -> str:
         name = name.replace("ln0.", "pre_ln.") if name.startswith("ln0.") else name
         return name.replace("att.", "attention.", 1) if name.startswith("att.") else name.replace("ffn.", "feed_forward.", 1)
 
     places = {spec.name: Place(renamed(spec.name), _as_it_is(spec)) for spec in ARCHITECTURES["rwkv6"].table}
     outside = {"emb.weight": Place("rwkv.embeddings.weight"), **_pairs(ln_out="rwkv.ln_out"), "head.weight": Place("head.weight")}
-    return Layout("hf", "rwkv.blocks.", places | outside)
+    return NameTable("hf", "rwkv.blocks.", places | outside)
 
 
-def _hf_rwkv7() -> Layout:
+def _hf_rwkv7() -> NameTable:
     """BlinkDL's names behind "model.", but for the head: what the `blinkdl` layout reads as a prefix."""
     architecture = ARCHITECTURES["rwkv7"]
     own = _blinkdl(architecture).places
     outside = {spec.name: Place(spec.name if spec.role is Role.HEAD else f"model.{spec.name}") for spec in architecture.outside}
-    return Layout("hf", "model.blocks.", {**own, **outside})
+    return NameTable("hf", "model.blocks.", {**own, **outside})
 
 
-LAYOUTS: dict[tuple[str, str], Layout] = {
+NAME_TABLES: dict[tuple[str, str], NameTable] = {
     **{("blinkdl", arch): _blinkdl(ARCHITECTURES[arch]) for arch in ("rwkv7", "rwkv6")},
     **{("web-rwkv", arch): _web_rwkv(ARCHITECTURES[arch]) for arch in ("rwkv7", "rwkv6")},
     ("fla", "rwkv7"): FLA_RWKV7,
@@ -151,9 +151,9 @@ LAYOUTS: dict[tuple[str, str], Layout] = {
 }
 
 
-def layout_of(name: str, architecture: Architecture) -> Layout | None:
+def name_table(name: str, architecture: Architecture) -> NameTable | None:
     """None where the architecture has no such layout. Every architecture has "blinkdl": the names of its table."""
-    found = LAYOUTS.get((name, architecture.name))
+    found = NAME_TABLES.get((name, architecture.name))
     return _blinkdl(architecture) if found is None and name == "blinkdl" else found
 
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from rwkvquant.architectures import Architecture, Role, architecture
 from rwkvquant.architectures.registry import marked, newest_first
+from rwkvquant.checkpoints.conversions import AS_IT_IS, Conversion, shape_after
 from rwkvquant.checkpoints.names import (
     EMBEDDINGS,
     FAMILIES,
@@ -22,12 +23,11 @@ from rwkvquant.checkpoints.names import (
     FLA_RWKV6_MARK,
     PREFIXES,
     WEB_RWKV6_MARK,
-    Layout,
+    NameTable,
     Place,
-    layout_of,
+    name_table,
 )
 from rwkvquant.checkpoints.tensor_info import TensorFile, TensorInfo
-from rwkvquant.checkpoints.turns import AS_IT_IS, Turn, shape_after
 from rwkvquant.errors import CheckpointError
 
 
@@ -41,21 +41,21 @@ class TranslatedFile:
         self._file = file
         family = _family(file.tensors)
         self._prefix = next((p for p in PREFIXES if family == f"BlinkDL behind {p!r}"), "")
-        self._layout, self._architecture = _layout(file.tensors, family, self._prefix, file.written_as)
-        self.layout, self.format = self._layout.name, file.format
-        self._sources: dict[str, tuple[str, Turn]] = {}
+        self._table, self._architecture = _find_table(file.tensors, family, self._prefix, file.written_as)
+        self.layout, self.format = self._table.name, file.format
+        self._sources: dict[str, tuple[str, Conversion]] = {}
         self._unknown: list[str] = []
-        by_name = _by_stored_name(self._layout)
+        by_name = _by_stored_name(self._table)
         for stored in file.tensors:
-            for name, turn in self._translations(stored, by_name):
+            for name, conversion in self._translations(stored, by_name):
                 if name in self._sources:
                     raise CheckpointError(f"there are two tensors for {name}: {self._sources[name][0]} and {stored}")
-                self._sources[name] = stored, turn
-        self.tensors = {name: self._info(name, file.tensors[stored], turn) for name, (stored, turn) in self._sources.items()}
+                self._sources[name] = stored, conversion
+        self.tensors = {name: self._info(name, file.tensors[stored], conversion) for name, (stored, conversion) in self._sources.items()}
 
     def read(self, name: str) -> NDArray[np.float32]:
-        stored, turn = self._sources[name]
-        return np.ascontiguousarray(turn.read(self._file.read(stored)))
+        stored, conversion = self._sources[name]
+        return np.ascontiguousarray(conversion.read(self._file.read(stored)))
 
     def explain(self, sentence: str) -> str:
         """A sentence about tensors by our names, with the first one's name in the file, and what may be its misspelling."""
@@ -68,28 +68,28 @@ class TranslatedFile:
         hints += [f"is {near[0]} a misspelling of it?"] if near and near[0] != stored else []
         return f"{sentence} ({'; '.join(hints)})" if hints else sentence
 
-    def _translations(self, stored: str, by_name: Mapping[str, list[tuple[str, Turn]]]) -> list[tuple[str, Turn]]:
-        """(our name, turn) for each tensor of ours that this one holds."""
+    def _translations(self, stored: str, by_name: Mapping[str, list[tuple[str, Conversion]]]) -> list[tuple[str, Conversion]]:
+        """(our name, conversion) for each tensor of ours that this one holds."""
         bare = stored.removeprefix(self._prefix)
-        block = re.fullmatch(re.escape(self._layout.block) + r"([0-9]{1,5})\.(.+)", bare)
+        block = re.fullmatch(re.escape(self._table.block) + r"([0-9]{1,5})\.(.+)", bare)
         within = by_name.get(block[2] if block else bare)
         outside = {spec.name for spec in self._architecture.outside}
         if within is None or (within[0][0] in outside) == bool(block):
             self._unknown.append(stored)
             return [(bare, AS_IT_IS)]
-        return [(self._architecture.full_name(block[1], name) if block else name, turn) for name, turn in within]
+        return [(self._architecture.full_name(block[1], name) if block else name, conversion) for name, conversion in within]
 
-    def _info(self, name: str, stored: TensorInfo, turn: Turn) -> TensorInfo:
+    def _info(self, name: str, stored: TensorInfo, conversion: Conversion) -> TensorInfo:
         try:
-            return TensorInfo(name, stored.dtype, shape_after(turn, stored.shape))
+            return TensorInfo(name, stored.dtype, shape_after(conversion, stored.shape))
         except (ValueError, IndexError):
             shape = ", ".join(map(str, stored.shape))
             raise CheckpointError(f"{stored.name} cannot have the shape ({shape}), if it is {name} in the layout {self.layout}") from None
 
     def _stored_name(self, name: str) -> str:
         block, key = self._architecture.split(name)
-        place = self._layout.places.get(key, Place(key))
-        stored = f"{self._layout.block}{block}.{place.name}" if block else place.name
+        place = self._table.places.get(key, Place(key))
+        stored = f"{self._table.block}{block}.{place.name}" if block else place.name
         spec = self._architecture.by_key.get(name)
         return stored if spec is not None and spec.role is Role.HEAD else self._prefix + stored
 
@@ -106,7 +106,9 @@ def _family(tensors: Mapping[str, TensorInfo]) -> str | None:
     return next(iter(found), None)
 
 
-def _layout(tensors: Mapping[str, TensorInfo], family: str | None, prefix: str, written_as: str | None) -> tuple[Layout, Architecture]:
+def _find_table(
+    tensors: Mapping[str, TensorInfo], family: str | None, prefix: str, written_as: str | None
+) -> tuple[NameTable, Architecture]:
     if family == "fla":
         return _named("fla", architecture("rwkv6" if _some(FLA_RWKV6_MARK, tensors) else "rwkv7"))
     if family == "Hugging Face RWKV-6":
@@ -119,15 +121,15 @@ def _layout(tensors: Mapping[str, TensorInfo], family: str | None, prefix: str, 
     return _named(_orientation(shapes) or square or _refuse_square(shapes), marked(shapes) or newest_first()[0])
 
 
-def _named(name: str, architecture: Architecture) -> tuple[Layout, Architecture]:
-    found = layout_of(name, architecture)
+def _named(name: str, architecture: Architecture) -> tuple[NameTable, Architecture]:
+    found = name_table(name, architecture)
     if found is None:
         raise CheckpointError(f"{architecture.title} is not read in the layout {name}, as the factors of this file lie; try BlinkDL's")
     return found, architecture
 
 
 def _orientation(shapes: Mapping[str, tuple[int, ...]]) -> str | None:
-    """By the first LoRA factor that is not square, where the width is known; without any, BlinkDL's: there is nothing to turn."""
+    """By the first LoRA factor that is not square, where the width is known; without any, BlinkDL's: there is nothing to transpose."""
     width = next((shapes[name][-1] for name in EMBEDDINGS if name in shapes), None)
     factors = [shape for name, shape in shapes.items() if re.fullmatch(FIRST_FACTOR, name)]
     for shape in factors:
@@ -145,9 +147,9 @@ def _some(pattern: str, names: Mapping[str, object]) -> bool:
     return any(re.match(pattern, name) for name in names)
 
 
-def _by_stored_name(layout: Layout) -> dict[str, list[tuple[str, Turn]]]:
-    found: dict[str, list[tuple[str, Turn]]] = {}
-    for places in (layout.places, layout.also):
+def _by_stored_name(table: NameTable) -> dict[str, list[tuple[str, Conversion]]]:
+    found: dict[str, list[tuple[str, Conversion]]] = {}
+    for places in (table.places, table.also):
         for ours, place in places.items():
-            found.setdefault(place.name, []).append((ours, place.turn))
+            found.setdefault(place.name, []).append((ours, place.conversion))
     return found

@@ -23,7 +23,7 @@ from rwkvquant.errors import TokenizerError
 from rwkvquant.evaluation.bootstrap import RESAMPLES, interval, resampled_means
 from rwkvquant.evaluation.scoring import (
     LogitModel,
-    Progress,
+    OnBatch,
     batches,
     checked,
     counted_features,
@@ -75,14 +75,14 @@ class Comparison:
         }
 
 
-def compare(base: LogitModel, quantized: LogitModel, windows: Windows, *, batch: int = 8, progress: Progress | None = None) -> Comparison:
+def compare(base: LogitModel, quantized: LogitModel, windows: Windows, *, batch: int = 8, progress: OnBatch | None = None) -> Comparison:
     """One quantised model against its original. Raises as compare_many does."""
     return compare_many(base, {"the quantised model": quantized}, windows, batch=batch, progress=progress)["the quantised model"]
 
 
 @torch.no_grad()
 def compare_many(
-    base: LogitModel, models: Mapping[str, LogitModel], windows: Windows, *, batch: int = 8, progress: Progress | None = None
+    base: LogitModel, models: Mapping[str, LogitModel], windows: Windows, *, batch: int = 8, progress: OnBatch | None = None
 ) -> dict[str, Comparison]:
     """Every model against `base` over the same windows; the base runs once.
 

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rwkvquant.errors import CalibrationError, ConfigError
-from rwkvquant.evaluation.scoring import LogitModel, Progress, perplexity_of, score
+from rwkvquant.evaluation.scoring import LogitModel, OnBatch, perplexity_of, score
 from rwkvquant.evaluation.windows import END_OF_TEXT, TextTokenizer, Windows
 
 
@@ -50,7 +50,7 @@ def lambada(
     *,
     batch: int = 8,
     max_docs: int | None = None,
-    progress: Progress | None = None,
+    progress: OnBatch | None = None,
 ) -> Lambada:
     """Measure on the first `max_docs` documents of a .jsonl file. Raises as load_texts and score_texts do."""
     if max_docs is not None and max_docs < 1:
@@ -59,7 +59,7 @@ def lambada(
 
 
 def score_texts(
-    model: LogitModel, tokenizer: TextTokenizer, texts: Sequence[str], *, batch: int = 8, progress: Progress | None = None
+    model: LogitModel, tokenizer: TextTokenizer, texts: Sequence[str], *, batch: int = 8, progress: OnBatch | None = None
 ) -> Lambada:
     """`progress` gets (documents done, documents in all). Raises TokenizerError for a token outside the model's vocabulary."""
     rows, first = [], []

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rwkvquant.evaluation.scoring import LogitModel, Progress, perplexity_of, score
+from rwkvquant.evaluation.scoring import LogitModel, OnBatch, perplexity_of, score
 from rwkvquant.evaluation.windows import Windows
 
 
@@ -51,6 +51,6 @@ class Perplexity:
         }
 
 
-def perplexity(model: LogitModel, windows: Windows, *, batch: int = 8, progress: Progress | None = None) -> Perplexity:
+def perplexity(model: LogitModel, windows: Windows, *, batch: int = 8, progress: OnBatch | None = None) -> Perplexity:
     """Raises TokenizerError for a token outside the model's vocabulary, RwkvQuantError if the model predicts NaN."""
     return Perplexity(windows, score(model, windows, batch=batch, progress=progress).nll)

@@ -23,7 +23,7 @@ LOGIT_BYTES = 1 << 27  # 8192 positions x 4096 tokens, or 512 x 65,536; no batch
 CHUNK_BYTES = 1 << 24  # smaller runs stay in nearer caches, but every operation on one ends with a barrier between threads
 MAX_NLL = 700.0  # nats a token; e^709 is the last perplexity that a float64 holds, and no model that works comes near it
 
-Progress = Callable[[int, int], None]  # (windows done, windows in all), after each batch
+OnBatch = Callable[[int, int], None]  # (windows done, windows in all), after each batch
 
 
 class LogitModel(Protocol):
@@ -61,7 +61,7 @@ class Scores:
 
 
 @torch.no_grad()
-def score(model: LogitModel, windows: Windows, *, batch: int = 8, progress: Progress | None = None, what: str = "the model") -> Scores:
+def score(model: LogitModel, windows: Windows, *, batch: int = 8, progress: OnBatch | None = None, what: str = "the model") -> Scores:
     """Run the model over all windows. Raises TokenizerError for a token outside its vocabulary, RwkvQuantError if it predicts NaN."""
     nll, top1 = np.zeros(windows.tokens), np.zeros(windows.tokens, bool)
     vocab = vocabulary(model, windows, what)
@@ -88,7 +88,7 @@ def vocabulary(model: LogitModel, windows: Windows, what: str) -> int:
     return vocab
 
 
-def batches(windows: Windows, vocab: int, batch: int, progress: Progress | None = None) -> Iterator[Batch]:
+def batches(windows: Windows, vocab: int, batch: int, progress: OnBatch | None = None) -> Iterator[Batch]:
     """At most `batch` windows of similar length at a time, the longest first (what does not fit in memory fails at once)."""
     if batch < 1:
         raise ConfigError(f"batch must be at least 1 window; got {batch}. Try batch=8.")

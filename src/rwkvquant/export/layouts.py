@@ -14,7 +14,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from rwkvquant.checkpoints.names import layout_of
+from rwkvquant.checkpoints.names import name_table
 from rwkvquant.checkpoints.values import as_stored
 from rwkvquant.checkpoints.write_safetensors import write_safetensors
 from rwkvquant.errors import CheckpointError, ConfigError
@@ -36,7 +36,7 @@ def export(file: str, output: str, dtype: str = "fp16", layout: str = "pth") -> 
     """
     _check(file, output, dtype, layout)
     packed = open_packed(file)
-    names = layout_of((FILES | DIRECTORIES)[layout], packed.architecture)
+    names = name_table((FILES | DIRECTORIES)[layout], packed.architecture)
     if names is None:
         raise ConfigError(f"there is no layout {layout} for {packed.architecture.title}; try --layout pth or safetensors")
     stored = PackedInLayout(packed, names)

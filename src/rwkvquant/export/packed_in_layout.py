@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rwkvquant.checkpoints.names import Layout, Place
+from rwkvquant.checkpoints.names import NameTable, Place
 from rwkvquant.errors import ConfigError
 from rwkvquant.formats.container import PackedFile
 
@@ -18,28 +18,28 @@ class PackedInLayout:
     Raises ConfigError for a tensor that the layout has no place for: a tuned time_state, outside of .pth and its kin.
     """
 
-    def __init__(self, packed: PackedFile, layout: Layout) -> None:
-        self._packed, self._layout, self._split = packed, layout, packed.architecture.split
+    def __init__(self, packed: PackedFile, table: NameTable) -> None:
+        self._packed, self._table, self._split = packed, table, packed.architecture.split
         self._slices = _slices(packed)
         self._held: dict[str, list[str]] = {}  # the layout's name -> ours, in their order inside the tensor
         for name in self._slices:
             block, _ = self._split(name)
-            stored = (f"{layout.block}{block}." if block else "") + self._place(name).name
+            stored = (f"{table.block}{block}." if block else "") + self._place(name).name
             self._held.setdefault(stored, []).append(name)
         for names in self._held.values():
-            names.sort(key=lambda name: self._place(name).turn.order)
+            names.sort(key=lambda name: self._place(name).conversion.order)
         self.shapes = {stored: self._write(stored, [self._empty(name) for name in names]).shape for stored, names in self._held.items()}
 
     def values(self, stored: str) -> NDArray[np.float32]:
         return self._write(stored, [self._decoded(name) for name in self._held[stored]])
 
     def _write(self, stored: str, arrays: list[NDArray[Any]]) -> NDArray[Any]:
-        return self._place(self._held[stored][0]).turn.write(arrays)
+        return self._place(self._held[stored][0]).conversion.write(arrays)
 
     def _place(self, name: str) -> Place:
-        place = self._layout.places.get(self._split(name)[1])
+        place = self._table.places.get(self._split(name)[1])
         if place is None:
-            raise ConfigError(f"the layout {self._layout.name} has no place for {name}; try --layout pth or safetensors")
+            raise ConfigError(f"the layout {self._table.name} has no place for {name}; try --layout pth or safetensors")
         return place
 
     def _empty(self, name: str) -> NDArray[np.uint8]:

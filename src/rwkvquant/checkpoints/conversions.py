@@ -1,6 +1,6 @@
-"""How a layout keeps a tensor that an architecture describes: as it is, turned, flat, or with others in one array.
+"""How a layout keeps a tensor that an architecture describes: as it is, transposed, flat, or with others in one array.
 
-A Turn is two functions of arrays. `read` gives the tensor from the layout's array, `write` the array from all tensors that share
+A Conversion is two functions of arrays. `read` gives the tensor from the layout's array, `write` the array from all tensors that share
 it; `order` is a tensor's place among those. `read` works on the shape alone too, see `shape_after`.
 """
 
@@ -17,7 +17,7 @@ Array = NDArray[Any]
 
 
 @dataclass(frozen=True)
-class Turn:
+class Conversion:
     """`read` raises ValueError or IndexError for an array of an impossible shape."""
 
     read: Callable[[Array], Array]
@@ -25,9 +25,9 @@ class Turn:
     order: int = 0
 
 
-def shape_after(turn: Turn, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape that `turn.read` makes of this one. Raises as that does."""
-    return turn.read(np.broadcast_to(np.uint8(0), shape)).shape  # one byte, which few turns copy
+def shape_after(conversion: Conversion, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape that `conversion.read` makes of this one. Raises as that does."""
+    return conversion.read(np.broadcast_to(np.uint8(0), shape)).shape  # one byte, which few conversions copy
 
 
 def _flatten(array: Array) -> Array:
@@ -36,13 +36,13 @@ def _flatten(array: Array) -> Array:
     return array.reshape(-1)
 
 
-AS_IT_IS = Turn(lambda a: a, lambda parts: parts[0])
-TURNED = Turn(lambda a: a.swapaxes(-1, -2), lambda parts: parts[0].swapaxes(-1, -2))
-FLAT = Turn(lambda a: _flatten(a).reshape(1, 1, -1), lambda parts: parts[0].reshape(-1))
-VECTOR = Turn(FLAT.read, AS_IT_IS.write)  # read in any shape of a vector, written as (1, 1, C)
+AS_IT_IS = Conversion(lambda a: a, lambda parts: parts[0])
+TRANSPOSED = Conversion(lambda a: a.swapaxes(-1, -2), lambda parts: parts[0].swapaxes(-1, -2))
+FLAT = Conversion(lambda a: _flatten(a).reshape(1, 1, -1), lambda parts: parts[0].reshape(-1))
+VECTOR = Conversion(FLAT.read, AS_IT_IS.write)  # read in any shape of a vector, written as (1, 1, C)
 
 
-def row(order: int, of: int) -> Turn:
+def row(order: int, of: int) -> Conversion:
     """One of `of` vectors in an array (of, C), or (of, 1, 1, C)."""
 
     def read(array: Array) -> Array:
@@ -50,7 +50,7 @@ def row(order: int, of: int) -> Turn:
             raise ValueError(f"not {of} vectors")
         return FLAT.read(array[order])
 
-    return Turn(read, lambda parts: np.stack([part.reshape(-1) for part in parts]), order)
+    return Conversion(read, lambda parts: np.stack([part.reshape(-1) for part in parts]), order)
 
 
 # RWKV-6's five token-shift mixes stand in the order w, k, v, r, g in BlinkDL's checkpoints and r, w, k, v, g in fla's.
@@ -65,12 +65,12 @@ def _as_matrix(array: Array) -> Array:
 
 
 # time_maa_w1, (C, 5*Rm): fla has (5*Rm, C).
-MIX_DOWN = Turn(
+MIX_DOWN = Conversion(
     lambda a: _as_matrix(a).reshape(5, -1, a.shape[1])[TO_BLINKDL].reshape(a.shape).T,
     lambda parts: parts[0].T.reshape(5, -1, parts[0].shape[0])[TO_FLA].reshape(parts[0].T.shape),
 )
 # time_maa_w2, (5, Rm, C): fla has (C, 5*Rm).
-MIX_UP = Turn(
+MIX_UP = Conversion(
     lambda a: _as_matrix(a).reshape(a.shape[0], 5, -1).transpose(1, 2, 0)[TO_BLINKDL],
     lambda parts: parts[0][TO_FLA].transpose(2, 0, 1).reshape(parts[0].shape[2], -1),
 )
