@@ -6,11 +6,14 @@ import os
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from rwkvquant.kernels import workshop
+
+MODEL = Path(__file__).parents[1] / "data" / "rwkv7-tiny-rtn4.safetensors"
 
 LIMITED = """
 import os, resource
@@ -22,18 +25,25 @@ def centroids(groups, n, k):
     return lambda threads: workshop.exact_kmeans(x, p, k, None, threads)
 small, large = centroids(640, 16, 4), centroids(8, 16384, 16)
 want = small(1)
+# PREPARE
 used = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmSize:")) * 1024
 resource.setrlimit(resource.RLIMIT_AS, (used + 4 * 2**20,) * 2)
 """
 
 
-def limited(program: str) -> str:
-    """What a process prints whose memory may grow by 4 MB: a thread's stack alone asks for 8."""
+def limited(program: str, prepare: str = "") -> str:
+    """What a process prints whose memory may grow by 4 MB after `prepare`: a thread's stack alone asks for 8."""
     if not sys.platform.startswith("linux"):
         pytest.skip("needs Linux: its limits of address space")
     path = os.pathsep.join(entry for entry in sys.path if entry)
     environment = {**os.environ, "PYTHONPATH": path}
-    result = subprocess.run([sys.executable, "-c", LIMITED + program], env=environment, capture_output=True, text=True, check=False)
+    result = subprocess.run(
+        [sys.executable, "-c", LIMITED.replace("# PREPARE", prepare) + program],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert result.returncode == 0, f"{result.returncode}: {result.stderr}"
     return result.stdout.strip()
 
@@ -41,6 +51,14 @@ def limited(program: str) -> str:
 def test_where_no_thread_can_be_started_the_caller_works_alone() -> None:
     program = "print((small(16) == want).all(), len(os.listdir('/proc/self/task')) == tasks)"
     assert limited("tasks = len(os.listdir('/proc/self/task'))\n" + program) == "True True"
+
+
+def test_a_model_says_how_many_threads_it_really_has() -> None:
+    """Asked for 16 where no thread can be started, it has 1, and the same logits."""
+    prepare = f"from rwkvquant.runtime.session import load\npath = {str(MODEL)!r}\n"
+    prepare += "two = load(path, threads=2)\nlogits = two.forward([1, 5, 9])[0]"
+    program = "alone = load(path, threads=16)\nprint(two.threads, alone.threads, (alone.forward([1, 5, 9])[0] == logits).all())"
+    assert limited(program, prepare) == "2 1 True"
 
 
 def test_memory_that_is_not_there_is_a_python_exception() -> None:

@@ -116,6 +116,8 @@ class BoundEngine {
         engine_->forward(step);
     }
 
+    std::size_t threads() const { return engine_->threads(); }
+
   private:
     Matrix kept(const HeldMatrix& held) {
         kept_.insert(kept_.end(), held.arrays().begin(), held.arrays().end());
@@ -136,7 +138,8 @@ void bind_engine(nb::module_& module) {
              "arch"_a, "sizes"_a, "matrices"_a, "vectors"_a, "embedding"_a, "threads"_a, "quantize_activations"_a)
         .def("forward", &BoundEngine::forward, "tokens"_a, "sequences"_a, "att_shift"_a, "ffn_shift"_a, "wkv"_a,
              "att_shift_to"_a.noconvert(),
-             "ffn_shift_to"_a.noconvert(), "wkv_to"_a.noconvert(), "wanted"_a, "logits"_a.noconvert());
+             "ffn_shift_to"_a.noconvert(), "wkv_to"_a.noconvert(), "wanted"_a, "logits"_a.noconvert())
+        .def_prop_ro("threads", &BoundEngine::threads, "How many threads work on a step: fewer than asked for where the system gives fewer.");
 }
 
 }  // namespace rwkvquant

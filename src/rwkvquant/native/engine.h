@@ -91,6 +91,9 @@ class Engine {
     // Reads the tokens of a step. One step at a time; other callers wait.
     void forward(const Step& step);
 
+    // The threads of a step: fewer than asked for where the system gives fewer.
+    std::size_t threads() const { return pool_.threads(); }
+
     const ModelSizes sizes;
 
   protected:

@@ -26,13 +26,13 @@ ACTIVATIONS = ("int8", "float32")
 
 
 class NativeEngine:
-    """Reads tokens into states. `threads` says how many work on one step."""
+    """Reads tokens into states."""
 
     def __init__(self, weights: Weights, threads: int, activations: str = "int8") -> None:
         """Needs the native module. Raises FormatError for weights that do not fit together."""
         native = dispatch.native_module()
         assert native is not None
-        self.name, self.threads = str(native.isa()), threads
+        self.name = str(native.isa())
         self._require_whole = weights.require_whole
         self._step_tokens = int(native.MAX_TOKENS)
         self._vocab = weights.dims.vocab
@@ -45,6 +45,11 @@ class NativeEngine:
             self._engine = native.Engine(weights.arch, sizes, matrices, vectors, embedding, threads, activations == "int8")
         except ValueError as error:
             raise FormatError(str(error)) from None
+
+    @property
+    def threads(self) -> int:
+        """How many threads work on one step: fewer than asked for where the system gives fewer."""
+        return int(self._engine.threads)
 
     def read(self, sequences: Sequence[Sequence[int]], state: State, which: Which) -> tuple[list[Array], State]:
         """See base.py."""
