@@ -72,7 +72,7 @@ def test_other_processes_change_no_byte(tmp_path: Path) -> None:
 def in_a_job() -> tuple[int, str]:
     from rwkvquant.pipeline.products import fast_products
 
-    with fast_products():
+    with fast_products(torch.device("cpu")):
         return arithmetic()
 
 

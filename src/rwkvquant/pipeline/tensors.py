@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -18,11 +18,11 @@ from rwkvquant.codecs import DenseTensor, QTensor
 from rwkvquant.formats.container import ContainerWriter
 from rwkvquant.models import QuantizedMatrix
 from rwkvquant.pipeline.executor import Executor
+from rwkvquant.pipeline.matrices import quantize_matrix
 from rwkvquant.pipeline.plan import PlannedTensor
 from rwkvquant.pipeline.progress import Progress, TensorReport
 from rwkvquant.pipeline.tasks import Done, Matrix, Task, plain_error
 from rwkvquant.quantizers.elementwise.codebooks import vector_codebook
-from rwkvquant.quantizers.uniform.rtn import rtn
 from rwkvquant.recipes import Recipe
 
 SOURCE_BYTES = {"float16": 2, "bfloat16": 2, "float32": 4}
@@ -118,11 +118,13 @@ class TensorWriter:
         return torch.from_numpy(quantised.decode().reshape(weight.shape)).to(weight.device)
 
     def _vector(self, tensor: PlannedTensor, W: Tensor, collected: Collected) -> QTensor:
+        """W (1, width) by the plan's setting, or by codebooks weighted with what the vector is multiplied with, if the recipe says so."""
         assert tensor.setting is not None
-        if tensor.setting.kind == "uniform":
-            return rtn(W, tensor.setting.codec, "weight")  # type: ignore[arg-type]
+        reading = self._recipe.vector_weights
+        if reading == "none":
+            return quantize_matrix(tensor.setting, replace(self._recipe.quantizer, clip_search="weight"), W, None)
         weights = collected.importance[str(tensor.spec.partner)].weights
-        return vector_codebook(W[0], weights, tensor.setting.codec.code_bits, self._recipe.vector_weights)
+        return vector_codebook(W[0], weights, tensor.setting.codec.code_bits, reading)
 
     def _report(self, tensor: PlannedTensor, quantised: QTensor, method: str, error: float | None) -> None:
         if tensor.name in self._writer:
