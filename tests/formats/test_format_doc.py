@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from rwkvquant.architectures.rwkv import RECURRENT
 from rwkvquant.codecs import CodebookConfig, CodebookFactors, GridConfig, PairConfig
-from rwkvquant.formats import header
+from rwkvquant.formats import header, states
 from rwkvquant.formats.container import open_packed
 from rwkvquant.kernels import tiles
 from rwkvquant.transforms import transform_names
@@ -72,6 +73,13 @@ def test_prefix_dtypes_transforms_and_bounds_are_those_of_the_page() -> None:
     assert " | ".join(f'"{dtype}"' for dtype in header.DTYPES) in DOC
     assert "16 MiB" in DOC and header.MAX_HEADER_BYTES == 16 << 20
     assert transform_names() == ("none",) and "`none` is T = 1, and the only name so far" in DOC
+
+
+def test_the_places_for_states_are_those_of_the_page() -> None:
+    flat = " ".join(DOC.split())
+    assert states.CODECS == ("float32",) and "means `float32`. That is the only codec so far" in flat
+    first, second, last = (array.name for array in RECURRENT)
+    assert f"of both RWKV `{first}`, `{second}` and `{last}`." in flat
 
 
 def test_a_reader_written_from_the_page_alone_decodes_every_matrix(tmp_path: Path) -> None:

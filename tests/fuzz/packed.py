@@ -30,7 +30,7 @@ from tests.fuzz import json_tree
 from tests.fuzz.bytewise import damaged
 from tests.fuzz.choices import Choices
 
-NESTED = ("model", "quantization_config", "provenance", "tokenizer", "tensors")  # metadata strings that are JSON themselves
+NESTED = ("model", "states", "quantization_config", "provenance", "tokenizer", "tensors")  # metadata strings that are JSON themselves
 DIMS = {
     "rwkv7": Dims(1, 32, 64, 40, 2, 16, {"Rw": 8, "Ra": 8, "Rv": 8, "Rg": 8}),
     "rwkv6": Dims(1, 32, 64, 40, 2, 16, {"Rm": 8, "Rd": 8}),
@@ -79,7 +79,7 @@ def base(folder: Path, arch: str) -> bytes:
 def take_apart(file: bytes) -> Parts:
     stop = LENGTH_BYTES + int.from_bytes(file[:LENGTH_BYTES], "little")
     header = json.loads(file[LENGTH_BYTES:stop])
-    for key in NESTED:
+    for key in header["__metadata__"].keys() & set(NESTED):
         header["__metadata__"][key] = json.loads(header["__metadata__"][key])
     offsets = {name: entry["data_offsets"] for name, entry in header.items() if name != "__metadata__"}
     return Parts(header, {name: file[stop + begin : stop + end] for name, (begin, end) in offsets.items()})

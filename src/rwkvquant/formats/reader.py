@@ -20,6 +20,7 @@ from rwkvquant.formats import strict_json
 from rwkvquant.formats.header import Header, decode_header
 from rwkvquant.formats.ledger import Ledger, make_item
 from rwkvquant.formats.model import check_dims, decode_model
+from rwkvquant.formats.states import decode_states
 from rwkvquant.formats.strict_json import shown
 from rwkvquant.formats.table import TensorEntry, decode_table, parse_checksums, transform_array
 from rwkvquant.formats.tokenizer_data import TokenizerData
@@ -63,6 +64,7 @@ class PackedFile:
         _check_version(metadata)
         self.architecture, self.dims = decode_model(_text(metadata, "model"))
         self.arch = self.architecture.name
+        self.states = decode_states(self.architecture, metadata)
         self.quantization_config = strict_json.parse_object(_text(metadata, "quantization_config"), "quantization_config")
         if self.quantization_config.get("quant_method") != FORMAT:
             raise FormatError(f"quant_method must be {FORMAT}; got {shown(self.quantization_config.get('quant_method'))}")
