@@ -22,7 +22,7 @@ def step_weights(state_dict: dict[str, torch.Tensor]) -> dict[str, np.ndarray]:
 
 
 def state_sizes(weights: dict[str, np.ndarray]) -> Dims:
-    """The sizes that State.zeros needs."""
+    """The sizes that RecurrentState.zeros needs."""
     by_head = next(weights[name] for name in ("blocks.0.att.r_k", "blocks.0.att.time_faaaa") if name in weights)
     vocab, width = weights["emb.weight"].shape
     layers = sum(name.endswith("ln1.weight") for name in weights)

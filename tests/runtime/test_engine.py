@@ -24,7 +24,7 @@ from rwkvquant.codecs.dense import exact
 from rwkvquant.errors import FormatError
 from rwkvquant.formats.container import open_packed
 from rwkvquant.kernels.activations import quantize_activations
-from rwkvquant.kernels.state import State
+from rwkvquant.kernels.state import RecurrentState
 from rwkvquant.runtime.engines.base import Engine
 from rwkvquant.runtime.engines.native import NativeEngine
 from rwkvquant.runtime.engines.reference import ReferenceEngine
@@ -73,7 +73,7 @@ def random_weights(folder: Path, name: str, seed: int = 0) -> Weights:
     return packed_weights(open_packed(folder / "random.safetensors"))
 
 
-def random_state(dims: Dims, batch: int) -> State:
+def random_state(dims: Dims, batch: int) -> RecurrentState:
     rng, zeros = np.random.default_rng(1), ARCHITECTURES["rwkv7"].zero_state(dims, batch)
     return zeros.map(lambda part: rng.standard_normal(part.shape).astype(np.float32) / 2)
 
@@ -117,11 +117,11 @@ def assert_near(got: NDArray[np.float32], want: NDArray[np.float32], share: floa
     assert np.abs(got - want).max() <= share * np.abs(want).max()
 
 
-def fields(state: State) -> list[NDArray[np.float32]]:
+def fields(state: RecurrentState) -> list[NDArray[np.float32]]:
     return [state.att_shift, state.ffn_shift, state.wkv]
 
 
-def assert_equal(a: State, b: State) -> None:
+def assert_equal(a: RecurrentState, b: RecurrentState) -> None:
     for one, other in zip(fields(a), fields(b), strict=True):
         np.testing.assert_array_equal(one, other)
 

@@ -9,7 +9,7 @@ from functools import cached_property
 
 from rwkvquant.architectures.base import QUANTIZED_ROLES, Role, TensorSpec
 from rwkvquant.architectures.dims import SYMBOLS, Dims, factor
-from rwkvquant.kernels.state import State, StateArray
+from rwkvquant.kernels.state import RecurrentState, StateArray
 
 Shape = tuple[int, ...]
 
@@ -137,9 +137,9 @@ class Architecture:
         axes = (factor(axis)[1] for spec in self.by_key.values() for axis in spec.shape if isinstance(axis, str))
         return tuple(dict.fromkeys(symbol for symbol in axes if symbol not in SYMBOLS))
 
-    def zero_state(self, dims: Dims, batch: int = 1) -> State:
+    def zero_state(self, dims: Dims, batch: int = 1) -> RecurrentState:
         """Of `batch` sequences that have read nothing."""
-        return State.zeros(self.state, dims.by_symbol(), batch)
+        return RecurrentState.zeros(self.state, dims.by_symbol(), batch)
 
     def is_marked_in(self, names: Iterable[str]) -> bool:
         return any(re.search(self.mark, name) for name in names)

@@ -15,12 +15,12 @@ from collections.abc import Mapping
 import numpy as np
 
 from rwkvquant.kernels.functions import Array, Tensors, head_norm, layer_norm, sigmoid, silu, squared_relu, tensors_of
-from rwkvquant.kernels.state import State
+from rwkvquant.kernels.state import RecurrentState
 from rwkvquant.kernels.token_shift import token_shift
 from rwkvquant.kernels.wkv6 import decay6, wkv6
 
 
-def step(weights: Mapping[str, Array], x: Array, state: State) -> tuple[Array, State]:
+def step(weights: Mapping[str, Array], x: Array, state: RecurrentState) -> tuple[Array, RecurrentState]:
     """x (B, C), the tokens' embedding rows before ln0 -> logits (B, V), and the state after the token; `state` stays as it was.
 
     `weights` by the checkpoint's names ("blocks.3.att.key.weight"): matrices (out, in), LoRA factors too, so "att.time_decay_w1" is

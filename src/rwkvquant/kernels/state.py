@@ -42,7 +42,7 @@ class StateArray:
 
 
 @dataclass(frozen=True, eq=False)
-class State:
+class RecurrentState:
     """The recurrent state of B sequences, float32: arrays in the order of `spec`, each also by its name, `state.wkv`.
 
     A step returns a new one and leaves this one as it was. Gives up: growing arrays of different lengths side by side.
@@ -52,11 +52,11 @@ class State:
     arrays: tuple[NDArray[np.float32], ...]
 
     @classmethod
-    def zeros(cls, spec: Sequence[StateArray], sizes: Mapping[str, int], batch: int = 1) -> State:
+    def zeros(cls, spec: Sequence[StateArray], sizes: Mapping[str, int], batch: int = 1) -> RecurrentState:
         return cls(tuple(spec), tuple(np.zeros(array.shape(sizes, batch), np.float32) for array in spec))
 
     @classmethod
-    def side_by_side(cls, states: Sequence[State]) -> State:
+    def side_by_side(cls, states: Sequence[RecurrentState]) -> RecurrentState:
         """The sequences of all states in one, in their order."""
         spec = states[0].spec
         parts = zip(spec, zip(*(state.arrays for state in states), strict=True), strict=True)
@@ -76,20 +76,20 @@ class State:
     def batch(self) -> int:
         return self.arrays[0].shape[self.spec[0].batch_axis]
 
-    def map(self, change: Callable[[NDArray[np.float32]], NDArray[Any]]) -> State:
+    def map(self, change: Callable[[NDArray[np.float32]], NDArray[Any]]) -> RecurrentState:
         """A state of what `change` gives for each array."""
-        return State(self.spec, tuple(map(change, self.arrays)))
+        return RecurrentState(self.spec, tuple(map(change, self.arrays)))
 
-    def copy(self) -> State:
+    def copy(self) -> RecurrentState:
         return self.map(lambda array: array.copy())
 
-    def put(self, slots: Sequence[int], values: State) -> None:
+    def put(self, slots: Sequence[int], values: RecurrentState) -> None:
         """Write sequence i of `values` to place `slots[i]` of this state, in place."""
         for array, own, new in zip(self.spec, self.arrays, values.arrays, strict=True):
             np.moveaxis(own, array.batch_axis, 0)[list(slots)] = np.moveaxis(new, array.batch_axis, 0)
 
-    def select(self, indices: Sequence[int] | NDArray[np.integer]) -> State:
+    def select(self, indices: Sequence[int] | NDArray[np.integer]) -> RecurrentState:
         """A copy of the sequences named by `indices`, in that order: keep those that still run, or repeat one."""
         chosen = np.asarray(indices, dtype=np.intp)
         parts = zip(self.spec, self.arrays, strict=True)
-        return State(self.spec, tuple(np.take(values, chosen, axis=array.batch_axis) for array, values in parts))
+        return RecurrentState(self.spec, tuple(np.take(values, chosen, axis=array.batch_axis) for array, values in parts))

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rwkvquant.errors import ConfigError
-from rwkvquant.kernels.state import State
+from rwkvquant.kernels.state import RecurrentState
 from rwkvquant.runtime.tokenizer_base import token_ids
 
 Array = NDArray[np.float32]
@@ -32,11 +32,11 @@ class Engine(Protocol):
     @property
     def threads(self) -> int: ...
 
-    def read(self, sequences: Sequence[Sequence[int]], state: State, which: Which) -> tuple[list[Array], State]:
+    def read(self, sequences: Sequence[Sequence[int]], state: RecurrentState, which: Which) -> tuple[list[Array], RecurrentState]:
         """Sequence i after the i-th state of `state`, which stays as it was -> the logits of each, the states after them."""
         ...
 
-    def advance(self, sequences: Sequence[Sequence[int]], state: State, slots: Sequence[int], which: Which) -> list[Array]:
+    def advance(self, sequences: Sequence[Sequence[int]], state: RecurrentState, slots: Sequence[int], which: Which) -> list[Array]:
         """Sequence i after the state in slot `slots[i]`, which becomes the state after it. The other slots stay as they are.
 
         `slots` are different from one another, and the arrays of `state` are contiguous.

@@ -18,7 +18,7 @@ from rwkvquant.codecs import PackedTensor
 from rwkvquant.codecs.dense import exact
 from rwkvquant.errors import FormatError
 from rwkvquant.kernels import dispatch
-from rwkvquant.kernels.state import State
+from rwkvquant.kernels.state import RecurrentState
 from rwkvquant.runtime.engines.base import Array, Which
 from rwkvquant.runtime.weights import Weights
 
@@ -51,17 +51,19 @@ class NativeEngine:
         """How many threads work on one step: fewer than asked for where the system gives fewer."""
         return int(self._engine.threads)
 
-    def read(self, sequences: Sequence[Sequence[int]], state: State, which: Which) -> tuple[list[Array], State]:
+    def read(self, sequences: Sequence[Sequence[int]], state: RecurrentState, which: Which) -> tuple[list[Array], RecurrentState]:
         """See base.py."""
         before = state.map(lambda part: np.require(part, np.float32, ["C", "A"]))
         after = before.map(np.empty_like)
         return self._read(sequences, before, after, range(len(sequences)), which), after
 
-    def advance(self, sequences: Sequence[Sequence[int]], state: State, slots: Sequence[int], which: Which) -> list[Array]:
+    def advance(self, sequences: Sequence[Sequence[int]], state: RecurrentState, slots: Sequence[int], which: Which) -> list[Array]:
         """See base.py."""
         return self._read(sequences, state, state, slots, which)
 
-    def _read(self, sequences: Sequence[Sequence[int]], before: State, after: State, slots: Sequence[int], which: Which) -> list[Array]:
+    def _read(
+        self, sequences: Sequence[Sequence[int]], before: RecurrentState, after: RecurrentState, slots: Sequence[int], which: Which
+    ) -> list[Array]:
         rows = [len(sequence) if which == "all" else 1 for sequence in sequences]
         first_row = np.concatenate([[0], np.cumsum(rows)])
         logits = np.empty((first_row[-1], self._vocab), np.float32)
@@ -74,8 +76,8 @@ class NativeEngine:
         self,
         sequences: Sequence[Sequence[int]],
         group: range,
-        before: State,
-        after: State,
+        before: RecurrentState,
+        after: RecurrentState,
         slots: Sequence[int],
         which: Which,
         logits: Array,
@@ -105,7 +107,15 @@ class NativeEngine:
                 logits[rows] = out
             before = after
 
-    def _step(self, tokens: list[int], parts: list[tuple[int, int]], before: State, after: State, wanted: list[int], logits: Array) -> None:
+    def _step(
+        self,
+        tokens: list[int],
+        parts: list[tuple[int, int]],
+        before: RecurrentState,
+        after: RecurrentState,
+        wanted: list[int],
+        logits: Array,
+    ) -> None:
         self._require_whole()
         ids, indices = np.array(tokens, np.uint32), np.array(wanted, np.uint32)
         self._engine.forward(ids, parts, *before.arrays, *after.arrays, indices, logits)

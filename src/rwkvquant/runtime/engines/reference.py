@@ -12,11 +12,11 @@ import numpy as np
 
 from rwkvquant.architectures import architecture
 from rwkvquant.errors import ConfigError
-from rwkvquant.kernels.state import State
+from rwkvquant.kernels.state import RecurrentState
 from rwkvquant.runtime.engines.base import Array, Which
 from rwkvquant.runtime.weights import Weights
 
-Step = Callable[[Mapping[str, Array], Array, State], tuple[Array, State]]
+Step = Callable[[Mapping[str, Array], Array, RecurrentState], tuple[Array, RecurrentState]]
 
 
 class ReferenceEngine:
@@ -35,17 +35,17 @@ class ReferenceEngine:
                 tensors[name] = np.stack([tensors.pop(f"{name}.{index}") for index in range(len(spec.parts))])
         self._tensors = tensors
 
-    def advance(self, sequences: Sequence[Sequence[int]], state: State, slots: Sequence[int], which: Which) -> list[Array]:
+    def advance(self, sequences: Sequence[Sequence[int]], state: RecurrentState, slots: Sequence[int], which: Which) -> list[Array]:
         """See base.py."""
         rows, after = self.read(sequences, state.select(slots), which)
         state.put(slots, after)
         return rows
 
-    def read(self, sequences: Sequence[Sequence[int]], state: State, which: Which) -> tuple[list[Array], State]:
+    def read(self, sequences: Sequence[Sequence[int]], state: RecurrentState, which: Which) -> tuple[list[Array], RecurrentState]:
         """See base.py."""
         self._require_whole()
         rows: list[list[Array]] = [[] for _ in sequences]
-        after: list[State | None] = [None] * len(sequences)
+        after: list[RecurrentState | None] = [None] * len(sequences)
         running = list(range(len(sequences)))
         for position in range(max(map(len, sequences))):
             still = [slot for slot, i in enumerate(running) if position < len(sequences[i])]
@@ -58,7 +58,7 @@ class ReferenceEngine:
                     rows[i].append(logits[slot])
                 if ends:
                     after[i] = state.select([slot])
-        return [np.stack(row) for row in rows], State.side_by_side([part for part in after if part is not None])
+        return [np.stack(row) for row in rows], RecurrentState.side_by_side([part for part in after if part is not None])
 
 
 def step_of(arch: str) -> Step:

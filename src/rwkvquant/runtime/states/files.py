@@ -17,17 +17,20 @@ from safetensors.numpy import save
 from rwkvquant.architectures import ARCHITECTURES, Architecture, Dims, architecture
 from rwkvquant.errors import FormatError, RwkvQuantError
 from rwkvquant.formats.disk import atomic_write
-from rwkvquant.kernels.state import State as Recurrent
+from rwkvquant.kernels.state import RecurrentState
 
 VERSION = "0"
 
 
 @dataclass(frozen=True)
 class State:
-    """The state of one sequence; opaque, except that it can be copied, saved and loaded. No call changes the state it is given."""
+    """The state of one sequence, for callers: it can be copied, saved and loaded. No call changes the state it is given.
+
+    `recurrent` has the arrays (a batch of one); what is in them is the architecture's.
+    """
 
     arch: str
-    recurrent: Recurrent
+    recurrent: RecurrentState
 
     def copy(self) -> State:
         return State(self.arch, self.recurrent.copy())
@@ -61,7 +64,8 @@ class State:
             raise FormatError(f"{path}: the arrays of this state do not fit together: {shapes}")
         if not all(np.isfinite(array).all() for array in arrays.values()):
             raise FormatError(f"{path}: a state is finite; this one holds NaN or infinity")
-        return cls(own.name, Recurrent(own.state, tuple(np.expand_dims(arrays[array.name], array.batch_axis) for array in own.state)))
+        recurrent = RecurrentState(own.state, tuple(np.expand_dims(arrays[array.name], array.batch_axis) for array in own.state))
+        return cls(own.name, recurrent)
 
     def require(self, arch: str, dims: Dims) -> None:
         """Raises FormatError unless this is a state of a model of that architecture and size."""

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from rwkvquant.architectures import Dims
 from rwkvquant.errors import ConfigError
-from rwkvquant.kernels.state import State as Recurrent
+from rwkvquant.kernels.state import RecurrentState
 from rwkvquant.runtime.engines.base import Engine, Which, checked_tokens
 from rwkvquant.runtime.states.files import State
 
@@ -30,7 +30,7 @@ MAX_SLOTS = 1 << 16
 class Slots:
     """Made by `Model.slots`. A slot is a number; what is in it belongs to this object, and is changed by `forward` only."""
 
-    def __init__(self, engine: Engine, dims: Dims, recurrent: Recurrent, initial: State) -> None:
+    def __init__(self, engine: Engine, dims: Dims, recurrent: RecurrentState, initial: State) -> None:
         """`recurrent` has room for every slot, and is given away. `initial` is the state of a model that has read nothing."""
         self._engine, self._dims, self._recurrent, self._initial = engine, dims, recurrent, initial
         self._used: set[int] = set()
