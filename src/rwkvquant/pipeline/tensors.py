@@ -122,7 +122,7 @@ class TensorWriter:
         assert tensor.setting is not None
         reading = self._recipe.vector_weights
         if reading == "none":
-            return quantize_matrix(tensor.setting, replace(self._recipe.quantizer, clip_search="weight"), W, None)
+            return quantize_matrix(tensor.setting.plain, replace(self._recipe.quantizer, clip_search="weight"), W, None)
         weights = collected.importance[str(tensor.spec.partner)].weights
         return vector_codebook(W[0], weights, tensor.setting.codec.code_bits, reading)
 

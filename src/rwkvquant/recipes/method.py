@@ -87,6 +87,18 @@ class Said:
         option = self.method.option("style")
         return str(self.request.style or (option.default if option else STYLES[0]))
 
+    def always(self) -> dict[str, Any]:
+        """The fields of a recipe that every method has, as they were said."""
+        request = self.request
+        return {
+            "method": self.method.name,
+            "tensor_bits": request.tensor_bits,
+            "calibration": request.calibration,
+            "tokenizer": request.tokenizer or "",
+            "device": request.device,
+            "seed": request.seed,
+        }
+
     def __getattr__(self, name: str) -> Any:
         value = getattr(self.request, name)
         if value is not None:

@@ -70,25 +70,20 @@ COMMON = (DAMPING, CORRECTION, *SIDES)
 
 def shared(said: Said, head_quantizer: str) -> dict[str, Any]:
     """The fields of a recipe that every method fills in alike. The head has bits of its own, and always a uniform grid."""
-    request, style = said.request, said.style
+    style = said.style
     if said.vector_codebook is not None and said.vector_bits != 3:
         raise ConfigError(f"vector_codebook goes with vector_bits 3; got {said.vector_bits}")
     tuned = style == "tuned"
     act_order, fall_back = said.act_order, said.fall_back
     return {
-        "method": said.method.name,
+        **said.always(),
         "quantizer": QuantizerOptions(style, said.clip_search, tuned if act_order is None else act_order, float(said.damping)),
-        "tensor_bits": request.tensor_bits,
         "correction": float(said.correction),
         "fall_back": tuned if fall_back is None else fall_back,  # where nothing can fall back too: all methods then see the same text
         "head": () if said.head_bits == 16 else (Setting(head_quantizer, GridConfig(bits=said.head_bits)),),
         "embedding": () if said.emb_bits == 16 else (Setting("rtn", GridConfig(said.emb_bits, symmetric=True, scale_bits=16)),),
         "vectors": () if said.vector_bits == 16 else (_vectors(said),),
         "vector_weights": said.vector_codebook or "none",
-        "calibration": request.calibration,
-        "tokenizer": request.tokenizer or "",
-        "device": request.device,
-        "seed": request.seed,
     }
 
 
