@@ -15,6 +15,7 @@ import typer
 
 import rwkvquant
 from rwkvquant.cli import activations, bench, chat, compare, demo, evaluate, export, generate, inspect, quantize, streams, verify
+from rwkvquant.cli.plugins import load_plugins
 from rwkvquant.cli.signals import stop_on_signals
 from rwkvquant.errors import RwkvQuantError, StoppedError
 
@@ -44,6 +45,7 @@ def options(version: Annotated[bool, typer.Option("--version", help="Print the v
     if version:
         print(f"rwkvquant {rwkvquant.__version__}")
         raise typer.Exit
+    load_plugins()
 
 
 app.command("demo")(demo.command)
