@@ -58,7 +58,9 @@ def codec_of_layout(layout: str, stored: bool = False) -> Codec:
 
 
 def codec_of(value: Any) -> Codec:
-    """The codec of a logical tensor or of parameters, by their class."""
+    """The codec of a logical tensor or of parameters, by their class. Raises ConfigError for a class that no codec registered."""
+    if type(value) not in _BY_TYPE:
+        raise ConfigError(f"no codec has registered {type(value).__name__}; there are {', '.join(_BY_NAME)}. Import the module that has it")
     return _BY_TYPE[type(value)]
 
 
