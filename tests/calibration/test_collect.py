@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from rwkvquant.architectures import ARCHITECTURES
-from rwkvquant.calibration.collect import Beside, HiddenStates, advance, collect_block, collect_head
+from rwkvquant.calibration.collect import HiddenStates, ReferenceRun, advance, collect_block, collect_head
 from rwkvquant.errors import CalibrationError
 from rwkvquant.models import rwkv6, rwkv7
 from tests.helpers import random_state_dict
@@ -154,7 +154,9 @@ def test_beside_gives_the_differences_of_two_forwards_and_goes_on_with_the_rows_
 
     sums = {"att.out": Kept(), "ffn.hidden": Kept()}
     with torch.no_grad():
-        collect_block(model.block, block, ARCHITECTURES[arch], streams[0], 2, seen, beside=Beside(model.block, block, sums, streams[1]))
+        collect_block(
+            model.block, block, ARCHITECTURES[arch], streams[0], 2, seen, reference=ReferenceRun(model.block, block, sums, streams[1])
+        )
     for name, kept in sums.items():
         expected = (before[1][0] - before[0][0], heard[1][name] - heard[0][name], heard[0][name])
         for found, whole in zip(kept.joined(), expected, strict=True):

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from rwkvquant.architectures import QUANTIZED_ROLES
-from rwkvquant.calibration.sensitivity import Backward, Story
+from rwkvquant.calibration.sensitivity import Backward, ModelParts
 from rwkvquant.calibration.statistics import Sensitivity
 from rwkvquant.checkpoints import Checkpoint, open_checkpoint
 from rwkvquant.errors import CheckpointError
@@ -31,10 +31,10 @@ def tiny(tmp_path: Path, arch: str, scale: float = 1.0) -> Checkpoint:
     return open_checkpoint(write_pth(tmp_path / f"{arch}.pth", state))
 
 
-def story_of(checkpoint: Checkpoint) -> tuple[Story, ModuleType, dict[str, Any]]:
+def parts_of(checkpoint: Checkpoint) -> tuple[ModelParts, ModuleType, dict[str, Any]]:
     source, module = CheckpointSource(checkpoint), forward_of(checkpoint.arch)
     outer, dims = source.globals(), checkpoint.dims
-    story = Story(
+    parts = ModelParts(
         module.embed,
         module.block,
         module.head,
@@ -45,7 +45,7 @@ def story_of(checkpoint: Checkpoint) -> tuple[Story, ModuleType, dict[str, Any]]
         dims.width,
         torch.device("cpu"),
     )
-    return story, module, outer
+    return parts, module, outer
 
 
 class Listened:
@@ -62,7 +62,7 @@ class Listened:
 
 def whole_model(checkpoint: Checkpoint, batch: int) -> dict[str, Sensitivity]:
     """Plain autograd through all blocks at once: x and g of every product of the table, by logical name."""
-    story, module, outer = story_of(checkpoint)
+    parts, module, outer = parts_of(checkpoint)
     names = {m.name for m in checkpoint.logical_matrices() if m.spec.role in QUANTIZED_ROLES}
     draws = torch.Generator().manual_seed(SEED)
     found: dict[str, Sensitivity] = {}
@@ -70,7 +70,7 @@ def whole_model(checkpoint: Checkpoint, batch: int) -> dict[str, Sensitivity]:
         heard: dict[str, Listened] = {}
         x, carry = module.embed(outer, torch.from_numpy(TOKENS[start : start + batch])).requires_grad_(True), None
         for layer in range(LAYERS):
-            weights = story.weights_of(layer)
+            weights = parts.weights_of(layer)
             for key, W in weights.items():
                 if f"blocks.{layer}.{key}" in names:
                     weights[key] = heard[f"blocks.{layer}.{key}"] = Listened(W)
@@ -87,8 +87,8 @@ def whole_model(checkpoint: Checkpoint, batch: int) -> dict[str, Sensitivity]:
     return found
 
 
-def forward(story: Story, batch: int, folder: Path, seed: int = SEED) -> Backward:
-    found = Backward(story, TOKENS, batch, folder, seed)
+def forward(parts: ModelParts, batch: int, folder: Path, seed: int = SEED) -> Backward:
+    found = Backward(parts, TOKENS, batch, folder, seed)
     found.forward()
     return found
 
@@ -98,7 +98,7 @@ def test_blocks_backward_are_the_whole_model_backward(tmp_path: Path, arch: str,
     """For RWKV-7 that takes the gradient which reaches block 0's values by v_first, from every block behind."""
     checkpoint = tiny(tmp_path, arch)
     expected, seen = whole_model(checkpoint, batch), 0
-    for layer, weights, sensitivities in forward(story_of(checkpoint)[0], batch, tmp_path).blocks():
+    for layer, weights, sensitivities in forward(parts_of(checkpoint)[0], batch, tmp_path).blocks():
         for key, found in sensitivities.items():
             other = expected[f"blocks.{layer}.{key}"]
             E = torch.randn(weights[key].shape, generator=torch.Generator().manual_seed(1))
@@ -135,11 +135,11 @@ def test_where_no_gradient_arrives_nothing_is_lost() -> None:
 def test_predicted_loss_is_the_divergence_of_a_slightly_changed_model(tmp_path: Path) -> None:
     """To second order, with all gradients drawn anew many times: within a factor of two, for errors that are independent noise."""
     checkpoint = tiny(tmp_path, "rwkv6")
-    story, module, outer = story_of(checkpoint)
+    parts, module, outer = parts_of(checkpoint)
     key, layer = "ffn.value.weight", LAYERS - 1
     predicted = []
     for seed in range(8):
-        at, weights, found = next(forward(story, 5, tmp_path, seed).blocks())
+        at, weights, found = next(forward(parts, 5, tmp_path, seed).blocks())
         assert at == layer
         E = 0.01 * torch.randn(weights[key].shape, generator=torch.Generator().manual_seed(2))
         predicted.append(found[key].loss(E, torch.arange(len(E))))
@@ -147,7 +147,7 @@ def test_predicted_loss_is_the_divergence_of_a_slightly_changed_model(tmp_path: 
     def log_p(change: float) -> Tensor:
         x, carry = module.embed(outer, torch.from_numpy(TOKENS)), None
         for at in range(LAYERS):
-            block = story.weights_of(at)
+            block = parts.weights_of(at)
             if at == layer:
                 block[key] = block[key] + change * E
             x, _, carry = module.block(block, x, None, carry)
@@ -160,23 +160,23 @@ def test_predicted_loss_is_the_divergence_of_a_slightly_changed_model(tmp_path: 
 
 def test_a_block_that_overflows_is_named(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"blocks\.1\..*far too large"):
-        forward(story_of(tiny(tmp_path, "rwkv7", 1e30))[0], 2, tmp_path)
+        forward(parts_of(tiny(tmp_path, "rwkv7", 1e30))[0], 2, tmp_path)
 
 
 @pytest.mark.parametrize("arch", ["rwkv6", "rwkv7"])
 def test_another_process_goes_on_behind_any_block(tmp_path: Path, arch: str) -> None:
     """With the very numbers of one that was never interrupted, though the first had begun with the next block."""
-    story, expected = story_of(tiny(tmp_path, arch))[0], {}
-    for layer, _, found in forward(story, 2, tmp_path).blocks():
+    parts, expected = parts_of(tiny(tmp_path, arch))[0], {}
+    for layer, _, found in forward(parts, 2, tmp_path).blocks():
         expected[layer] = {key: (each.rows, each.inputs.H) for key, each in found.items()}
     for stop in range(LAYERS, -1, -1):
-        first = forward(story, 2, tmp_path)
+        first = forward(parts, 2, tmp_path)
         blocks = first.blocks()
         for _ in range(LAYERS - stop):
             next(blocks)
         state = json.loads(json.dumps(first.state()))
         next(blocks, None)
-        second = Backward(story, TOKENS, 2, tmp_path, SEED)
+        second = Backward(parts, TOKENS, 2, tmp_path, SEED)
         assert second.restore(state)
         seen = {layer: {key: (each.rows, each.inputs.H) for key, each in found.items()} for layer, _, found in second.blocks()}
         assert list(seen) == list(range(stop))[::-1]
@@ -186,11 +186,11 @@ def test_another_process_goes_on_behind_any_block(tmp_path: Path, arch: str) -> 
 
 
 def test_files_that_are_not_what_they_were_are_noticed(tmp_path: Path) -> None:
-    story = story_of(tiny(tmp_path, "rwkv7"))[0]
-    state = forward(story, 2, tmp_path).state()
+    parts = parts_of(tiny(tmp_path, "rwkv7"))[0]
+    state = forward(parts, 2, tmp_path).state()
     for name in ("inputs.f32", "first.f32", "gradient.0.f32", "first_gradient.0.f32"):
         whole = (tmp_path / name).read_bytes()
         (tmp_path / name).write_bytes(whole[:-4] + b"\1\2\3\4")
-        assert not Backward(story, TOKENS, 2, tmp_path, SEED).restore(state)
+        assert not Backward(parts, TOKENS, 2, tmp_path, SEED).restore(state)
         (tmp_path / name).write_bytes(whole)
-    assert Backward(story, TOKENS, 2, tmp_path, SEED).restore(state)
+    assert Backward(parts, TOKENS, 2, tmp_path, SEED).restore(state)

@@ -62,7 +62,7 @@ def test_algorithm1_makes_a_tenth_uniform_the_finest_of_the_coarsest() -> None:
     pairs = {name: (m.proxies["paper"]["coarse"], m.proxies["paper"]["fine"][2]) for name, m in measured.items()}
     smooth = sorted(pairs, key=lambda name: pairs[name][0])[: COUNT // 2]
     expected = set(sorted(smooth, key=lambda name: pairs[name][1])[: COUNT // 10])
-    assert {name for name, kind in choose_kinds(recipe.chooser, measured).items() if kind == "sq"} == expected
+    assert {name for name, kind in choose_kinds(recipe.chooser, measured).items() if kind == "uniform"} == expected
 
 
 def test_readings_are_those_asked_for() -> None:
@@ -70,13 +70,18 @@ def test_readings_are_those_asked_for() -> None:
     for proxy, smooth in (("paper", lambda p: p < 1.5), ("dithered", lambda p: p > 1.5)):
         recipe = recipe_of(choice="algorithm1", proxy=proxy)
         measured = random_model(recipe)
-        uniform = [name for name, kind in choose_kinds(recipe.chooser, measured).items() if kind == "sq"]
+        uniform = [name for name, kind in choose_kinds(recipe.chooser, measured).items() if kind == "uniform"]
         assert len(uniform) == 10 and all(smooth(measured[name].proxies["paper"]["coarse"]) for name in uniform)
 
 
 def test_fixed_thresholds() -> None:
     recipe = recipe_of(choice="fixed", proxy="unique")
-    cases = {"both": (0.76, 14.9, "sq"), "coarse": (0.78, 14.9, "vq"), "fine": (0.76, 15.1, "vq"), "neither": (3.0, 99.0, "vq")}
+    cases = {
+        "both": (0.76, 14.9, "uniform"),
+        "coarse": (0.78, 14.9, "codebook"),
+        "fine": (0.76, 15.1, "codebook"),
+        "neither": (3.0, 99.0, "codebook"),
+    }
     measured = {name: hand_made(name, recipe, coarse=coarse, fine=fine) for name, (coarse, fine, _) in cases.items()}
     assert choose_kinds(recipe.chooser, measured) == {name: kind for name, (_, _, kind) in cases.items()}  # 1.54, 30: of twice the numbers
 
@@ -84,7 +89,7 @@ def test_fixed_thresholds() -> None:
 def test_incoherence_above_eight_is_a_codebook() -> None:
     recipe = recipe_of(choice="incoherence")
     measured = {str(mu): hand_made(str(mu), recipe, mu=mu) for mu in (7.9, 8.0, 8.1)}
-    assert choose_kinds(recipe.chooser, measured) == {"7.9": "sq", "8.0": "sq", "8.1": "vq"}
+    assert choose_kinds(recipe.chooser, measured) == {"7.9": "uniform", "8.0": "uniform", "8.1": "codebook"}
 
 
 @pytest.mark.parametrize("choice", ["uniform", "codebook"])
@@ -101,7 +106,7 @@ def test_budgets_are_met_by_the_kinds_of_every_rule(choice: str, bits: float) ->
     kinds, chosen = choose_kinds(recipe.chooser, measured), chosen_by(recipe, measured)
     assert bits - 0.15 < true_bits(chosen) <= bits
     for name, kind in kinds.items():
-        assert chosen[name].kind == {"sq": "uniform", "vq": "codebook"}[kind]
+        assert chosen[name].kind == kind
 
 
 def test_errors_decide_freely_and_so_lose_least() -> None:

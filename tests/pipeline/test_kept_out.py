@@ -86,7 +86,7 @@ def test_statistics_are_of_the_seen_rows_and_judges_of_the_others(tmp_path: Path
     missing = text.collect(source.block(1), 1).missing
     assert set(missing) == {"blocks.1.att.output.weight", "blocks.1.ffn.value.weight"}
     for name, sums in missing.items():  # both streams ran through the same weights
-        assert torch.equal(sums.W, source.block(1)[name.removeprefix("blocks.1.")]) and not bool(sums.wanted.any())
+        assert torch.equal(sums.W, source.block(1)[name.removeprefix("blocks.1.")]) and not bool(sums.moment.any())
 
 
 def test_pass_1_sees_nothing_of_what_is_kept_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -78,7 +78,7 @@ def test_sums_and_corrections_stay_where_the_text_is() -> None:
         cross.add(g, 0.1 * x, x)
         rows = torch.arange(3)
         assert sensitivity.loss(w[:3], rows) > 0 and sensitivity.rows[rows].device == DEVICE
-        target = corrected(factorize(inputs.H.to(w), damping=0.1, act_order=True), w, cross.wanted, 0.5)
+        target = corrected(factorize(inputs.H.to(w), damping=0.1, act_order=True), w, cross.moment, 0.5)
         assert target.device == DEVICE and hessian_loss(w, target.cpu().numpy(), inputs.H) > 0
 
 

@@ -15,8 +15,8 @@ def distinct(count: int, seed: int = 0) -> dict[str, tuple[float, float]]:
     return {f"t{i}": (rng.random(), 100 * rng.random()) for i in range(count)}
 
 
-def sq(choices: dict[str, str]) -> set[str]:
-    return {name for name, choice in choices.items() if choice == "sq"}
+def on_grids(choices: dict[str, str]) -> set[str]:
+    return {name for name, choice in choices.items() if choice == "uniform"}
 
 
 def test_by_hand() -> None:
@@ -25,15 +25,15 @@ def test_by_hand() -> None:
     fine = dict(zip("abcdefghij", [50, 40, 7, 30, 20, 1, 2, 3, 4, 0], strict=True))
     choices, thresholds = algorithm1({name: (coarse[name], fine[name]) for name in coarse})
     assert thresholds == Thresholds(0.6, 20)
-    assert sq(choices) == {"c"}
-    assert set(choices.values()) == {"sq", "vq"}
+    assert on_grids(choices) == {"c"}
+    assert set(choices.values()) == {"uniform", "codebook"}
 
 
 @pytest.mark.parametrize("count", [10, 30, 166, 384, 1000])
 def test_the_share_of_sq_is_coarse_share_times_fine_share(count: int) -> None:
     choices, _ = algorithm1(distinct(count))
     assert len(choices) == count
-    assert len(sq(choices)) == count // 10
+    assert len(on_grids(choices)) == count // 10
 
 
 @pytest.mark.parametrize(
@@ -41,7 +41,7 @@ def test_the_share_of_sq_is_coarse_share_times_fine_share(count: int) -> None:
 )
 def test_other_shares_count_exactly(coarse_share: float, fine_share: float, expected: int) -> None:
     choices, thresholds = algorithm1(distinct(100), coarse_share, fine_share)
-    assert len(sq(choices)) == expected
+    assert len(on_grids(choices)) == expected
     assert math.isfinite(thresholds.coarse) and math.isfinite(thresholds.fine)  # plan.json can hold them
 
 
@@ -49,21 +49,21 @@ def test_the_chosen_are_the_least_fine_of_the_least_coarse() -> None:
     found = distinct(200, seed=3)
     choices, _ = algorithm1(found)
     coarsest = sorted(found, key=lambda name: found[name][0])[:100]
-    assert sq(choices) == set(sorted(coarsest, key=lambda name: found[name][1])[:20])
+    assert on_grids(choices) == set(sorted(coarsest, key=lambda name: found[name][1])[:20])
 
 
 @pytest.mark.parametrize("count", range(10))
 def test_fewer_than_ten_tensors_are_all_vq(count: int) -> None:
     choices, _ = algorithm1(distinct(count))
-    assert len(choices) == count and not sq(choices)
+    assert len(choices) == count and not on_grids(choices)
 
 
 def test_ties_at_a_threshold_are_not_below_it() -> None:
-    assert not sq(algorithm1({f"t{i}": (0.5, 3.0) for i in range(50)})[0])
+    assert not on_grids(algorithm1({f"t{i}": (0.5, 3.0) for i in range(50)})[0])
     tied = {f"t{i}": (0.1 if i < 3 else 0.5, float(i)) for i in range(100)}  # 50 are wanted, 3 are below
     choices, thresholds = algorithm1(tied)
     assert thresholds.coarse == 0.5
-    assert sq(choices) == {"t0", "t1", "t2"}  # F C M = 10 of three: all of them
+    assert on_grids(choices) == {"t0", "t1", "t2"}  # F C M = 10 of three: all of them
 
 
 def test_a_choice_does_not_depend_on_order_or_names() -> None:
@@ -75,8 +75,8 @@ def test_a_choice_does_not_depend_on_order_or_names() -> None:
 
 def test_fixed_thresholds_need_both_proxies_strictly_below() -> None:
     found = {"below": (1.53, 29.9), "at tau_c": (1.54, 1.0), "at tau_f": (1.0, 30.0), "above": (2.0, 50.0)}
-    assert sq(choose(found, FIXED_THRESHOLDS["paper-rwkv7"])) == {"below"}
-    assert sq(choose(found, FIXED_THRESHOLDS["readme"])) == {"below", "at tau_c", "at tau_f"}
+    assert on_grids(choose(found, FIXED_THRESHOLDS["paper-rwkv7"])) == {"below"}
+    assert on_grids(choose(found, FIXED_THRESHOLDS["readme"])) == {"below", "at tau_c", "at tau_f"}
 
 
 def test_thresholds_alone_are_those_of_the_algorithm() -> None:

@@ -15,7 +15,7 @@ import numpy as np
 
 from rwkvquant.codecs import CodebookConfig, DenseConfig, GridConfig, Packing, PairConfig
 from rwkvquant.errors import ConfigError
-from rwkvquant.selection.policy import Candidate, fit_budget
+from rwkvquant.selection.policy import Item, fit_budget
 
 Shape = tuple[int, int]
 
@@ -70,7 +70,7 @@ def choose(preset: str, shapes: Mapping[str, Shape], bits: float) -> dict[str, P
             for index, (name, shape) in enumerate(shapes.items())
         }
     random = np.random.default_rng(len(shapes))
-    candidates: dict[str, list[Candidate[Packing]]] = {}
+    candidates: dict[str, list[Item[Packing]]] = {}
     for name, shape in shapes.items():
         loss = shape[0] * shape[1] * math.exp(SPREAD * random.standard_normal())
         candidates[name] = [(size, loss * error, packing) for size, error, packing in _settings(preset, shape)]

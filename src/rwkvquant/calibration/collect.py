@@ -9,7 +9,7 @@
     statistics = collect_head(model.head, weights, architecture, stream, batch)
 
 `model` is the forward of an architecture, such as models/rwkv7.py. Every row starts from the state before the first token.
-A second stream, of the full-precision model, is run beside the first by `Beside`, for quantizers/shared/correction.py.
+A second stream, of the full-precision model, is run next to the first by `ReferenceRun`, for quantizers/shared/correction.py.
 
 Hidden states lie in two files in turn (mapped.py): a block's output never overwrites its input, so a run that is killed at any moment
 goes on from where `state` was last noted. Gives up: twice the room on the disk.
@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rwkvquant.architectures import Architecture
-from rwkvquant.calibration.mapped import Turns, checksum, map_file, settle
+from rwkvquant.calibration.mapped import DoubleBuffer, checksum, flush, map_file
 from rwkvquant.calibration.statistics import InputStatistics
 from rwkvquant.models.layers import BlockState, Tap, Weights
 
@@ -54,7 +54,7 @@ class HiddenStates:
         """`name` tells the files of two streams apart. Raises CalibrationError where the work directory cannot hold them."""
         self.shape = (rows, length, width)
         self.device = torch.device(device)
-        self._x = Turns(Path(work_dir), name, self.shape)
+        self._x = DoubleBuffer(Path(work_dir), name, self.shape)
         self._carry = map_file(Path(work_dir) / f"{name}_carry.f32", self.shape) if with_carry else None
         self._carry_sum: int | None = None
         self.carried = False  # True once the carry of all rows is there
@@ -84,15 +84,15 @@ class HiddenStates:
             assert self._carry is not None, "the block has a carry, but these hidden states were made without"
             self._carry[rows] = carry.float().cpu().numpy()
 
-    def turn(self) -> None:
+    def next_block(self) -> None:
         """All rows are written: on to the next block."""
-        self._x.turn()
+        self._x.swap()
         self.carried = True
 
     def state(self) -> dict[str, Any]:
         """A note of what is complete, after bringing it to the disk; for `restore` in another process on the same files."""
         if self._carry is not None and self.carried and self._carry_sum is None:
-            self._carry_sum = settle(self._carry)
+            self._carry_sum = flush(self._carry)
         return {"x": self._x.state(), "carried": self.carried, "carry_crc32": self._carry_sum}
 
     def restore(self, state: dict[str, Any]) -> bool:
@@ -114,15 +114,15 @@ def collect_block(
     batch: int,
     rows: range | None = None,
     tap: Tap | None = None,
-    beside: Beside | None = None,
+    reference: ReferenceRun | None = None,
 ) -> dict[str, InputStatistics]:
     """Statistics of the block's product inputs over all rows or some, `batch` rows at a time. The hidden states stay as they are.
 
     A sliced input, (slices, batch, length, width), gives "<name>.0", "<name>.1" ... A second `tap` hears the same activations, and
-    `beside` runs the same rows through the full-precision block.
+    `reference` runs the same rows through the full-precision block.
     """
     collector = _Collector(architecture.product_inputs)
-    taps: list[Tap] = [each for each in (collector, tap, beside) if each is not None]
+    taps: list[Tap] = [each for each in (collector, tap, reference) if each is not None]
 
     def hear(name: str, x: Tensor) -> None:
         for each in taps:
@@ -134,8 +134,8 @@ def collect_block(
     for chosen in stream.batches(batch, rows):
         x, carry = stream.read(chosen)
         block(own, x, None, carry, hear)
-        if beside is not None:
-            beside.run(chosen, x)
+        if reference is not None:
+            reference.run(chosen, x)
     return collector.statistics
 
 
@@ -145,7 +145,7 @@ class Cross(Protocol):
     def add(self, missing_x: Tensor, missing_h: Tensor, h: Tensor) -> None: ...
 
 
-class Beside:
+class ReferenceRun:
     """The full-precision model on the rows that `collect_block` is at: adds x' - x, h' - h and h to `sums`, by product input h.
 
     Its hidden states, `reference`, go on to the next block with it, so that no row is run twice; `advance` runs the others.
@@ -189,7 +189,7 @@ def advance(block: Block, weights: Weights, stream: HiddenStates, batch: int, ro
         x, carry = stream.read(chosen)
         x, _, carry = block(weights, x, None, carry, None)
         stream.write(chosen, x, carry)
-    stream.turn()
+    stream.next_block()
 
 
 class _Collector:

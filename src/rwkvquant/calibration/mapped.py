@@ -1,8 +1,8 @@
-"""Arrays in mapped files, which outlive the process: brought to the disk, summed, and found again by a later one.
+"""Arrays in mapped files, which outlive the process: written to the disk, checked by a sum, and read again by a later process.
 
-A job that may be killed never overwrites what it would have to go on from. `Turns` keeps two files: what is complete is read from the
-one, what comes next is written to the other, and after `turn` they change places. A note of which is which (`state`) is worth
-something once it is on the disk itself, behind the data it speaks of.
+A job that may be killed never overwrites what it needs to continue. `DoubleBuffer` keeps two files: what is complete is read from one,
+what comes next is written to the other, and `swap` makes them change places. `state` notes which file is complete. It first writes
+the file to the disk, because the note is worth nothing before the data that it describes.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def map_file(path: Path, shape: tuple[int, ...]) -> NDArray[np.float32]:
     return np.memmap(path, np.float32, "r+", shape=shape)
 
 
-def settle(values: NDArray[np.float32]) -> int:
+def flush(values: NDArray[np.float32]) -> int:
     """Bring a mapped file to the disk; its CRC-32. Raises RwkvQuantError where the disk refuses."""
     assert isinstance(values, np.memmap)
     with one_sentence(Path(str(values.filename)), GO_ON):
@@ -59,29 +59,29 @@ def checksum(values: NDArray[np.float32]) -> int:
     return crc
 
 
-class Turns:
+class DoubleBuffer:
     """Two mapped files <name>.0.f32 and <name>.1.f32 of one shape; `now` is complete and is read, `next` is being written."""
 
     def __init__(self, work_dir: Path, name: str, shape: tuple[int, ...]) -> None:
         self._files = [map_file(work_dir / f"{name}.{i}.f32", shape) for i in (0, 1)]
-        self._turn = 0
+        self._complete = 0
 
     @property
     def now(self) -> NDArray[np.float32]:
-        return self._files[self._turn]
+        return self._files[self._complete]
 
     @property
     def next(self) -> NDArray[np.float32]:
-        return self._files[1 - self._turn]
+        return self._files[1 - self._complete]
 
-    def turn(self) -> None:
-        self._turn = 1 - self._turn
+    def swap(self) -> None:
+        self._complete = 1 - self._complete
 
     def state(self) -> dict[str, Any]:
         """Which file is complete, brought to the disk, and its sum."""
-        return {"file": self._turn, "crc32": settle(self.now)}
+        return {"file": self._complete, "crc32": flush(self.now)}
 
     def restore(self, state: dict[str, Any]) -> bool:
         """Take the place that `state` notes; False where that file is not what it was."""
-        self._turn = int(bool(state["file"]))
+        self._complete = int(bool(state["file"]))
         return checksum(self.now) == state["crc32"]

@@ -31,14 +31,14 @@ from torch.nn import functional
 from rwkvquant.architectures import Architecture
 from rwkvquant.calibration.batches import BACKWARD, FORWARD, LOGITS, fitting_batch
 from rwkvquant.calibration.collect import Block, Head
-from rwkvquant.calibration.mapped import Turns, checksum, map_file, settle
+from rwkvquant.calibration.mapped import DoubleBuffer, checksum, flush, map_file
 from rwkvquant.calibration.statistics import Sensitivity
 from rwkvquant.errors import CheckpointError
 from rwkvquant.models.layers import Weights
 
 
 @dataclass(frozen=True)
-class Story:
+class ModelParts:
     """What the backward pass asks of a model: its parts, and how to read the weights of a block anew."""
 
     embed: Callable[[Weights, Tensor], Tensor]
@@ -58,14 +58,14 @@ class Backward:
     `blocks` goes from the last block to the first. `state`, asked for behind a block, lets another process go on from there.
     """
 
-    def __init__(self, story: Story, tokens: NDArray[np.int64], batch: int, work_dir: Path, seed: int) -> None:
+    def __init__(self, parts: ModelParts, tokens: NDArray[np.int64], batch: int, work_dir: Path, seed: int) -> None:
         """tokens (rows, length)."""
-        self._story, self._tokens, self._batch, self._seed = story, tokens, batch, seed
-        shape = (*tokens.shape, story.width)
-        self._x = map_file(work_dir / "inputs.f32", (story.layers + 1, *shape))
-        self._gradient = Turns(work_dir, "gradient", shape)  # by the output of the block in hand
-        self._carry = map_file(work_dir / "first.f32", shape) if story.architecture.carry is not None else None
-        self._carry_gradient = Turns(work_dir, "first_gradient", shape) if story.architecture.carry is not None else None
+        self._parts, self._tokens, self._batch, self._seed = parts, tokens, batch, seed
+        shape = (*tokens.shape, parts.width)
+        self._x = map_file(work_dir / "inputs.f32", (parts.layers + 1, *shape))
+        self._gradient = DoubleBuffer(work_dir, "gradient", shape)  # by the output of the block in hand
+        self._carry = map_file(work_dir / "first.f32", shape) if parts.architecture.carry is not None else None
+        self._carry_gradient = DoubleBuffer(work_dir, "first_gradient", shape) if parts.architecture.carry is not None else None
         self._left: int | None = None  # blocks to go; None before the pass forward
         self._sums: dict[str, int] = {}
 
@@ -75,54 +75,54 @@ class Backward:
         self._through_head()
         if self._carry_gradient is not None:
             self._carry_gradient.now[:] = 0
-        self._left, self._sums = self._story.layers, {}
+        self._left, self._sums = self._parts.layers, {}
 
     def blocks(self) -> Iterator[tuple[int, dict[str, Any], dict[str, Sensitivity]]]:
         """(layer, its weights, its matrices' sensitivities by key), for the blocks that are left."""
         assert self._left is not None, "forward comes first"
         for layer in reversed(range(self._left)):
-            weights = self._story.weights_of(layer)
+            weights = self._parts.weights_of(layer)
             found: dict[str, Sensitivity] = {}
-            matrices = self._story.architecture.matrix_keys
+            matrices = self._parts.architecture.matrix_keys
             watched = {key: _Watched(W, key, found) if isinstance(W, Tensor) and key in matrices else W for key, W in weights.items()}
             for rows in self._batches(self._width, BACKWARD):
                 self._through_block(layer, watched, rows)
-            self._gradient.turn()
+            self._gradient.swap()
             if self._carry_gradient is not None and layer:
-                self._carry_gradient.turn()
+                self._carry_gradient.swap()
             self._left = layer
             yield layer, weights, found
 
     def state(self) -> dict[str, Any]:
         if not self._sums:
-            self._sums = {"x": settle(self._x)} | ({"carry": settle(self._carry)} if self._carry is not None else {})
-        gradients = {name: turns.state() for name, turns in self._gradients()}
+            self._sums = {"x": flush(self._x)} | ({"carry": flush(self._carry)} if self._carry is not None else {})
+        gradients = {name: buffer.state() for name, buffer in self._gradients()}
         return {"left": self._left, "sums": self._sums, "gradients": gradients}
 
     def restore(self, state: dict[str, Any]) -> bool:
         """False where the files are not what they were."""
         self._left, self._sums = int(state["left"]), dict(state["sums"])
-        whole = [turns.restore(state["gradients"][name]) for name, turns in self._gradients()]
+        whole = [buffer.restore(state["gradients"][name]) for name, buffer in self._gradients()]
         return all(whole) and checksum(self._x) == self._sums["x"] and (self._carry is None or checksum(self._carry) == self._sums["carry"])
 
-    def _gradients(self) -> Iterator[tuple[str, Turns]]:
+    def _gradients(self) -> Iterator[tuple[str, DoubleBuffer]]:
         yield "x", self._gradient
         if self._carry_gradient is not None:
             yield "carry", self._carry_gradient
 
     @torch.no_grad()
     def _run(self) -> None:
-        outer = self._story.globals()
+        outer = self._parts.globals()
         for rows in self._batches(self._width, FORWARD):
-            self._x[0, rows] = self._story.embed(outer, torch.from_numpy(self._tokens[rows]).to(self._story.device)).cpu().numpy()
+            self._x[0, rows] = self._parts.embed(outer, torch.from_numpy(self._tokens[rows]).to(self._parts.device)).cpu().numpy()
         del outer
-        for layer in range(self._story.layers):
-            weights = self._story.weights_of(layer)
+        for layer in range(self._parts.layers):
+            weights = self._parts.weights_of(layer)
             for rows in self._batches(self._width, FORWARD):
                 carry = self._tensor(self._carry[rows]) if layer and self._carry is not None else None
-                x, _, carry = self._story.block(weights, self._tensor(self._x[layer, rows]), None, carry, None)
+                x, _, carry = self._parts.block(weights, self._tensor(self._x[layer, rows]), None, carry, None)
                 if not bool(torch.isfinite(x).all()):
-                    block = self._story.architecture.full_name(layer, "*")
+                    block = self._parts.architecture.full_name(layer, "*")
                     raise CheckpointError(
                         f"some weight of {block} is far too large: on the calibration text the block's output overflows float32. "
                         "Is the checkpoint damaged? Try --method rtn to quantise it all the same"
@@ -133,11 +133,11 @@ class Backward:
 
     def _through_head(self) -> None:
         """The gradient of -log p of tokens drawn from the model, by the last block's output."""
-        draws, outer = torch.Generator().manual_seed(self._seed), self._story.globals()
-        for rows in self._batches(sum(len(outer[spec.name]) for spec in self._story.architecture.heads), LOGITS):
-            x = self._tensor(self._x[self._story.layers, rows]).requires_grad_(True)
+        draws, outer = torch.Generator().manual_seed(self._seed), self._parts.globals()
+        for rows in self._batches(sum(len(outer[spec.name]) for spec in self._parts.architecture.heads), LOGITS):
+            x = self._tensor(self._x[self._parts.layers, rows]).requires_grad_(True)
             with torch.enable_grad():
-                log_p = torch.log_softmax(self._story.head(outer, x, None), -1).flatten(0, -2)
+                log_p = torch.log_softmax(self._parts.head(outer, x, None), -1).flatten(0, -2)
                 drawn = torch.multinomial(log_p.detach().exp().cpu(), 1, generator=draws).to(log_p.device)
                 (-log_p.gather(1, drawn)).sum().backward()
             assert x.grad is not None
@@ -148,7 +148,7 @@ class Backward:
         x = self._tensor(self._x[layer, rows]).requires_grad_(True)
         carry = self._tensor(self._carry[rows]).requires_grad_(True) if layer and self._carry is not None else None
         with torch.enable_grad():
-            y, _, passed_on = self._story.block(watched, x, None, carry, None)
+            y, _, passed_on = self._parts.block(watched, x, None, carry, None)
             ends, gradients = [y], [self._tensor(self._gradient.now[rows])]
             if passed_on is not None and self._carry_gradient is not None:
                 ends.append(passed_on)
@@ -162,7 +162,7 @@ class Backward:
 
     @property
     def _width(self) -> int:
-        return self._story.width
+        return self._parts.width
 
     def _batches(self, width: int, most: int) -> Iterator[slice]:
         """As many rows at once as an activation of `width` numbers a token allows."""
@@ -172,7 +172,7 @@ class Backward:
             yield slice(start, min(start + batch, rows))
 
     def _tensor(self, values: NDArray[np.float32]) -> Tensor:
-        return torch.from_numpy(values).clone().to(self._story.device)
+        return torch.from_numpy(values).clone().to(self._parts.device)
 
 
 class _Watched:

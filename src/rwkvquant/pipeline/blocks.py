@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from rwkvquant.calibration.batches import FORWARD, fitting_batch
-from rwkvquant.calibration.collect import Beside, HiddenStates, advance, collect_block, collect_head
+from rwkvquant.calibration.collect import HiddenStates, ReferenceRun, advance, collect_block, collect_head
 from rwkvquant.calibration.partners import PartnerTap
 from rwkvquant.calibration.statistics import CrossStatistics, Importance
 from rwkvquant.checkpoints import Checkpoint
@@ -96,11 +96,11 @@ class CalibrationText(NoText):
         tap = PartnerTap(self._architecture.table, lambda width: Importance(width, reading)) if reading != "none" else None
         writers = self._architecture.residual_writers
         sums: dict[str, CrossStatistics] = {}
-        beside = None
+        reference = None
         if self._reference is not None and layer > 0:  # before the first block both streams differ by the embedding's rounding alone
             sums = {name: CrossStatistics(block[key]) for key, name in writers.items()}
-            beside = Beside(make, block, sums, self._reference)
-        seen = collect_block(make, block, self._architecture, self._stream, self._batch, self._seen, tap, beside)
+            reference = ReferenceRun(make, block, sums, self._reference)
+        seen = collect_block(make, block, self._architecture, self._stream, self._batch, self._seen, tap, reference)
         judges = {}
         if self._kept_out and self._recipe.fall_back:
             judges = collect_block(make, block, self._architecture, self._stream, self._batch, self._kept_out)

@@ -1,8 +1,8 @@
 """Which setting each matrix gets: from pass 1's losses or the paper's proxies where there was a pass 1, else from rounding errors alone.
 
-A hybrid gives every tensor a kind, SQ or VQ, by its rule; "error" leaves both kinds open. A budget is then fitted among the candidates
-that are left, so that rules can be compared at the same true bits. Recipes without a budget, as `paper` and `readme`, take the least
-loss of what is left, and their bits are what comes out.
+A hybrid gives every tensor a kind (uniform or codebook) by its rule; "error" leaves both kinds open. A budget is then fitted among
+the candidates that are left, so that rules can be compared at the same true bits. Recipes without a budget, as `paper` and `readme`,
+take the least loss of what is left, and their bits are what comes out.
 
 Without pass 1 the error of a candidate is estimated by rounding a sample of rows, relative to their energy and weighted by the
 number of weights: to first order the loss is a sum over matrices of sensitivity times relative error (the linearity theorem of
@@ -32,9 +32,9 @@ from rwkvquant.selection.policy import fit_budget
 SAMPLED_ROWS = 16
 BY_PROXIES = ("algorithm1", "fixed")
 FINE_ORDER = 4  # K of the paper
-INCOHERENT = 8.0  # the authors' command: above it, a tensor becomes VQ
+INCOHERENT = 8.0  # the authors' command: above it, a tensor gets a codebook
 
-Kinds = dict[str, str]  # name -> "sq" | "vq"
+Kinds = dict[str, str]  # name -> "uniform" | "codebook"
 Losses = dict[str, list[tuple[int, float, Setting]]]  # name -> (stored bytes, loss, setting) of each candidate
 
 
@@ -86,16 +86,16 @@ def require_reachable(checkpoint: Checkpoint, recipe: Recipe) -> None:
 
 
 def choose_kinds(chooser: Chooser, measured: Mapping[str, Measured | None]) -> Kinds:
-    """SQ or VQ for each tensor by the rule; empty where errors decide. All rules but the first three look at what was measured."""
+    """A kind for each tensor by the rule; empty where errors decide. All rules but the first three look at what was measured."""
     if chooser.rule == "error":
         return {}
     if chooser.rule in ("uniform", "codebook"):
-        return dict.fromkeys(measured, "sq" if chooser.rule == "uniform" else "vq")
-    known = {name: found for name, found in measured.items() if found is not None}
+        return dict.fromkeys(measured, chooser.rule)
+    known = {name: one for name, one in measured.items() if one is not None}
     assert len(known) == len(measured), "a recipe has seen to it that there was a pass 1"
     if chooser.rule == "incoherence":
-        return {name: "vq" if found.incoherence > INCOHERENT else "sq" for name, found in known.items()}
-    read = {name: found.proxies[chooser.proxy] for name, found in known.items()}
+        return {name: "codebook" if one.incoherence > INCOHERENT else "uniform" for name, one in known.items()}
+    read = {name: one.proxies[chooser.proxy] for name, one in known.items()}
     pairs = {name: (p["coarse"], p["fine"][FINE_ORDER - 2]) for name, p in read.items()}
     if chooser.rule == "fixed":
         return dict(choose(pairs, FIXED_THRESHOLDS["paper-rwkv7"]))
@@ -120,8 +120,7 @@ def _nominal(chosen: Mapping[str, Setting], kind: str) -> float:
 
 def _of_kind(candidates: list[tuple[int, float, Setting]], kind: str | None) -> list[tuple[int, float, Setting]]:
     """The candidates of a kind; all of them where a rule leaves none, as --tensor-bits may have taken the others."""
-    wanted = {"sq": "uniform", "vq": "codebook"}.get(kind or "")
-    return [c for c in candidates if wanted in (None, c[2].kind)] or candidates
+    return [c for c in candidates if kind in (None, c[2].kind)] or candidates
 
 
 def _fitted(candidates: Losses, shapes: dict[str, tuple[int, int]], recipe: Recipe, progress: Progress) -> dict[str, Setting]:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rwkvquant.architectures import QUANTIZED_ROLES, Role
-from rwkvquant.calibration.sensitivity import Backward, Story
+from rwkvquant.calibration.sensitivity import Backward, ModelParts
 from rwkvquant.calibration.statistics import Sensitivity
 from rwkvquant.checkpoints import Checkpoint, LogicalMatrix
 from rwkvquant.models import CheckpointSource, forward_of
@@ -56,7 +56,7 @@ def measure(
     Raises StoppedError after a block if the job was asked to stop.
     """
     source, module = CheckpointSource(checkpoint, device), forward_of(checkpoint.arch)
-    story = Story(
+    parts = ModelParts(
         architecture=checkpoint.architecture,
         embed=module.embed,
         block=module.block,
@@ -72,14 +72,14 @@ def measure(
     progress.phase("pass 1: sensitivities")
     shapes = [m.shape for m in matrices.values()]
     tokens = tokens[: SAMPLED_ROWS if sum(rows * cols for rows, cols in shapes) < LARGE_MODEL else ROWS_OF_LARGE]
-    backward = Backward(story, tokens, recipe.calibration.batch, work_dir, recipe.seed)
+    backward = Backward(parts, tokens, recipe.calibration.batch, work_dir, recipe.seed)
     found = _kept(journal, backward)
     if found is None:
         found = {}
         backward.forward()
         _note(journal, backward, found, "pass 1's run forward")
     for layer, weights, sensitivities in backward.blocks():
-        progress.phase(f"pass 1: candidates of block {layer + 1} of {story.layers}", steps=len(sensitivities))
+        progress.phase(f"pass 1: candidates of block {layer + 1} of {parts.layers}", steps=len(sensitivities))
         for key in list(sensitivities):
             matrix = matrices[layer, key]
             dtype = checkpoint.tensors[matrix.source].dtype
@@ -87,7 +87,7 @@ def measure(
             found[matrix.name] = _measure_matrix(matrix, weights[key], sensitivity, settings[matrix.name], recipe, dtype)
             progress.step()
         give_back()
-        _note(journal, backward, found, f"block {layer + 1} of {story.layers}, going backward, of pass 1")
+        _note(journal, backward, found, f"block {layer + 1} of {parts.layers}, going backward, of pass 1")
         progress.phase("pass 1: sensitivities")
     return {m.name: found[m.name] for m in matrices.values()}
 

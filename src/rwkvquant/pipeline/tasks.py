@@ -28,12 +28,12 @@ CLEARLY = 1.25  # which is so many times less loss
 
 @dataclass(frozen=True)
 class Matrix:
-    """W (out, in) float32. wanted (out, in) float64: what errors before it have left for it to make up for (correction.py), or None."""
+    """W (out, in) float32. cross_moment (out, in) float64, or None: what errors before it have left to make up for (correction.py)."""
 
     name: str
     W: Tensor
     setting: Setting
-    wanted: Tensor | None = None
+    cross_moment: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -74,8 +74,8 @@ def _quantise(matrix: Matrix, hessian: Hessian | None, task: Task) -> Done:
                 "Is the checkpoint damaged? Try --method rtn to quantise it all the same"
             )
     target = W
-    if hessian is not None and matrix.wanted is not None:
-        target = corrected(hessian.factor(task.options), W, matrix.wanted, task.correction)
+    if hessian is not None and matrix.cross_moment is not None:
+        target = corrected(hessian.factor(task.options), W, matrix.cross_moment, task.correction)
     quantised, fell_back = quantize_matrix(setting, task.options, target, hessian), False
     if setting.feedback and hessian is not None and task.judge is not None:
         plain = _better_plain(W, setting.plain, task.options, hessian, quantised, task.judge.to(W.dtype))

@@ -102,7 +102,7 @@ class TensorWriter:
     def _as_data(self, tensor: PlannedTensor, weight: Tensor, collected: Collected) -> Matrix:
         assert tensor.setting is not None
         missing = collected.missing.pop(tensor.name, None)
-        return Matrix(tensor.name, weight.reshape(tensor.shape), tensor.setting, missing.wanted if missing else None)
+        return Matrix(tensor.name, weight.reshape(tensor.shape), tensor.setting, missing.moment if missing else None)
 
     def _write_here(self, tensor: PlannedTensor, weight: Tensor, collected: Collected) -> Tensor:
         """What is too small to hand over: tensors that stay dense, and element-wise vectors."""

@@ -23,7 +23,7 @@ from fractions import Fraction
 from math import floor, inf, nextafter
 from typing import Literal
 
-Choice = Literal["sq", "vq"]
+Kind = Literal["uniform", "codebook"]
 ProxyPair = tuple[float, float]  # P_c, P_f
 
 
@@ -43,9 +43,7 @@ FIXED_THRESHOLDS = {
 }
 
 
-def algorithm1(
-    proxies: Mapping[str, ProxyPair], coarse_share: float = 0.5, fine_share: float = 0.2
-) -> tuple[dict[str, Choice], Thresholds]:
+def algorithm1(proxies: Mapping[str, ProxyPair], coarse_share: float = 0.5, fine_share: float = 0.2) -> tuple[dict[str, Kind], Thresholds]:
     """(P_c, P_f) of each tensor -> its choice, and the thresholds that made it."""
     thresholds = percentile_thresholds(proxies, coarse_share, fine_share)
     return choose(proxies, thresholds), thresholds
@@ -61,9 +59,9 @@ def percentile_thresholds(proxies: Mapping[str, ProxyPair], coarse_share: float 
     return Thresholds(tau_c, tau_f)
 
 
-def choose(proxies: Mapping[str, ProxyPair], thresholds: Thresholds) -> dict[str, Choice]:
+def choose(proxies: Mapping[str, ProxyPair], thresholds: Thresholds) -> dict[str, Kind]:
     """Eq. (18), for thresholds from Algorithm 1 or fixed ones."""
-    return {name: "sq" if p_c < thresholds.coarse and p_f < thresholds.fine else "vq" for name, (p_c, p_f) in proxies.items()}
+    return {name: "uniform" if p_c < thresholds.coarse and p_f < thresholds.fine else "codebook" for name, (p_c, p_f) in proxies.items()}
 
 
 def _threshold(values: Collection[float], count: int) -> float:

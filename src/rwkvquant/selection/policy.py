@@ -26,7 +26,7 @@ from typing import NamedTuple, TypeVar
 from rwkvquant.errors import ConfigError
 
 Grid = TypeVar("Grid")
-Candidate = tuple[int, float, Grid]  # stored bytes, error, grid
+Item = tuple[int, float, Grid]  # stored bytes, error, grid
 OVERRIDE_BITS = range(2, 9)
 
 
@@ -40,7 +40,7 @@ class Step(NamedTuple):
 
 
 def fit_budget(
-    candidates: Mapping[str, Sequence[Candidate[Grid]]],
+    candidates: Mapping[str, Sequence[Item[Grid]]],
     weights_count: Mapping[str, int],
     bits: float,
     explicit: bool,
@@ -106,9 +106,9 @@ def matching_names(pattern: str, names: Sequence[str]) -> list[str]:
     return [name for name in names if fnmatchcase(f".{name}.", f"*.{pattern}.*")]
 
 
-def _by_size(candidates: Sequence[Candidate[Grid]]) -> list[Candidate[Grid]]:
+def _by_size(candidates: Sequence[Item[Grid]]) -> list[Item[Grid]]:
     """Sorted by bytes, and without those that a candidate of no more bytes beats or equals."""
-    kept: list[Candidate[Grid]] = []
+    kept: list[Item[Grid]] = []
     for candidate in sorted(candidates, key=lambda c: (c[0], c[1])):
         if not kept or candidate[1] < kept[-1][1]:
             kept.append(candidate)
@@ -116,7 +116,7 @@ def _by_size(candidates: Sequence[Candidate[Grid]]) -> list[Candidate[Grid]]:
     return kept
 
 
-def _steepest(name: str, found: Sequence[Candidate[Grid]], source: int, stop: int) -> list[Step]:
+def _steepest(name: str, found: Sequence[Item[Grid]], source: int, stop: int) -> list[Step]:
     """The step from `source` that saves most error per byte, of those to targets before `stop`; [] if there are none."""
     steps = []
     for target in range(source + 1, stop):

@@ -28,7 +28,7 @@ def found_target(W: np.ndarray, x: np.ndarray, h: np.ndarray, full_x: np.ndarray
         batch = [torch.from_numpy(a[part])[None] for a in (full_x - x, full_h - h, h)]
         cross.add(*batch)
     factors = [factorize(torch.from_numpy(h.T @ h / TOKENS), damping=DAMPING, act_order=act_order) for act_order in (False, True)]
-    plain, in_order = (corrected(factor, cross.W, cross.wanted, strength).numpy() for factor in factors)
+    plain, in_order = (corrected(factor, cross.W, cross.moment, strength).numpy() for factor in factors)
     assert in_order == pytest.approx(plain, rel=1e-9, abs=1e-12)
     return in_order
 

@@ -38,7 +38,7 @@ def test_rows_go_back_to_what_was_kept() -> None:
     W, H = (torch.from_numpy(part) for part in matrix_and_hessian(2, 4, 20))
     residual = Residual(W, H, 0 * W)
     kept, before = residual.copy(), residual.losses()
-    residual.fresh(2 * W)
+    residual.reset(2 * W)
     residual.restore(torch.tensor([True, False, True, False]), kept)
     torch.testing.assert_close(residual.E[:, [0, 2]], W[[0, 2]].T)
     torch.testing.assert_close(residual.E[:, [1, 3]], -W[[1, 3]].T)

@@ -27,6 +27,6 @@ class CrossStatistics:
         self.tokens += len(h)
 
     @property
-    def wanted(self) -> Tensor:
+    def moment(self) -> Tensor:
         """(out, in) float64."""
         return self._sum / self.tokens

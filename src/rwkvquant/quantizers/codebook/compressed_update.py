@@ -47,7 +47,7 @@ def update_factors(W: Tensor, H: Tensor, q: CodebookTensor, residual: Residual |
 
     keep(_step_coefficients(moving, q))
     moved = move_basis(W, H, found[-1], residual)
-    residual.fresh(moved.decode())
+    residual.reset(moved.decode())
     keep(_step_coefficients(moving, moved))
     best = int(torch.stack(losses).argmin())  # the first of equals
     residual.E, residual.G = states[best]

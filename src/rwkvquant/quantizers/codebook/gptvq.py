@@ -118,7 +118,7 @@ def reassign(factor: InverseFactor, W: Tensor, H: Tensor, tensor: CodebookTensor
     row_scale = torch.from_numpy(tensor.row_scale).to(W)[:, None]
     codes = feedback_codes(factor, W, centroids, row_scale, tensor.group_rows, tensor.group_cols)
     new = replace(tensor, codes=codes.cpu().numpy())
-    residual.fresh(new.decode())
+    residual.reset(new.decode())
     better = residual.gained(before, residual.losses())
     residual.restore(~better, kept)
     return replace(tensor, codes=np.where(better.cpu().numpy()[:, None], new.codes, tensor.codes))

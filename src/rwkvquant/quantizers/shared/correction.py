@@ -9,7 +9,7 @@ damping lets W* run far), gives the target
 
     W* = W + strength ((x' - x)^T h + W (h' - h)^T h) / tokens  (H + damping mean(diag H))^-1
 
-where the bracket over tokens is `wanted` (calibration/statistics/cross.py adds it up). The quantiser then minimises
+where the bracket over tokens is `cross_moment` (calibration/statistics/cross.py adds it up). The quantiser then minimises
 tr((W* - Q) H (W* - Q)^T). Without the first term this is the target of GPTAQ (arXiv:2504.02692) and Qronos (arXiv:2505.11695): a
 product's own output. Taken in full for every product, it makes RWKV *worse* (KL +73 % on rwkv7-8m at 3 bits):
 h holds noise that x' does not, so that a regression shrinks its weights (regression dilution), and all products shrink together.
@@ -23,12 +23,12 @@ from torch import Tensor
 from rwkvquant.quantizers.shared.factor import InverseFactor
 
 
-def corrected(factor: InverseFactor, W: Tensor, wanted: Tensor, strength: float) -> Tensor:
-    """W (out, in) and wanted (out, in), (x' - x + (h' - h) W^T)^T h / tokens -> W* in the type of W, in which it is worked out.
+def corrected(factor: InverseFactor, W: Tensor, cross_moment: Tensor, strength: float) -> Tensor:
+    """W (out, in) and cross_moment (out, in), (x' - x + (h' - h) W^T)^T h / tokens -> W* in the type of W, in which it is worked out.
 
     The factor is that of H (in, in), damped, as the quantiser has it.
     """
     target = W.clone()
-    change = (wanted.to(W)[:, factor.order] @ factor.U.T) @ factor.U  # H^-1 = U^T U, in the factor's order
+    change = (cross_moment.to(W)[:, factor.order] @ factor.U.T) @ factor.U  # H^-1 = U^T U, in the factor's order
     target[:, factor.order] += strength * change
     return target

@@ -7,7 +7,7 @@ by -D there, and G by -D H_b everywhere: at once where the next blocks are, for 
 columns, block by block, costs one product with H in the end, the loss of every row is known before and after it for nothing, and the
 next sweep starts where it ended. Working both out again would cost three products, two of them in float64.
 
-Gives up: sums are carried on in the type of W, and drift by its rounding; `fresh` starts again.
+Gives up: sums are carried on in the type of W, and drift by its rounding; `reset` starts again.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ class Residual:
 
     def __init__(self, W: Tensor, H: Tensor, Q: Tensor | NDArray[np.float32]) -> None:
         self.W, self.H = W, H.to(W)
-        self.fresh(Q)
+        self.reset(Q)
 
-    def fresh(self, Q: Tensor | NDArray[np.float32]) -> None:
+    def reset(self, Q: Tensor | NDArray[np.float32]) -> None:
         """Start again from what the codes decode to, (rows, cols)."""
         self.E = (self.W - torch.as_tensor(Q).to(self.W)).T.contiguous()
         self.G = self.H @ self.E
@@ -69,10 +69,10 @@ class Residual:
                 D = change(columns, self.G[columns])
                 self.E[columns] -= D
                 changes[start - first : columns.stop - first] = D
-                self._spread(columns, D, slice(first, last))
-            self._spread(slice(first, last), changes[: last - first], slice(0, cols))
+                self._update_gradient(columns, D, slice(first, last))
+            self._update_gradient(slice(first, last), changes[: last - first], slice(0, cols))
 
-    def _spread(self, columns: slice, D: Tensor, within: slice) -> None:
+    def _update_gradient(self, columns: slice, D: Tensor, within: slice) -> None:
         """Bring G up to date for a change D (columns, rows) of `columns`: in all columns of `within` except these, which are up to date."""
         for part in (slice(within.start, columns.start), slice(columns.stop, within.stop)):
             self.G[part].addmm_(self.H[part, columns], D, alpha=-1)
