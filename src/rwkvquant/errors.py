@@ -7,7 +7,7 @@ A message gives the rule, what came instead, the tensor or file it came from, an
 
 
 class RwkvQuantError(Exception):
-    """Base of all errors that are the user's to mend."""
+    """Base of all errors that the user can correct."""
 
 
 class CheckpointError(RwkvQuantError):
@@ -19,11 +19,11 @@ class FormatError(RwkvQuantError):
 
 
 class ConfigError(RwkvQuantError):
-    """An option that is misspelt, out of range, or cannot be met (for example bits below the smallest reachable)."""
+    """An option that is misspelt, out of range, or impossible (for example fewer bits than the smallest candidates need)."""
 
 
 class TokenizerError(RwkvQuantError):
-    """A vocabulary that is none, or a token outside of it."""
+    """A file that is not a valid vocabulary, or a token outside the vocabulary."""
 
 
 class CalibrationError(RwkvQuantError):
@@ -31,4 +31,4 @@ class CalibrationError(RwkvQuantError):
 
 
 class StoppedError(RwkvQuantError):
-    """Not a mistake: a job that was asked to stop, has, and can go on. The command line exits with 75."""
+    """Not a mistake: a job stopped because it was asked to. It can be continued. The command line exits with 75."""

@@ -1,4 +1,4 @@
-"""What often lies where a download should be: a pointer of Git LFS, or a web page. Every reader asks here before it says what is wrong."""
+"""Files that are often saved in place of a download: a Git LFS pointer, or a web page. Every reader checks for them first."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
 
 def stand_in(head: bytes) -> str | None:
-    """A sentence about a file that begins with these bytes (HEAD_BYTES are enough), or None if it may be the real one."""
+    """A sentence about a file that begins with `head` (HEAD_BYTES are enough), or None if it may be the real file."""
     if head.startswith(LFS_POINTER):
-        return "this is a pointer of Git LFS, not the file itself; fetch the file with: git lfs pull"
+        return "this is a Git LFS pointer, not the file itself; fetch the file with: git lfs pull"
     start = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     if start.startswith((b"<!doctype html", b"<html")):
-        return "this is a web page (HTML), not the file itself; download the file again, from the link that gives its content"
+        return "this is a web page (HTML), not the file itself; download the file again, from its download link"
     return None

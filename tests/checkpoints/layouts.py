@@ -1,6 +1,6 @@
 """A checkpoint as other projects write it: each function from the layout's own description, without our name tables.
 
-All take BlinkDL's tensors and give those of the layout. Linear layers of fla are (out, in), so its LoRA factors are turned.
+All take BlinkDL's tensors and return those of the layout. Linear layers of fla are (out, in), so its LoRA factors are transposed.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ def hf_rwkv7(tensors: Tensors) -> Tensors:
 def web_rwkv(tensors: Tensors) -> Tensors:
     """Lower case, fp16, two words renamed, and the last two axes of whatever has one of these names swapped."""
     swapped = ["time_mix_w1", "time_mix_w2", "time_decay_w1", "time_decay_w2", "w1", "w2", "a1", "a2", "g1", "g2", "v1", "v2", "time_state"]
-    found = {}
+    result = {}
     for name, tensor in tensors.items():
         name = name.replace("time_faaaa", "time_first").replace("time_maa", "time_mix").lower()
-        found[name] = (tensor.transpose(-2, -1) if name.split(".")[-1] in swapped else tensor).half().contiguous()
-    return found
+        result[name] = (tensor.transpose(-2, -1) if name.split(".")[-1] in swapped else tensor).half().contiguous()
+    return result
 
 
 def _fla_outside(tensors: Tensors) -> Tensors:
@@ -58,74 +58,74 @@ def _fla_norms(tensors: Tensors, layer: int) -> Tensors:
 
 
 def fla_rwkv7(tensors: Tensors) -> Tensors:
-    found = _fla_outside(tensors)
+    result = _fla_outside(tensors)
     for layer in layers_of(tensors):
         att, ffn, attn = f"blocks.{layer}.att.", f"blocks.{layer}.ffn.", f"model.layers.{layer}.attn."
-        found |= _fla_norms(tensors, layer)
+        result |= _fla_norms(tensors, layer)
         for c in "rwkvag":
-            found[f"{attn}x_{c}"] = tensors[f"{att}x_{c}"]
+            result[f"{attn}x_{c}"] = tensors[f"{att}x_{c}"]
         for c in "wavg" if layer else "wag":
-            found[f"{attn}{c}_lora.lora.0.weight"] = tensors[f"{att}{c}1"].t()
-            found[f"{attn}{c}_lora.lora.2.weight"] = tensors[f"{att}{c}2"].t()
+            result[f"{attn}{c}_lora.lora.0.weight"] = tensors[f"{att}{c}1"].t()
+            result[f"{attn}{c}_lora.lora.2.weight"] = tensors[f"{att}{c}2"].t()
             if c != "g":
-                found[f"{attn}{c}_lora.lora.2.bias"] = tensors[f"{att}{c}0"].squeeze()
-        found[f"{attn}k_k"], found[f"{attn}k_a"] = tensors[f"{att}k_k"].squeeze(), tensors[f"{att}k_a"].squeeze()
-        found[f"{attn}r_k"] = tensors[f"{att}r_k"]
-        found[f"{attn}r_proj.weight"] = tensors[f"{att}receptance.weight"]
-        found[f"{attn}k_proj.weight"] = tensors[f"{att}key.weight"]
-        found[f"{attn}v_proj.weight"] = tensors[f"{att}value.weight"]
-        found[f"{attn}o_proj.weight"] = tensors[f"{att}output.weight"]
-        found[f"model.layers.{layer}.ffn.x_k"] = tensors[f"{ffn}x_k"].squeeze()
-        found[f"model.layers.{layer}.ffn.key.weight"] = tensors[f"{ffn}key.weight"]
-        found[f"model.layers.{layer}.ffn.value.weight"] = tensors[f"{ffn}value.weight"]
-    return found
+                result[f"{attn}{c}_lora.lora.2.bias"] = tensors[f"{att}{c}0"].squeeze()
+        result[f"{attn}k_k"], result[f"{attn}k_a"] = tensors[f"{att}k_k"].squeeze(), tensors[f"{att}k_a"].squeeze()
+        result[f"{attn}r_k"] = tensors[f"{att}r_k"]
+        result[f"{attn}r_proj.weight"] = tensors[f"{att}receptance.weight"]
+        result[f"{attn}k_proj.weight"] = tensors[f"{att}key.weight"]
+        result[f"{attn}v_proj.weight"] = tensors[f"{att}value.weight"]
+        result[f"{attn}o_proj.weight"] = tensors[f"{att}output.weight"]
+        result[f"model.layers.{layer}.ffn.x_k"] = tensors[f"{ffn}x_k"].squeeze()
+        result[f"model.layers.{layer}.ffn.key.weight"] = tensors[f"{ffn}key.weight"]
+        result[f"model.layers.{layer}.ffn.value.weight"] = tensors[f"{ffn}value.weight"]
+    return result
 
 
 def fla_rwkv7_of_2024(tensors: Tensors) -> Tensors:
     """The six mixes of a layer in one array x_x, (6, 1, 1, C)."""
-    found = fla_rwkv7(tensors)
+    result = fla_rwkv7(tensors)
     for layer in layers_of(tensors):
         attn = f"model.layers.{layer}.attn."
-        found[f"{attn}x_x"] = torch.stack([found.pop(f"{attn}x_{c}") for c in "rwkvag"])
-    return found
+        result[f"{attn}x_x"] = torch.stack([result.pop(f"{attn}x_{c}") for c in "rwkvag"])
+    return result
 
 
 def fla_rwkv6(tensors: Tensors) -> Tensors:
     """fla's forward views x_proj.0's output as (5, rank) and x_proj.2.weight as (C, 5, rank), for r, w, k, v, g in this order."""
-    found = _fla_outside(tensors)
+    result = _fla_outside(tensors)
     for layer in layers_of(tensors):
         att, ffn, attn = f"blocks.{layer}.att.", f"blocks.{layer}.ffn.", f"model.layers.{layer}.attn."
-        found |= _fla_norms(tensors, layer)
+        result |= _fla_norms(tensors, layer)
         w, k, v, r, g = tensors[f"{att}time_maa_w1"].chunk(5, dim=1)  # BlinkDL's order
-        found[f"{attn}x_proj.0.linear.weight"] = torch.cat([r, w, k, v, g], dim=1).t()
+        result[f"{attn}x_proj.0.linear.weight"] = torch.cat([r, w, k, v, g], dim=1).t()
         w, k, v, r, g = tensors[f"{att}time_maa_w2"]
-        found[f"{attn}x_proj.2.weight"] = torch.cat([r, w, k, v, g]).t()
-        found[f"{attn}x_proj.0.mu"] = tensors[f"{att}time_maa_x"].squeeze()
-        found[f"{attn}x_bias"] = torch.stack([tensors[f"{att}time_maa_{c}"].squeeze() for c in "rwkvg"])
-        found[f"{attn}w_proj.linear.lora.0.weight"] = tensors[f"{att}time_decay_w1"].t()
-        found[f"{attn}w_proj.linear.lora.2.weight"] = tensors[f"{att}time_decay_w2"].t()
-        found[f"{attn}w_proj.linear.lora.2.bias"] = tensors[f"{att}time_decay"].squeeze()
-        found[f"{attn}bonus"] = tensors[f"{att}time_faaaa"]
+        result[f"{attn}x_proj.2.weight"] = torch.cat([r, w, k, v, g]).t()
+        result[f"{attn}x_proj.0.mu"] = tensors[f"{att}time_maa_x"].squeeze()
+        result[f"{attn}x_bias"] = torch.stack([tensors[f"{att}time_maa_{c}"].squeeze() for c in "rwkvg"])
+        result[f"{attn}w_proj.linear.lora.0.weight"] = tensors[f"{att}time_decay_w1"].t()
+        result[f"{attn}w_proj.linear.lora.2.weight"] = tensors[f"{att}time_decay_w2"].t()
+        result[f"{attn}w_proj.linear.lora.2.bias"] = tensors[f"{att}time_decay"].squeeze()
+        result[f"{attn}bonus"] = tensors[f"{att}time_faaaa"]
         for ours, theirs in {"receptance": "r", "key": "k", "value": "v", "gate": "g"}.items():
-            found[f"{attn}{theirs}_proj.linear.weight"] = tensors[f"{att}{ours}.weight"]
-        found[f"{attn}o_proj.weight"] = tensors[f"{att}output.weight"]
+            result[f"{attn}{theirs}_proj.linear.weight"] = tensors[f"{att}{ours}.weight"]
+        result[f"{attn}o_proj.weight"] = tensors[f"{att}output.weight"]
         for ours in ("key", "receptance"):
-            found[f"model.layers.{layer}.ffn.{ours}.linear.weight"] = tensors[f"{ffn}{ours}.weight"]
-            found[f"model.layers.{layer}.ffn.{ours}.mu"] = tensors[f"{ffn}time_maa_{ours[0]}"].squeeze()
-        found[f"model.layers.{layer}.ffn.value.weight"] = tensors[f"{ffn}value.weight"]
-    return found
+            result[f"model.layers.{layer}.ffn.{ours}.linear.weight"] = tensors[f"{ffn}{ours}.weight"]
+            result[f"model.layers.{layer}.ffn.{ours}.mu"] = tensors[f"{ffn}time_maa_{ours[0]}"].squeeze()
+        result[f"model.layers.{layer}.ffn.value.weight"] = tensors[f"{ffn}value.weight"]
+    return result
 
 
 def hf_rwkv6(tensors: Tensors) -> Tensors:
     """What RWKV's own repositories of RWKV-6 hold, mostly as pytorch_model.bin."""
     words = {"emb.weight": "embeddings.weight", ".att.": ".attention.", ".ffn.": ".feed_forward.", ".ln0.": ".pre_ln."}
-    found = {}
+    result = {}
     for name, tensor in tensors.items():
         renamed = name
         for ours, theirs in words.items():
             renamed = renamed.replace(ours, theirs)
-        found[name if name == "head.weight" else f"rwkv.{renamed}"] = tensor
-    return found
+        result[name if name == "head.weight" else f"rwkv.{renamed}"] = tensor
+    return result
 
 
 LAYOUTS: dict[str, dict[str, Callable[[Tensors], Tensors]]] = {

@@ -121,7 +121,7 @@ def test_the_summary_weighs_mixed_dtypes(tmp_path: Path) -> None:
 
 FOREIGN = {
     "an empty file": b"",
-    "not a zip": b"Once upon a time there was a text.\n",
+    "neither a zip": b"Once upon a time there was a text.\n",
     "a GGUF file": b"GGUF\x03\0\0\0" + bytes(100),
     "a ggml file": b"fmgg" + bytes(100),
     "a tar file": bytes(257) + b"ustar" + bytes(300),
@@ -132,23 +132,23 @@ FOREIGN = {
 def test_other_files_are_refused_for_what_they_are(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "a.pth"
     path.write_bytes(FOREIGN[kind])
-    with pytest.raises(CheckpointError, match=rf"a\.pth: this is {kind}.*; a checkpoint is a \.pth as torch\.save writes it"):
+    with pytest.raises(CheckpointError, match=rf"a\.pth: this is {kind}.*; a checkpoint is a \.pth that torch\.save wrote"):
         open_checkpoint(path)
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0d71\nsize 19332096\n", "git lfs pull"),
         (b"\n<!DOCTYPE html>\n<html lang=en>", "this is a web page"),
         (b"<HTML><body>Sign in</body></HTML>", "this is a web page"),
     ],
 )
-def test_what_lies_in_the_place_of_a_download_is_named_by_every_reader(tmp_path: Path, content: bytes, said: str) -> None:
+def test_every_reader_names_a_file_saved_in_place_of_a_download(tmp_path: Path, content: bytes, message: str) -> None:
     path = tmp_path / "a.pth"
     path.write_bytes(content)
     for read in (open_checkpoint, open_packed, lambda path: load_tokenizer(path, 300)):
-        with pytest.raises(RwkvQuantError, match=said):
+        with pytest.raises(RwkvQuantError, match=message):
             read(path)
 
 
@@ -159,7 +159,7 @@ def test_bare_pickles_are_refused(tmp_path: Path) -> None:
 
 
 def test_paths_that_are_no_files_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="this is a directory"):
+    with pytest.raises(CheckpointError, match="this directory has no checkpoint"):
         open_checkpoint(tmp_path)
     with pytest.raises(CheckpointError, match=r"nowhere\.pth: there is no such file"):
         open_checkpoint(tmp_path / "nowhere.pth")
@@ -173,7 +173,7 @@ def test_a_checkpoint_of_another_architecture_is_refused_with_its_path(tmp_path:
         open_checkpoint(write_pth(tmp_path / "a.pth", {"wte.weight": torch.zeros(3, 3)}))
 
 
-# VmHWM and not getrusage's ru_maxrss, in which a process starts with the peak of the one that started it.
+# VmHWM, not getrusage's ru_maxrss: that one begins with the peak of the parent process.
 REPORT = """
 import re, sys
 from rwkvquant.checkpoints import open_checkpoint
@@ -192,7 +192,7 @@ def test_a_3_gb_checkpoint_opens_in_little_memory_and_without_torch(tmp_path: Pa
             if not spec.optional and (spec.layers != "first" or layer == 0):
                 shape = [size if isinstance(size, int) else sizes[size] for size in spec.shape]
                 state_dict[spec.name if layer < 0 else f"blocks.{layer}.{spec.name}"] = torch.empty(shape, dtype=torch.bfloat16)
-    with torch.serialization.skip_data():  # a file with holes where the weights would be: 3 GB that take no room
+    with torch.serialization.skip_data():  # a sparse file: 3 GB of weights that take no disk space
         torch.save(state_dict, tmp_path / "a.pth")
     assert (tmp_path / "a.pth").stat().st_size > 3e9
     printed = subprocess.run([sys.executable, "-c", REPORT, tmp_path / "a.pth"], capture_output=True, text=True, check=True).stdout.split()

@@ -1,4 +1,4 @@
-"""Truncated and altered files: either the same tensors, or a CheckpointError; never something else."""
+"""Truncated and altered files: either the same tensors or a CheckpointError, never another result."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MASKS = (0x01, 0x80, 0xFF, 0x24)
 def small(tmp_path: Path) -> Path:
     """Two storages and three tensors, as torch writes them."""
     base = torch.arange(6.0)
-    return write_pth(tmp_path / "small.pth", {"a": base, "turned": base.view(2, 3).t(), "half": torch.ones(3).half()})
+    return write_pth(tmp_path / "small.pth", {"a": base, "transposed": base.view(2, 3).t(), "half": torch.ones(3).half()})
 
 
 def contents(path: Path) -> list[tuple] | None:
@@ -61,7 +61,7 @@ def test_several_altered_bytes_are_found_or_harmless(small: Path) -> None:
 
 
 def test_altered_indexes_with_a_right_checksum_stay_inside_the_file(tmp_path: Path) -> None:
-    """What the CRC-32 cannot see: somebody wrote a wrong index on purpose. Any tensors are fine, any other error is not."""
+    """What the CRC-32 cannot see: an index that was made wrong on purpose. Any tensors are fine, any other error is not."""
     good = tensor_index(shape=(2, 3), strides=(3, 1))
     chooser = random.Random(1)
     outcomes = []
@@ -69,7 +69,7 @@ def test_altered_indexes_with_a_right_checksum_stay_inside_the_file(tmp_path: Pa
         for value in {0, 1, 0xFF, good[position] ^ 1, chooser.randrange(256)}:
             path = write_zip(tmp_path / "a.pth", good[:position] + bytes([value]) + good[position + 1 :])
             outcomes.append(contents(path))
-    assert 20 < len(outcomes) - outcomes.count(None) < len(outcomes)  # other names, offsets, shapes: some altered indexes are right ones
+    assert 20 < len(outcomes) - outcomes.count(None) < len(outcomes)  # other names, offsets, shapes: some altered indexes are valid
 
 
 def test_truncated_files_are_refused(small: Path) -> None:
@@ -95,18 +95,18 @@ def test_bytes_after_the_end_are_refused(small: Path, extra: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    ("write", "said"), [(write_pth, "1000 bytes after the end"), (write_safetensors, "1000 bytes after the last tensor")]
+    ("write", "message"), [(write_pth, "1000 bytes after the end"), (write_safetensors, "1000 bytes after the last tensor")]
 )
-def test_a_file_that_is_too_long_is_not_called_truncated(tmp_path: Path, write: Callable, said: str) -> None:
+def test_a_file_that_is_too_long_is_not_called_truncated(tmp_path: Path, write: Callable, message: str) -> None:
     path = write(tmp_path / "a", random_state_dict("rwkv7", layers=1, width=32, head_size=8))
     path.write_bytes(path.read_bytes() + bytes(1000))
-    with pytest.raises(CheckpointError, match=said) as caught:
+    with pytest.raises(CheckpointError, match=message) as caught:
         open_checkpoint(path)
     assert "truncated" not in str(caught.value)
 
 
-def test_a_hole_in_the_weights_is_found(tmp_path: Path) -> None:
-    """A download that left a page of zeros has the right length and a right directory."""
+def test_a_gap_in_the_weights_is_found(tmp_path: Path) -> None:
+    """A download with a page of zeros has the right length and a right directory."""
     path = write_pth(tmp_path / "a.pth", random_state_dict("rwkv7", layers=1, width=64))
     content = bytearray(path.read_bytes())
     middle = len(content) // 2 & -4096
@@ -119,7 +119,7 @@ def test_a_hole_in_the_weights_is_found(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("write", [write_pth, write_safetensors], ids=["pth", "safetensors"])
-def test_a_file_that_is_cut_while_it_is_open_is_an_error_and_not_the_end_of_the_process(tmp_path: Path, write: Callable) -> None:
+def test_a_file_that_becomes_shorter_while_open_is_an_error_and_does_not_end_the_process(tmp_path: Path, write: Callable) -> None:
     path = tmp_path / "a.file"
     write(path, random_state_dict("rwkv7", layers=1, width=64))
     checkpoint = open_checkpoint(path)
@@ -129,10 +129,10 @@ def test_a_file_that_is_cut_while_it_is_open_is_an_error_and_not_the_end_of_the_
 
 
 def test_a_thousand_tensors_of_one_storage_are_refused(tmp_path: Path) -> None:
-    """A small file would ask for a thousand times its size; a head tied to the embedding is as usual."""
+    """A small file would need a thousand times its size in memory. A head tied to the embedding is allowed."""
     base = torch.zeros(64, 64)
     tied = write_pth(tmp_path / "tied.pth", {"emb.weight": base, "head.weight": base})
     assert contents(tied) is not None
     shared = write_pth(tmp_path / "shared.pth", {f"blocks.{i}.ffn.key.weight": base for i in range(1000)})
-    with pytest.raises(CheckpointError, match=r"share storages may take twice the file's size; these take 16384000 bytes"):
+    with pytest.raises(CheckpointError, match=r"share storages may take at most twice the file's size; these take 16384000 bytes"):
         PthFile(shared)

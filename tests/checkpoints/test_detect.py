@@ -18,14 +18,14 @@ def shapes_of(arch: str, **sizes: object) -> Shapes:
 
 
 def with_block(added: Shapes) -> Shapes:
-    """An RWKV-7 with something more in its blocks."""
+    """An RWKV-7 with more tensors in its blocks."""
     return shapes_of("rwkv7") | {f"blocks.{layer}.{name}": shape for layer in range(2) for name, shape in added.items()}
 
 
 @pytest.mark.parametrize("layers", [1, 2, 5])
 @pytest.mark.parametrize(("width", "head_size"), [(32, 8), (32, 32), (96, 16), (96, 32), (192, 64), (64, 64), (40, 8)])
 @pytest.mark.parametrize("arch", ["rwkv7", "rwkv6"])
-def test_all_sizes_are_read_off_the_shapes(arch: str, width: int, head_size: int, layers: int) -> None:
+def test_all_sizes_are_read_from_the_shapes(arch: str, width: int, head_size: int, layers: int) -> None:
     ranks = {"Rw": 5, "Ra": 7, "Rv": 11, "Rg": 13, "Rm": 3, "Rd": 17}
     shapes = shapes_of(arch, layers=layers, width=width, head_size=head_size, hidden=3 * width + 8, vocab=257, ranks=ranks)
     own = {"rwkv7": ["Rw", "Ra", "Rv", "Rg"] if layers > 1 else ["Rw", "Ra", "Rg"], "rwkv6": ["Rm", "Rd"]}[arch]
@@ -64,7 +64,7 @@ def test_a_missing_layer_is_named() -> None:
 
 @pytest.mark.parametrize("arch", ["rwkv7", "rwkv6"])
 def test_every_wrong_shape_is_refused(arch: str) -> None:
-    """A size one too large, a dimension too many and one too few, in each tensor in turn; emb.weight is what the others are held to."""
+    """For each tensor: a size one too large, a dimension too many, a dimension too few. The others must agree with emb.weight."""
     shapes = shapes_of(arch, layers=2, vocab=300)
     for name, shape in shapes.items():
         larger = [tuple(size + (i == axis) for i, size in enumerate(shape)) for axis in range(len(shape))]
@@ -98,7 +98,7 @@ def test_unknown_tensors_are_refused_by_name(name: str) -> None:
 
 
 @pytest.mark.parametrize("arch", ["rwkv7", "rwkv6"])
-def test_a_tuned_state_lies_in_all_layers_or_in_none(arch: str) -> None:
+def test_a_tuned_state_is_in_all_layers_or_in_none(arch: str) -> None:
     shapes = shapes_of(arch, layers=3, time_state=True)
     assert detect(shapes) == detect(shapes_of(arch, layers=3))
     with pytest.raises(CheckpointError, match=r"a tuned state .* for every block; the checkpoint lacks blocks\.1\.att\.time_state$"):
@@ -110,7 +110,7 @@ def test_a_tuned_state_lies_in_all_layers_or_in_none(arch: str) -> None:
 
 
 def old_shapes(decay: tuple[int, ...], **more: tuple[int, ...]) -> Shapes:
-    """An RWKV-4 or RWKV-5 in short, as their training code names it."""
+    """Some tensors of an RWKV-4 or RWKV-5, with the names of their training code."""
     att = {f"att.time_mix_{c}": (1, 1, 64) for c in "kvr"} | {"att.time_decay": decay, "att.key.weight": (64, 64)}
     att |= {f"att.{name.replace('__', '.')}": shape for name, shape in more.items()}
     return {"emb.weight": (256, 64)} | {f"blocks.{layer}.{name}": shape for layer in range(2) for name, shape in att.items()}
@@ -139,7 +139,7 @@ def test_other_architectures_are_recognised_and_refused(title: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["h.0.attn.c_attn.weight", "model.layers.0.attn.x_r", "model.blocks.0.att.r_k", "blocks.0.attn.w"])
-def test_what_is_no_rwkv_is_refused_with_an_example(name: str) -> None:
+def test_other_models_are_refused_with_one_of_their_names(name: str) -> None:
     with pytest.raises(
         CheckpointError, match=rf"no tensor here has a name of an RWKV checkpoint \(the first is '{re.escape(name)}'\); RWKV-7"
     ):
@@ -147,7 +147,7 @@ def test_what_is_no_rwkv_is_refused_with_an_example(name: str) -> None:
 
 
 def test_the_tables_and_the_random_checkpoints_agree() -> None:
-    """The tests above stand on random_state_dict: it must hold every line of the table."""
+    """The tests above need a random_state_dict that has every line of the table."""
     for arch, architecture in ARCHITECTURES.items():
         made = {name.split(".", 2)[-1] if name.startswith("blocks.") else name for name in random_state_dict(arch, time_state=True)}
         assert made == {spec.name for spec in [*architecture.outside, *architecture.table]}

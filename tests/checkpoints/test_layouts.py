@@ -28,7 +28,7 @@ UNUSED = {f"blocks.0.att.v{i}" for i in range(3)}
 
 
 def half_state_dict(arch: str, **options: object) -> dict[str, torch.Tensor]:
-    """Values that fp16 holds exactly, so that web-rwkv's files lose nothing. Every size and rank is another number."""
+    """Values that fp16 holds exactly, so that web-rwkv's files lose nothing. No two sizes or ranks are equal."""
     ranks = {"Rw": 5, "Ra": 7, "Rv": 11, "Rg": 13, "Rm": 3, "Rd": 17}
     return random_state_dict(arch, **{"layers": 3, "width": 48, "hidden": 100, "ranks": ranks, "dtype": torch.float16, **options})
 
@@ -78,7 +78,7 @@ def test_shards_and_whole_files_of_a_directory_are_one_model(tmp_path: Path, sha
         assert open_checkpoint(path / f"{stem}.{ending}.index.json").sha256() == checkpoint.sha256()
 
 
-def test_layouts_are_told_by_names_and_shapes_not_by_endings(tmp_path: Path) -> None:
+def test_names_and_shapes_decide_the_layout_not_the_ending(tmp_path: Path) -> None:
     original = half_state_dict("rwkv7")
     web = write_pth(tmp_path / "web.pth", web_rwkv(original))
     plain = write_safetensors(tmp_path / "plain.st", original)
@@ -111,18 +111,18 @@ def test_a_directory_brings_its_tokenizer(tmp_path: Path) -> None:
     assert open_checkpoint(path).tokenizer == path / "rwkv_vocab_v20230424.txt"
 
 
-def test_lora_factors_as_wide_as_the_model_are_believed_of_a_pth_and_of_a_prefix(tmp_path: Path) -> None:
+def test_square_lora_factors_are_blinkdls_in_a_pth_and_after_a_prefix_and_else_refused(tmp_path: Path) -> None:
     original = half_state_dict("rwkv7", ranks=dict.fromkeys(("Rw", "Ra", "Rv", "Rg"), 48))
     assert open_checkpoint(write_pth(tmp_path / "a.pth", original)).layout == "blinkdl"
     assert open_checkpoint(write_safetensors(tmp_path / "hf.st", hf_rwkv7(original))).layout == "blinkdl"
-    with pytest.raises(CheckpointError, match=r"a\.st: LoRA factors as wide as the model, such as blocks\.0\.att\.\w1, do not tell"):
+    with pytest.raises(CheckpointError, match=r"a\.st: BlinkDL's layout and web-rwkv's .* blocks\.0\.att\.\w1 .* are square"):
         open_checkpoint(write_safetensors(tmp_path / "a.st", original))
     one_is_enough = half_state_dict("rwkv7", ranks={"Rw": 48, "Ra": 48, "Rv": 48, "Rg": 47})
     assert open_checkpoint(write_safetensors(tmp_path / "b.st", web_rwkv(one_is_enough))).layout == "web-rwkv"
 
 
 @pytest.mark.parametrize(("name", "arch"), NAME_TABLES)
-def test_tables_name_tensors_that_exist_and_no_name_twice_for_one_turn(name: str, arch: str) -> None:
+def test_tables_name_tensors_that_exist_and_use_no_name_twice_for_one_conversion(name: str, arch: str) -> None:
     layout = NAME_TABLES[name, arch]
     ours = {spec.name for spec in ARCHITECTURES[arch].table} | {"emb.weight", "ln_out.weight", "ln_out.bias", "head.weight"}
     assert set(layout.places) | {"att.time_state"} == ours
@@ -135,13 +135,13 @@ def test_names_of_two_layouts_are_refused(tmp_path: Path) -> None:
     fla = fla_rwkv7(original)
     mixed = {name: tensor for name, tensor in fla.items() if ".layers.2." not in name}
     mixed |= {name: tensor for name, tensor in original.items() if name.startswith("blocks.2.")}
-    with pytest.raises(CheckpointError, match=r"a\.st: the names of a checkpoint are of one layout; blocks\.2\.\S+ is BlinkDL's and model"):
+    with pytest.raises(CheckpointError, match=r"a\.st: all names .* must be of one layout; blocks\.2\.\S+ is of BlinkDL, and model\."):
         open_checkpoint(write_safetensors(tmp_path / "a.st", mixed))
     half_prefixed = original | prefixed("model.")({name: t for name, t in original.items() if name.startswith("blocks.1.")})
     with pytest.raises(CheckpointError, match="of one layout"):
         open_checkpoint(write_safetensors(tmp_path / "a.st", half_prefixed))
     twice = prefixed("model.")(original) | {"model.head.weight": original["head.weight"]}
-    with pytest.raises(CheckpointError, match=r"two tensors for head\.weight: head\.weight and model\.head\.weight"):
+    with pytest.raises(CheckpointError, match=r"two tensors of the file mean head\.weight: head\.weight and model\.head\.weight"):
         open_checkpoint(write_safetensors(tmp_path / "a.st", twice))
 
 
@@ -166,13 +166,14 @@ def test_a_wrong_shape_is_named_as_the_file_has_it(tmp_path: Path) -> None:
         ):
             open_checkpoint(write_safetensors(tmp_path / "a.st", tensors | {name: torch.zeros(shape)}))
     with pytest.raises(
-        CheckpointError, match=r"model\.layers\.1\.attn\.k_k cannot have the shape \(6, 8\), if it is blocks\.1\.att\.k_k in"
+        CheckpointError,
+        match=r"model\.layers\.1\.attn\.k_k, which is blocks\.1\.att\.k_k in .* fla, cannot have the shape \(6, 8\)",
     ):
         open_checkpoint(write_safetensors(tmp_path / "a.st", tensors | {"model.layers.1.attn.k_k": torch.zeros(6, 8)}))
 
 
 class Claims:
-    """A file that is nothing but what its header says."""
+    """A file that has only a header."""
 
     format = "safetensors"
     written_as = "blinkdl"
@@ -185,7 +186,7 @@ class Claims:
 
 
 def test_shapes_are_translated_without_memory() -> None:
-    """A header's claims are checked against the file before; a translation must not make them real."""
+    """The reader has checked the sizes in a header against the file. Translation must not allocate arrays of these sizes."""
     tensors = {f"model.layers.0.attn.{name}": (1 << 40, 1 << 20) for name in ("w_lora.lora.0.weight", "r_proj.weight", "r_k")}
     tensors |= {"model.embeddings.weight": (1 << 40, 1 << 20), "model.layers.0.attn.k_k": (1 << 50,)}
     file = TranslatedFile(Claims({name: TensorInfo(name, "float16", shape) for name, shape in tensors.items()}))
@@ -208,9 +209,9 @@ def test_wrong_shapes_and_names_of_any_kind_are_refused_in_a_sentence(arch: str,
     assert not refused(good)
     for name, info in good.items():
         shapes = [(1,), (5,), info.shape[1:], (*info.shape, 2), (2, *info.shape), tuple(n + 1 for n in info.shape), info.shape[:1] * 8]
-        for shape in {*shapes} - {info.shape, ()}:  # readers of files know no tensor without axes
+        for shape in {*shapes} - {info.shape, ()}:  # readers refuse a tensor without axes
             wrong = TensorInfo(name, "float16", shape)
-            # A vector may come with any axes of length 1, and layer 0's v may be missing altogether.
+            # A vector may come with any axes of length 1, and layer 0 may lack v.
             same_vector = sorted(n for n in shape if n > 1) == sorted(n for n in info.shape if n > 1) and max(info.shape) == math.prod(
                 info.shape
             )
@@ -233,21 +234,21 @@ def test_bad_indexes_are_refused_in_a_sentence(tmp_path: Path) -> None:
             open_checkpoint(path)
 
     right = good["weight_map"]
-    refused(right | {"blocks.9.ghost": first}, rf"says that blocks\.9\.ghost lies in {first}, and it does not")
-    refused(right | {name: second}, rf"says that {name} lies in {second}, and it does not")
+    refused(right | {"blocks.9.ghost": first}, rf"says that blocks\.9\.ghost is in {first}, but it is not")
+    refused(right | {name: second}, rf"says that {name} is in {second}, but it is not")
     refused(
-        {other: shard for other, shard in right.items() if other != name}, rf"{first} holds {name}, and model\.safetensors\.index\.json"
+        {other: shard for other, shard in right.items() if other != name}, rf"{first} holds {name}, but model\.safetensors\.index\.json"
     )
     refused(right | {name: "model-00003-of-00003.safetensors"}, r"shard model-00003-of-00003\.safetensors, which \S+ names, is missing")
     refused({}, '"weight_map"')
     refused([name], '"weight_map"')
-    refused(right | {name: 7}, "without a folder")
-    refused(right | {name: file.name}, "this is a JSON file, where one with weights should be")
+    refused(right | {name: 7}, "without a path")
+    refused(right | {name: file.name}, "a shard must hold weights; this is a JSON file")
     file.write_text('{"weight_map": {"a": "b", "a": "c"}}')
     with pytest.raises(CheckpointError, match="'a' is there twice"):
         open_checkpoint(path)
     file.write_text("{" * 100_000)
-    with pytest.raises(CheckpointError, match="is not the JSON"):
+    with pytest.raises(CheckpointError, match="is not valid JSON"):
         open_checkpoint(path)
     (path / second).unlink()
     refused(right, f"the shard {second}, which model.safetensors.index.json names, is missing")
@@ -261,29 +262,29 @@ def test_an_index_cannot_lead_out_of_its_directory(tmp_path: Path, shard: str) -
     write_safetensors(tmp_path / "secret.safetensors", original)
     path = write_directory(tmp_path / "model", original, 2)
     (path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": dict.fromkeys(original, shard)}))
-    with pytest.raises(CheckpointError, match=r"may name files beside itself only, without a folder"):
+    with pytest.raises(CheckpointError, match=r"may only name files in its own folder, without a path"):
         open_checkpoint(path)
 
 
-def test_directories_that_are_unclear_are_refused(tmp_path: Path) -> None:
+def test_directories_with_two_checkpoints_or_none_are_refused(tmp_path: Path) -> None:
     original = half_state_dict("rwkv7")
     path = write_directory(tmp_path / "both", original, 2)
     write_safetensors(path / "model.safetensors", original)
-    with pytest.raises(CheckpointError, match=r"has model\.safetensors and model\.safetensors\.index\.json; name the one"):
+    with pytest.raises(CheckpointError, match=r"has model\.safetensors and model\.safetensors\.index\.json; give the path"):
         open_checkpoint(path)
     (tmp_path / "other").mkdir()
     write_pth(tmp_path / "other" / "somewhere.pth", original)
-    with pytest.raises(CheckpointError, match=r"this is a directory without a checkpoint .*name the file"):
+    with pytest.raises(CheckpointError, match=r"this directory has no checkpoint .*give the path of a file"):
         open_checkpoint(tmp_path / "other")
 
 
-def test_a_packed_file_is_no_checkpoint() -> None:
+def test_a_packed_file_is_not_a_checkpoint() -> None:
     with pytest.raises(CheckpointError, match="this is a file packed by rwkvquant, not a checkpoint"):
         open_checkpoint(DATA / "rwkv7-tiny-rtn4.safetensors")
 
 
 @pytest.mark.parametrize("checksum_first", [False, True])
-def test_a_packed_file_that_another_tool_has_written_again_is_refused_as_that(tmp_path: Path, checksum_first: bool) -> None:
+def test_a_packed_file_that_another_tool_wrote_again_is_refused_with_that_reason(tmp_path: Path, checksum_first: bool) -> None:
     """The safetensors package writes the metadata in an order that changes from run to run."""
     content = (DATA / "rwkv7-tiny-rtn4.safetensors").read_bytes()
     start = 8 + int.from_bytes(content[:8], "little")
@@ -294,5 +295,5 @@ def test_a_packed_file_that_another_tool_has_written_again_is_refused_as_that(tm
     for padding in range(0, 64, 8):
         padded = text + b" " * (-len(text) % 8 + padding)
         again.write_bytes(len(padded).to_bytes(8, "little") + padded + content[start:])
-        with pytest.raises(RwkvQuantError, match=r"another tool has written (it|the file) again.*use the original file"):
+        with pytest.raises(RwkvQuantError, match=r"another tool (has written the file|wrote it) again.*use the original file"):
             rwkvquant.load(again)

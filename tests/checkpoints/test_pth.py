@@ -62,7 +62,7 @@ def test_every_finite_value_of_16_bits_is_read_exactly(tmp_path: Path, dtype: to
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_views_of_one_storage_are_read_by_their_strides(tmp_path: Path, dtype: torch.dtype) -> None:
     base = torch.randn(6, 8, 10).to(dtype)
-    views = {"whole": base, "turned": base[2].t(), "thinned": base[1::2, ::3, 4:9], "last": base[5, 7, 9:]}
+    views = {"whole": base, "transposed": base[2].t(), "thinned": base[1::2, ::3, 4:9], "last": base[5, 7, 9:]}
     views |= {"permuted": base.permute(2, 0, 1), "narrow": base[:, :1, :1]}
     path = save(tmp_path / "a.pth", views)
     assert sum("/data/" in name for name in zipfile.ZipFile(path).namelist()) == 1
@@ -77,7 +77,7 @@ def test_parameters_and_module_state_dicts_are_read(tmp_path: Path) -> None:
 
 def test_pickle_protocol_4_is_read(tmp_path: Path) -> None:
     tensors = {"a" * 200: torch.randn(3), "b": torch.randn(2, 2)}
-    assert_same(save(tmp_path / "a.pth", tensors, pickle_protocol=4), tensors)  # which torch's own weights_only refuses
+    assert_same(save(tmp_path / "a.pth", tensors, pickle_protocol=4), tensors)  # torch itself refuses this with weights_only
 
 
 def test_more_tensors_than_one_batch_of_the_pickle_are_read(tmp_path: Path) -> None:
@@ -100,7 +100,7 @@ def test_zip64_records_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 def test_a_file_of_more_than_4_gib_is_indexed(tmp_path: Path) -> None:
     path = tmp_path / "a.pth"
-    with torch.serialization.skip_data():  # leaves holes where the data would be
+    with torch.serialization.skip_data():  # writes a sparse file, without the data
         torch.save({"large": torch.empty(3 << 30, dtype=torch.float16), "after": torch.empty(2, 3)}, path)
     assert path.stat().st_size > 6 << 30
     tensors = PthFile(path).tensors
@@ -161,47 +161,47 @@ def test_other_dtypes_are_refused_by_name(tmp_path: Path, dtype: torch.dtype) ->
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         ({"state_dict": {"x": torch.zeros(1)}, "epoch": 3, "loss": 0.5}, "here 'state_dict' is a dict, perhaps the checkpoint"),
-        ({"x": torch.zeros(1), "epoch": 3}, "here 'epoch' is a int; save the tensors alone"),
+        ({"x": torch.zeros(1), "epoch": 3}, "here 'epoch' is a int; save only the tensors"),
         ({"x": [torch.zeros(1)]}, "here 'x' is a list"),
-        ({}, "this file holds an empty or other dict"),
-        ([torch.zeros(1)], "this file holds an empty or other list"),
-        (torch.zeros(1), "this file holds an empty or other StoredTensor"),
+        ({}, "this file holds an empty dict"),
+        ([torch.zeros(1)], "this file holds a list"),
+        (torch.zeros(1), "this file holds a single tensor"),
         ({3: torch.zeros(1)}, "keys of a dict of tensors are strings; got a int"),
         ({"x\x1b[2J": torch.zeros(1)}, r"name is printable .* got 'x\\x1b\[2J'"),
         ({"x": torch.tensor(1.0)}, "x must have at least one dimension"),
         ({"x": torch.zeros(0, 3)}, "x must have sizes of at least 1"),
-        ({"x": torch.zeros(1).expand(1000)}, "x reaches outside of its storage of 1 elements"),
-        ({"x": torch.zeros([1] * 9)}, "something else than a storage, an offset, a shape and strides"),
+        ({"x": torch.zeros(1).expand(1000)}, "every element of x must be inside its storage of 1 elements"),
+        ({"x": torch.zeros([1] * 9)}, "by a storage, an offset, a shape and strides"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_what_is_no_plain_dict_of_tensors_is_refused(tmp_path: Path, content: object, said: str) -> None:
-    with pytest.raises(CheckpointError, match=said):
+def test_anything_but_a_plain_dict_of_tensors_is_refused(tmp_path: Path, content: object, message: str) -> None:
+    with pytest.raises(CheckpointError, match=message):
         PthFile(save(tmp_path / "a.pth", content))
 
 
 @pytest.mark.parametrize(
-    ("wrong", "said"),
+    ("wrong", "message"),
     [
-        ({"offset": 1}, "outside of its storage"),
+        ({"offset": 1}, "must be inside its storage"),
         ({"offset": -1}, "at least 0"),
         ({"offset": 2**70}, "outside"),
-        ({"offset": "0"}, "something else"),
-        ({"offset": True}, "something else"),
+        ({"offset": "0"}, "by a storage, an offset"),
+        ({"offset": True}, "by a storage, an offset"),
         ({"shape": (7,)}, "outside"),
         ({"shape": (-6,)}, "sizes of at least 1"),
         ({"shape": (2**63, 2**63), "strides": (0, 0)}, "outside"),
         ({"shape": (2**1000,)}, "outside"),
-        ({"shape": 6}, "something else"),
-        ({"shape": (True,)}, "something else"),
-        ({"shape": ("6",)}, "something else"),
+        ({"shape": 6}, "by a storage, an offset"),
+        ({"shape": (True,)}, "by a storage, an offset"),
+        ({"shape": ("6",)}, "by a storage, an offset"),
         ({"strides": (2,)}, "outside"),
         ({"strides": (-1,)}, "at least 0"),
         ({"strides": (2**64,)}, "outside"),
-        ({"strides": (1, 1)}, "as many strides"),
+        ({"strides": (1, 1)}, "one stride for each; got 1 and 2"),
         ({"numel": 5}, "must fill its zip member of 24 bytes"),
         ({"numel": 2**62}, "must fill"),
         ({"numel": -6}, "must fill"),
@@ -211,9 +211,9 @@ def test_what_is_no_plain_dict_of_tensors_is_refused(tmp_path: Path, content: ob
     ],
     ids=str,
 )
-def test_a_tensor_must_lie_in_its_storage(tmp_path: Path, wrong: dict, said: str) -> None:
+def test_a_tensor_must_be_inside_its_storage(tmp_path: Path, wrong: dict, message: str) -> None:
     assert PthFile(write_zip(tmp_path / "good.pth", tensor_index())).read("x").tolist() == [0, 1, 2, 3, 4, 5]
-    with pytest.raises(CheckpointError, match=said):
+    with pytest.raises(CheckpointError, match=message):
         PthFile(write_zip(tmp_path / "bad.pth", tensor_index(**wrong)))
 
 
@@ -245,7 +245,7 @@ def test_a_name_given_twice_is_refused(tmp_path: Path) -> None:
 
 def test_a_zip_of_something_else_is_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", x=np.zeros(3))
-    with pytest.raises(CheckpointError, match=r"no data\.pkl"):
+    with pytest.raises(CheckpointError, match=r"must hold one data\.pkl"):
         PthFile(tmp_path / "a.npz")
     with zipfile.ZipFile(tmp_path / "b.pth", "w") as archive:
         archive.writestr("archive/data.pkl", tensor_index())
@@ -262,7 +262,7 @@ def test_compressed_members_are_refused(tmp_path: Path) -> None:
         PthFile(tmp_path / "a.pth")
 
 
-def test_two_members_of_one_name_are_refused(tmp_path: Path) -> None:
+def test_two_members_with_one_name_are_refused(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "a.pth", "w") as archive, pytest.warns(UserWarning, match="Duplicate"):
         archive.writestr("archive/data.pkl", tensor_index())
         archive.writestr("archive/data.pkl", tensor_index())
@@ -290,7 +290,7 @@ def test_members_that_overlap_are_refused(tmp_path: Path) -> None:
 
 
 def alter_entry(path: Path, name: str, **fields: int) -> None:
-    """Overwrite fields of the directory's entry of one member: their places are those of APPNOTE.TXT 4.3.12."""
+    """Overwrite fields in the directory entry of one member, at the places that APPNOTE.TXT 4.3.12 gives."""
     places = {"method": (10, "<H"), "crc": (16, "<I"), "packed_size": (20, "<I"), "size": (24, "<I")}
     content = bytearray(path.read_bytes())
     entry = content.rindex(f"archive/{name}".encode()) - 46
@@ -308,7 +308,7 @@ def test_a_member_that_only_the_directory_calls_compressed_is_refused(tmp_path: 
 
 @pytest.mark.parametrize("size", [28, 400, 2**20])
 def test_a_member_that_reaches_past_the_data_is_refused(tmp_path: Path, size: int) -> None:
-    """With the checksum and the number of elements that would fit: only the bounds of the member are wrong."""
+    """The checksum and the number of elements are right; only the bounds of the member are wrong."""
     path = write_zip(tmp_path / "a.pth", tensor_index(numel=size // 4))
     content = path.read_bytes()
     start = content.index(FLOATS_0_TO_5)
@@ -339,10 +339,10 @@ def test_a_directory_that_miscounts_itself_is_refused(tmp_path: Path, count: int
 
 
 def test_an_index_too_large_to_be_one_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="may have 16 MB"):
+    with pytest.raises(CheckpointError, match="may have at most 16 MB"):
         PthFile(write_zip(tmp_path / "a.pth", b"\x80\x02}" + push("x" * (17 << 20)) + b"."))
 
 
-def test_a_huge_stride_of_an_axis_of_one_is_never_taken(tmp_path: Path) -> None:
+def test_a_huge_stride_of_an_axis_of_length_1_is_not_used(tmp_path: Path) -> None:
     path = write_zip(tmp_path / "a.pth", tensor_index(shape=(1, 1, 6), strides=(2**62, 2**62, 1)))
     np.testing.assert_array_equal(PthFile(path).read("x").ravel(), np.arange(6, dtype=np.float32))

@@ -39,8 +39,8 @@ def test_values_need_not_be_aligned(tmp_path: Path) -> None:
     np.testing.assert_array_equal(SafetensorsFile(path).read("x").reshape(-1), np.arange(6))
 
 
-def test_every_length_of_header_is_told_from_an_index(tmp_path: Path) -> None:
-    """The first byte of the length may be that of a JSON text."""
+def test_a_header_of_any_length_is_not_taken_for_an_index(tmp_path: Path) -> None:
+    """The first byte of the length may be the one that begins a JSON text."""
     text = json.dumps({"x": ENTRY}).encode()
     for length in (ord("{"), 256 + ord("{"), (ord("{") << 8) + ord("{")):
         path = write(tmp_path / "a.json", text.ljust(length))
@@ -48,32 +48,32 @@ def test_every_length_of_header_is_told_from_an_index(tmp_path: Path) -> None:
 
 
 BAD: dict[str, tuple[Any, str]] = {
-    "no JSON": (b"{'x': 1}", "is not the JSON"),
+    "not JSON": (b"{'x': 1}", "is not valid JSON"),
     "a list": ([], "must be a JSON object"),
-    "no UTF-8": (b'{"\xff": 1}', "is not the JSON"),
-    "deep nesting": (b'{"x":' * 100_000, "is not the JSON"),
+    "not UTF-8": (b'{"\xff": 1}', "is not valid JSON"),
+    "deep nesting": (b'{"x":' * 100_000, "is not valid JSON"),
     "a name given twice": (b'{"x": %s, "x": %s}' % ((json.dumps(ENTRY).encode(),) * 2), "'x' is there twice"),
     "no tensors": ({"__metadata__": {}}, "holds no tensors"),
-    "an entry that is none": ({"x": 7}, "something else than a dtype"),
-    "a shape that is none": ({"x": ENTRY | {"shape": "2, 3"}}, "something else than a dtype"),
-    "a negative size": ({"x": ENTRY | {"shape": [-2, -3]}}, "something else than a dtype"),
-    "a size that is true": ({"x": ENTRY | {"shape": [True, 6]}}, "something else than a dtype"),
-    "a size with many digits": ({"x": ENTRY | {"shape": [10**4000, 6]}}, "something else than a dtype"),
-    "a float as a size": ({"x": ENTRY | {"shape": [2.0, 3]}}, "something else than a dtype"),
-    "an infinite size": (b'{"x": {"dtype": "F32", "shape": [Infinity], "data_offsets": [0, 24]}}', "something else than a dtype"),
-    "three offsets": ({"x": ENTRY | {"data_offsets": [0, 12, 24]}}, "something else than a dtype"),
+    "a wrong entry": ({"x": 7}, "must give each tensor a dtype"),
+    "a wrong shape": ({"x": ENTRY | {"shape": "2, 3"}}, "must give each tensor a dtype"),
+    "a negative size": ({"x": ENTRY | {"shape": [-2, -3]}}, "must give each tensor a dtype"),
+    "a size that is true": ({"x": ENTRY | {"shape": [True, 6]}}, "must give each tensor a dtype"),
+    "a size with many digits": ({"x": ENTRY | {"shape": [10**4000, 6]}}, "must give each tensor a dtype"),
+    "a float as a size": ({"x": ENTRY | {"shape": [2.0, 3]}}, "must give each tensor a dtype"),
+    "an infinite size": (b'{"x": {"dtype": "F32", "shape": [Infinity], "data_offsets": [0, 24]}}', "must give each tensor a dtype"),
+    "three offsets": ({"x": ENTRY | {"data_offsets": [0, 12, 24]}}, "must give each tensor a dtype"),
     "integers": ({"x": ENTRY | {"dtype": "I32"}}, "x is I32"),
     "doubles": ({"x": ENTRY | {"dtype": "F64", "shape": [3]}}, "x is F64"),
     "no dimension": ({"x": ENTRY | {"shape": []}}, "1 to 8 dimensions"),
     "nine dimensions": ({"x": ENTRY | {"shape": [1] * 8 + [6]}}, "1 to 8 dimensions"),
     "an empty tensor": ({"x": ENTRY | {"shape": [0, 6]}}, "sizes of at least 1"),
-    "more than its bytes": ({"x": ENTRY | {"shape": [3, 3]}}, "must take 36 bytes by its shape and dtype; its offsets give it 24"),
-    "huge": ({"x": ENTRY | {"shape": [1 << 50, 1 << 50]}}, "must take"),
+    "more than its bytes": ({"x": ENTRY | {"shape": [3, 3]}}, "takes 36 bytes by its shape and dtype, but 24 by its offsets"),
+    "huge": ({"x": ENTRY | {"shape": [1 << 50, 1 << 50]}}, "by its shape and dtype"),
     "huge with offsets to match": ({"x": ENTRY | {"shape": [1 << 40], "data_offsets": [0, 1 << 42]}}, "the file is truncated"),
-    "offsets backwards": ({"x": ENTRY | {"data_offsets": [24, 0]}}, "its offsets give it -24"),
-    "a hole before": ({"x": ENTRY | {"shape": [5], "data_offsets": [4, 24]}}, "should begin at byte 0 and begins at 4"),
-    "a hole behind": ({"x": ENTRY | {"shape": [5], "data_offsets": [0, 20]}}, "4 bytes after the last tensor"),
-    "an overlap": ({"x": ENTRY, "y": ENTRY | {"shape": [1], "data_offsets": [20, 24]}}, "y should begin at byte 24"),
+    "offsets backwards": ({"x": ENTRY | {"data_offsets": [24, 0]}}, "but -24 by its offsets"),
+    "a gap before": ({"x": ENTRY | {"shape": [5], "data_offsets": [4, 24]}}, "must begin at byte 0, got 4"),
+    "a gap after": ({"x": ENTRY | {"shape": [5], "data_offsets": [0, 20]}}, "4 bytes after the last tensor"),
+    "an overlap": ({"x": ENTRY, "y": ENTRY | {"shape": [1], "data_offsets": [20, 24]}}, "y must begin at byte 24"),
     "a name with a line break": ({"x\ny": ENTRY}, "name is printable"),
     "an endless name": ({"x" * 1000: ENTRY}, "at most 256 characters"),
 }
@@ -95,8 +95,8 @@ def test_a_header_longer_than_the_file_or_the_limit_is_refused(tmp_path: Path) -
         open_checkpoint(path)
     with open(path, "r+b") as file:
         file.write((17 << 20).to_bytes(8, "little"))
-        file.truncate(18 << 20)  # a hole that takes no room
-    with pytest.raises(CheckpointError, match="the header may have 16 MB; got 17 MB"):
+        file.truncate(18 << 20)  # sparse: takes no disk space
+    with pytest.raises(CheckpointError, match="the header may have at most 16 MB; got 17 MB"):
         open_checkpoint(path)
 
 
@@ -110,7 +110,7 @@ def test_truncated_files_are_refused(tmp_path: Path) -> None:
 
 
 def test_altered_headers_are_refused_or_stay_inside_the_file(tmp_path: Path) -> None:
-    """The format has no checksum, so an altered header may describe other tensors; it must not describe other memory."""
+    """The format has no checksum, so an altered header may describe other tensors, but no bytes outside the file."""
     path = write_safetensors(tmp_path / "a.st", {"a": torch.arange(6.0).view(2, 3), "b": torch.ones(3).half(), "c": torch.ones(1)})
     good = path.read_bytes()
     chooser = random.Random(0)

@@ -1,4 +1,4 @@
-"""Hostile pickles: each wants to leave a file behind; Python's own unpickler is shown to run them, ours to name what they ask for."""
+"""Hostile pickles: each tries to create a file. Python's own unpickler runs them; ours refuses them and names what they ask for."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ EXTENSION = 77
 
 
 class Victim(pickle.Unpickler):
-    """Python's unpickler, with the tensors of a checkpoint as None."""
+    """Python's unpickler, with but with None for each tensor of a checkpoint."""
 
     def persistent_load(self, identity: object) -> None:
         return None
@@ -78,7 +78,7 @@ def test_a_pickle_that_runs_a_command_is_refused_by_name_and_not_run(tmp_path: P
     with pytest.raises(CheckpointError, match=f"{named}.*nothing was run"):
         PthFile(write_zip(tmp_path / "a.pth", content))
     assert not trace.exists()
-    Victim(io.BytesIO(content)).load()  # so what was refused above was real
+    Victim(io.BytesIO(content)).load()  # shows that the pickle refused above does run its command
     assert trace.exists()
 
 
@@ -110,7 +110,7 @@ def test_allowed_names_are_not_called_with_other_arguments() -> None:
         read_pickle(b"\x80\x02})R.")
 
 
-def test_settings_and_an_optimizers_state_are_built_of_the_same_few_things() -> None:
+def test_settings_and_an_optimizers_state_are_read_if_built_from_the_same_types() -> None:
     state = {"state": {0: {"step": 3.0, "betas": (0.9, None)}, -1: [True, []]}, "size": (2, 3)}
     assert read_pickle(pickle.dumps(state, 2)) == state
     assert read_pickle(b"\x80\x02" + global_("torch.Size") + push((2, 3)) + b"\x85R.") == (2, 3)
@@ -144,17 +144,17 @@ def test_every_other_opcode_is_refused_by_name(opcode: str) -> None:
 
 
 @pytest.mark.parametrize("content", [b"(.", b"(q\x00.", b"(\x85.", b"}(K\x01s."])
-def test_a_mark_is_no_value(content: bytes) -> None:
+def test_a_mark_is_not_a_value(content: bytes) -> None:
     with pytest.raises(CheckpointError, match="mark where a value should be"):
         read_pickle(content)
 
 
 def test_a_huge_memo_index_costs_nothing() -> None:
-    """Python's C unpickler makes room for every index up to the largest: 32 GB for this one."""
+    """Python's C unpickler allocates every index up to the largest: 32 GB here."""
     assert read_pickle(b"\x80\x02}r\xff\xff\xff\x7fj\xff\xff\xff\x7f0.".replace(b"0.", b".")) == {}
 
 
-def test_tuples_that_double_are_not_unfolded() -> None:
+def test_tuples_that_double_in_size_are_not_expanded() -> None:
     doubling = b"\x80\x02)" + b"".join(b"q\x00h\x00\x86" for _ in range(200))
     for ending in (b".", b"Q.", b"}h\x00K\x01s.", global_("collections.OrderedDict") + b"h\x00R."):
         try:
@@ -163,7 +163,7 @@ def test_tuples_that_double_are_not_unfolded() -> None:
             assert len(str(error)) < 200
 
 
-def test_endless_pickles_are_cut_off() -> None:
+def test_very_long_pickles_are_refused() -> None:
     with pytest.raises(CheckpointError, match="too long"):
         read_pickle(b"\x80\x02" + b"(" * 200_000)
     with pytest.raises(CheckpointError, match="too long"):

@@ -1,4 +1,4 @@
-"""A checkpoint as training tools save it is read as the checkpoint alone; adapters, and files with two models, are refused by name."""
+"""What training tools put around a checkpoint is removed. Adapters, and files with two models, are refused by name."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def assert_same(path: Path, original: Tensors) -> None:
 
 
 @pytest.mark.parametrize("prefix", PREFIXES)
-def test_words_before_all_names_are_taken_off(tmp_path: Path, prefix: str) -> None:
+def test_a_prefix_of_all_names_is_removed(tmp_path: Path, prefix: str) -> None:
     original = random_state_dict("rwkv7", **SMALL)
     wrapped = renamed(original, lambda name: prefix + name)
     assert_same(write_pth(tmp_path / "a.pth", wrapped), original)
@@ -40,7 +40,7 @@ def test_words_before_all_names_are_taken_off(tmp_path: Path, prefix: str) -> No
 
 
 @pytest.mark.parametrize("word", ["_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"])
-def test_words_of_wrappers_around_each_block_are_taken_out(tmp_path: Path, word: str) -> None:
+def test_the_words_of_wrappers_inside_names_are_removed(tmp_path: Path, word: str) -> None:
     original = random_state_dict("rwkv6", **SMALL)
     wrapped = renamed(original, lambda name: name.replace("blocks.1.", f"blocks.1.{word}."))
     assert wrapped != original
@@ -57,7 +57,7 @@ def test_every_layout_may_be_wrapped(tmp_path: Path, arch: str, layout: str) -> 
         assert np.array_equal(plain.read(name), wrapped.read(name)), name
 
 
-def test_names_that_need_nothing_are_left_alone() -> None:
+def test_names_without_wrappers_do_not_change() -> None:
     names = list(fla_rwkv7(random_state_dict("rwkv7", **SMALL)))
     assert bare_names(names) == names
     assert bare_names(["module_.x", "a_module.y"]) == ["module_.x", "a_module.y"]
@@ -66,7 +66,7 @@ def test_names_that_need_nothing_are_left_alone() -> None:
 def test_two_names_that_become_one_are_refused(tmp_path: Path) -> None:
     original = random_state_dict("rwkv7", **SMALL)
     path = write_pth(tmp_path / "a.pth", original | {"module.emb.weight": original["emb.weight"]})
-    with pytest.raises(CheckpointError, match=r"emb\.weight and module\.emb\.weight are one tensor, emb\.weight"):
+    with pytest.raises(CheckpointError, match=r"emb\.weight and module\.emb\.weight are both emb\.weight"):
         open_checkpoint(path)
 
 
@@ -92,7 +92,7 @@ def nests(original: Tensors) -> dict[str, dict]:
 
 
 @pytest.mark.parametrize("kind", nests({"x": torch.zeros(1)}))
-def test_a_dict_around_the_tensors_is_taken_off(tmp_path: Path, kind: str) -> None:
+def test_a_dict_around_the_tensors_is_removed(tmp_path: Path, kind: str) -> None:
     original = random_state_dict("rwkv7", **SMALL)
     torch.save(nests(original)[kind], tmp_path / "a.pth")
     assert_same(tmp_path / "a.pth", original)
@@ -119,14 +119,14 @@ ADAPTERS += ["blocks.3.att.value.disha", "model.layers.0.attn.r_proj.lora_magnit
 
 @pytest.mark.parametrize("name", ADAPTERS)
 @pytest.mark.parametrize("with_model", [False, True])
-def test_an_adapter_is_refused_as_one(tmp_path: Path, name: str, with_model: bool) -> None:
+def test_an_adapter_is_refused_with_that_reason(tmp_path: Path, name: str, with_model: bool) -> None:
     tensors = (random_state_dict("rwkv7", **SMALL) if with_model else {}) | {name: torch.zeros(8, 32)}
     for path in (write_pth(tmp_path / "a.pth", tensors), write_safetensors(tmp_path / "a.safetensors", tensors)):
         with pytest.raises(CheckpointError, match=rf"holds an adapter \(\w+, as in {name}\).*merge it into its model first"):
             open_checkpoint(path)
 
 
-def test_a_directory_with_an_adapter_is_refused_as_one(tmp_path: Path) -> None:
+def test_a_directory_with_an_adapter_is_refused_with_that_reason(tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text("{}")
     with pytest.raises(CheckpointError, match="this directory holds an adapter"):
         open_checkpoint(tmp_path)

@@ -1,4 +1,4 @@
-"""Files that torch.save would not write: zips and pickles put together by hand."""
+"""Files that torch.save would not write: zips and pickles made by hand."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ FLOATS_0_TO_5 = struct.pack("<6f", *range(6))
 
 
 def write_zip(path: Path, data_pkl: bytes, storages: dict[str, bytes] | None = None, **extra: bytes) -> Path:
-    """A checkpoint's zip around any index; `extra` gives further members of the folder."""
+    """The zip of a checkpoint with any index. `extra`: more members in its folder."""
     members = {"data.pkl": data_pkl, "byteorder": b"little"} | extra
     members |= {f"data/{key}": value for key, value in ({"0": FLOATS_0_TO_5} if storages is None else storages).items()}
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:

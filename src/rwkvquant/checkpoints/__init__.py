@@ -1,4 +1,4 @@
-"""Other people's checkpoints, read with NumPy alone."""
+"""Checkpoints of other tools, read with NumPy alone."""
 
 from rwkvquant.checkpoints.checkpoint import Checkpoint, LogicalMatrix
 from rwkvquant.checkpoints.open import open_checkpoint

@@ -1,7 +1,7 @@
-"""Where the members of a zip lie, for zips as torch.save writes them: stored, not compressed, one folder, perhaps zip64.
+"""Where the members of a zip are, for zips that torch.save writes: not compressed, one folder, perhaps zip64.
 
-This is not a zip library: it reads the directory at the end of the file and each member's local header, and refuses whatever
-torch.save does not write (compression, encryption, several disks, comments, two members of one name, members that overlap).
+This is not a zip library. It reads the directory at the end of the file and each member's local header. It refuses everything that
+torch.save does not write: compression, encryption, several disks, comments, two members with one name, members that overlap.
 So a member is a plain range of bytes, and a range of bytes belongs to one member.
 
 Layout of the records: APPNOTE.TXT 6.3.10 by PKWARE, sections 4.3.7 (local), 4.3.12 (directory), 4.3.14 to 4.3.16 (end records).
@@ -23,13 +23,13 @@ END64_LOCATOR = struct.Struct("<4sIQI")
 END64 = struct.Struct("<4sQ2H2I4Q")
 END_SIGNATURE = b"PK\x05\x06"
 STORED, ENCRYPTED = 0, 1
-SEARCHED_FOR_END = 1 << 20  # bytes at the end of a file, for the sentence that says what is wrong with it
+SEARCHED_FOR_END = 1 << 20  # bytes at the end of a file that are searched for an end record, to explain what is wrong
 IN_ZIP64 = 0xFFFFFFFF  # a 32-bit field that holds this has its value in the zip64 extra field
 
 
 @dataclass(frozen=True)
 class Member:
-    """The bytes [offset, offset + size) of the file, and the CRC-32 that they must have; None if the writer computed none."""
+    """The bytes [offset, offset + size) of the file. `crc` is their CRC-32, or None if the writer computed none."""
 
     name: str
     offset: int
@@ -38,7 +38,7 @@ class Member:
 
 
 def find_members(file: memoryview) -> dict[str, Member]:
-    """The members of a mapped zip by name. Raises CheckpointError for a file that is truncated or breaks a rule above."""
+    """The members of a mapped zip, by name. Raises CheckpointError for a file that is truncated or breaks a rule above."""
     try:
         return _find_members(file)
     except (struct.error, UnicodeDecodeError) as error:
@@ -80,25 +80,24 @@ def _directory(file: memoryview) -> tuple[int, int, int]:
     if locator_at >= 0 and bytes(file[locator_at : locator_at + 4]) == b"PK\x06\x07":
         _, _, end_at, _ = END64_LOCATOR.unpack_from(file, locator_at)
         if end_at + END64.size > locator_at:
-            raise CheckpointError("the zip64 end record lies outside of the file")
+            raise CheckpointError("the zip64 end record is outside the file: the file is truncated or altered")
         signature, _, _, _, disk, first_disk, here, count, size, start = END64.unpack_from(file, end_at)
         if signature != b"PK\x06\x06":
             raise CheckpointError("the zip64 end record is missing")
     if disk or first_disk or here != count or comment:
-        raise CheckpointError("a zip with a comment or on several disks is not a checkpoint of torch.save")
+        raise CheckpointError("torch.save writes a zip without a comment and on one disk; this file has a comment or several disks")
     if start + size != end_at:
         raise CheckpointError("the zip directory does not end where the end record begins: the file is truncated or altered")
     return start, start + size, count
 
 
 def _why_no_end(file: memoryview) -> str:
-    """The sentence for a file that does not end with an end record: it is cut short, or it goes on after its end."""
+    """The sentence for a file that does not end with an end record: it is truncated, or it has bytes after its end."""
     searched = bytes(file[-SEARCHED_FOR_END:])
-    found = searched.rfind(END_SIGNATURE)
-    after = len(searched) - found - END.size
-    if found >= 0 and after > 0:
-        whole = len(file) - after
-        return f"{after} bytes after the end of the zip, which is byte {whole}, belong to nothing; download or copy the file again"
+    end_record_at = searched.rfind(END_SIGNATURE)
+    after = len(searched) - end_record_at - END.size
+    if end_record_at >= 0 and after > 0:
+        return f"the zip ends at byte {len(file) - after}, and there are {after} bytes after the end; download or copy the file again"
     return "the zip directory at the end of the file is missing: the file is truncated; download or copy it again"
 
 
@@ -115,10 +114,10 @@ def _entry(file: memoryview, position: int, end: int) -> tuple[Member, int, int]
     extra = bytes(file[name_at + name_length : name_at + name_length + extra_length])
     size, packed_size, header = _widen([size, packed_size, header], extra, name)
     if method != STORED or flags & ENCRYPTED or packed_size != size:
-        raise CheckpointError(f"the zip member {shown(name)!r} is compressed or encrypted; torch.save stores its members as they are")
+        raise CheckpointError(f"the zip member {shown(name)!r} is compressed or encrypted; torch.save does neither, so save it again")
 
     if header + LOCAL.size + name_length > len(file):
-        raise CheckpointError(f"the local header of the zip member {shown(name)!r} lies outside of the file")
+        raise CheckpointError(f"the local header of the zip member {shown(name)!r} is outside the file: the file is truncated or altered")
     signature, _, local_flags, local_method, _, _, _, _, _, local_name_length, local_extra_length = LOCAL.unpack_from(file, header)
     local_name = bytes(file[header + LOCAL.size : header + LOCAL.size + local_name_length])
     if signature != b"PK\x03\x04" or local_name != raw_name or local_method != STORED or local_flags & ENCRYPTED:
@@ -127,7 +126,7 @@ def _entry(file: memoryview, position: int, end: int) -> tuple[Member, int, int]
 
 
 def _widen(values: list[int], extra: bytes, name: str) -> list[int]:
-    """Replace each 32-bit value that is full by the next 64-bit value of the zip64 extra field (id 1)."""
+    """Replace each value that is IN_ZIP64 by the next 64-bit value of the zip64 extra field (id 1)."""
     if IN_ZIP64 not in values:
         return values
     position = 0

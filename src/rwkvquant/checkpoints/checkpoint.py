@@ -1,6 +1,6 @@
 """A checkpoint as the rest of the project sees it: architecture, sizes, and tensors by the names of architectures/.
 
-"Logical" matrices are what is quantised, each (out, in): LoRA factors that are stored (in, out) are turned, and a tensor that
+"Logical" matrices are what is quantised. Each is (out, in): LoRA factors that are stored (in, out) are transposed. A tensor that
 holds several matrices (RWKV-6's time_maa_w2) appears as "<name>.0", "<name>.1", ...
 """
 
@@ -25,9 +25,9 @@ from rwkvquant.errors import CheckpointError
 
 @dataclass(frozen=True)
 class LogicalMatrix:
-    """One matrix as it is quantised: `shape` is (out, in), `source` the tensor it lies in, `layer` None for the head.
+    """One matrix as it is quantised: `shape` is (out, in), `source` the tensor that holds it, `layer` None for the head.
 
-    `key` is its name inside its block; of the head, its whole name.
+    `key` is its name inside its block, or the whole name for the head.
     """
 
     name: str
@@ -40,14 +40,14 @@ class LogicalMatrix:
 
 
 class Checkpoint:
-    """Other people's weights, whole and checked by name and shape; values are checked when they are read.
+    """A complete model, whose names and shapes have been checked. Values are checked when they are read.
 
-    `architecture`, `arch` its name; `dims` all sizes; `tensors` name -> TensorInfo(name, dtype, shape), in the file's order; `layout` whose
-    names the file has, see names.py; `format` "pth" | "safetensors".
+    `architecture`, and `arch`, its name      `dims`: all sizes      `tensors`: name -> TensorInfo(name, dtype, shape), in the file's order
+    `layout`: which name table of names.py the file uses              `format`: "pth" | "safetensors"
     """
 
     def __init__(self, path: Path, file: TranslatedFile, files: list[Path]) -> None:
-        """`files` are all that hold its weights. Raises CheckpointError unless the tensors are those of a supported architecture."""
+        """`files`: all files that were read. Raises CheckpointError unless the tensors are those of a supported architecture."""
         self.path, self.files = path, files
         self._file = file
         self.layout, self.format = file.layout, file.format
@@ -71,7 +71,7 @@ class Checkpoint:
         return iter(self._matrices.values())
 
     def read_matrix(self, name: str) -> NDArray[np.float32]:
-        """A logical matrix by its name, (out, in) and contiguous. Raises as `read` does."""
+        """A logical matrix by its name, (out, in) and contiguous. Raises the errors of `read`."""
         matrix = self._matrices[name]
         values = self.read(matrix.source)
         if matrix.index is not None:
@@ -80,7 +80,7 @@ class Checkpoint:
 
     @cached_property
     def _matrices(self) -> dict[str, LogicalMatrix]:
-        found: dict[str, LogicalMatrix] = {}
+        matrices: dict[str, LogicalMatrix] = {}
         for name, spec, layer in self.specs():
             if spec.role not in (*QUANTIZED_ROLES, Role.HEAD):
                 continue
@@ -88,15 +88,15 @@ class Checkpoint:
             shape = (cols, rows) if spec.transposed else (rows, cols)
             if spec.slices:
                 parts = enumerate(spec.parts)
-                found |= {f"{name}.{i}": LogicalMatrix(f"{name}.{i}", key, spec, layer, shape, name, i) for i, key in parts}
+                matrices |= {f"{name}.{i}": LogicalMatrix(f"{name}.{i}", key, spec, layer, shape, name, i) for i, key in parts}
             else:
-                found[name] = LogicalMatrix(name, spec.name, spec, layer, shape, name)
-        return found
+                matrices[name] = LogicalMatrix(name, spec.name, spec, layer, shape, name)
+        return matrices
 
     def sha256(self) -> str:
-        """In hexadecimal; the bytes are read once.
+        """In hexadecimal; computed once.
 
-        Of one file's bytes; of several files, of the lines that sha256sum prints for them, in the order of their names.
+        For one file: the hash of its bytes. For several: the hash of what sha256sum prints for them, in the order of their names.
         """
         return self._sha256
 
@@ -111,12 +111,12 @@ class Checkpoint:
     def tokenizer(self) -> Path | None:
         """The tokenizer's file in a Hugging Face directory: a World vocabulary, or else a tokenizer.json.
 
-        runtime/tokenizer.py passes over a tokenizer.json that is the World vocabulary in another form.
+        runtime/tokenizer.py does not use a tokenizer.json that is the World vocabulary in another form.
         """
         if not self.path.is_dir():
             return None
-        found = sorted(self.path.glob("rwkv_vocab_v*.txt")) or sorted(self.path.glob("tokenizer.json"))
-        return found[0] if found else None
+        candidates = sorted(self.path.glob("rwkv_vocab_v*.txt")) or sorted(self.path.glob("tokenizer.json"))
+        return candidates[0] if candidates else None
 
     def summary(self) -> dict[str, Any]:
         """What `inspect` shows, as plain JSON; no weight is read."""

@@ -1,7 +1,7 @@
 """How a layout keeps a tensor that an architecture describes: as it is, transposed, flat, or with others in one array.
 
-A Conversion is two functions of arrays. `read` gives the tensor from the layout's array, `write` the array from all tensors that share
-it; `order` is a tensor's place among those. `read` works on the shape alone too, see `shape_after`.
+A Conversion is two functions of arrays. `read` makes the tensor from the layout's array. `write` makes the array from all tensors that
+share it; `order` is the tensor's place among them. `read` can also be used for the shape alone, see `shape_after`.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ class Conversion:
 
 
 def shape_after(conversion: Conversion, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape that `conversion.read` makes of this one. Raises as that does."""
-    return conversion.read(np.broadcast_to(np.uint8(0), shape)).shape  # one byte, which few conversions copy
+    """The shape of what `conversion.read` makes of an array of this shape. Raises the errors of `read`."""
+    return conversion.read(np.broadcast_to(np.uint8(0), shape)).shape  # an array of one byte of memory; few conversions copy it
 
 
 def _flatten(array: Array) -> Array:
@@ -39,7 +39,7 @@ def _flatten(array: Array) -> Array:
 AS_IT_IS = Conversion(lambda a: a, lambda parts: parts[0])
 TRANSPOSED = Conversion(lambda a: a.swapaxes(-1, -2), lambda parts: parts[0].swapaxes(-1, -2))
 FLAT = Conversion(lambda a: _flatten(a).reshape(1, 1, -1), lambda parts: parts[0].reshape(-1))
-VECTOR = Conversion(FLAT.read, AS_IT_IS.write)  # read in any shape of a vector, written as (1, 1, C)
+VECTOR = Conversion(FLAT.read, AS_IT_IS.write)  # read from (C,), (1, C) or any such shape; written as (1, 1, C)
 
 
 def row(order: int, of: int) -> Conversion:
@@ -53,7 +53,7 @@ def row(order: int, of: int) -> Conversion:
     return Conversion(read, lambda parts: np.stack([part.reshape(-1) for part in parts]), order)
 
 
-# RWKV-6's five token-shift mixes stand in the order w, k, v, r, g in BlinkDL's checkpoints and r, w, k, v, g in fla's.
+# RWKV-6's five token-shift mixes have the order w, k, v, r, g in BlinkDL's checkpoints, and r, w, k, v, g in fla's.
 TO_BLINKDL = [1, 2, 3, 0, 4]
 TO_FLA = [3, 0, 1, 2, 4]
 

@@ -1,4 +1,4 @@
-"""Which architecture, and which sizes, from tensor names and shapes alone; file names and configs are not trusted."""
+"""Find the architecture and its sizes from tensor names and shapes alone. File names and config.json are not trusted."""
 
 from __future__ import annotations
 
@@ -11,6 +11,6 @@ from rwkvquant.architectures.sizes import read_sizes
 
 
 def detect(shapes: Mapping[str, Shape]) -> tuple[Architecture, Dims]:
-    """Raises CheckpointError for other architectures, and for tensors missing, unknown or misshapen."""
+    """`shapes`: tensor name -> shape. Raises CheckpointError for other architectures, and for missing, unknown or misshapen tensors."""
     architecture = recognize(shapes)
     return architecture, read_sizes(architecture, shapes)

@@ -1,4 +1,4 @@
-"""JSON from somebody else's file: a safetensors header, an index of shards, a config. Every surprise is a CheckpointError."""
+"""JSON from a file of another tool: a safetensors header, an index of shards, a config. Every problem is a CheckpointError."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ def parse_object(text: bytes, what: str) -> dict[str, Any]:
     try:
         value = json.loads(text, object_pairs_hook=_without_duplicates)
     except (ValueError, RecursionError) as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
-        raise CheckpointError(f"{what} is not the JSON it must be ({shown(str(error))})") from None
+        raise CheckpointError(f"{what} is not valid JSON ({shown(str(error))})") from None
     if not isinstance(value, dict):
         raise CheckpointError(f"{what} must be a JSON object; got {type(value).__name__}")
     return value
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
+    unique = dict(pairs)
+    if len(unique) != len(pairs):
         names = [name for name, _ in pairs]
-        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} is there twice")
-    return found
+        raise ValueError(f"the key {next(name for name in names if names.count(name) > 1)!r} is there twice")
+    return unique

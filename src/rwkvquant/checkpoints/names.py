@@ -1,12 +1,13 @@
-"""One name table for each layout: where it keeps each tensor of an architecture, and how it is turned there.
+"""One name table for each layout: its name for each tensor of an architecture, and what differs in the array.
 
-    layout        architectures   names                                          turned
-    blinkdl       both            blocks.0.att.w1, perhaps behind a prefix       as our tables say
-    web-rwkv      both            blocks.0.att.w1; time_maa is time_mix          LoRA factors and time_state
-    fla           both            model.layers.0.attn.w_lora.lora.0.weight       LoRA factors; RWKV-6 mixes stacked
-    hf            rwkv6           rwkv.blocks.0.attention.time_maa_w1            as our tables say
+    layout     architectures   names                                        arrays that differ from architectures/
+    blinkdl    both            blocks.0.att.w1, perhaps after a prefix      none
+    web-rwkv   both            blocks.0.att.w1; time_maa is time_mix        LoRA factors and time_state are transposed
+    fla        both            model.layers.0.attn.w_lora.lora.0.weight     LoRA factors are transposed; RWKV-6's mixes are stacked
+    hf         rwkv6           rwkv.blocks.0.attention.time_maa_w1          none
+    hf         rwkv7           model.blocks.0.att.w1                        none; used for writing, read as blinkdl
 
-Where a table has no line for a tensor, the layout has no name for it. `att.x_x` and `x_bias` hold several tensors in one array.
+Where a table has no line for a tensor, the layout has no name for it. `attn.x_x` and `attn.x_bias` hold several tensors in one array.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from rwkvquant.checkpoints.conversions import AS_IT_IS, FLAT, MIX_DOWN, MIX_UP, 
 
 @dataclass(frozen=True)
 class Place:
-    """The name inside its block (or, outside of blocks, the whole name) and the conversion."""
+    """A tensor's name inside its block (outside the blocks: its whole name), and the conversion of its array."""
 
     name: str
     conversion: Conversion = AS_IT_IS
@@ -29,9 +30,9 @@ class Place:
 
 @dataclass(frozen=True)
 class NameTable:
-    """`block` is what stands before a block's number; `places` tensor of the architecture -> where it is written and read.
+    """A layout for one architecture. `block` is the text before a block's number.
 
-    `also` holds older names, which are read and never written.
+    `places`: our name inside the block, or our whole name -> the layout's. `also`: older names, which are read and never written.
     """
 
     name: str
@@ -134,7 +135,7 @@ def _hf_rwkv6() -> NameTable:
 
 
 def _hf_rwkv7() -> NameTable:
-    """BlinkDL's names behind "model.", but for the head: what the `blinkdl` layout reads as a prefix."""
+    """BlinkDL's names after "model.", except the head's. Only written: read as `blinkdl` with a prefix."""
     architecture = ARCHITECTURES["rwkv7"]
     own = _blinkdl(architecture).places
     outside = {spec.name: Place(spec.name if spec.role is Role.HEAD else f"model.{spec.name}") for spec in architecture.outside}
@@ -153,20 +154,20 @@ NAME_TABLES: dict[tuple[str, str], NameTable] = {
 
 def name_table(name: str, architecture: Architecture) -> NameTable | None:
     """None where the architecture has no such layout. Every architecture has "blinkdl": the names of its table."""
-    found = NAME_TABLES.get((name, architecture.name))
-    return _blinkdl(architecture) if found is None and name == "blinkdl" else found
+    table = NAME_TABLES.get((name, architecture.name))
+    return _blinkdl(architecture) if table is None and name == "blinkdl" else table
 
 
-# How a layout is told from the names of a file: translate.py does it.
+# How translate.py recognises a layout from the names in a file.
 PREFIXES = ("rwkv7.", "rwkv6.", "model.")
-# What stands before the number of a block tells the family; one family a file.
+# The text before a block's number shows the family. A file has one family.
 FAMILIES = {
     "BlinkDL": r"blocks\.\d",
-    **{f"BlinkDL behind {prefix!r}": re.escape(prefix) + r"blocks\.\d" for prefix in PREFIXES},
+    **{f"BlinkDL with the prefix {prefix!r}": re.escape(prefix) + r"blocks\.\d" for prefix in PREFIXES},
     "fla": r"model\.layers\.\d",
     "Hugging Face RWKV-6": r"rwkv\.blocks\.\d",
 }
 WEB_RWKV6_MARK = r"blocks\.\d+\.att\.time_mix_(x|w1|w2)"  # RWKV-4 and 5 have other time_mix names in BlinkDL's checkpoints
 FLA_RWKV6_MARK = r"model\.layers\.\d+\.attn\.(x_proj|x_bias|w_proj)\b"
-FIRST_FACTOR = r"blocks\.\d+\.att\.([wavg]1|time_(maa|mix|decay)_w1)"  # (C, rank) in BlinkDL's orientation
+FIRST_FACTOR = r"blocks\.\d+\.att\.([wavg]1|time_(maa|mix|decay)_w1)"  # (C, rank) in BlinkDL's layout, (rank, C) in web-rwkv's
 EMBEDDINGS = ("emb.weight", "embeddings.weight")

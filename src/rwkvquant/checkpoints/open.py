@@ -1,4 +1,4 @@
-"""The door: find out what a path is, and open it or say in one sentence why not."""
+"""Find out what a path is, and open it or say in one sentence why not."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from rwkvquant.checkpoints.wrappers import UnwrappedFile
 from rwkvquant.errors import CheckpointError
 from rwkvquant.stand_in import HEAD_BYTES, stand_in
 
-SUPPORTED = "a checkpoint is a .pth as torch.save writes it (torch 1.6 or newer), a safetensors file, or a Hugging Face directory"
+SUPPORTED = "a checkpoint is a .pth that torch.save wrote (torch 1.6 or newer), a safetensors file, or a Hugging Face directory"
 # In a Hugging Face directory, safetensors before pickles; each as one file or as shards with an index.
 IN_DIRECTORY = [("model.safetensors", "model.safetensors.index.json"), ("pytorch_model.bin", "pytorch_model.bin.index.json")]
 
 
 def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
-    """Open a checkpoint by reading its table of tensors, not its weights; never imports torch, never runs what a pickle names.
+    """Open a checkpoint: its table of tensors is read, not its weights. Never imports torch, never runs anything that a pickle names.
 
     `path` is a .pth, a safetensors file, an index of shards, or a directory with one of them, in any layout of names.py.
-    Raises CheckpointError for whatever is not a checkpoint of a supported architecture, with the path in front.
+    Raises CheckpointError for anything that is not a checkpoint of a supported architecture. The message begins with the path.
     """
     path = Path(path)
     try:
-        found = _in_directory(path) if path.is_dir() else path
+        main = _in_directory(path) if path.is_dir() else path
         file: TensorFile
-        if kind(found) == "index":
-            file = shards = ShardedFile(found, open_file)
-            files = [found, *shards.parts]
+        if kind(main) == "index":
+            file = shards = ShardedFile(main, open_file)
+            files = [main, *shards.parts]
         else:
-            file, files = open_file(found), [found]
+            file, files = open_file(main), [main]
         translated = TranslatedFile(UnwrappedFile(file))
         try:
             return Checkpoint(path, translated, files)
@@ -47,26 +47,26 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
 
 
 def open_file(path: Path) -> TensorFile:
-    """One file with tensors, by its content. Raises CheckpointError for an index too: shards have no shards."""
+    """Open one file with tensors; its content decides how. Raises CheckpointError for an index too: a shard is never an index."""
     container = kind(path)
     if container == "index":
-        raise CheckpointError("this is a JSON file, where one with weights should be")
+        raise CheckpointError("a shard must hold weights; this is a JSON file")
     if container == "pth":
         return PthFile(path)
     return SafetensorsFile(path)
 
 
 def kind(path: Path) -> str:
-    """What the first bytes are: "pth", "safetensors" or "index". Otherwise raises CheckpointError and says what it seems to be."""
+    """The kind of file by its first bytes: "pth", "safetensors" or "index". Raises CheckpointError for others, and names what it may be."""
     if not path.exists():
         raise CheckpointError("there is no such file")
-    if not path.is_file():  # a pipe would wait for ever
+    if not path.is_file():  # reading a pipe would wait forever
         raise CheckpointError(f"this is not a regular file; {SUPPORTED}")
     with open(path, "rb") as file:
         head = file.read(HEAD_BYTES)
     if head.startswith(b"PK\x03\x04"):
         return "pth"
-    # A header's length may begin with the byte of "{" as well, but no text has the zeros that then follow.
+    # The first byte of a header's length may be "{" too, but then zeros follow, and no text has those.
     if head[8:9] == b"{" and (head[:1] != b"{" or head[6:8] == b"\0\0"):
         return "safetensors"
     if head.lstrip().startswith(b"{"):
@@ -78,13 +78,13 @@ def _in_directory(directory: Path) -> Path:
     for single, index in IN_DIRECTORY:
         there = [name for name in (single, index) if (directory / name).exists()]
         if len(there) == 2:
-            raise CheckpointError(f"this directory has {single} and {index}; name the one that is meant")
+            raise CheckpointError(f"this directory has {single} and {index}; give the path of the one to use")
         if there:
             return directory / there[0]
     if (directory / "adapter_config.json").exists():
         raise CheckpointError("this directory holds an adapter (adapter_config.json) and no model; merge it into its model first")
-    wanted = ", ".join(name for pair in IN_DIRECTORY for name in pair)
-    raise CheckpointError(f"this is a directory without a checkpoint under a name of Hugging Face ({wanted}); name the file that is meant")
+    names = ", ".join(name for pair in IN_DIRECTORY for name in pair)
+    raise CheckpointError(f"this directory has no checkpoint under a name that Hugging Face uses ({names}); give the path of a file")
 
 
 def _kind(head: bytes) -> str:
@@ -93,9 +93,9 @@ def _kind(head: bytes) -> str:
     if head[257:262] == b"ustar":
         return "a tar file (torch before 0.1.10, or an archive to unpack first)"
     if head[:1] == b"\x80" and head[1:2] in b"\x01\x02\x03\x04\x05":
-        return "a bare pickle (torch before 1.6), to be loaded and saved again with a newer torch"
+        return "a bare pickle (torch before 1.6); load it and save it again with a newer torch"
     if head[:4] == b"GGUF":
         return "a GGUF file"
     if head[:4] in (b"ggml", b"lmgg", b"fmgg", b"tjgg"):
         return "a ggml file (rwkv.cpp)"
-    return "not a zip and no safetensors file, so it is no checkpoint"
+    return "neither a zip (.pth) nor a safetensors file"

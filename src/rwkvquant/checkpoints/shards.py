@@ -1,4 +1,4 @@
-"""A checkpoint in several files, with an index that says which tensor lies in which: model.safetensors.index.json and its like.
+"""A checkpoint in several files (shards), with an index that says which file holds each tensor, such as model.safetensors.index.json.
 
 {"metadata": {...}, "weight_map": {"blocks.0.att.key.weight": "model-00001-of-00002.safetensors", ...}}
 """
@@ -20,9 +20,9 @@ MAX_INDEX_BYTES = 16 << 20
 
 
 class ShardedFile:
-    """Several files as one. `parts` are the shards, in the order of their names.
+    """Several files, read as one. `parts` are the paths of the shards, in the order of their names.
 
-    Raises CheckpointError unless each tensor of the index lies in the shard that it names, and each tensor of a shard in the index.
+    Raises CheckpointError unless each tensor of the index is in the shard that the index gives, and each tensor of a shard is in the index.
     """
 
     def __init__(self, index: Path, open_one: Callable[[Path], TensorFile]) -> None:
@@ -42,11 +42,15 @@ class ShardedFile:
         self._shard_of = {name: (shard, shards[shard]) for name, shard in weight_map.items()}
         for name, shard in weight_map.items():
             if name not in shards[shard].tensors:
-                raise CheckpointError(f"{index.name} says that {shown(name)} lies in {shard}, and it does not; are they of one download?")
+                raise CheckpointError(
+                    f"{index.name} says that {shown(name)} is in {shard}, but it is not; the files may be from different downloads"
+                )
         for shard, file in shards.items():
             for name in file.tensors:
                 if weight_map.get(name) != shard:
-                    raise CheckpointError(f"{shard} holds {shown(name)}, and {index.name} says otherwise; are they of one download?")
+                    raise CheckpointError(
+                        f"{shard} holds {shown(name)}, but {index.name} does not say so; the files may be from different downloads"
+                    )
         self.tensors: dict[str, TensorInfo] = {name: file.tensors[name] for name, (_, file) in self._shard_of.items()}
 
     def read(self, name: str) -> NDArray[np.float32]:
@@ -58,20 +62,20 @@ class ShardedFile:
 
 
 def read_index(index: Path) -> dict[str, str]:
-    """Tensor -> file name. Raises CheckpointError for names that are more than a name: an index must not lead out of its folder."""
+    """Tensor -> file name. Raises CheckpointError for a file name that has a path: an index must not lead out of its folder."""
     if index.stat().st_size > MAX_INDEX_BYTES:
-        raise CheckpointError(f"{index.name} may have {MAX_INDEX_BYTES >> 20} MB; got {index.stat().st_size >> 20} MB")
+        raise CheckpointError(f"{index.name} may have at most {MAX_INDEX_BYTES >> 20} MB; got {index.stat().st_size >> 20} MB")
     weight_map = parse_object(index.read_bytes(), index.name).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(f'{index.name} must have a "weight_map" from tensors to files')
     for name, shard in weight_map.items():
         if not isinstance(shard, str) or not is_plain_name(shard):
             raise CheckpointError(
-                f"{index.name} may name files beside itself only, without a folder; for {shown(name)} it has {shown(str(shard))}"
+                f"{index.name} may only name files in its own folder, without a path; for {shown(name)} it has {shown(str(shard))}"
             )
     return weight_map
 
 
 def is_plain_name(name: str) -> bool:
-    """A file's name and no path, on any system. (A link of that name is followed: the cache of huggingface_hub is made of links.)"""
+    """A file's name without a path, on any system. (A link with that name is followed: the cache of huggingface_hub is made of links.)"""
     return name.isprintable() and 0 < len(name) <= 255 and not any(c in name for c in '/\\:*?"<>|') and not name.startswith(".")

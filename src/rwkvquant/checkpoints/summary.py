@@ -1,4 +1,4 @@
-"""What `rwkvquant inspect` tells about a checkpoint, from its table alone."""
+"""What `rwkvquant inspect` prints about a checkpoint, from its table of tensors alone."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ def summary(
     tensors: dict[str, TensorInfo],
     used: Iterable[UsedTensor],
 ) -> dict[str, Any]:
-    """Plain JSON; the keys that packed files have too mean the same there. Names and shapes are ours, whatever the layout.
+    """Plain JSON. Keys that packed files have too mean the same there. Names and shapes are ours in every layout.
 
-    `kind` is {"format": the container, "layout": whose names}.
+    `kind` is {"format": "pth" | "safetensors", "layout": a name of names.py}.
 
-    `parameters_by_role` counts the tensors that the forward uses; "unused" are layer 0's v0, v1, v2; `parameters` is the sum.
+    `parameters_by_role` counts weights; the role "unused" is that of layer 0's v0, v1, v2. `parameters` is the sum.
     """
     roles = {name: str(spec.role) for name, spec, _ in used}
     by_role: Counter[str] = Counter()

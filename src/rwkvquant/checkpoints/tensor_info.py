@@ -1,4 +1,4 @@
-"""What every reader of a checkpoint format gives: tensors by name, and their values as float32."""
+"""The interface of every reader of a checkpoint format: tensors by name, and their values as float32."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MAX_NAME = 256
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """A tensor of a checkpoint as it is stored; dtype is "bfloat16", "float16" or "float32"."""
+    """A tensor as a checkpoint stores it. `dtype` is "bfloat16", "float16" or "float32"."""
 
     name: str
     dtype: str
@@ -33,9 +33,9 @@ class TensorInfo:
 class TensorFile(Protocol):
     """`tensors` in the file's order; `format` "pth" | "safetensors".
 
-    `written_as` is the layout that the file says it has, or that is usual for its format; believed only where nothing else tells.
+    `written_as`: the layout that the file says it has, or the usual one of its format. Used only where names and shapes do not decide.
 
-    `read` raises CheckpointError for a tensor whose bytes are damaged or not finite.
+    `read` raises CheckpointError for a tensor whose bytes are damaged or whose values are not finite.
     """
 
     tensors: dict[str, TensorInfo]
@@ -46,6 +46,6 @@ class TensorFile(Protocol):
 
 
 def check_name(name: str) -> None:
-    """Raises CheckpointError for a name that could not be shown to the user."""
+    """Raises CheckpointError for a name that cannot be shown to the user."""
     if not name.isprintable() or len(name) > MAX_NAME:
         raise CheckpointError(f"a tensor's name is printable and has at most {MAX_NAME} characters; got {shown(name)}")

@@ -1,7 +1,7 @@
-"""Which layout a file's tensors have, told from their names (and, where two layouts share names, shapes), and the file in our names.
+"""Recognise the layout of a file by its tensors' names (and by shapes, where two layouts share names), and give the tensors our names.
 
-After this everything sees the names and shapes of architectures/. What the layout's table does not know keeps its name: detect.py
-refuses it, or says which architecture it belongs to.
+All later code sees the names and shapes of architectures/. A tensor that the layout's table does not know keeps its name: detect.py
+then refuses it, or says which architecture it belongs to.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ from rwkvquant.errors import CheckpointError
 
 
 class TranslatedFile:
-    """`file` under the names of its architecture. Raises CheckpointError for a mixture of layouts, and for an impossible shape.
+    """`file` with the names of its architecture. Raises CheckpointError for names of two layouts, and for an impossible shape.
 
-    `layout` is a name of names.py. Where LoRA factors are as high as wide, the layout that the file says it was written in decides.
+    `layout` is a name of names.py. Where all LoRA factors are square, `file.written_as` decides.
     """
 
     def __init__(self, file: TensorFile) -> None:
         self._file = file
         family = _family(file.tensors)
-        self._prefix = next((p for p in PREFIXES if family == f"BlinkDL behind {p!r}"), "")
+        self._prefix = next((p for p in PREFIXES if family == f"BlinkDL with the prefix {p!r}"), "")
         self._table, self._architecture = _find_table(file.tensors, family, self._prefix, file.written_as)
         self.layout, self.format = self._table.name, file.format
         self._sources: dict[str, tuple[str, Conversion]] = {}
@@ -49,7 +49,7 @@ class TranslatedFile:
         for stored in file.tensors:
             for name, conversion in self._translations(stored, by_name):
                 if name in self._sources:
-                    raise CheckpointError(f"there are two tensors for {name}: {self._sources[name][0]} and {stored}")
+                    raise CheckpointError(f"two tensors of the file mean {name}: {self._sources[name][0]} and {stored}; keep one of them")
                 self._sources[name] = stored, conversion
         self.tensors = {name: self._info(name, file.tensors[stored], conversion) for name, (stored, conversion) in self._sources.items()}
 
@@ -58,18 +58,18 @@ class TranslatedFile:
         return np.ascontiguousarray(conversion.read(self._file.read(stored)))
 
     def explain(self, sentence: str) -> str:
-        """A sentence about tensors by our names, with the first one's name in the file, and what may be its misspelling."""
-        found = self._our_name().search(sentence)
-        if found is None:
+        """`sentence`, and for the first of our tensor names in it: its name in this file, and a name that may be a misspelling of it."""
+        match = self._our_name().search(sentence)
+        if match is None:
             return sentence
-        name, stored = found[0], self._stored_name(found[0])
+        name, stored = match[0], self._stored_name(match[0])
         near = difflib.get_close_matches(stored, self._unknown, n=1, cutoff=0.8) if name not in self._sources else []
         hints = [f"{stored} in the names of this file"] if stored != name else []
         hints += [f"is {near[0]} a misspelling of it?"] if near and near[0] != stored else []
         return f"{sentence} ({'; '.join(hints)})" if hints else sentence
 
     def _translations(self, stored: str, by_name: Mapping[str, list[tuple[str, Conversion]]]) -> list[tuple[str, Conversion]]:
-        """(our name, conversion) for each tensor of ours that this one holds."""
+        """(our name, conversion) of each of our tensors that `stored` holds."""
         bare = stored.removeprefix(self._prefix)
         block = re.fullmatch(re.escape(self._table.block) + r"([0-9]{1,5})\.(.+)", bare)
         within = by_name.get(block[2] if block else bare)
@@ -84,7 +84,7 @@ class TranslatedFile:
             return TensorInfo(name, stored.dtype, shape_after(conversion, stored.shape))
         except (ValueError, IndexError):
             shape = ", ".join(map(str, stored.shape))
-            raise CheckpointError(f"{stored.name} cannot have the shape ({shape}), if it is {name} in the layout {self.layout}") from None
+            raise CheckpointError(f"{stored.name}, which is {name} in the layout {self.layout}, cannot have the shape ({shape})") from None
 
     def _stored_name(self, name: str) -> str:
         block, key = self._architecture.split(name)
@@ -99,11 +99,12 @@ class TranslatedFile:
 
 
 def _family(tensors: Mapping[str, TensorInfo]) -> str | None:
-    found = {family: name for family, pattern in FAMILIES.items() for name in tensors if re.match(pattern, name)}
-    if len(found) > 1:
-        (one, first), (other, second) = list(found.items())[:2]
-        raise CheckpointError(f"the names of a checkpoint are of one layout; {first} is {one}'s and {second} is {other}'s")
-    return next(iter(found), None)
+    """The key of names.FAMILIES whose pattern some name matches. Raises CheckpointError if there are two."""
+    examples = {family: name for family, pattern in FAMILIES.items() for name in tensors if re.match(pattern, name)}
+    if len(examples) > 1:
+        (one, first), (other, second) = list(examples.items())[:2]
+        raise CheckpointError(f"all names in a checkpoint must be of one layout; {first} is of {one}, and {second} of {other}")
+    return next(iter(examples), None)
 
 
 def _find_table(
@@ -122,14 +123,19 @@ def _find_table(
 
 
 def _named(name: str, architecture: Architecture) -> tuple[NameTable, Architecture]:
-    found = name_table(name, architecture)
-    if found is None:
-        raise CheckpointError(f"{architecture.title} is not read in the layout {name}, as the factors of this file lie; try BlinkDL's")
-    return found, architecture
+    table = name_table(name, architecture)
+    if table is None:
+        raise CheckpointError(
+            f"{architecture.title} can be read in BlinkDL's layout only; the names or the LoRA factors of this file are those of {name}"
+        )
+    return table, architecture
 
 
 def _orientation(shapes: Mapping[str, tuple[int, ...]]) -> str | None:
-    """By the first LoRA factor that is not square, where the width is known; without any, BlinkDL's: there is nothing to transpose."""
+    """The layout by the first LoRA factor that is not square, or None if some are square and no other decides.
+
+    Without LoRA factors, or without a known width, it is BlinkDL's: there is nothing to transpose.
+    """
     width = next((shapes[name][-1] for name in EMBEDDINGS if name in shapes), None)
     factors = [shape for name, shape in shapes.items() if re.fullmatch(FIRST_FACTOR, name)]
     for shape in factors:
@@ -140,7 +146,9 @@ def _orientation(shapes: Mapping[str, tuple[int, ...]]) -> str | None:
 
 def _refuse_square(shapes: Mapping[str, tuple[int, ...]]) -> str:
     name = next(name for name in shapes if re.fullmatch(FIRST_FACTOR, name))
-    raise CheckpointError(f"LoRA factors as wide as the model, such as {name}, do not tell BlinkDL's layout from web-rwkv's; use a .pth")
+    raise CheckpointError(
+        f"BlinkDL's layout and web-rwkv's differ in the shapes of LoRA factors, but here {name} and all others are square; use a .pth"
+    )
 
 
 def _some(pattern: str, names: Mapping[str, object]) -> bool:
@@ -148,8 +156,9 @@ def _some(pattern: str, names: Mapping[str, object]) -> bool:
 
 
 def _by_stored_name(table: NameTable) -> dict[str, list[tuple[str, Conversion]]]:
-    found: dict[str, list[tuple[str, Conversion]]] = {}
+    """The layout's name -> all (our name, conversion) that it holds."""
+    held: dict[str, list[tuple[str, Conversion]]] = {}
     for places in (table.places, table.also):
         for ours, place in places.items():
-            found.setdefault(place.name, []).append((ours, place.conversion))
-    return found
+            held.setdefault(place.name, []).append((ours, place.conversion))
+    return held

@@ -1,14 +1,14 @@
-"""The pickle inside a .pth, read by a machine that can build dicts, tuples, lists, numbers, strings and descriptions of tensors.
+"""Read the pickle inside a .pth safely. It can build only dicts, tuples, lists, numbers, strings and descriptions of tensors.
 
-A pickle is a program, and Python's unpickler runs it: it imports what the file names and calls it. This machine imports nothing
-and calls nothing. `pickletools` splits the bytes into opcodes; the opcodes that torch.save writes are carried out below, all
-others are refused by name; a global name is only ever compared with the few that a dict of tensors needs.
+A pickle is a program. Python's unpickler runs it: it imports what the file names, and calls it. The machine below imports nothing
+and calls nothing. `pickletools` splits the bytes into opcodes. The opcodes that torch.save writes are carried out below; all
+others are refused by name. A global name is only compared with the few that a dict of tensors needs.
 
     tensor   = _rebuild_tensor_v2(storage, offset, shape, strides, requires_grad, hooks)
     storage  = persistent id ("storage", torch.HalfStorage, key, device, number of elements); its bytes are the member data/<key>
 
-What lies beside the tensors of a training run (epochs, settings, an optimizer's state) is passed over, if it is built of the same few
-things. Gives up: everything that needs another class (pickled modules, argparse.Namespace). Never imports pickle.
+Other values of a training run (epochs, settings, an optimizer's state) are skipped, if they are built from the same few types.
+Limit: everything that needs another class is refused (pickled modules, argparse.Namespace). Never imports pickle.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 
 from rwkvquant.errors import CheckpointError
 
-# An index has 100 to 150 bytes and about 18 opcodes a tensor; the largest RWKV-6 has 1,500 tensors.
+# An index has 100 to 150 bytes and about 18 opcodes per tensor; the largest RWKV-6 has 1,500 tensors.
 MAX_BYTES = 16 << 20
 MAX_OPCODES = 1_000_000
 MAX_STACK = 100_000
@@ -32,7 +32,7 @@ STORAGES = {
     "torch.FloatStorage": "float32",
     "torch.HalfStorage": "float16",
     "torch.BFloat16Storage": "bfloat16",
-    # These are recognised only so that the refusal can name tensor and dtype.
+    # The next ones are recognised only so that the error message can name the tensor and its dtype.
     "torch.DoubleStorage": "float64",
     "torch.LongStorage": "int64",
     "torch.IntStorage": "int32",
@@ -51,14 +51,14 @@ KNOWN_NAMES = {ORDERED_DICT, SIZE, TENSOR, TENSOR_V3, PARAMETER, *STORAGES, *V3_
 
 @dataclass(frozen=True)
 class Global:
-    """A name that the pickle would import. It stays a name."""
+    """A name that Python's unpickler would import. Here it stays a name."""
 
     name: str
 
 
 @dataclass(frozen=True)
 class Storage:
-    """A flat array of `numel` elements, the member data/<key>."""
+    """A flat array of `numel` elements, in the zip member data/<key>."""
 
     dtype: str
     key: str
@@ -67,7 +67,7 @@ class Storage:
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """A view of a storage; offset and strides count elements. Nothing is checked against the storage yet."""
+    """A view of a storage. Offset and strides count elements. They have not been checked against the storage."""
 
     storage: Storage
     dtype: str
@@ -77,7 +77,7 @@ class StoredTensor:
 
 
 class _Mark:
-    """Stands on the stack where a tuple, or the items of a dict, begin."""
+    """Marks the place on the stack where a tuple, or the items of a list or dict, begin."""
 
 
 MARK = _Mark()
@@ -88,12 +88,14 @@ TUPLES = {"EMPTY_TUPLE": 0, "TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 
 
 def read_pickle(data: bytes | memoryview) -> Any:
-    """The object that `data` describes. Raises CheckpointError, whatever the bytes are, and runs nothing that they name."""
+    """The object that `data` describes. Bad bytes of any kind raise CheckpointError; nothing that they name is run."""
     if len(data) > MAX_BYTES:
-        raise CheckpointError(f"the index of tensors may have {MAX_BYTES >> 20} MB; got {len(data) >> 20} MB: not a plain dict of tensors")
+        raise CheckpointError(
+            f"the index of tensors may have at most {MAX_BYTES >> 20} MB; got {len(data) >> 20} MB, so it is not a plain dict of tensors"
+        )
     try:
         return _Machine().run(bytes(data))
-    except (ValueError, IndexError, KeyError, TypeError, OverflowError) as error:  # pickletools on bytes that are no pickle
+    except (ValueError, IndexError, KeyError, TypeError, OverflowError) as error:  # pickletools raises these for bytes that are no pickle
         raise CheckpointError(f"the index of tensors (data.pkl) is damaged ({error})") from error
 
 
@@ -149,7 +151,7 @@ class _Machine:
         elif opcode == "REDUCE":
             arguments, function = self.pop(), self.pop()
             push(rebuild(function, arguments))
-        elif opcode == "BUILD":  # OrderedDict._metadata, which Module.state_dict() leaves: of no use here
+        elif opcode == "BUILD":  # OrderedDict._metadata, which Module.state_dict() writes: not needed
             self.pop()
             self.top_is(dict)
         elif opcode not in ("PROTO", "FRAME"):
@@ -187,13 +189,13 @@ def known(name: str) -> Global:
 
 
 def rebuild(function: Any, arguments: Any) -> Any:
-    """What REDUCE stands for: the five calls that a dict of tensors needs, none of them made."""
+    """The result of a REDUCE opcode, for the five calls that a dict of tensors needs. The calls themselves are not made."""
     name = function.name if isinstance(function, Global) else None
     if not isinstance(arguments, tuple):
         raise CheckpointError("the pickle calls something without a tuple of arguments; refused, nothing was run")
     if name == ORDERED_DICT and not arguments:
         return {}
-    if name == SIZE and len(arguments) == 1 and is_shape(arguments[0]):  # DeepSpeed keeps shapes beside the tensors
+    if name == SIZE and len(arguments) == 1 and is_shape(arguments[0]):  # DeepSpeed saves shapes next to the tensors
         return arguments[0]
     if name == PARAMETER and len(arguments) == 3 and isinstance(arguments[0], StoredTensor):
         return arguments[0]
@@ -208,7 +210,7 @@ def rebuild(function: Any, arguments: Any) -> Any:
 def stored_tensor(arguments: tuple[Any, ...], dtype: str) -> StoredTensor:
     source, offset, shape, strides = arguments[:4]
     if not (isinstance(source, Storage) and type(offset) is int and is_shape(shape) and is_shape(strides)):
-        raise CheckpointError("the index of tensors describes a tensor by something else than a storage, an offset, a shape and strides")
+        raise CheckpointError("the index of tensors must describe a tensor by a storage, an offset, a shape and strides; it is damaged")
     return StoredTensor(source, dtype, offset, shape, strides)
 
 
@@ -222,9 +224,9 @@ def storage(identity: Any) -> Storage:
 
 
 def set_items(target: dict[str | int, Any], items: list[Any]) -> None:
-    """`items` are keys and values in turn. An optimizer's state has numbers for keys."""
+    """`items`: key, value, key, value, ... Keys may be numbers, as in an optimizer's state."""
     for key, value in zip(items[::2], items[1::2], strict=True):
-        # Other keys are refused, also because hashing tuples of tuples of tuples can take for ever.
+        # Other keys are refused, also because hashing tuples of tuples of tuples can take forever.
         if type(key) not in (str, int):
             raise CheckpointError(f"the keys of a dict of tensors are strings; got a {type(key).__name__}")
         if key in target:
@@ -237,5 +239,5 @@ def is_shape(value: Any) -> bool:
 
 
 def shown(value: str | int) -> str:
-    """A string of the file for an error message: short, and printable."""
+    """A string from the file, made short and printable for an error message."""
     return value if isinstance(value, str) and value.isprintable() and len(value) < 100 else reprlib.repr(value)

@@ -1,11 +1,11 @@
-"""What training tools put around a checkpoint, taken off again: dicts around the dict of tensors, and words around the tensors' names.
+"""Remove what training tools put around a checkpoint: dicts around the dict of tensors, and words in the tensors' names.
 
     {"state_dict": {...}}, {"module": {...}}, {"model": {...}, "optimizer": {...}}     Lightning, DeepSpeed, training scripts
     module.   _orig_mod.   _forward_module.   ...                                     DDP, torch.compile, Lightning; at any place
     base_model.model.                                                                 PEFT
-    net.blocks.0. ...                                                                 one attribute's name before all names
+    net.blocks.0. ...                                                                 the name of an attribute, before all names
 
-An adapter (LoRA and its kin) is no checkpoint. It is refused here by name: merged weights are needed.
+An adapter (LoRA and similar) is not a checkpoint. It is refused by the names of its tensors: merged weights are needed.
 """
 
 from __future__ import annotations
@@ -35,27 +35,27 @@ ADAPTER = re.compile(
 
 
 def dict_of_tensors(index: dict[Any, Any]) -> dict[Any, Any]:
-    """The dict in `index`, or `index` itself, that holds a model's tensors; `index` if there is none, for its reader to judge.
+    """The dict in `index`, or `index` itself, that holds a model's tensors. If there is none: `index`, which the caller then refuses.
 
-    Raises CheckpointError if several do, for example a model and its moving average.
+    Raises CheckpointError if several dicts hold a model, for example the weights and their moving average.
     """
-    found: dict[str, dict[Any, Any]] = {}
+    models: dict[str, dict[Any, Any]] = {}
     level, seen = [("", index)], {id(index)}
     for _ in range(MAX_DEPTH + 1):
-        found |= {path: value for path, value in level if _holds_a_model(value)}
-        if "" in found:  # a dict of tensors, perhaps with something else beside them
+        models |= {path: value for path, value in level if _holds_a_model(value)}
+        if "" in models:  # `index` is the dict of tensors, perhaps with other values
             return index
         inside = []
         for path, value in level:
             for key, child in value.items():
-                if isinstance(child, dict) and id(child) not in seen:  # a pickle may hold one dict under many keys, even in itself
+                if isinstance(child, dict) and id(child) not in seen:  # a pickle may hold one dict under many keys, or inside itself
                     seen.add(id(child))
                     inside.append((f"{path}.{key}" if path else str(key), child))
         level = inside
-    if len(found) > 1:
-        keys = ", ".join(shown(path) for path in sorted(found)[:4])
-        raise CheckpointError(f"{len(found)} dicts in this file hold something like a model ({keys}); save the one that is meant alone")
-    return next(iter(found.values()), index)
+    if len(models) > 1:
+        keys = ", ".join(shown(path) for path in sorted(models)[:4])
+        raise CheckpointError(f"{len(models)} dicts in this file hold something like a model ({keys}); save only one of them")
+    return next(iter(models.values()), index)
 
 
 def _holds_a_model(value: dict[Any, Any]) -> bool:
@@ -63,7 +63,10 @@ def _holds_a_model(value: dict[Any, Any]) -> bool:
 
 
 class UnwrappedFile:
-    """`file` with its tensors' names as the model alone has them. Raises CheckpointError if two names then are one, and for an adapter."""
+    """`file` with the words of wrappers removed from its tensors' names.
+
+    Raises CheckpointError if two names become the same, and for an adapter.
+    """
 
     def __init__(self, file: TensorFile) -> None:
         self._file = file
@@ -72,7 +75,7 @@ class UnwrappedFile:
         self._stored: dict[str, str] = {}
         for stored, name in zip(file.tensors, bare_names(file.tensors), strict=True):
             if name in self._stored:
-                raise CheckpointError(f"{self._stored[name]} and {stored} are one tensor, {name}, without the words of wrappers")
+                raise CheckpointError(f"{self._stored[name]} and {stored} are both {name} without the words of wrappers; keep one of them")
             self._stored[name] = stored
         infos = {name: file.tensors[stored] for name, stored in self._stored.items()}
         self.tensors = {name: TensorInfo(name, info.dtype, info.shape) for name, info in infos.items()}
@@ -82,7 +85,7 @@ class UnwrappedFile:
 
 
 def bare_names(names: Iterable[str]) -> list[str]:
-    """Each name without wrappers, and without a prefix that all share, if the names of a layout stand after it."""
+    """Each name without wrappers, and without a prefix that all share, if a layout's names follow the prefix."""
     bare = [WRAPPER.sub("", name) for name in names]
     bare = [name.removeprefix(PEFT) for name in bare]
     if any(_is_of_a_family(name) for name in bare):
@@ -103,10 +106,10 @@ def _is_of_a_family(name: str) -> bool:
 
 
 def refuse_adapter(names: Iterable[str]) -> None:
-    """Raises CheckpointError if some tensor is an adapter's, whether its model lies in the file too or not."""
+    """Raises CheckpointError if a tensor belongs to an adapter, with or without the model in the same file."""
     for name in names:
-        if found := ADAPTER.search(name):
+        if match := ADAPTER.search(name):
             raise CheckpointError(
-                f"this file holds an adapter ({found[1]}, as in {name}), which changes another checkpoint's weights; "
+                f"this file holds an adapter ({match[1]}, as in {name}), which changes another checkpoint's weights; "
                 "merge it into its model first, then use the merged checkpoint"
             )

@@ -14,20 +14,19 @@ from numpy.typing import NDArray
 from rwkvquant.checkpoints.safetensors_file import KNOWN, LAYOUT_KEY, SafetensorsFile
 from rwkvquant.checkpoints.values import DTYPES
 
-ALIGNMENT = 64  # of the first value; the format asks for none, and readers that map the file are glad of it
+ALIGNMENT = 64  # bytes, of the first value: not required by the format, but good for readers that map the file
 
 
 def write_safetensors(
     out: BinaryIO, shapes: Mapping[str, tuple[int, ...]], dtype: str, values: Callable[[str], NDArray[Any]], layout: str
 ) -> None:
-    """`values` gives each tensor of `shapes`, as checkpoints/values.py's `as_stored` does. The header is read again at the end.
+    """`values(name)` gives the array of each tensor of `shapes`, as `as_stored` of checkpoints/values.py makes it.
 
-    `layout`, a name of names.py, stands in the metadata: shapes alone do not always tell how the LoRA factors are turned.
-
-    `out` is an open file that has a name, and is empty. Raises OSError.
+    `layout`, a name of names.py, is written to the metadata: shapes do not always show whether LoRA factors are transposed.
+    `out` is an open, empty file that has a name. At the end the header is read again and checked. Raises OSError.
     """
     code = next(code for code, name in KNOWN.items() if name == dtype)
-    header: dict[str, Any] = {"__metadata__": {"format": "pt", LAYOUT_KEY: layout}}  # transformers refuses files that do not say so
+    header: dict[str, Any] = {"__metadata__": {"format": "pt", LAYOUT_KEY: layout}}  # transformers needs this "format"
     at = 0
     for name, shape in shapes.items():
         end = at + math.prod(shape) * DTYPES[dtype][1]
