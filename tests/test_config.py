@@ -236,7 +236,7 @@ def test_replacing_one_field_of_a_recipe_changes_that_field_alone(method: str) -
         changed = recipe
         try:
             changed = dataclasses.replace(recipe, **{field.name: other[field.name]})
-        except ConfigError as error:  # as candidates with feedback, in a recipe that reads no text
+        except ConfigError as error:  # such as candidates with feedback in a recipe that reads no text
             assert "needs" in str(error) and not recipe.calibrated
         same = [each.name for each in dataclasses.fields(Recipe) if getattr(changed, each.name) == getattr(recipe, each.name)]
         assert set(same) >= {each.name for each in dataclasses.fields(Recipe)} - {field.name}
@@ -310,7 +310,7 @@ def test_a_fraction_of_a_bit_with_a_group_size_says_what_to_do() -> None:
 
 
 def test_an_option_of_other_methods_names_them() -> None:
-    with pytest.raises(ConfigError, match=r"^act_order is an option of rwkvquant, gptq and gptvq; the method paper has none such$"):
+    with pytest.raises(ConfigError, match=r"^act_order is an option of rwkvquant, gptq and gptvq; the method paper does not have it$"):
         made(method="paper", act_order=True)
 
 

@@ -1,7 +1,7 @@
 """What a user asks for, passed whole, and saved in the packed file. A misspelt option is an error.
 
-A request holds what was said, and None for what was not: nothing is filled in here, so `dataclasses.replace` is always safe. Types are
-checked here; what an option may be, and which method has it, is the recipe's to say (recipes/).
+A request holds what the user said, and None for the rest. Nothing is filled in here, so `dataclasses.replace` is always safe. Only types
+are checked here: each method checks the values of its options (recipes/).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 from rwkvquant.errors import ConfigError
 
-STYLES = ("tuned", "paper")  # as we would, or as RWKVQuant ran a method to compare with
+STYLES = ("tuned", "paper")  # our own settings, or those of the methods that RWKVQuant compared with
 CHOICES = ("error", "uniform", "codebook", "algorithm1", "fixed", "incoherence")
 PROXY_READINGS = ("paper", "unique", "dithered")
 VECTOR_CODEBOOKS = ("mean_square", "paper", "authors")
@@ -25,13 +25,13 @@ CODEBOOK_SIZES = (64, 128, 256, 512)  # weights that share a codebook: 2, 4, 8 o
 GROUP_SIZES = (32, 64, 128)
 SCALE_BITS = (8, 16)
 DEFAULT_BITS = 3.275
-HEAD_BITS, EMB_BITS, VECTOR_BITS = 6, 8, 8  # unless said
-RESUME = ("auto", "required", "never")  # what to do with the work directory of a job that did not end
+HEAD_BITS, EMB_BITS, VECTOR_BITS = 6, 8, 8  # the defaults
+RESUME = ("auto", "required", "never")  # what to do with the work directory of an unfinished job
 
 
 @dataclass(frozen=True)
 class CalibrationConfig:
-    """Which text, and how much of it. `path` None means the text that comes with the package."""
+    """Which text, and how much of it: `rows` of `length` tokens, read `batch` rows at a time. `path` None: the text in the package."""
 
     path: str | None = None
     rows: int = 128
@@ -50,11 +50,11 @@ class CalibrationConfig:
 class QuantizeRequest:
     """All options of `quantize`; None means "not said". `rwkvquant quantize --help` says what each means, and which methods have it.
 
-    Raises ConfigError for a value of the wrong type. Whether a value is one that the method takes is checked by recipes.recipe_for,
-    with which every job begins.
+    Raises ConfigError for a value of the wrong type. Whether the method takes that value is checked by recipes.recipe_for, which every
+    job calls first.
     """
 
-    bits: float | None = None  # a budget for stored bits, or with group_size and the like the bits of a code
+    bits: float | None = None  # a budget of stored bits per weight; with group_size or the like, the bits of a code
     code_bits: int | None = None  # one setting for every matrix
     method: str = "rwkvquant"
     style: str | None = None
@@ -93,7 +93,7 @@ class QuantizeRequest:
 
     @classmethod
     def from_dict(cls, options: Mapping[str, Any]) -> QuantizeRequest:
-        """Build from plain JSON. Raises ConfigError and names the nearest option for one that does not exist."""
+        """Build from plain JSON. Raises ConfigError for an unknown option, and names the nearest one."""
         known = _checked(cls, options)
         if isinstance(known.get("calibration"), Mapping):
             known["calibration"] = CalibrationConfig(**_checked(CalibrationConfig, known["calibration"]))
@@ -103,7 +103,7 @@ class QuantizeRequest:
         return dataclasses.asdict(self)
 
 
-QuantizeConfig = QuantizeRequest  # the name it had before recipes, which scripts use
+QuantizeConfig = QuantizeRequest  # its older name, which scripts use
 
 
 def _whole(value: Any) -> bool:
@@ -111,17 +111,17 @@ def _whole(value: Any) -> bool:
 
 
 _KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "str": (lambda value: isinstance(value, str), "a word"),
+    "str": (lambda value: isinstance(value, str), "a string"),
     "int": (_whole, "a whole number"),
     "float": (lambda value: _whole(value) or (isinstance(value, float) and math.isfinite(value)), "a number"),
     "bool": (lambda value: isinstance(value, bool), "true or false"),
-    "tuple[str, ...]": (lambda value: isinstance(value, tuple) and all(isinstance(v, str) for v in value), "a list of words"),
+    "tuple[str, ...]": (lambda value: isinstance(value, tuple) and all(isinstance(v, str) for v in value), "a list of strings"),
     "CalibrationConfig": (lambda value: isinstance(value, CalibrationConfig), "a CalibrationConfig, or the path of a text"),
 }
 
 
 def check_types(options: Any, prefix: str = "") -> None:
-    """Raises ConfigError for the first field of a dataclass that is not of its type; 3.0 is no whole number, and True is none either."""
+    """Raises ConfigError for the first field of a dataclass that is not of its type. 3.0 and True are not whole numbers."""
     for each in dataclasses.fields(options):
         kind, value = str(each.type).removesuffix(" | None"), getattr(options, each.name)
         if kind not in _KINDS or (value is None and kind != each.type):

@@ -36,7 +36,7 @@ def test_python_knows_it(toy: Method) -> None:
     assert "toy" in METHODS and recipe_for(QuantizeRequest(method="toy")).candidates[0].codec == GridConfig(4, 96)
     with pytest.raises(ConfigError, match="group_size must be 96 or 160 for the method toy; got 64"):
         recipe_for(QuantizeRequest(method="toy", group_size=64))
-    with pytest.raises(ConfigError, match="group_size is an option of gptq, rtn and toy; the method paper has none such"):
+    with pytest.raises(ConfigError, match="group_size is an option of gptq, rtn and toy; the method paper does not have it"):
         recipe_for(QuantizeRequest(method="paper", group_size=64))
     with pytest.raises(ConfigError, match="there is a method toy already"):
         register(toy)

@@ -1,4 +1,4 @@
-"""Recipes: what a request becomes. One file a method; `recipe_for` asks the one that the request names.
+"""Recipes: what a request becomes. Each method has one file; `recipe_for` asks the method that the request names.
 
 recipe.py       what runs: frozen, complete       method.py       options of a method, and the registry
 setting.py      what a matrix may become          candidates.py   what budgets choose from

@@ -1,6 +1,6 @@
 """What a budget may choose from.
 
-Codebooks of 4 bits and plain ones for 4 rows were tried: grids of the same bits, or compressed codebooks, lose less
+Codebooks of 4 bits, and codebooks for 4 rows without compression, were tried: grids or compressed codebooks of the same bits lose less
 (docs/methods/selection.md).
 """
 
@@ -13,7 +13,7 @@ from rwkvquant.config import GROUP_SIZES
 from rwkvquant.recipes.setting import Setting
 
 UNIFORM_BITS = range(2, 9)
-LOW_BUDGET = 4.5  # budgets up to it share their candidates, so that one pass 1 serves them all
+LOW_BUDGET = 4.5  # budgets up to this one share their candidates, so one pass 1 serves them all
 CODEBOOKS = (
     CodebookConfig(2, 16),
     CodebookConfig(2, 8),

@@ -1,4 +1,4 @@
-"""What the two methods on codebooks share: a budget over tables of several sizes, or one kind of table for every matrix."""
+"""What gptvq and kmeans share: a budget that chooses among codebooks of several sizes, or one kind of codebook for every matrix."""
 
 from __future__ import annotations
 
@@ -23,7 +23,9 @@ def candidates(said: Said, quantizer: str) -> tuple[tuple[Setting, ...], Chooser
 def _codec(said: Said, bits: int) -> CodecConfig:
     if said.codebook_dim == 2:
         if said.given("codebook_size", "codebook_rank"):
-            raise ConfigError("codebook_size and codebook_rank go with codebook_dim 1; a table of pairs serves whole rows, uncompressed")
+            raise ConfigError(
+                "codebook_size and codebook_rank go with codebook_dim 1, not 2: codebooks of pairs have one size and are not compressed"
+            )
         if said.style == "paper":
             raise ConfigError("codebook_dim 2 goes with the style tuned; the paper's codebooks are of dimension 1")
         return PairConfig(2 * bits)

@@ -1,4 +1,4 @@
-"""GPTQ on uniform grids: each column's rounding errors are fed back to the columns to come."""
+"""GPTQ on uniform grids: the rounding errors of a column are fed back to the later columns."""
 
 from __future__ import annotations
 

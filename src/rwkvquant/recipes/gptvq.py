@@ -1,4 +1,4 @@
-"""GPTVQ on codebooks: errors of a column block are fed back to the columns to come, and tables fitted to what they become."""
+"""GPTVQ on codebooks: errors of a block of columns are fed back to the later columns, and codebooks are fitted to the result."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the three methods share that choose between uniform grids (SQ) and codebooks (VQ) for each tensor."""
+"""What rwkvquant, paper and readme share: each tensor gets a uniform grid (SQ) or a codebook (VQ)."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from rwkvquant.recipes.setting import Setting
 
 
 def authors_options(choice: str, *more: Option) -> tuple[Option, ...]:
-    """Those of the paper and of its authors' command, which are one fixed setting but for these."""
+    """The options of the paper and of its authors' command. Everything else in these two methods is fixed."""
     return (*more, PAPER_STYLE, Option("choice", CHOICE.allowed, CHOICE.help, choice), PROXY, CLIP_SEARCH, FALL_BACK, *COMMON)
 
 
 def rule_of(said: Said) -> tuple[str, str]:
-    """The choice and its proxy. Raises ConfigError for a proxy that the choice does not look at."""
+    """The choice and its proxy. Raises ConfigError for a proxy that the choice does not use."""
     if said.given("proxy") and said.choice not in BY_PROXIES:
         raise ConfigError(f"proxy goes with the choices {' and '.join(BY_PROXIES)}; the choice is {said.choice}")
     return said.choice, said.proxy
 
 
 def refuse_order_of_codebooks(said: Said, candidates: tuple[Setting, ...]) -> None:
-    """The paper's codebooks are walked from the first column to the last."""
+    """Raises ConfigError for act_order with the paper's codebooks: they take the columns from the first to the last."""
     if said.act_order and said.style == "paper" and any(setting.kind == "codebook" for setting in candidates):
         raise ConfigError("act_order goes with the style tuned; codebooks in the style of the paper have no order of columns")

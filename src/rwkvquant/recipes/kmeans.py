@@ -1,4 +1,4 @@
-"""k-means codebooks, in the tuned style weighted by diag(H). In the paper's style no text is read, but to correct errors."""
+"""k-means codebooks, weighted by diag(H) in the tuned style. In the paper's style text is read only to correct errors."""
 
 from __future__ import annotations
 

@@ -17,12 +17,12 @@ from rwkvquant.config import STYLES, QuantizeRequest
 from rwkvquant.errors import ConfigError
 from rwkvquant.recipes.recipe import Recipe
 
-ALWAYS = ("method", "tensor_bits", "calibration", "tokenizer", "device", "seed")  # whatever the method
+ALWAYS = ("method", "tensor_bits", "calibration", "tokenizer", "device", "seed")  # options of every method
 
 
 @dataclass(frozen=True)
 class Interval:
-    """Numbers from low to high, both allowed; `open_low`: but for the low one."""
+    """Numbers from low to high, both included; with `open_low`, low itself is not."""
 
     low: float
     high: float
@@ -37,7 +37,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Option:
-    """One option as one method has it. `default` by style, where it depends on that: {"tuned": 0.05, "paper": 0.01}."""
+    """One option of one method. `default` may depend on the style: {"tuned": 0.05, "paper": 0.01}."""
 
     name: str
     allowed: Any  # a tuple, a range or an Interval
@@ -61,7 +61,7 @@ class Option:
 
 @dataclass(frozen=True)
 class Method:
-    """`options` are those it has beside ALWAYS; `build` gets what was said, checked, with defaults for what was not."""
+    """`options` are those besides ALWAYS. `build` gets the checked options, with defaults for those that the user left out."""
 
     name: str
     about: str
@@ -79,7 +79,7 @@ class Said:
         self.request, self.method = request, method
 
     def given(self, *names: str) -> list[str]:
-        """Those of `names` that the user said."""
+        """Those of `names` that the user gave."""
         return [name for name in names if getattr(self.request, name) is not None]
 
     @property
@@ -120,19 +120,19 @@ def register(method: Method) -> Method:
 
 
 def unregister(name: str) -> None:
-    """Forget a method again: for tests that define one."""
+    """Remove a method: for tests that define one."""
     del _REGISTERED[name]
 
 
 def recipe_for(request: QuantizeRequest) -> Recipe:
-    """What will run. Raises ConfigError, in one sentence, for what the method does not have or cannot be."""
+    """What will run. Raises ConfigError for an option or a value that the method does not have, or options that do not fit."""
     method = METHODS.get(request.method)
     if method is None:
         raise ConfigError(f"method must be one of {', '.join(METHODS)}; got {request.method}")
     for name in _said(request):
         option = method.option(name)
         if option is None:
-            raise ConfigError(f"{name} is {_of(name)}; the method {method.name} has none such")
+            raise ConfigError(f"{name} is {_of(name)}; the method {method.name} does not have it")
         option.check(getattr(request, name), method.name)
     return method.build(Said(request, method))
 
@@ -149,8 +149,8 @@ def _said(request: QuantizeRequest) -> Iterator[str]:
 
 
 def _of(name: str) -> str:
-    found = owners(name)
-    return f"an option of {in_words(found)}" if found else "an option of no method"
+    methods = owners(name)
+    return f"an option of {in_words(methods)}" if methods else "an option of no method"
 
 
 def in_words(names: list[str]) -> str:

@@ -1,4 +1,4 @@
-"""The options that several methods share, and what they make of them."""
+"""The options that several methods share, and the parts of a recipe that follow from them."""
 
 from __future__ import annotations
 
@@ -35,41 +35,43 @@ BUDGET = Option(
     "Budget: stored bits per weight of all projections and LoRA factors, side information included",
     DEFAULT_BITS,
 )
-STYLE = Option("style", STYLES, "As we would, or as the RWKVQuant paper ran it", STYLES[0])
+STYLE = Option("style", STYLES, "Our own settings, or those of the RWKVQuant paper", STYLES[0])
 PAPER_STYLE = Option("style", ("paper",), STYLE.help, "paper")
-CHOICE = Option("choice", CHOICES, "SQ or VQ for each tensor: by errors, all alike, or by a rule of the papers", "error")
-PROXY = Option("proxy", PROXY_READINGS, "Reading of the paper's proxies, with the choices algorithm1 and fixed", "paper")
-CLIP_SEARCH = Option("clip_search", CLIP_SEARCHES, "Which error the range of a grid is searched for", {"tuned": "hessian", "paper": "none"})
-CLIP_SEARCH_PLAIN = Option("clip_search", CLIP_SEARCHES, CLIP_SEARCH.help, {"tuned": "weight", "paper": "none"})
-ACT_ORDER = Option("act_order", YES_NO, "Columns by falling diag(H), with static groups", BY_STYLE)
-DAMPING = Option(
-    "damping", Interval(0, 10), "Added to diag(H), as a fraction of its mean, for correction too", {"tuned": 0.05, "paper": 0.01}
+CHOICE = Option("choice", CHOICES, "SQ or VQ for each tensor: by errors, the same for all, or by a rule of the papers", "error")
+PROXY = Option("proxy", PROXY_READINGS, "How the paper's proxies are read, for the choices algorithm1 and fixed", "paper")
+CLIP_SEARCH = Option(
+    "clip_search", CLIP_SEARCHES, "The error that the search for the range of a grid minimises", {"tuned": "hessian", "paper": "none"}
 )
-CORRECTION = Option("correction", Interval(0, 1), "How much of earlier errors the block's last products make up for", 0.0)
-FALL_BACK = Option("fall_back", YES_NO, "Plain rounding where it does better on text kept out", BY_STYLE)
+CLIP_SEARCH_PLAIN = Option("clip_search", CLIP_SEARCHES, CLIP_SEARCH.help, {"tuned": "weight", "paper": "none"})
+ACT_ORDER = Option("act_order", YES_NO, "Take columns in the order of falling diag(H), with static groups", BY_STYLE)
+DAMPING = Option(
+    "damping", Interval(0, 10), "Added to diag(H), as a fraction of its mean; correction uses it too", {"tuned": 0.05, "paper": 0.01}
+)
+CORRECTION = Option("correction", Interval(0, 1), "The share of earlier errors that the last products of a block correct", 0.0)
+FALL_BACK = Option("fall_back", YES_NO, "Round to nearest where that does better on text kept out", BY_STYLE)
 SIDES = (
     Option("head_bits", (*range(2, 9), 16), "Bits of the head", HEAD_BITS),
     Option("emb_bits", (*range(2, 9), 16), "Bits of the embedding", EMB_BITS),
     Option("vector_bits", (3, 8, 16), "Bits of element-wise vectors", VECTOR_BITS),
     Option("vector_codebook", VECTOR_CODEBOOKS, "Codebooks for vectors of 3 bits, and what weighs their elements"),
 )
-CODE_BITS = Option("code_bits", range(2, 9), "In place of a budget: this many bits a code, one setting for every matrix")
+CODE_BITS = Option("code_bits", range(2, 9), "Instead of a budget: bits of a code, the same setting for every matrix")
 CODEBOOK_CODE_BITS = Option("code_bits", (2, 3, 4), CODE_BITS.help)
 GRID = (
     Option("group_size", GROUP_SIZES, "Weights that share a scale; with whole bits", 64),
-    Option("symmetric", YES_NO, "Grids without zeros of their own; with whole bits", False),
-    Option("scale_bits", SCALE_BITS, "8: one byte a group and one float16 a row; with whole bits", {"tuned": 8, "paper": 16}),
+    Option("symmetric", YES_NO, "Grids without zero points; with whole bits", False),
+    Option("scale_bits", SCALE_BITS, "Bits of the scale of a group; 8 adds one float16 a row; with whole bits", {"tuned": 8, "paper": 16}),
 )
 CODEBOOK = (
     Option("codebook_size", CODEBOOK_SIZES, "Weights that share a codebook; with whole bits", 128),
-    Option("codebook_rank", range(9), "Compress codebooks to this rank, 0 not; with whole bits", 0),
-    Option("codebook_dim", (1, 2), "Neighbouring weights a code; with whole bits", 1),
+    Option("codebook_rank", range(9), "Compress codebooks to this rank, 0 for no compression; with whole bits", 0),
+    Option("codebook_dim", (1, 2), "Neighbouring weights that share a code; with whole bits", 1),
 )
 COMMON = (DAMPING, CORRECTION, *SIDES)
 
 
 def shared(said: Said, head_quantizer: str) -> dict[str, Any]:
-    """The fields of a recipe that every method fills in alike. The head has bits of its own, and always a uniform grid."""
+    """The fields of a recipe that every method fills in the same way. The head has its own bits, and always a uniform grid."""
     style = said.style
     if said.vector_codebook is not None and said.vector_bits != 3:
         raise ConfigError(f"vector_codebook goes with vector_bits 3; got {said.vector_bits}")
@@ -79,7 +81,7 @@ def shared(said: Said, head_quantizer: str) -> dict[str, Any]:
         **said.always(),
         "quantizer": QuantizerOptions(style, said.clip_search, tuned if act_order is None else act_order, float(said.damping)),
         "correction": float(said.correction),
-        "fall_back": tuned if fall_back is None else fall_back,  # where nothing can fall back too: all methods then see the same text
+        "fall_back": tuned if fall_back is None else fall_back,  # also where nothing can fall back: all methods then see the same text
         "head": () if said.head_bits == 16 else (Setting(head_quantizer, GridConfig(bits=said.head_bits)),),
         "embedding": () if said.emb_bits == 16 else (Setting("rtn", GridConfig(said.emb_bits, symmetric=True, scale_bits=16)),),
         "vectors": () if said.vector_bits == 16 else (_vectors(said),),
@@ -98,9 +100,9 @@ def budget(said: Said, rule: str = "error", proxy: str = "paper") -> Chooser:
 
 
 def one_code(said: Said, *forms: str) -> int | None:
-    """Bits of a code where one setting serves every matrix; None where a budget chooses.
+    """Bits of a code where every matrix gets the same setting; None where a budget chooses.
 
-    `forms`: options that only one setting has. With whole --bits they mean what they do in other tools: so many bits a code.
+    `forms`: options that only such a setting has. With one of them, whole `bits` are the bits of a code, as in other tools.
     """
     code_bits, bits, given = said.request.code_bits, said.request.bits, said.given(*forms)
     if bits is not None and code_bits is not None:

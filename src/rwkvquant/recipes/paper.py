@@ -1,6 +1,6 @@
 """RWKVQuant as its paper says (arXiv:2505.03803): Algorithm 1 on the two proxies, one grid and one codebook.
 
-`bits` are the paper's own count, a mean over tensors from 3.25 (all VQ) to 3.5 (all SQ), which says nothing about stored bits.
+`bits` are the paper's own count, a mean over tensors from 3.25 (all VQ) to 3.5 (all SQ). It is not the number of stored bits.
 The settings are those that Algorithm 1 implies: docs/methods/selection.md.
 """
 
@@ -14,7 +14,7 @@ from rwkvquant.recipes.options import shared
 from rwkvquant.recipes.recipe import Chooser, Recipe
 from rwkvquant.recipes.setting import Setting
 
-SQ_BITS, VQ_BITS = 3.5, 3.25  # by the paper's count, one tensor like another
+SQ_BITS, VQ_BITS = 3.5, 3.25  # by the paper's count, in which every tensor has the same weight
 COARSE, FINE = 0.5, 0.2  # C and F of Algorithm 1
 BITS = Option("bits", Interval(VQ_BITS, SQ_BITS), "The paper's own count, from 3.25 (all VQ) to 3.5 (all SQ)")
 CANDIDATES = (Setting("gptq", GridConfig(3, 32, scale_bits=16)), Setting("gptvq", CodebookConfig(3, 4, 4)))
@@ -32,7 +32,7 @@ def build(said: Said) -> Recipe:
 
 
 def shares(bits: float) -> tuple[float, float]:
-    """C and F that make the paper's own count of bits come out as asked."""
+    """C and F that give this many bits by the paper's own count."""
     share = round((bits - VQ_BITS) / (SQ_BITS - VQ_BITS), 9)
     coarse = max(COARSE, share)
     return coarse, share / coarse

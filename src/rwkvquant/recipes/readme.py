@@ -17,4 +17,4 @@ def build(said: Said) -> Recipe:
     return Recipe(candidates=CANDIDATES, chooser=Chooser(rule, proxy, paper_count=True), measured=True, **shared(said, "gptq"))
 
 
-METHOD = Method("readme", "the RWKVQuant authors' command, to the letter", authors_options("incoherence"), build)
+METHOD = Method("readme", "exactly the RWKVQuant authors' command", authors_options("incoherence"), build)

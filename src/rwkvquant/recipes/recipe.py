@@ -1,7 +1,7 @@
-"""A recipe: all that will run, complete. Methods make it from a request; the pipeline reads nothing else; the packed file keeps it.
+"""A recipe: everything that will run. A method makes it from a request; the pipeline reads nothing else; the packed file keeps it.
 
-No field is None and none is filled in from another, so `dataclasses.replace` gives a recipe that differs in what was replaced and in
-nothing else, or raises ConfigError where the parts do not go together.
+No field is None, and none is filled in from another. So `dataclasses.replace` changes only the fields that it names, or raises
+ConfigError where the parts do not fit together.
 """
 
 from __future__ import annotations
@@ -23,10 +23,11 @@ DEVICES = ("cpu", "cuda")
 class Chooser:
     """How each matrix gets one of the candidates.
 
-    rule: which kinds it may be of. "error" leaves all open, "uniform" and "codebook" leave one; "algorithm1", "fixed" and "incoherence"
-    are the papers' rules. proxy: the reading of the proxies that the first two of these use. coarse_share, fine_share: C and F of
-    Algorithm 1. bits: a budget of stored bits per weight for what the rule leaves, 0 for none: the candidate of the least loss. required:
-    whether a budget out of reach is an error; otherwise the smallest reachable is used. paper_count: tell the paper's count of bits.
+    rule: which kinds of codec it may have. "error" allows all, "uniform" and "codebook" one; "algorithm1", "fixed" and "incoherence" are
+    the papers' rules. proxy: the reading of the proxies for the first two of these. coarse_share, fine_share: C and F of Algorithm 1.
+    bits: a budget of stored bits per weight, spent among the candidates that the rule allows; 0: no budget, the least loss wins.
+    required: whether a budget out of reach is an error; if not, the smallest reachable is used. paper_count: report the paper's own
+    count of bits.
     """
 
     rule: str = "error"
@@ -42,20 +43,20 @@ class Chooser:
         require("choice", self.rule, CHOICES)
         require("proxy", self.proxy, PROXY_READINGS)
         if not (0 <= self.coarse_share <= 1 and 0 <= self.fine_share <= 1):
-            raise ConfigError(f"shares must lie in 0 to 1; got {self.coarse_share} and {self.fine_share}")
+            raise ConfigError(f"coarse_share and fine_share must be from 0 to 1; got {self.coarse_share} and {self.fine_share}")
         if not 0 <= self.bits <= 16:
-            raise ConfigError(f"bits must lie above 0 and at most at 16; got {self.bits}")
+            raise ConfigError(f"bits must be from 0 (no budget) to 16; got {self.bits}")
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What runs. Settings in `head`, `embedding` and `vectors` are one, or none where 16 bits stay.
+    """What runs. `head`, `embedding` and `vectors` hold one setting each, or none: then 16 bits stay.
 
     candidates: what a matrix may become, uniform grids first. tensor_bits: "PATTERN=BITS" narrows them for some matrices. measured: whether
-    there is a pass 1, which tries all candidates on full-precision inputs. calibrated: whether text is read at all. correction: how much of
-    earlier errors the block's last products make up for. fall_back: whether text is kept out to judge error feedback by, and a tensor
-    does without where that is better. vector_weights: the reading that weighs the elements of vectors with codebooks. calibration.path
-    and tokenizer "": what comes with the package, and with the checkpoint.
+    there is a pass 1, which tries all candidates on full-precision inputs. calibrated: whether text is read at all. correction: the share
+    of earlier errors that the last products of a block correct. fall_back: whether some text is kept out to test error feedback on; a
+    tensor is rounded without it where that loses less. vector_weights: how the elements of vectors with codebooks are weighted. An empty
+    calibration.path means the text in the package, an empty tokenizer that of the checkpoint.
     """
 
     method: str
@@ -92,7 +93,7 @@ class Recipe:
         if self.seed < 0:
             raise ConfigError(f"seed must be at least 0; got {self.seed}")
         if not 0 <= self.correction <= 1:
-            raise ConfigError(f"correction must lie in 0 to 1; got {self.correction}")
+            raise ConfigError(f"correction must be from 0 to 1; got {self.correction}")
         readers = {
             "error feedback": any(setting.feedback for setting in (*self.candidates, *self.head)),
             "a pass 1": self.measured,
@@ -100,11 +101,11 @@ class Recipe:
             "vector_weights": self.vector_weights != "none",
         }
         if not self.calibrated and any(readers.values()):
-            raise ConfigError(f"{' and '.join(name for name, reads in readers.items() if reads)} needs calibration text")
+            raise ConfigError(f"calibrated must be true: {' and '.join(name for name, reads in readers.items() if reads)} needs text")
         if not self.measured and len(self.candidates) > 1 and self.chooser.rule in ("algorithm1", "fixed", "incoherence"):
-            raise ConfigError(f"the choice {self.chooser.rule} needs a pass 1")
+            raise ConfigError(f"measured must be true: the choice {self.chooser.rule} needs a pass 1")
         if any(setting.kind == "codebook" for setting in self.vectors) != (self.vector_weights != "none"):
-            raise ConfigError("vectors with codebooks need vector_weights, and others have none")
+            raise ConfigError("vectors with codebooks need vector_weights; for other vectors they must be none")
 
     @property
     def one_setting(self) -> bool:
@@ -112,26 +113,26 @@ class Recipe:
         return len(self.candidates) == 1
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON; `from_json` makes an equal recipe of it."""
-        found: dict[str, Any] = {}
+        """Plain JSON, from which `from_json` makes an equal recipe."""
+        fields: dict[str, Any] = {}
         for each in dataclasses.fields(self):
             value = getattr(self, each.name)
             if each.name in SETTINGS:
-                found[each.name] = [setting.to_json() for setting in value]
+                fields[each.name] = [setting.to_json() for setting in value]
             elif each.name in PARTS:
-                found[each.name] = dataclasses.asdict(value)
+                fields[each.name] = dataclasses.asdict(value)
             else:
-                found[each.name] = list(value) if isinstance(value, tuple) else value
-        return found
+                fields[each.name] = list(value) if isinstance(value, tuple) else value
+        return fields
 
     @classmethod
-    def from_json(cls, found: Mapping[str, Any]) -> Recipe:
-        """Raises ConfigError for what is no recipe."""
+    def from_json(cls, fields: Mapping[str, Any]) -> Recipe:
+        """Raises ConfigError for what is not a recipe."""
         try:
-            values = dict(found)
-            values |= {name: tuple(Setting.from_json(setting) for setting in found[name]) for name in SETTINGS}
-            values |= {name: kind(**found[name]) for name, kind in PARTS.items()}
-            return cls(**values | {"tensor_bits": tuple(found["tensor_bits"])})
+            values = dict(fields)
+            values |= {name: tuple(Setting.from_json(setting) for setting in fields[name]) for name in SETTINGS}
+            values |= {name: kind(**fields[name]) for name, kind in PARTS.items()}
+            return cls(**values | {"tensor_bits": tuple(fields["tensor_bits"])})
         except (KeyError, TypeError, AttributeError) as error:
             raise ConfigError(f"this is not a recipe: {error}") from None
 

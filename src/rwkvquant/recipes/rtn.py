@@ -1,4 +1,4 @@
-"""RTN: every weight takes the nearest point of its grid. It reads text only to search ranges by diag(H), or to correct errors."""
+"""RTN: every weight takes the nearest point of its grid. It reads text only to search ranges with diag(H), or to correct errors."""
 
 from __future__ import annotations
 

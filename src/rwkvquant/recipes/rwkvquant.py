@@ -1,6 +1,6 @@
 """The default: grids and codebooks with error feedback, every candidate measured, and a budget of stored bits.
 
-Pass 1 turns errors into nats per token (calibration/sensitivity.py), so that losses of different matrices may be traded for bytes.
+Pass 1 turns errors into nats per token (calibration/sensitivity.py), so losses of different matrices can be compared, and traded for bytes.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def build(said: Said) -> Recipe:
     low = said.bits <= LOW_BUDGET
     near = range(2, 7) if low else range(4, 9)  # pass 1 has no time to try them all
     if said.tensor_bits:
-        near = UNIFORM_BITS  # which may ask for any
+        near = UNIFORM_BITS  # tensor_bits may ask for any of them
     candidates = grids("gptq", near, said.style) + codebooks("gptvq", wide=not low)
     refuse_order_of_codebooks(said, candidates)
     return Recipe(candidates=candidates, chooser=budget(said, *rule_of(said)), measured=True, **shared(said, "gptq"))

@@ -1,7 +1,4 @@
-"""What a matrix may become: which quantiser, and what it rounds to. A recipe's candidates are such settings.
-
-`uniform` and `codebook` are the papers' SQ and VQ.
-"""
+"""What a matrix may become: which quantiser, and what it rounds to. The candidates of a recipe are such settings."""
 
 from __future__ import annotations
 
@@ -14,19 +11,19 @@ from rwkvquant.quantizers import quantizer_for
 
 @dataclass(frozen=True)
 class Setting:
-    """`method` rtn | gptq for a GridConfig, kmeans | gptvq for the others."""
+    """`method`: the name of a quantiser for `codec`, such as rtn or gptq for grids, kmeans or gptvq for codebooks."""
 
     method: str
     codec: CodecConfig
 
     @property
     def kind(self) -> str:
-        """uniform | codebook: the papers' SQ | VQ."""
+        """uniform or codebook, which the papers call SQ and VQ."""
         return self.codec.kind
 
     @property
     def feedback(self) -> bool:
-        """Whether it needs the Hessian of the input to choose codes."""
+        """Whether its quantiser needs the Hessian of the input."""
         return quantizer_for(self.method, self.codec).feedback
 
     @property
@@ -36,8 +33,7 @@ class Setting:
 
     def __str__(self) -> str:
         """gptq: 3 bits, group_size 64, symmetric False, scale_bits 8"""
-        found = self.codec.to_json()
-        rest = [f"{name} {value}" for name, value in found.items() if name not in ("codec", "bits")]
+        rest = [f"{name} {value}" for name, value in self.codec.to_json().items() if name not in ("codec", "bits")]
         return f"{self.method}: " + ", ".join([f"{self.codec.code_bits} bits", *rest])
 
     def layout(self, shape: tuple[int, ...], rows: bool = False) -> str:
@@ -50,6 +46,6 @@ class Setting:
         return {"method": self.method, **self.codec.to_json()}
 
     @classmethod
-    def from_json(cls, found: dict[str, Any]) -> Setting:
-        """The way back from `to_json`. Raises KeyError without a method, ConfigError for a codec that is not known."""
-        return cls(found["method"], config_from_json({key: value for key, value in found.items() if key != "method"}))
+    def from_json(cls, fields: dict[str, Any]) -> Setting:
+        """The inverse of `to_json`. Raises KeyError without a method, ConfigError for an unknown codec."""
+        return cls(fields["method"], config_from_json({key: value for key, value in fields.items() if key != "method"}))

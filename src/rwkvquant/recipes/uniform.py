@@ -1,4 +1,4 @@
-"""What the two methods on uniform grids share: a budget over grids of all widths, or one grid for every matrix."""
+"""What gptq and rtn share: a budget that chooses among grids of all widths, or one grid for every matrix."""
 
 from __future__ import annotations
 
