@@ -1,11 +1,13 @@
-"""Quantisers: pure functions from a weight and what is known of its input to codes and tables. They never see tiles, names or files.
+"""Quantisers: pure functions that turn a weight, and what is known of its input, into codes and tables.
+
+They never see tiles, names or files.
 
     registry.py    a method's name and a codec's parameters -> its quantiser        options.py    how quantisers work
     uniform/       grids: rtn, gptq                 codebook/     one-dimensional codebooks: kmeans, gptvq
     pairs/         two-dimensional codebooks        elementwise/  the vectors of element-wise products
     shared/        what several methods need: the factor of H, residuals, descent, losses
 
-Importing this package loads no torch: recipes ask it what methods there are.
+Importing this package does not load torch, so that recipes can ask which methods there are.
 """
 
 from rwkvquant.quantizers import codebook, elementwise, pairs, uniform

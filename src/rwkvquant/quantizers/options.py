@@ -1,4 +1,4 @@
-"""How quantisers work, one set of options for all of them; NumPy only, so that recipes can be read without torch."""
+"""The options of all quantisers. NumPy only, so that recipes can be read without torch."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from rwkvquant.errors import ConfigError
 
 @dataclass(frozen=True)
 class QuantizerOptions:
-    """style: "tuned", as we would, or "paper", as RWKVQuant ran a method. damping: added to diag(H), as a fraction of its mean.
+    """style: "tuned" is our way, "paper" is how RWKVQuant ran a method. damping: added to diag(H), as a fraction of its mean.
 
-    clip_search: which error a grid's range is searched for. act_order: columns by falling diag(H), with static groups. refined: scales or
-    codebooks and codes in turn after the first choice of codes, in the tuned style: 5 to 10 % less loss, for several times the time.
+    clip_search: which error the search for a grid's range makes least. act_order: round the columns by falling diag(H), with static
+    groups. refined: after the first choice of codes, update scales or codebooks and codes in turn. That gives 5 to 10 % less loss for
+    several times the time, in the tuned style only.
     """
 
     style: str = "tuned"

@@ -1,10 +1,10 @@
-"""Which quantiser a method's name means, for the parameters of each codec. NumPy only: the quantisers themselves load when first called.
+"""Which quantiser a method's name means for each codec. NumPy only: a quantiser's module is imported at its first call.
 
 A quantiser is a pure function of a weight, of what is known of its input, and of options:
 
     W (out, in) float32 | float64, Hessian | None, parameters of the codec, QuantizerOptions   ->   the codec's logical tensor
 
-The `__init__` of every folder here registers what it has. Another package, or a test, does the same for a codec of its own.
+The `__init__` of every folder here registers its quantisers. Another package, or a test, registers those of its own codec in the same way.
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ Errors = Callable[[Any, Sequence[Any], QuantizerOptions], list[float]]
 class Quantizer:
     """One method for one codec.
 
-    function: the quantiser, or "module:function" where it is. feedback: whether it needs the Hessian of the input. plain: the method of
-    the same codec without error feedback, which a tensor falls back to; its own name where it has no feedback. errors: W (rows, cols) and
-    many parameters -> sum (W - Q)^2 for each, without a Hessian, where a method knows a faster way than one Q after the other.
+    function: the quantiser, or "module:function" that says where it is. feedback: whether it needs the Hessian of the input.
+    plain: the method of the same codec without error feedback, which a tensor falls back to; a method without feedback names itself.
+    errors: W (rows, cols) and many parameters -> sum (W - Q)^2 for each, without a Hessian; for methods that can do this faster
+    than by one Q after the other.
     """
 
     name: str
@@ -42,18 +43,18 @@ class Quantizer:
         return _load(self.function)(W, hessian, params, options)
 
     def rounding_errors(self, W: Any, params: Sequence[Any], options: QuantizerOptions) -> list[float]:
-        """W (rows, cols), a torch tensor on the CPU -> sum (W - Q)^2 for each of the parameters, nothing known of the input."""
+        """W (rows, cols), a torch tensor on the CPU -> sum (W - Q)^2 for each of the parameters, without a Hessian."""
         if self.errors is not None:
-            found: list[float] = _load(self.errors)(W, params, options)
-            return found
+            errors: list[float] = _load(self.errors)(W, params, options)
+            return errors
         decoded = (self(W, None, each, options).decode() for each in params)
         return [float((W - W.new_tensor(Q)).double().square().sum()) for Q in decoded]
 
 
-def _load(found: Callable[..., Any] | str) -> Callable[..., Any]:
-    if not isinstance(found, str):
-        return found
-    module, _, name = found.partition(":")
+def _load(function: Callable[..., Any] | str) -> Callable[..., Any]:
+    if not isinstance(function, str):
+        return function
+    module, _, name = function.partition(":")
     loaded: Callable[..., Any] = getattr(import_module(module), name)
     return loaded
 
@@ -72,22 +73,22 @@ def register(
 ) -> Quantizer:
     """Make `name` a method for matrices whose codec has the parameters `params`. A method with feedback names its plain one.
 
-    The same registration again replaces the one before.
+    A second registration of the same name and parameters replaces the first.
     """
-    assert not feedback or plain is not None, f"{name} chooses codes with feedback: say which method does without"
-    _QUANTIZERS[name, params] = found = Quantizer(name, params, function, feedback, plain or name, errors)
-    return found
+    assert not feedback or plain is not None, f"{name} chooses codes with feedback: name the plain method"
+    _QUANTIZERS[name, params] = quantizer = Quantizer(name, params, function, feedback, plain or name, errors)
+    return quantizer
 
 
-def unregister(found: Quantizer) -> None:
-    """Take back a registration, as a test does at its end."""
-    del _QUANTIZERS[found.name, found.params]
+def unregister(quantizer: Quantizer) -> None:
+    """Remove a registration, as a test does at its end."""
+    del _QUANTIZERS[quantizer.name, quantizer.params]
 
 
 def quantizer_for(method: str, params: Any) -> Quantizer:
     """The quantiser of a method for the codec with these parameters (an object, or its class).
 
-    Raises ConfigError for a pair that nobody registered.
+    Raises ConfigError for a pair that is not registered.
     """
     kind = params if isinstance(params, type) else type(params)
     if (method, kind) not in _QUANTIZERS:
@@ -102,5 +103,5 @@ def methods_for(params: type) -> tuple[str, ...]:
 
 
 def quantizers() -> tuple[Quantizer, ...]:
-    """All of them, in the order of registration."""
+    """All quantisers, in the order of registration."""
     return tuple(_QUANTIZERS.values())

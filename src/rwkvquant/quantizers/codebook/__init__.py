@@ -1,11 +1,11 @@
-"""One-dimensional codebooks, the papers' VQ with d = 1: `kmeans` clusters alone, `gptvq` has error feedback.
+"""One-dimensional codebooks, the papers' VQ with d = 1: `kmeans` only clusters, `gptvq` has error feedback.
 
 methods.py              both, by options             kmeans.py     row scales, centroids, nearest codes
-gptvq.py                the method with feedback     walk.py       its columns, one after the other
-update.py               centroids to less loss, with the codes as they are
-descent.py              how a code steps to a better centroid
-compressed.py           tables in a basis that all share; factors.py is their arithmetic, compressed_update.py their update
-paper.py                both methods as RWKVQuant ran them
+gptvq.py                the method with feedback     walk.py       rounds its columns, one after the other
+update.py               centroids to less loss for given codes
+descent.py              the step of a code to a better centroid
+compressed.py           tables in a shared basis; factors.py has their arithmetic, compressed_update.py their update
+paper.py                both methods as in RWKVQuant
 table_map.py            the linear map from tables to weights
 """
 

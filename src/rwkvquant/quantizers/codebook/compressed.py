@@ -1,11 +1,11 @@
-"""Compressed codebooks with error feedback: the tables of a matrix in a basis they share (factors.py), and codes for them.
+"""Compressed codebooks with error feedback: the tables of a matrix in a shared basis (factors.py), and codes for them.
 
     W  (out, in)   weight       H  (in, in)   X^T X / tokens       Q  s_r * centroid       loss = tr((W - Q) H (W - Q)^T)
 
-1. The basis: from the tables of a tensor without a rank, weighted by what each centroid serves.
-2. The codes again, with error feedback and the basis fixed: a column block's coefficients are fitted to the weights as corrected
-   so far, by least squares and nearest codes in turn, from the table without a rank (walk.py).
-3. compressed_update.py moves coefficients, then the basis, to the loss under H; and codes are chosen once more (gptvq.py).
+1. Find the basis from the tables of an uncompressed tensor, where each centroid is weighted by the weights it serves.
+2. Choose codes again, with error feedback and this basis: a column block's coefficients are fitted to the weights as corrected
+   so far, by least squares and nearest codes in turn, starting from the uncompressed table (walk.py).
+3. compressed_update.py moves first the coefficients, then the basis, to less loss under H. Codes are chosen again (gptvq.py).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from rwkvquant.quantizers.shared.factor import InverseFactor
 
 
 def compress_with(factor: InverseFactor, W: Tensor, tensor: CodebookTensor, rank: int, weighting: str = "hessian") -> CodebookTensor:
-    """W (out, in) and a tensor without a rank, which gives bits, blocks and row_scale -> codes and codebooks of rank `rank`."""
+    """W (out, in) and an uncompressed tensor, which gives bits, blocks and row_scale -> codes and codebooks of this rank."""
     assert tensor.factors is None and 1 <= rank <= 2**tensor.bits, rank
     group_rows, group_cols = tensor.group_rows, tensor.group_cols
     row_scale = torch.from_numpy(tensor.row_scale).to(W)[:, None]
@@ -61,7 +61,7 @@ def kmeans_compressed(
     importance: Tensor | NDArray[np.floating] | None = None,
     rank: int = 4,
 ) -> CodebookTensor:
-    """Without feedback: kmeans.kmeans_codebooks, its tables compressed, and the nearest codes for what they have become."""
+    """Without feedback: the tables of kmeans.kmeans_codebooks, compressed, and the nearest codes for the compressed tables."""
     W = torch.as_tensor(W)
     plain = kmeans_codebooks(W, bits, group_rows, group_cols, importance)
     weights = expand_importance(importance, W)
@@ -78,7 +78,7 @@ def kmeans_compressed(
 
 
 def find_basis(W: Tensor, tensor: CodebookTensor, importance: Tensor | None, rank: int) -> tuple[Tensor, int]:
-    """basis (rank, 2**bits), whole numbers in the type of W, and shift, from the tables of a tensor without a rank."""
+    """The basis (rank, 2**bits), whole numbers in the type of W, and the shift, from the tables of an uncompressed tensor."""
     centroids = torch.from_numpy(tensor.codebooks).to(W.device).double() - CENTROID_ZERO
     served = table_map(tensor, W).weights(torch.ones_like(W) if importance is None else importance)
     U, V = factor_tables(centroids.flatten(0, 1), served.flatten(0, 1), rank)

@@ -1,13 +1,14 @@
-"""The M-step of compressed codebooks: with the codes as they are, move coefficients and basis to where the loss is least.
+"""The M-step of compressed codebooks: for given codes, move coefficients and basis to where the loss is least.
 
     W  (rows, cols)    E = W - Q    H  (cols, cols)    u  (R,)  a table's coefficients    b  (R, K)  the basis    c = u b / 2^shift, rounded
 
-Coefficients: with N and g of update.py, centroids moved by d change the loss by d N d^T - 2 g.d. So column block by
-column block, E kept up to date, each table's coefficients step to better ones, judged by the centroids as stored.
+Coefficients: with N and g of update.py, moving centroids by d changes the loss by d N d^T - 2 g.d. So, column block by column block
+and with E kept up to date, the coefficients of each table step to better ones. Losses are compared for the centroids as stored.
 
-Basis: left unrounded, Q is linear in b, and all weights of the matrix share its R K numbers: least squares by conjugate gradients
-(shared/table_map.py), preconditioned by the R x R blocks that H's diagonal gives. The gradient is that of all rows, the curvature of
-large matrices that of some. The result is rounded, the coefficients step again, and both are taken together if the whole loses less by it.
+Basis: without rounding, Q is linear in b, and all weights of the matrix share its R K numbers. They are found by least squares with
+conjugate gradients (shared/table_map.py), preconditioned by the R x R blocks that the diagonal of H gives. The gradient uses all rows;
+for large matrices the curvature uses only some. The result is rounded, and the coefficients step again. Both are kept if the loss of
+the whole matrix is less.
 """
 
 from __future__ import annotations
@@ -26,36 +27,36 @@ from rwkvquant.quantizers.codebook.update import Centroids
 from rwkvquant.quantizers.shared.residual import Residual
 from rwkvquant.quantizers.shared.table_map import least_squares
 
-SWEEPS = 1  # twice an update
+SWEEPS = 1  # before the basis moves, and again after it
 BASIS_STEPS = 4
-SAMPLED = 1 << 22  # weights by which curvature is known well enough: 512 rows of 8192, for the R K numbers of a basis
+SAMPLED = 1 << 22  # weights are enough to find the curvature: 512 rows of 8192, for the R K numbers of a basis
 
 
 def update_factors(W: Tensor, H: Tensor, q: CodebookTensor, residual: Residual | None = None) -> CodebookTensor:
     """W (rows, cols), H (cols, cols), q with factors -> the same codes, and factors that lose no more.
 
-    `residual` is that of q, and goes on with it.
+    `residual` is that of q, and is updated.
     """
     residual = residual or Residual(W, H, q.decode())
     moving = Centroids(residual, q)
-    found, losses, states = [q], [residual.losses().sum()], [moving.start]
+    candidates, losses, states = [q], [residual.losses().sum()], [moving.start]
 
     def keep(new: CodebookTensor) -> None:
-        found.append(new)
+        candidates.append(new)
         losses.append(residual.losses().sum())
         states.append((residual.E, residual.G))
 
     keep(_step_coefficients(moving, q))
-    moved = move_basis(W, H, found[-1], residual)
+    moved = move_basis(W, H, candidates[-1], residual)
     residual.reset(moved.decode())
     keep(_step_coefficients(moving, moved))
     best = int(torch.stack(losses).argmin())  # the first of equals
     residual.E, residual.G = states[best]
-    return found[best]
+    return candidates[best]
 
 
 def update_coefficients(W: Tensor, H: Tensor, q: CodebookTensor) -> CodebookTensor:
-    """Coefficients that lose no more in any row block, but for the rounding of sums."""
+    """Coefficients that lose no more in any row block, except for rounding in the sums."""
     return _step_coefficients(Centroids(Residual(W, H, q.decode()), q), q)
 
 
@@ -80,7 +81,7 @@ def _step_coefficients(moving: Centroids, q: CodebookTensor) -> CodebookTensor:
 
 
 def move_basis(W: Tensor, H: Tensor, q: CodebookTensor, residual: Residual | None = None) -> CodebookTensor:
-    """The same codes and coefficients, and the basis of least loss, rounded; it may lose more for that. `residual` is that of q."""
+    """The same codes and coefficients, and the basis of least loss, rounded. After rounding it may lose more. `residual` is that of q."""
     assert q.factors is not None
     residual = residual or Residual(W, H, q.decode())
     basis, unit = torch.from_numpy(q.factors.basis).to(W), 2.0**-q.factors.shift
@@ -88,7 +89,7 @@ def move_basis(W: Tensor, H: Tensor, q: CodebookTensor, residual: Residual | Non
     part = _of_blocks(q, blocks)
     assert part.factors is not None
     tables, sampled = table_map(part, W), torch.from_numpy(part.factors.coefficients).to(W)
-    share = len(blocks) / len(q.codebooks)  # of what the sum over all rows would curve
+    share = len(blocks) / len(q.codebooks)  # of the curvature of all rows
 
     def of_basis(u: Tensor, by_table: Tensor) -> Tensor:
         return unit * torch.einsum("pbr,pbk->rk", u, by_table)
@@ -111,14 +112,14 @@ def move_basis(W: Tensor, H: Tensor, q: CodebookTensor, residual: Residual | Non
 
 
 def _sampled_blocks(q: CodebookTensor) -> NDArray[np.int64]:
-    """Row blocks that tell how the loss curves: all of them, or evenly spread ones of SAMPLED weights together."""
+    """The row blocks that give the curvature: all of them, or evenly spread ones with SAMPLED weights together."""
     blocks = len(q.codebooks)
     chosen = min(blocks, max(1, SAMPLED // (q.shape[1] * q.group_rows)))
     return np.linspace(0, blocks - 1, chosen).round().astype(np.int64)
 
 
 def _of_blocks(q: CodebookTensor, blocks: NDArray[np.int64]) -> CodebookTensor:
-    """The row blocks with these indices, as a tensor of their own."""
+    """The row blocks with these indices, as a separate tensor."""
     assert q.factors is not None
     rows = (blocks[:, None] * q.group_rows + np.arange(q.group_rows)).flatten()
     rows = rows[rows < q.shape[0]]

@@ -1,4 +1,4 @@
-"""Descent on the codes of codebooks: every centroid of a weight's table is tried. shared/descent.py has the mathematics."""
+"""Descent on the codes of codebooks: a step tries every centroid of a weight's table. shared/descent.py has the mathematics."""
 
 from __future__ import annotations
 

@@ -1,16 +1,16 @@
 """Tables of centroids as whole-number products of coefficients and a shared basis: the arithmetic of compressed codebooks.
 
-    C  (T, K)  the tables of a matrix       n  (T, K)  how much each centroid matters: sum of s_r^2 H_jj over the weights it serves
+    C  (T, K)  the tables of a matrix       n  (T, K)  weight of each centroid: sum of s_r^2 H_jj over the weights it serves
     u  (T, R)  int8 coefficients            b  (R, K)  int8 basis            half = 2^(shift-1), or 0 for shift 0
 
     centroid_tk = clamp((sum_r u_tr b_rk + half) >> shift, -64, 63)                      what every reader computes
 
-The basis starts as the least sum n (C - U V)^2 over real U and V of rank R, by alternating least squares from the singular
-vectors. For whole numbers each U_r and V_r is stretched against the other until their largest entries are alike, and both
-together by 2^shift, shift being the largest for which all fit into int8: a rounding error of u then weighs as much as one of b.
-Coefficients are chosen for the centroids as stored, rounding and clamp included, by steps that are taken only where they gain.
+First real U and V of rank R make sum n (C - U V)^2 small, by alternating least squares from the singular vectors. To make them
+whole numbers, each pair U_r, V_r is scaled so that both have the same largest entry, and all pairs together by 2^shift. shift is
+the largest for which all entries fit into int8. So a rounding error of u costs as much as one of b. Coefficients are then chosen
+for the centroids as stored, with rounding and clamp, by steps that are taken only where they gain.
 
-Tables need not ascend. Gives up: one matrix has one basis, however its tables differ.
+Tables need not ascend. Gives up: all tables of a matrix share one basis, even if they differ much.
 """
 
 from __future__ import annotations
@@ -25,19 +25,21 @@ from rwkvquant.quantizers.shared.clustering import nearest_codes
 from rwkvquant.quantizers.shared.limits import LIMITS
 
 LARGEST = 127  # of int8, on both sides
-ALTERNATIONS = 3  # of the real factors; after all rounds of the method neither one nor thirty make a difference of 1 %
+ALTERNATIONS = 3  # of the real factors; with one or thirty the final loss of the method changes by less than 1 %
 FIT_ROUNDS = 3  # one loses 0 to 5 %, six gain 0.3 %
 LARGEST_SHIFT = 14
 NEIGHBOUR_PASSES = 2  # over the coefficients, one up or down
 
 
 def factor_tables(C: Tensor, weights: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """C (T, K), weights (T, K), none negative -> U (T, R), V (R, K) in float64, of nearly least sum weights (C - U V)^2.
+    """C (T, K), weights (T, K), none negative -> U (T, R), V (R, K) in float64, with nearly the least sum weights (C - U V)^2.
 
     The rows of V are orthonormal, the largest first.
     """
     C, n = C.double(), weights.double()
-    n = n / n.mean() + 1e-6 if bool((n > 0).any()) else torch.ones_like(n)  # what serves nothing keeps its place
+    n = (
+        n / n.mean() + 1e-6 if bool((n > 0).any()) else torch.ones_like(n)
+    )  # a centroid that serves no weight gets a little weight, and stays where it is
     V = _row_space(n.mean(1, keepdim=True).sqrt() * C, rank)
     for _ in range(ALTERNATIONS):
         U = solve_blocks(torch.einsum("rk,tk,qk->trq", V, n, V), (n * C) @ V.T)
@@ -48,7 +50,7 @@ def factor_tables(C: Tensor, weights: Tensor, rank: int) -> tuple[Tensor, Tensor
 
 
 def whole_factors(U: Tensor, V: Tensor) -> tuple[Tensor, Tensor, int]:
-    """U (T, R), V (R, K) -> coefficients (T, R) and basis (R, K), whole numbers of int8, and their shift: u b / 2^shift is about U V."""
+    """U (T, R), V (R, K) -> coefficients (T, R) and basis (R, K), whole numbers of int8, and their shift: u b / 2^shift is nearly U V."""
     tiny = torch.finfo(U.dtype).tiny
     of_U, of_V = U.abs().amax(0).clamp(min=tiny), V.abs().amax(1).clamp(min=tiny)
     largest = of_U * of_V
@@ -67,10 +69,10 @@ def centroids_of(u: Tensor, basis: Tensor, shift: int) -> Tensor:
 
 
 def step_coefficients(N: Tensor, g: Tensor, u: Tensor, basis: Tensor, shift: int) -> Tensor:
-    """Coefficients that lose no more: u (T, R) -> (T, R), where centroids moved by d change the loss by d N d^T - 2 g.d
+    """Coefficients that lose no more, (T, R), from u (T, R). Moving centroids by d changes the loss by d N d^T - 2 g.d.
 
-    N (T, K, K), g (T, K). The real solution rounded, if it is better than u, and then every coefficient one up or down while
-    that gains: it is the loss of the centroids as stored that is compared.
+    N (T, K, K), g (T, K). Takes the rounded real solution if it is better than u, and then moves each coefficient by one, up or
+    down, where that gains. Losses are compared for the centroids as stored.
     """
     B = basis / (1 << shift)
     solved = whole(u + solve_blocks(B @ N @ B.T, g @ B.T))
@@ -85,15 +87,15 @@ def _native_steps(N: Tensor, g: Tensor, u: Tensor, solved: Tensor, basis: Tensor
     def array(values: Tensor) -> workshop.Array:
         return values.contiguous().numpy()
 
-    found = workshop.step_coefficients(
+    coefficients = workshop.step_coefficients(
         array(N), array(g), array(u), array(solved), array(basis), shift, NEIGHBOUR_PASSES, LIMITS, LARGEST, torch.get_num_threads()
     )
-    assert found is not None
-    return torch.from_numpy(found)
+    assert coefficients is not None
+    return torch.from_numpy(coefficients)
 
 
 def _steps(N: Tensor, g: Tensor, u: Tensor, solved: Tensor, basis: Tensor, shift: int) -> Tensor:
-    """The definition, from the real solution rounded on."""
+    """The definition, starting from the rounded real solution."""
     start = centroids_of(u, basis, shift)
 
     def change(tried: Tensor) -> Tensor:
@@ -119,7 +121,7 @@ def _steps(N: Tensor, g: Tensor, u: Tensor, solved: Tensor, basis: Tensor, shift
 
 
 def fit_coefficients(x: Tensor, p: Tensor, tables: Tensor, basis: Tensor, shift: int) -> Tensor:
-    """Points x and weights p (T, n), tables without a rank (T, K) -> coefficients (T, R): nearest codes and least squares in turn."""
+    """Points x and weights p (T, n), uncompressed tables (T, K) -> coefficients (T, R): nearest codes and least squares in turn."""
     codes = nearest_codes(x, tables).long()
     u = torch.zeros(len(x), len(basis), dtype=x.dtype, device=x.device)
     for i in range(FIT_ROUNDS):
@@ -150,7 +152,7 @@ def _row_space(M: Tensor, rank: int) -> Tensor:
 
 
 def solve_blocks(N: Tensor, g: Tensor) -> Tensor:
-    """y N = g for each of many: N (T, R, R) symmetric, g (T, R). A direction without weight stays at 0."""
+    """Solve y N = g for each of T systems: N (T, R, R) symmetric, g (T, R). A direction without weight gets 0."""
     diagonal = N.diagonal(dim1=1, dim2=2)
     ridge = torch.where(diagonal > 0, 1e-6 * diagonal.amax(1, keepdim=True), 1.0)
     return torch.linalg.solve(N + torch.diag_embed(ridge), g)

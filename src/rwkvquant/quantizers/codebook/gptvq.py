@@ -6,17 +6,17 @@
 Column by column: w_q goes to s times the nearest centroid of its block, and the columns to the right make up for the error
 (walk.py). When a column block begins, its codebooks are fitted (kmeans.py) to the weights as corrected so far;
 with `act_order` all codebooks are fitted to the original weights, and the columns with the largest inputs come first.
-A `rank` compresses the codebooks (compressed.py), and the codes are chosen again for what is left of them.
+A `rank` compresses the codebooks (compressed.py); then the codes are chosen again for the compressed ones.
 
-With the codes chosen, the codebooks are fitted again to the true loss, by update.py or compressed_update.py, and then
-the codes again to the codebooks: with error feedback in the first round, a row keeping its old codes where the new ones lose
-more, and by coordinate descent (descent.py) in all others. Rounds never raise
+Rounds follow. Each fits the codebooks to the true loss (update.py or compressed_update.py), and then chooses codes again for
+the codebooks. The first round does that with error feedback, and a row keeps its old codes where the new ones lose more; later
+rounds use coordinate descent (descent.py). Rounds never raise
 
     tr((W - Q) H (W - Q)^T)
 
-as stored, with the H that was given, not damped. paper.py is the method as RWKVQuant ran it.
+as stored, with H as given, not damped. paper.py is the method as RWKVQuant ran it.
 
-Gives up: row scales are fixed from the original weights; a centroid beyond 63 of them, after correction, is clamped.
+Gives up: row scales are fixed from the original weights; after correction, a centroid above 63 times the scale is clamped.
 """
 
 from __future__ import annotations
@@ -59,8 +59,8 @@ def gptvq(
 ) -> CodebookTensor:
     """W (out, in) and H (in, in) -> codes and codebooks. Computed in the type of W: float32, or float64.
 
-    weighting "hessian" fits codebooks with the diagonal of H as weights, "none" without; rounds, of updating codebooks and choosing
-    codes again; rank 0 leaves the codebooks as they are.
+    weighting "hessian" fits codebooks with the diagonal of H as weights, "none" without weights. rounds: how often codebooks are
+    updated and codes are chosen again. rank 0 does not compress the codebooks.
     """
     W = torch.as_tensor(W)
     H = torch.as_tensor(H).to(W)
@@ -80,7 +80,7 @@ def gptvq_with(
     weighting: str = "hessian",
     rounds: int = ROUNDS,
 ) -> CodebookTensor:
-    """The same with a factor made before."""
+    """gptvq with a given factor of H."""
     assert weighting in WEIGHTINGS, weighting
     importance = expand_importance(factor.diagonal if weighting == "hessian" else None, W)
     row_scale = find_row_scale(W, bits, group_rows, group_cols, importance)
@@ -97,7 +97,7 @@ def gptvq_with(
 
 
 def refine(factor: InverseFactor, W: Tensor, H: Tensor, tensor: CodebookTensor, rounds: int) -> CodebookTensor:
-    """`rounds` times: codebooks fitted to the loss under H (in, in), then codes chosen again. The loss never rises, as stored."""
+    """`rounds` times: fit codebooks to the loss under H (in, in), then choose codes again. The loss of what is stored never rises."""
     if rounds:
         residual = Residual(W, H, tensor.decode())
         for i in range(rounds):
@@ -108,9 +108,9 @@ def refine(factor: InverseFactor, W: Tensor, H: Tensor, tensor: CodebookTensor, 
 
 
 def reassign(factor: InverseFactor, W: Tensor, H: Tensor, tensor: CodebookTensor, residual: Residual | None = None) -> CodebookTensor:
-    """New codes for given codebooks, with error feedback; a row where they lose more than the old ones keeps the old ones.
+    """New codes for given codebooks, with error feedback; a row keeps its old codes where the new ones lose more.
 
-    `residual` is that of the tensor, and goes on with it.
+    `residual` is that of the tensor, and is updated.
     """
     residual = residual or Residual(W, H, tensor.decode())
     before, kept = residual.losses(), (residual.E, residual.G)

@@ -1,16 +1,16 @@
-"""k-means codebooks: every block of `group_rows` x `group_cols` weights shares 2**bits centroids of its own choice ("VQ", d=1).
+"""k-means codebooks: every block of `group_rows` x `group_cols` weights has its own 2**bits centroids ("VQ", d=1).
 
     W  (rows, cols)      s  (rows,)  row_scale      c  (2**bits,)  a block's centroids, whole numbers in -64..63
 
     minimise over c and codes   sum over a block of   importance (w - s_r c_code)^2  =  importance s_r^2 (w / s_r - c_code)^2
 
-so that the points to cluster are w / s_r with weights importance * s_r^2, whatever the scales of the rows.
+so the points to cluster are w / s_r with weights importance * s_r^2.
 
-The scales come first, from a fit without rounding, of a large block thinned to POINTS. A row's scale is t times its root mean
-square, so that the rows of a block share the shape of their codebook and not its size, and t is the smallest with which 63 and -64
-reach the outermost centroids of all blocks of these rows. The product is rounded to float16, which can put a centroid at 63.03; it
-is clamped. Centroids are means, so scales come out about half of what the largest weight would ask for. Then the clustering is done
-again, among the centroids that can be stored, and codes go to the nearest of those.
+The scales come first, from a fit without rounding; large blocks are thinned to POINTS points for it. A row's scale is t times its
+root mean square, so that the rows of a block share the shape of their codebook but not its size. t is the smallest number with which
+63 and -64 reach the outermost centroids of all blocks of these rows. Rounding the scale to float16 can put a centroid at 63.03; it is
+clamped. Centroids are means, so scales are about half as large as the largest weight would need. Then the clustering is done again
+with centroids that can be stored, and each weight gets the code of the nearest one.
 
 Gives up: scales are not searched; a smaller one would clip the outermost centroids of one block and refine all others.
 """
@@ -26,7 +26,7 @@ from rwkvquant.codecs import CENTROID_ZERO, CodebookFactors, CodebookTensor
 from rwkvquant.quantizers.shared.clustering import exact_kmeans, nearest_codes
 from rwkvquant.quantizers.shared.limits import LARGEST_HALF, LIMITS, SMALLEST_HALF
 
-POINTS = 128  # of a block that decide how far its centroids reach; exact clustering costs their square
+POINTS = 128  # of a block, to find the range of its centroids; the cost of exact clustering grows with their square
 
 
 def kmeans_codebooks(
@@ -48,7 +48,7 @@ def kmeans_codebooks(
 
 
 def find_row_scale(W: Tensor, bits: int, group_rows: int, group_cols: int, importance: Tensor | None = None) -> Tensor:
-    """W (rows, cols) -> (rows, 1) holding float16 values, in the type of W, in proportion to the root mean squares of a block's rows."""
+    """W (rows, cols) -> (rows, 1) holding float16 values, in the type of W; within a block in proportion to the rows' root mean squares."""
     size = W.square().mean(1, keepdim=True).sqrt().clamp(min=SMALLEST_HALF)
     points, weights = block_points(W, size, importance, group_rows, group_cols)
     centroids = exact_kmeans(points, weights, 2**bits, most=POINTS).view(-(-len(W) // group_rows), -1)
@@ -70,7 +70,7 @@ def expand_importance(importance: Tensor | NDArray[np.floating] | None, W: Tenso
 
 def split_blocks(W: Tensor, group_rows: int, group_cols: int, fill: float | None = None) -> Tensor:
     """(rows, cols) -> (blocks, group_rows * group_cols), blocks row by row. Where W ends inside a block, its last row and
-    column are repeated, or `fill` stands there."""
+    column are repeated, or `fill` is used."""
     rows, cols = W.shape
     missing = (0, -cols % group_cols, 0, -rows % group_rows)
     pad = torch.nn.functional.pad
@@ -103,9 +103,9 @@ def codebook_tensor(
 
 
 def block_points(W: Tensor, scale: Tensor, importance: Tensor | None, group_rows: int, group_cols: int) -> tuple[Tensor, Tensor]:
-    """What is clustered: points w / scale and weights importance * scale^2, both (blocks, group_rows * group_cols).
+    """The points to cluster, w / scale, and their weights, importance * scale^2, both (blocks, group_rows * group_cols).
 
-    Beyond the matrix's edge weights are 0. A block of importance 0 throughout is taken as if all its weights mattered alike.
+    Beyond the edge of the matrix weights are 0. A block whose importance is 0 everywhere is treated as if it were 1 everywhere.
     """
     inside = (scale / scale.amax()).square().expand(W.shape)
     plain = split_blocks(inside, group_rows, group_cols, fill=0)

@@ -14,7 +14,7 @@ from rwkvquant.quantizers.shared.hessian import Hessian
 
 
 def quantize_kmeans(W: Tensor, hessian: Hessian | None, codec: CodebookConfig, options: QuantizerOptions) -> CodebookTensor:
-    """Weighted with the Hessian's diagonal where there is one; the paper's way takes all weights alike."""
+    """Weighted with the Hessian's diagonal where there is one; the paper's way weights all equally."""
     if not options.tuned:
         return kmeans_paper(W, codec.bits, codec.group_rows, rank=codec.rank)
     importance = None if hessian is None else hessian.diagonal

@@ -1,18 +1,18 @@
-"""GPTVQ and k-means as RWKVQuant ran them (arXiv:2505.03803, and the authors' code), to compare with; gptvq.py is what we would do.
+"""GPTVQ and k-means as RWKVQuant ran them (arXiv:2505.03803, and the authors' code), to compare with; gptvq.py is our way.
 
     W  (out, in)    H  (in, in)  X^T X / tokens    C  (T, K)  the tables of all blocks, ascending    Q  the centroid of each weight
 
-1. When a column block begins, its tables are fitted to the weights as corrected so far: 100 rounds of Lloyd's iteration, every
-   weight alike, from points evenly spaced by their distance from the mean ("mahalanobis").
-2. Codes with error feedback, damping 0.01, columns in their own order.
+1. When a column block begins, its tables are fitted to the weights as corrected so far: 100 rounds of Lloyd's iteration, all
+   weights equal, from points evenly spaced by their distance from the mean ("mahalanobis").
+2. Codes with error feedback, damping 0.01, columns in the original order.
 3. The M-step: C = A V with half of the singular vectors, A (T, R), V (R, K), or C itself for rank 0; 25 steps of Adam on
-   tr((W - Q) H (W - Q)^T), rate 1e-3, started again with a tenth of the rate where the loss ends higher than it began. Codes are not
-   chosen again.
+   tr((W - Q) H (W - Q)^T), rate 1e-3. Where the loss ends higher than it began, it starts again with a tenth of the rate. Codes are
+   not chosen again.
 4. Rounded to what is stored.
 
-Where this departs from the authors: they round A, or the tables, to 8 bits with one scale for each column block and leave V as it is;
+Differences from the authors' code: they round A, or the tables, to 8 bits with one scale for each column block and leave V as it is;
 here A and V are int8 in the integer definition of codecs/, tables of rank 0 have 7 bits, and each row block has a scale.
-Tables of rank 0 are rounded before codes are chosen there, and after the M-step here.
+They round tables of rank 0 before codes are chosen; here they are rounded after the M-step.
 
 k-means is the same without 2. and 3.: nearest codes, and for a rank the singular vectors.
 """
@@ -46,7 +46,7 @@ Array = Tensor | NDArray[np.floating]
 def gptvq_paper(
     W: Array, H: Array, bits: int = 3, group_rows: int = 2, group_cols: int = 32, rank: int | None = None, damping: float = DAMPING
 ) -> CodebookTensor:
-    """W (out, in) and H (in, in) -> codes and codebooks; rank None is half of 2**bits, 0 none."""
+    """W (out, in) and H (in, in) -> codes and codebooks; rank None is half of 2**bits, rank 0 does not compress."""
     W = torch.as_tensor(W)
     H = torch.as_tensor(H).to(W)
     return gptvq_paper_with(factorize(H, damping=damping, act_order=False), W, H, bits, group_rows, group_cols, rank)
@@ -55,7 +55,7 @@ def gptvq_paper(
 def gptvq_paper_with(
     factor: InverseFactor, W: Tensor, H: Tensor, bits: int = 3, group_rows: int = 2, group_cols: int = 32, rank: int | None = None
 ) -> CodebookTensor:
-    """The same with a factor made before, its columns in order."""
+    """gptvq_paper with a given factor of H, whose columns are in the original order."""
     assert factor.order.tolist() == list(range(W.shape[1])), "the paper has no act-order"
     ones = torch.ones_like(W[:, :1])
     codes, C = fit_and_feed_back(factor, W, ones, group_rows, group_cols, lambda w, _: _lloyd(w, bits, group_rows, group_cols))
@@ -73,24 +73,24 @@ def kmeans_paper(W: Array, bits: int = 3, group_rows: int = 2, group_cols: int =
 
 
 def _lloyd(W: Tensor, bits: int, group_rows: int, group_cols: int) -> Tensor:
-    """W (rows, columns) -> (blocks, K) ascending; what lies beyond the edge counts for nothing."""
+    """W (rows, columns) -> (blocks, K) ascending; values beyond the edge have weight 0."""
     inside = split_blocks(torch.ones_like(W), group_rows, group_cols, fill=0)
     return lloyd_kmeans(split_blocks(W, group_rows, group_cols), inside, 2**bits, "mahalanobis", LLOYD_ROUNDS)
 
 
 def _start(C: Tensor, bits: int, rank: int | None) -> list[Tensor]:
-    """What the M-step moves: [A, V] with A V about C, both real; or [C] for rank 0. Tables as (T, K)."""
+    """What the M-step moves: real A and V with A V nearly C, as [A, V]; or [C] for rank 0. Tables as (T, K)."""
     C = C.flatten(0, -2)
     rank = 2**bits // 2 if rank is None else rank
     if rank == 0:
         return [C]
     V = torch.linalg.svd(C, full_matrices=False)[2][:rank]
-    V = torch.nn.functional.pad(V, (0, 0, 0, rank - len(V)))  # of fewer tables than `rank`
+    V = torch.nn.functional.pad(V, (0, 0, 0, rank - len(V)))  # where there are fewer tables than `rank`
     return [C @ V.T, V]
 
 
 def _m_step(W: Tensor, H: Tensor, tables: TableMap, start: list[Tensor]) -> list[Tensor]:
-    """The factors after Adam, or as they were where no rate makes the loss fall."""
+    """The factors after Adam, or `start` where no rate makes the loss fall."""
     rate = RATE
     for _ in range(RESTARTS):
         factors = [factor.clone() for factor in start]
@@ -107,7 +107,7 @@ def _m_step(W: Tensor, H: Tensor, tables: TableMap, start: list[Tensor]) -> list
 
 
 def _set_gradients(W: Tensor, H: Tensor, tables: TableMap, factors: list[Tensor]) -> float:
-    """The loss; and its gradient, -2 A^T (E H) on the tables, goes to the factors by the chain rule."""
+    """The loss. Its gradient for the tables, -2 A^T (E H), is passed to the factors by the chain rule."""
     E = W - tables.spread(_product(factors))
     EH = E @ H
     of_tables = -2 * tables.gather(EH).flatten(0, -2)  # (T, K)
@@ -142,6 +142,6 @@ def _stored(
 
 
 def _unscaled(codes: Tensor, C: Tensor, bits: int, group_rows: int, group_cols: int) -> CodebookTensor:
-    """Only for its codes and blocks: where each weight's centroid stands."""
+    """A tensor that only says which centroid each weight has: its codes and blocks."""
     empty = np.zeros(C.shape, np.uint8)
     return CodebookTensor(codes.cpu().numpy(), bits, empty, np.ones(len(codes), np.float16), group_rows, group_cols)

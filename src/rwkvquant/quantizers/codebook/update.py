@@ -1,19 +1,19 @@
-"""The M-step: with the codes as they are, move the centroids to where the loss is least.
+"""The M-step: for given codes, move the centroids to where the loss is least.
 
     W  (rows, cols)     E = W - Q     H  (cols, cols)     s  (rows,)     A_r  (cols, K)  one-hot codes of row r in a column block
 
-    loss = tr(E H E^T),   and in a column block (columns b) of a row block, with its centroids moved by d (K,)
+    loss = tr(E H E^T).   If the centroids of one table (a row block, the columns b) move by d (K,), it becomes
 
     loss(d) = loss - 2 g.d + d N d^T        g = sum_r s_r (E_r H)_b A_r        N = sum_r s_r^2 A_r^T H_bb A_r
 
-The least is where d N = g. Row blocks are independent of each other; the column blocks of a row are not, so they are visited in
-turn, E and E H kept up to date (shared/residual.py; block Gauss-Seidel: the same minimum as one large system, with K unknowns at a time
-for all row blocks at once).
+The minimum is at d N = g. Row blocks are independent of each other. The column blocks of a row are not, so they are visited in turn,
+with E and E H kept up to date (shared/residual.py). This is block Gauss-Seidel: it has the same minimum as one large system, but solves
+for K unknowns at a time, for all row blocks at once.
 
-Centroids are stored as whole numbers. So the sweep rounds each block as it is solved, leaving the later blocks to make up for
-the rounding, and its result is taken for the row blocks where it loses less than what was there. On request real sweeps come
-before it, and sweeps over single centroids after it: the loss along one of them is a parabola, so its best whole number is the
-nearest to the minimum, and a step to it never raises the loss. docs/methods/gptvq.md derives all this.
+Centroids are stored as whole numbers. So the sweep rounds each block when it is solved, and later blocks make up for the
+rounding. A row block takes the result only where it loses less than before. On request, real sweeps come before this one, and
+sweeps over single centroids after it. The loss along a single centroid is a parabola, so its best whole number is the nearest to
+the minimum, and a step to it never raises the loss. docs/methods/gptvq.md derives all this.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ from rwkvquant.quantizers.shared.residual import Residual
 def update_codebooks(
     W: Tensor, H: Tensor, tensor: CodebookTensor, residual: Residual | None = None, real_sweeps: int = 0, whole_sweeps: int = 0
 ) -> CodebookTensor:
-    """W (rows, cols), H (cols, cols) -> the same codes, renamed where centroids change places, and codebooks that lose no more.
+    """W (rows, cols), H (cols, cols) -> codebooks that lose no more, and the same codes, renumbered where centroids change places.
 
-    `residual` is that of the tensor, and goes on with it. Sweeps before and after the one that rounds find the least there is for
-    these codes; where codes are chosen again afterwards they gain nothing (docs/methods/gptvq.md).
+    `residual` is that of the tensor, and is updated. Real sweeps before and whole sweeps after the one that rounds reach the minimum
+    for these codes. They gain nothing if codes are chosen again afterwards (docs/methods/gptvq.md).
     """
     moved = Centroids(residual or Residual(W, H, tensor.decode()), tensor)
     for _ in range(real_sweeps):
@@ -48,14 +48,14 @@ def update_codebooks(
         if not moved.sweep(lambda N, g, block: _step_whole(N, g, moved.c[:, block])):
             break
     if whole_sweeps:
-        moved.restore_where_worse()  # what is promised holds whatever rounding did to the sums
+        moved.restore_where_worse()  # so that the promise holds in spite of rounding in the sums
     return sort_codebooks(moved.tensor())
 
 
 def sort_codebooks(tensor: CodebookTensor) -> CodebookTensor:
-    """The same weights, with every codebook ascending: what choosing the nearest centroid relies on."""
+    """The same weights, with every codebook ascending, as the choice of the nearest centroid needs it."""
     order = np.argsort(tensor.codebooks, axis=-1, kind="stable")
-    places = np.argsort(order, axis=-1, kind="stable").astype(np.uint8)  # where each old code has gone
+    places = np.argsort(order, axis=-1, kind="stable").astype(np.uint8)  # the new code of each old one
     rows, cols = tensor.shape
     row_block, col_block = np.arange(rows)[:, None] // tensor.group_rows, np.arange(cols)[None, :] // tensor.group_cols
     codes = places[row_block, col_block, tensor.codes]
@@ -64,9 +64,9 @@ def sort_codebooks(tensor: CodebookTensor) -> CodebookTensor:
 
 
 class Centroids:
-    """Centroids on the move, with the residual they leave. Rows are filled up to whole row blocks, with scale 0.
+    """Centroids that are being moved, and their residual. Rows are filled up to whole row blocks, with scale 0.
 
-    codes, a column block each: (row blocks, columns * group_rows) int64; c (row blocks, column blocks, K).
+    codes: for each column block (row blocks, columns * group_rows) int64; c (row blocks, column blocks, K).
     """
 
     def __init__(self, residual: Residual, tensor: CodebookTensor) -> None:
@@ -78,7 +78,7 @@ class Centroids:
         self._by_column = codes.contiguous().cpu().numpy()  # (columns, rows)
         self.codes = [self._by_block(part).long() for part in codes.split(tensor.group_cols)]
         self.c = self.stored = torch.from_numpy(tensor.codebooks).to(W) - CENTROID_ZERO
-        self.N: list[Tensor | None] = [None] * len(self.codes)  # it depends on the codes alone
+        self.N: list[Tensor | None] = [None] * len(self.codes)  # each depends only on the codes
         self.start, self._before = residual.copy(), self._losses()
 
     def _by_block(self, values: Tensor) -> Tensor:
@@ -91,7 +91,7 @@ class Centroids:
         return torch.nn.functional.pad(losses, (0, -len(losses) % self.like.group_rows)).view(-1, self.like.group_rows).sum(1)
 
     def restore_where_worse(self) -> None:
-        """Go back to the start in the row blocks that lose no less by all that has moved. The others hold whole numbers."""
+        """Go back to the start in the row blocks whose loss did not fall. The centroids of all others are whole numbers by now."""
         worse = ~self.residual.gained(self._before, self._losses())
         self.residual.restore(worse.repeat_interleave(self.like.group_rows)[: len(self.residual.W)], self.start)
         self.c = torch.where(worse[:, None, None], self.stored, self.c)
@@ -102,7 +102,7 @@ class Centroids:
         return codebook_tensor(torch.from_numpy(like.codes), self.c, scale, like.bits, like.group_rows, like.group_cols)
 
     def sweep(self, move: Callable[[Tensor, Tensor, int], Tensor]) -> bool:
-        """Every column block in turn: c moves by move(N, g, column block) for all row blocks. True if any centroid moved."""
+        """For every column block in turn, change c by move(N, g, column block) in all row blocks. True if any centroid moved."""
         anything, rows = False, len(self.residual.W)
         self.c = self.c.clone()
 
@@ -130,10 +130,10 @@ class Centroids:
         if self._scale.device.type != "cpu":
             return None
         H = self.residual.H[columns, columns].contiguous().numpy()
-        found = workshop.code_gram(
+        N = workshop.code_gram(
             self._by_column[columns], H, self._scale.numpy(), self.like.group_rows, 2**self.like.bits, torch.get_num_threads()
         )
-        return None if found is None else torch.from_numpy(found)
+        return None if N is None else torch.from_numpy(N)
 
     def _gram(self, codes: Tensor, H: Tensor) -> Tensor:
         """N of a column block: codes (row blocks, columns * group_rows), H (columns, columns) -> (row blocks, K, K)."""
@@ -147,26 +147,26 @@ class Centroids:
 def _solve(N: Tensor, g: Tensor) -> Tensor:
     """d N = g, (row blocks, K). Centroids without a weight (N_kk = 0) stay."""
     diagonal = N.diagonal(dim1=1, dim2=2)
-    ridge = torch.where(diagonal > 0, 1e-6 * diagonal, 1.0)  # keeps a singular N solvable; a little short of the minimum
+    ridge = torch.where(diagonal > 0, 1e-6 * diagonal, 1.0)  # makes a singular N solvable; the step ends slightly before the minimum
     return torch.linalg.solve(N + torch.diag_embed(ridge), g)
 
 
 def _solve_whole(N: Tensor, g: Tensor, c: Tensor) -> Tensor:
-    """The real solution rounded, then stepped to where no single centroid can do better."""
+    """The real solution rounded, then improved until no step of a single centroid gains."""
     whole = (c + _solve(N, g)).round().clamp(*LIMITS)
     left = g - torch.einsum("pk,pkl->pl", whole - c, N)
     return whole - c + _step_whole(N, left, whole)
 
 
 def _step_whole(N: Tensor, g: Tensor, c: Tensor) -> Tensor:
-    """One centroid after the other to its best whole number, c being whole. It moves only if that gains something."""
+    """Move one centroid after the other to its best whole number, if that gains. c has whole numbers."""
     c, start, g = c.clone(), c, g.clone()
     for k in range(c.shape[1]):
         N_kk = N[:, k, k]
         best = torch.where(N_kk > 0, c[:, k] + g[:, k] / N_kk, c[:, k]).round().clamp(*LIMITS)
         step = best - c[:, k]
         gain = step * (2 * g[:, k] - step * N_kk)
-        step = torch.where(gain > 1e-6 * step.square() * N_kk, step, 0.0)  # not within rounding of the parabola's own sums
+        step = torch.where(gain > 1e-6 * step.square() * N_kk, step, 0.0)  # gains as small as the rounding of these sums do not count
         c[:, k] += step
         g -= step[:, None] * N[:, k]
     return c - start

@@ -1,4 +1,4 @@
-"""Vectors of element-wise products (token shift, r_k, ..): codebooks weighted with what a vector is multiplied with.
+"""Vectors of element-wise products (token shift, r_k, ..): codebooks weighted by the activation that a vector is multiplied with.
 
-codebooks.py    codebooks of least loss, those of the authors' code, and how either is stored
+codebooks.py    codebooks of least loss, those of the authors' code, and how both are stored
 """

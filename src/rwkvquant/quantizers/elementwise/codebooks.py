@@ -4,10 +4,10 @@
 
     L = || X o mu - X o Q(mu) ||_F^2  =  sum_i  (sum_t X_ti^2) (mu_i - Q(mu)_i)^2                  Eq. (19)
 
-The loss is a weighted 1-D k-means of mu, and its weights follow from it: w_i = E[X_i^2]. calibration/statistics/importance.py has that
-reading of w and two others.
+The loss is a weighted 1-D k-means of mu, and its weights follow from it: w_i = E[X_i^2]. calibration/statistics/importance.py has this
+w (a "reading" of the paper) and two others.
 
-ElementwiseCodebook has real centroids, as the papers count them; `stored_codebook` rounds them to what a file holds.
+ElementwiseCodebook has real centroids, as in the papers; `stored_codebook` rounds them to what a file can hold.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Array = Tensor | NDArray[np.floating]
 
 @dataclass(frozen=True)
 class ElementwiseCodebook:
-    """codes (n,) uint8; centroids (groups, 2**bits) float32; each `group_size` neighbours share a codebook, the last group may be short."""
+    """codes (n,) uint8, centroids (groups, 2**bits) float32; every `group_size` neighbours share one; the last group may be short."""
 
     codes: NDArray[np.uint8]
     centroids: NDArray[np.float32]
@@ -44,15 +44,15 @@ class ElementwiseCodebook:
 
 
 def vector_codebook(mu: Array, importance: Array, bits: int, reading: str) -> CodebookTensor:
-    """mu (n,) and importance (n,) of this reading -> (1, n) as stored: by the authors' code for theirs, else of least loss."""
-    found = authors_codebook(mu, importance) if reading == "authors" else weighted_codebook(mu, importance, bits)
-    return stored_codebook(mu, found, bits)
+    """mu (n,) and importance (n,) of this reading -> (1, n) as stored. The reading "authors" uses their method, others the least loss."""
+    codebook = authors_codebook(mu, importance) if reading == "authors" else weighted_codebook(mu, importance, bits)
+    return stored_codebook(mu, codebook, bits)
 
 
 def weighted_codebook(mu: Array, importance: Array, bits: int = 3, group_size: int = 64) -> ElementwiseCodebook:
     """mu (n,), importance (n,), none negative -> the codebooks of least loss, Eq. (19), and nearest codes.
 
-    A group of importance 0 throughout is taken unweighted.
+    In a group whose importance is 0 everywhere, all elements count equally.
     """
     points, weights = _groups(mu, group_size), _groups(importance, group_size, fill=0.0)
     inside = _groups(torch.ones(len(mu)), group_size, fill=0.0)
@@ -64,12 +64,12 @@ def weighted_codebook(mu: Array, importance: Array, bits: int = 3, group_size: i
 def authors_codebook(mu: Array, importance: Array) -> ElementwiseCodebook:
     """The authors' code: 8 centroids for each 64 neighbours, rounded to 8 bits; 4 bits per weight. Not Eq. (19):
 
-        assign    to the nearest centroid, every round and at the end: importance has no part in it
+        assign    to the nearest centroid, in every round and at the end, without importance
         average   c = sum w mu / max(1, sum w) over a cluster: centroids of unimportant clusters shrink towards 0
 
     from 8 points evenly spaced in the order of their distance from the group's mean, `AUTHORS_ROUNDS` times. With importance 1
-    everywhere it is plain k-means. Two things are not reproduced: their code loses the first calibration sample, and it takes
-    r_k in blocks of 2 heads x 32, not 64 in a row.
+    everywhere it is plain k-means. Two things are not copied: their code drops the first calibration sample, and it groups
+    r_k in blocks of 2 heads x 32, not by 64 in a row.
     """
     k = 8
     points, weights = _groups(mu, AUTHORS_GROUP), _groups(importance, AUTHORS_GROUP, fill=0.0)
@@ -88,23 +88,23 @@ def authors_codebook(mu: Array, importance: Array) -> ElementwiseCodebook:
     return _encode(mu, points, rounded.float(), AUTHORS_GROUP)
 
 
-def stored_codebook(mu: Array, found: ElementwiseCodebook, bits: int) -> CodebookTensor:
-    """mu (n,) and its codebooks -> (1, n) with centroids of 7 bits and one float16 scale, and the codes nearest to those."""
+def stored_codebook(mu: Array, codebook: ElementwiseCodebook, bits: int) -> CodebookTensor:
+    """mu (n,) and its codebooks -> (1, n) with centroids of 7 bits, one float16 scale, and the nearest codes."""
     low, high = -CENTROID_ZERO, 127 - CENTROID_ZERO
-    real = torch.from_numpy(found.centroids).double()
+    real = torch.from_numpy(codebook.centroids).double()
     reach = max(float(real.max()) / high, float(real.min()) / low)
     scale = np.float16(min(max(reach, SMALLEST_HALF), LARGEST_HALF))
     whole = (real / float(scale)).round().clamp(low, high).sort(1).values
-    points = _groups(mu, found.group_size) / float(scale)
+    points = _groups(mu, codebook.group_size) / float(scale)
     codes = nearest_codes(points, whole).flatten()[: len(mu)]
     tables = (whole + CENTROID_ZERO).to(torch.uint8).numpy()[None]
-    return CodebookTensor(codes.numpy()[None], bits, tables, np.array([scale]), 1, found.group_size)
+    return CodebookTensor(codes.numpy()[None], bits, tables, np.array([scale]), 1, codebook.group_size)
 
 
 def _groups(vector: Array, group_size: int, fill: float | None = None) -> Tensor:
     """(n,) -> (groups, group_size) float64, a short last group filled up with its last element, or with `fill`.
 
-    On the CPU, wherever the vector is: it is short, importance is counted there, and what is stored goes there.
+    Always on the CPU: the vector is short, and importance and what is stored are on the CPU.
     """
     x = torch.as_tensor(vector).cpu().double()
     missing = -len(x) % group_size

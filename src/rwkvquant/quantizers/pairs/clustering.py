@@ -4,14 +4,15 @@
 
     minimise   sum_i  p_i0 (x_i0 - c_code(i),0)^2  +  p_i1 (x_i1 - c_code(i),1)^2
 
-In two dimensions the best clusters cannot be had by dynamic programming. Splitting needs no random start: from one centroid,
-the mean, every centroid is replaced by two, a standard deviation of its cluster apart along the coordinate in which the
-cluster costs most, and the iteration is run again, until there are k. A cluster that has run empty is put into the one that costs most.
+In two dimensions dynamic programming does not find the best clusters. Splitting needs no random start. It begins with one centroid,
+the mean. Every centroid is replaced by two, one standard deviation of its cluster to either side, along the coordinate in which the
+cluster costs most. Then the iteration runs again, and so on until there are k. An empty cluster is moved into the one that costs most.
 
-The weights of a point's two coordinates differ, so the cost of every centroid for every point is a product of four numbers of
-the point with four of the centroid:   -2 p x c + p c^2   for each coordinate; p x^2 is the same for all centroids.
+The weights of a point's two coordinates differ, so the cost of a centroid for a point is a product of four numbers of the point
+with four of the centroid:   -2 p x c + p c^2   for each coordinate; p x^2 is the same for all centroids.
 
-Gives up: the optimum. With 64 centroids for 16384 Gaussian points it ends 2 to 3 % above the best of six random starts at rest.
+Gives up: the optimum. With 64 centroids for 16384 Gaussian points its cost is 2 to 3 % above the best of six random starts that
+ran until they converged.
 """
 
 from __future__ import annotations
@@ -21,12 +22,12 @@ from torch import Tensor
 
 ROUNDS_BETWEEN = 4  # of Lloyd's iteration after a split
 ROUNDS_LAST = 16
-SAMPLE = 256  # points for each centroid that a table is fitted to; half as many lose up to 5 %
-CHUNK = 1 << 21  # costs worked out at a time
+SAMPLE = 256  # points for each centroid of a table; with half as many, up to 5 % more loss
+CHUNK = 1 << 21  # costs computed at a time
 
 
 def pair_kmeans(x: Tensor, weights: Tensor, k: int) -> Tensor:
-    """x, weights (groups, n, 2) -> centroids (groups, k, 2), k a power of two. Points of weight 0 count for nothing."""
+    """x, weights (groups, n, 2) -> centroids (groups, k, 2), k a power of two. Points of weight 0 do not count."""
     assert k & (k - 1) == 0, k
     p = torch.where(weights.sum(1, keepdim=True) > 0, weights, 1.0)
     x, p = _sample(x.contiguous(), p, SAMPLE * k)
@@ -51,10 +52,10 @@ def nearest_pairs(x: Tensor, weights: Tensor, centroids: Tensor) -> Tensor:
 
 
 def _sample(x: Tensor, p: Tensor, most: int) -> tuple[Tensor, Tensor]:
-    """At most `most` points of each group, at even steps of the running total of their weights, so that each stands for as much.
+    """At most `most` points of each group, at even steps of the running total of their weights, so that all stand for the same weight.
 
-    Inputs are uneven, and the points of a few columns hold most of the weight. Points evenly spaced miss some of them: with one
-    of four, 15 % more loss on such a matrix.
+    Inputs are uneven: the points of a few columns have most of the weight, and evenly spaced points miss some of them. Taking every
+    fourth point gave 15 % more loss on such a matrix.
     """
     if x.shape[1] <= most:
         return x, p

@@ -1,4 +1,4 @@
-"""Descent on the codes of pairs: two columns change together, to any entry of their table. shared/descent.py has the mathematics."""
+"""Descent on the codes of pairs: a step changes two columns, to any entry of their table. shared/descent.py has the mathematics."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from rwkvquant.quantizers.shared.residual import Change
 
 
 def chooser(q: PairCodebookTensor, W: Tensor, H: Tensor, codes: Tensor) -> Change:
-    """With x = s (c - c_old) the cost is, but for what is the same for all c, s^2 times  c h c^T - 2 (c_old h + G / s) . c:
-    a quadratic of the table alone, and a product."""
+    """With x = s (c - c_old), the cost without terms that are the same for all c is s^2 times  c h c^T - 2 (c_old h + G / s) . c:
+    a quadratic form of the table, and a product."""
     rows, groups = len(W), len(q.codebooks)
     height = min(q.group_rows, rows)
     tables = torch.from_numpy(q.codebooks).to(W) - CENTROID_ZERO  # (row groups, K, 2)

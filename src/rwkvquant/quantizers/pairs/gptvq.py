@@ -4,16 +4,16 @@
     W  (out, in)   weight      H  (in, in)   X^T X / tokens, damped      U  upper triangular, H^-1 = U^T U, of the columns in the
     s  (out,)      row_scale   c  (2**bits, 2)  whole numbers, -64..63      order of rounding, the two of a pair side by side
 
-A pair at q, q+1 that is left with the error e = (e0, e1) costs, when the columns F after it make up for it as well as they can,
+A pair at q, q+1 with the error e = (e0, e1) costs, when the columns F after it make up for it as well as possible,
 
     e ([H_F^-1] of the pair)^-1 e^T  =  |a|^2,     a = e (U of the pair)^-1:    a0 = e0 / U00,    a1 = (e1 - a0 U01) / U11
 
-and then w_F -= a U_pair,F. So the code is the one of least |a|^2, and the update is that of uniform/gptq.py, two columns at a time.
-All tables are fitted (clustering.py) before the start, with the diagonal of H as weights, so act-order costs nothing: pairs are then
-rounded in the order of their diagonals' sums. Rounds follow that never raise the loss under H as given: update.py moves the
-tables, and the codes are chosen again, with feedback in the first round and by coordinate descent (descent.py) in all others.
+and then w_F -= a U_pair,F. So the best code has the least |a|^2, and the update is that of uniform/gptq.py, two columns at a time.
+All tables are fitted (clustering.py) before the start, with the diagonal of H as weights, so act-order costs nothing: pairs are
+rounded in falling order of the sums of their diagonals. Then rounds follow, which never raise the loss under H as given. Each moves
+the tables (update.py) and chooses codes again: with feedback in the first round, by coordinate descent (descent.py) in later ones.
 
-Gives up: row scales are fixed from the original weights; a table does not know which column it serves.
+Gives up: row scales are fixed from the original weights; one table serves all columns.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from rwkvquant.quantizers.shared.factor import InverseFactor, factorize
 from rwkvquant.quantizers.shared.limits import LARGEST_HALF, LIMITS, SMALLEST_HALF
 from rwkvquant.quantizers.shared.loss import row_losses
 
-ROUNDS = 3  # 0.2 to 1.3 % above the loss of ten
+ROUNDS = 3  # the loss is 0.2 to 1.3 % above that of ten rounds
 PASSES = 2  # of descent in a round
 
 Array = Tensor | NDArray[np.floating]
@@ -61,19 +61,19 @@ def gptvq_pairs(
 
 
 def factorize_pairs(H: Tensor, *, damping: float, act_order: bool) -> InverseFactor:
-    """As gptq.factorize, with the columns of a pair side by side; an odd number of columns is filled up with one that is always 0."""
+    """As factorize, with the columns of a pair side by side; an odd number of columns is filled up with a column of zeros."""
     H = torch.nn.functional.pad(H, (0, len(H) % 2, 0, len(H) % 2))
     pairs = H.diagonal().view(-1, 2).sum(1)
     order = pairs.argsort(descending=True, stable=True) if act_order else torch.arange(len(pairs), device=H.device)
     columns = torch.stack([2 * order, 2 * order + 1], 1).flatten()
-    found = factorize(H[columns][:, columns], damping=damping, act_order=False)
-    return InverseFactor(found.U, columns, H.diagonal().clone(), found.damping)
+    factor = factorize(H[columns][:, columns], damping=damping, act_order=False)
+    return InverseFactor(factor.U, columns, H.diagonal().clone(), factor.damping)
 
 
 def gptvq_pairs_with(
     factor: InverseFactor, W: Tensor, H: Tensor, bits: int = 6, group_rows: int = 16, rounds: int = ROUNDS
 ) -> PairCodebookTensor:
-    """The same with a factor made before."""
+    """gptvq_pairs with a given factor of H, made by factorize_pairs."""
     cols = W.shape[1]
     tables, row_scale = fit_pair_tables(W, bits, group_rows, factor.diagonal[:cols])
     q = pair_tensor(feedback_pairs(factor, W, tables, row_scale, group_rows), tables, row_scale, bits, cols, group_rows)
@@ -86,7 +86,7 @@ def gptvq_pairs_with(
 def fit_pair_tables(W: Tensor, bits: int, group_rows: int, importance: Tensor) -> tuple[Tensor, Tensor]:
     """W (rows, cols), importance (cols,) -> tables (row groups, 2**bits, 2) whole numbers and row_scale (rows, 1) holding float16 values.
 
-    A row's scale is t times its root mean square, t the smallest that reaches every centroid of its group, as in codebook/kmeans.py.
+    A row's scale is t times its root mean square; t is the smallest that reaches every centroid of its group, as in codebook/kmeans.py.
     """
     size = W.square().mean(1, keepdim=True).sqrt().clamp(min=SMALLEST_HALF)
     real = pair_kmeans(*_points(W, size, importance, group_rows), 2**bits)
@@ -99,7 +99,7 @@ def fit_pair_tables(W: Tensor, bits: int, group_rows: int, importance: Tensor) -
 
 
 def reassign_pairs(factor: InverseFactor, W: Tensor, H: Tensor, q: PairCodebookTensor) -> PairCodebookTensor:
-    """New codes for given tables, with error feedback; a row where they lose more than the old ones keeps the old ones."""
+    """New codes for given tables, with error feedback; a row keeps its old codes where the new ones lose more."""
     tables = torch.from_numpy(q.codebooks).to(W) - CENTROID_ZERO
     row_scale = torch.from_numpy(q.row_scale).to(W)[:, None]
     new = replace(q, codes=feedback_pairs(factor, W, tables, row_scale, q.group_rows).cpu().numpy())
@@ -108,7 +108,7 @@ def reassign_pairs(factor: InverseFactor, W: Tensor, H: Tensor, q: PairCodebookT
 
 
 def feedback_pairs(factor: InverseFactor, W: Tensor, tables: Tensor, row_scale: Tensor, group_rows: int, block_size: int = 128) -> Tensor:
-    """Codes (rows, ceil(cols/2)) uint8 for W (rows, cols), with tables (row groups, 2**bits, 2) given. block_size is even."""
+    """Codes (rows, ceil(cols/2)) uint8 for W (rows, cols), and given tables (row groups, 2**bits, 2). block_size is even."""
     rows, real_cols = W.shape
     U, cols, groups, group_rows = factor.U, len(factor.order), len(tables), min(group_rows, rows)
     fill = torch.nn.functional.pad
@@ -143,7 +143,7 @@ def pair_tensor(codes: Tensor, tables: Tensor, row_scale: Tensor, bits: int, col
 
 
 def _nearest(w0: Tensor, w1: Tensor, scale: Tensor, tables: Tensor, u00: float, u01: float, u11: float) -> Tensor:
-    """w0, w1, scale (rows,) -> codes (rows,) of least |a|^2, worked out on w / scale; the first of equals."""
+    """w0, w1, scale (rows,) -> codes (rows,) of least |a|^2, computed on w / scale; the first of equals."""
     groups = len(tables)
     x0, x1 = (w0 / scale).view(groups, -1, 1), (w1 / scale).view(groups, -1, 1)
     a0 = (x0 - tables[:, None, :, 0]) / u00  # (groups, group_rows, k)
@@ -152,9 +152,9 @@ def _nearest(w0: Tensor, w1: Tensor, scale: Tensor, tables: Tensor, u00: float, 
 
 
 def _points(W: Tensor, scale: Tensor, importance: Tensor, group_rows: int) -> tuple[Tensor, Tensor]:
-    """What is clustered: pairs of w / scale and weights importance * scale^2, both (row groups, group_rows * pairs, 2).
+    """The points to cluster, pairs of w / scale, and their weights, importance * scale^2, both (row groups, group_rows * pairs, 2).
 
-    Beyond the matrix's edge weights are 0.
+    Beyond the edge of the matrix weights are 0.
     """
     rows, cols = W.shape
     group_rows = min(group_rows, rows)

@@ -11,7 +11,7 @@ from rwkvquant.quantizers.shared.hessian import Hessian
 
 
 def quantize_kmeans(W: Tensor, hessian: Hessian | None, codec: PairConfig, options: QuantizerOptions) -> PairCodebookTensor:
-    """Weighted with the Hessian's diagonal where there is one, and the style is ours."""
+    """Weighted with the Hessian's diagonal if there is one and the style is "tuned"."""
     importance = hessian.diagonal if hessian is not None and options.tuned else None
     return pair_codebooks(W, codec.bits, codec.group_rows, importance)
 

@@ -1,12 +1,12 @@
-"""The M-step of two-dimensional codebooks: with the codes as they are, move all tables to where the loss is least.
+"""The M-step of two-dimensional codebooks: for given codes, move all tables to where the loss is least.
 
     W  (rows, cols)     Q  what q decodes to     H  (cols, cols)     c  (2**bits, 2)  the table of a row group
 
     minimise over the tables    tr((W - Q) H (W - Q)^T)
 
-Row groups do not touch each other; each is a least-squares problem with 2 * 2**bits unknowns (shared/table_map.py). Its preconditioner
-is the diagonal that the diagonal of H gives. The solution is rounded to whole numbers, and taken for the row groups
-where it then loses less than what was there.
+Row groups are independent; each is a least-squares problem with 2 * 2**bits unknowns (shared/table_map.py). The preconditioner is the
+diagonal that the diagonal of H gives. The solution is rounded to whole numbers. A row group takes it only where it then loses less
+than before.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from rwkvquant.quantizers.shared.limits import LIMITS
 from rwkvquant.quantizers.shared.loss import row_losses
 from rwkvquant.quantizers.shared.table_map import least_squares
 
-STEPS = 4  # eight are no better once codes have been chosen again
+STEPS = 4  # eight are no better after codes are chosen again
 
 
 def update_pairs(W: Tensor, H: Tensor, q: PairCodebookTensor) -> PairCodebookTensor:

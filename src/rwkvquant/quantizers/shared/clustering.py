@@ -4,16 +4,16 @@
 
     minimise   sum_i  p_i (x_i - c_code(i))^2
 
-In one dimension the best clusters are runs of the sorted points, so there is nothing to be unlucky with. With S0, S1, S2 the
+In one dimension the best clusters are runs of the sorted points, so the optimum can be computed exactly. With S0, S1, S2 the
 sums of p, p x and p x^2 over the points i .. j-1 of a run, and m = S1 / S0 its mean,
 
     cost(i, j) = S2 - S1^2 / S0  (+ S0 (m - round(m))^2)            D_l(j) = min over i <= j of  D_(l-1)(i) + cost(i, j)
 
-D_l(j) being the least cost of the first j points in l runs. With `limits`, centroids are whole numbers in that range: the
-best one for a run is its mean, rounded and clamped, because the cost is a parabola around the mean. So the result is the
-optimum over *stored* codebooks, which rounding the real-valued optimum is not. docs/methods/kmeans.md has the proofs.
+D_l(j) is the least cost of the first j points in l runs. With `limits`, centroids are whole numbers in that range. The best
+one for a run is its mean, rounded and clamped, because the cost is a parabola around the mean. So the result is the optimum
+over *stored* codebooks; the real-valued optimum, rounded, is not. docs/methods/kmeans.md has the proofs.
 
-The plain O(k n^2) is kept: groups have 64 or 128 points, and a row of D for thousands of groups is one vector operation.
+The plain O(k n^2) method is enough: groups have 64 or 128 points, and a row of D for thousands of groups is one vector operation.
 
 Gives up: the joint optimum over codebook and row scale, and everything off the Hessian's diagonal; see codebook/gptvq.py.
 """
@@ -35,17 +35,17 @@ NATIVE_CENTROIDS = 16
 def exact_kmeans(x: Tensor, weights: Tensor, k: int, limits: tuple[int, int] | None = None, most: int | None = None) -> Tensor:
     """x (groups, n), weights (groups, n) -> centroids (groups, k) of least cost, ascending, in the type of x.
 
-    Points of weight 0 cost nothing, and a run of them alone has its centroid at their plain mean. A group that has no other
-    points is taken unweighted. Computed in float64. With `most`, neighbours in larger groups are taken together.
+    Points of weight 0 cost nothing, and the centroid of a run of only such points is their plain mean. In a group where all
+    weights are 0, all points count equally. Computed in float64. With `most`, groups are first thinned to that many points.
     """
     chunks = (thinned(*chunk, most) if most else chunk for chunk in _chunks(x, weights))
     return torch.cat([_exact(*chunk, k, limits) for chunk in chunks]).to(x.dtype)
 
 
 def thinned(x: Tensor, p: Tensor, most: int) -> tuple[Tensor, Tensor]:
-    """Sorted x, p (groups, n) -> at most `most` points a group, each the mean of as many neighbours, and their weights together.
+    """Sorted x, p (groups, n) -> at most `most` points in each group: means of equally many neighbours, with the sums of their weights.
 
-    Points that do not come apart in equal parts stay as they are.
+    Groups that cannot be split into equal parts stay as they are.
     """
     each = -(-x.shape[1] // most)
     if each == 1 or x.shape[1] % each:
@@ -59,8 +59,8 @@ def lloyd_kmeans(x: Tensor, weights: Tensor, k: int, start: str = "quantiles", m
     """x (groups, n), weights (groups, n) -> centroids (groups, k), ascending: assign, average, until no centroid moves.
 
     `start`: "quantiles", every (n/k)-th of the sorted points; or "mahalanobis", the start of GPTVQ's code: k evenly spaced
-    points in the order of their distance from the group's mean. A cluster that runs empty keeps its centroid. The cost
-    falls in every round, so the iteration ends; `most` bounds it all the same.
+    points in the order of their distance from the group's mean. A cluster that becomes empty keeps its centroid. The cost
+    falls in every round, so the iteration ends; `most` is a limit on its rounds.
     """
     return torch.cat([_lloyd(*chunk, k, start, most) for chunk in _chunks(x, weights)]).to(x.dtype)
 
@@ -86,11 +86,11 @@ def _chunks(x: Tensor, weights: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 def _exact(x: Tensor, p: Tensor, k: int, limits: tuple[int, int] | None) -> Tensor:
-    """Sorted x, p (groups, n) float64 -> centroids (groups, k): native on the CPU, or the definition, 10 to 50 times slower."""
+    """Sorted x, p (groups, n) float64 -> centroids (groups, k): native on the CPU; else the definition, which is 10 to 50 times slower."""
     if x.device.type == "cpu" and k <= NATIVE_CENTROIDS:
-        found = workshop.exact_kmeans(x.contiguous().numpy(), p.contiguous().numpy(), k, limits, torch.get_num_threads())
-        if found is not None:
-            return torch.from_numpy(found)
+        centroids = workshop.exact_kmeans(x.contiguous().numpy(), p.contiguous().numpy(), k, limits, torch.get_num_threads())
+        if centroids is not None:
+            return torch.from_numpy(centroids)
     return exact_definition(x, p, k, limits)
 
 
@@ -105,7 +105,7 @@ def exact_definition(x: Tensor, p: Tensor, k: int, limits: tuple[int, int] | Non
         if j:
             cost = runs.cost(starts[:j], starts[j : j + 1])  # (j, groups)
             least[1:, j] = (least[:-1, :j] + cost).amin(1)
-        for level in range(1, k + 1):  # a run may be empty: then k is the most there can be, and n may be smaller
+        for level in range(1, k + 1):  # a run may be empty, so that n may be smaller than k
             torch.minimum(least[level, j], least[level - 1, j], out=least[level, j])
 
     centroids = torch.empty(k, groups, dtype=x.dtype, device=x.device)
@@ -119,7 +119,7 @@ def exact_definition(x: Tensor, p: Tensor, k: int, limits: tuple[int, int] | Non
 
 
 class _Runs:
-    """Sums over runs of sorted points, from running totals; points first, so that groups lie side by side in memory."""
+    """Sums over runs of sorted points, from running totals; points first, so that groups are side by side in memory."""
 
     def __init__(self, x: Tensor, p: Tensor, limits: tuple[int, int] | None) -> None:
         self.points = x.shape[1]
@@ -139,7 +139,7 @@ class _Runs:
         return cost
 
     def centroid(self, start: Tensor, end: Tensor) -> Tensor:
-        """The weighted mean of a run, as stored; the plain one where all weights are 0; nan where there are no points."""
+        """The weighted mean of a run, as stored; the plain mean where all weights are 0; nan where there are no points."""
         S0, S1, plain = (self._sum(self.totals[i], start, end) for i in (0, 1, 3))
         return self._stored(torch.where(S0 > 0, S1 / S0, plain / (end - start)) + self.middle)
 

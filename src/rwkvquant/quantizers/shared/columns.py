@@ -1,6 +1,7 @@
-"""Blocks of columns by the native module (kernels/workshop.py), for weights on the CPU; None elsewhere, and the definitions run.
+"""Blocks of columns in the native module (kernels/workshop.py), for weights on the CPU. Elsewhere None is returned; then the caller
+runs the definition.
 
-What belongs to rows is laid out row by row there, (.., rows), so that one column of many rows is one run of memory.
+Arrays have rows as their last axis, (.., rows), so that one column of many rows is one run of memory.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ class GridColumns:
 
 
 class TableColumns:
-    """Columns that are rounded to codebooks: centroids (row blocks, column blocks, K), and what the codes of these are called.
+    """Columns that are rounded to codebooks: centroids (row blocks, column blocks, K), and their codes, called names.
 
     centroids and names end up as (column blocks, K, rows), row_scale as (rows,).
     """
@@ -45,15 +46,16 @@ Columns = GridColumns | TableColumns
 
 
 def feed_back(columns: Columns, block: Tensor, U: Tensor, table: list[int]) -> tuple[Tensor, Tensor] | None:
-    """block (columns, rows) of corrected weights, U of these columns, table: the group or column block of each -> codes uint8 and
-    error / U_qq, both (columns, rows)."""
+    """block (columns, rows) of corrected weights, U of these columns, table: the group or column block of each column
+    -> codes uint8 and error / U_qq, both (columns, rows); or None."""
     codes = torch.empty(block.shape, dtype=torch.uint8)
     errors = _round(False, columns, block, U, table, codes)
     return None if errors is None else (codes, errors)
 
 
 def descend_columns(columns: Columns, G: Tensor, H: Tensor, table: list[int], codes: Tensor) -> Tensor | None:
-    """G (columns, rows) and codes uint8, both changed in place, H of these columns -> the change of the values (columns, rows)."""
+    """G (columns, rows) and codes uint8, both changed in place, H of these columns -> the change of the values (columns, rows), or
+    None."""
     return _round(True, columns, G, H, table, codes)
 
 
@@ -61,7 +63,7 @@ def _round(descent: bool, columns: Columns, block: Tensor, matrix: Tensor, table
     if block.device.type != "cpu" or columns.bits > columns.most_bits:
         return None
     arrays = {name: values.numpy() for name, values in columns.rows.items()}
-    found = workshop.round_columns(
+    changes = workshop.round_columns(
         descent,
         columns.bits,
         block.numpy(),
@@ -71,7 +73,7 @@ def _round(descent: bool, columns: Columns, block: Tensor, matrix: Tensor, table
         torch.get_num_threads(),
         **arrays,
     )
-    return None if found is None else torch.from_numpy(found)
+    return None if changes is None else torch.from_numpy(changes)
 
 
 def _by_row(values: Tensor) -> Tensor:

@@ -1,16 +1,15 @@
-"""Coordinate descent on codes: with all grids and tables as they are, every weight in turn goes to the value that loses least.
+"""Coordinate descent on codes: grids and tables stay as they are, and every weight in turn goes to the value of least loss.
 
-    W  (rows, cols)     E = W - Q     H  (cols, cols)     G = E H     x  what a weight's value is changed by
+    W  (rows, cols)     E = W - Q     H  (cols, cols)     G = E H     x  the change of a weight's value
 
     loss = tr(E H E^T);    changing Q_rj by x changes it by    H_jj x^2 - 2 G_rj x
 
-and for two neighbouring columns by x H_pair x^T - 2 G_r,pair . x. Error feedback (uniform/gptq.py) chooses a column once, when
-those after it are still free; here each is chosen with all others where they ended, and a step is taken only where it gains, so that
-the loss never rises
-(Behdin et al., QuantEase, arXiv:2309.01885, start the same descent from nearest values; from feedback it ends lower). E and G go on
-from one pass to the next (residual.py).
+and for two neighbouring columns by x H_pair x^T - 2 G_r,pair . x. Error feedback (uniform/gptq.py) chooses each column once,
+while the columns after it are still free. Descent chooses each column with all others fixed, and takes a step only where it gains,
+so that the loss never rises. (Behdin et al., QuantEase, arXiv:2309.01885, start the same descent from nearest values; from the codes
+of error feedback it ends lower.) E and G are kept from one pass to the next (residual.py).
 
-Gives up: it ends where no single code can gain, which is not the best set of codes.
+Gives up: it ends where no change of a single code gains, which need not be the best set of codes.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ from rwkvquant.quantizers.shared.residual import BLOCK, Change, Residual
 
 
 class HasCodes(Protocol):
-    """A logical tensor, frozen, whose codes lie in one array (rows, columns or pairs)."""
+    """A logical tensor, frozen, whose codes are one array (rows, columns or pairs)."""
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
 
@@ -47,8 +46,9 @@ Coded = TypeVar("Coded", bound=HasCodes)
 class CodeSteps(Generic[Coded]):
     """How the codes of one codec step to better values.
 
-    chooser(q, W, H, codes): what a run of `width` columns changes to, given its G, keeping `codes` (columns, rows) int64 up to date.
-    columns(q, W): the same for the native module, each `table_width(q)` columns with a table of their own; None where it has none.
+    chooser(q, W, H, codes): a function that gives the change of `width` neighbouring columns for their G; it also updates `codes`
+    (columns, rows) int64. columns(q, W): the same for the native module, where every `table_width(q)` columns share a table; None for
+    codecs without a native function.
     """
 
     chooser: Callable[[Coded, Tensor, Tensor, Tensor], Change]
@@ -60,7 +60,7 @@ class CodeSteps(Generic[Coded]):
 def descend(steps: CodeSteps[Coded], W: Tensor, H: Tensor, q: Coded, passes: int = 1, residual: Residual | None = None) -> Coded:
     """W (rows, cols), H (cols, cols) -> q with codes that lose no more in any row, after `passes` over all columns.
 
-    `residual` is that of q, and goes on with it.
+    `residual` is that of q, and is updated.
     """
     residual = residual or Residual(W, H, q.decode())
     before = residual.losses()
@@ -88,7 +88,7 @@ def one_pass(steps: CodeSteps[Coded], q: Coded, residual: Residual) -> Tensor:
 
 
 def _native_pass(steps: CodeSteps[Coded], q: Coded, residual: Residual) -> Tensor | None:
-    """The same by the native module; None off the CPU, without the module, and for codecs that have no native columns."""
+    """The same in the native module; None off the CPU, without the module, and for codecs without a native function."""
     if steps.columns is None or steps.table_width is None or residual.W.device.type != "cpu" or native_module() is None:
         return None
     columns, width = steps.columns(q, residual.W), steps.table_width(q)
@@ -96,9 +96,9 @@ def _native_pass(steps: CodeSteps[Coded], q: Coded, residual: Residual) -> Tenso
 
     def change(block: slice, G: Tensor) -> Tensor:
         table = [column // width for column in range(block.start, block.stop)]
-        found = descend_columns(columns, G, residual.H[block, block], table, codes[block])
-        assert found is not None
-        return found
+        changes = descend_columns(columns, G, residual.H[block, block], table, codes[block])
+        assert changes is not None
+        return changes
 
     residual.sweep_blocks(BLOCK, change)
     return codes

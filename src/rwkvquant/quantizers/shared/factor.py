@@ -1,8 +1,8 @@
-"""What error feedback needs of H: the triangular factor of its inverse, after damping, in the order in which columns are rounded.
+"""What error feedback needs of H: the triangular factor of the damped inverse, in the order in which columns are rounded.
 
     H  (in, in)  X^T X / tokens          H + damping mean(diag H)  =  R R^T          U = R^-1,    H^-1 = U^T U
 
-One factor serves all products with the same input, and all grids and codebooks that are tried on them (shared/hessian.py).
+One factor serves all products with the same input, and all grids and codebooks that are tried on them (hessian.py).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class InverseFactor:
     """What GPTQ needs of H, made once for all the grids tried on a matrix.
 
     order (in,) the columns in the order of rounding; U (in, in) with (H^-1)[order][:, order] = U^T U; diagonal (in,) of H
-    before damping, in the original order; damping as used, larger than asked for where H was singular.
+    before damping, in the original order; the damping that was used, larger than the damping asked for where H was singular.
     """
 
     U: Tensor
@@ -35,8 +35,8 @@ class InverseFactor:
 def factorize(H: Tensor, *, damping: float, act_order: bool) -> InverseFactor:
     """H (in, in) -> its inverse's factor, after adding `damping` times the mean of the diagonal to the diagonal.
 
-    A dead column (H_qq = 0: its input was always 0) gets the mean instead of 0: it then stands alone and is rounded to
-    nearest. Where Cholesky fails, the damping is raised tenfold until it succeeds, and a warning is logged.
+    A dead column (H_qq = 0: its input was always 0) gets the mean instead of 0. It then depends on no other column and is
+    rounded to nearest. Where Cholesky fails, the damping is raised tenfold until it succeeds, and a warning is logged.
     """
     assert is_finite(H), "H is not finite"
     diagonal = H.diagonal().clone()
@@ -44,7 +44,7 @@ def factorize(H: Tensor, *, damping: float, act_order: bool) -> InverseFactor:
     cols = torch.arange(len(H), device=H.device)
     order = torch.argsort(diagonal, descending=True, stable=True) if act_order else cols
     last_first = order.flip(0)
-    H = H[last_first[:, None], last_first]  # turned around, as _inverse_factor wants it
+    H = H[last_first[:, None], last_first]  # last column first, as _inverse_factor takes it
     H[cols, cols] += torch.where(H.diagonal() == 0, mean, 0.0)
     used, raised = damping, 0.0
     while True:
@@ -60,7 +60,7 @@ def factorize(H: Tensor, *, damping: float, act_order: bool) -> InverseFactor:
 
 
 def _inverse_factor(H: Tensor) -> Tensor | None:
-    """H turned around -> U upper triangular with H^-1 = U^T U in the order of rounding, or None where H is not positive definite.
+    """H, last column first -> U upper triangular with H^-1 = U^T U in the order of rounding, or None where H is not positive definite.
 
     Cholesky from the last column to the first gives H = R R^T with R upper triangular, and U = R^-1: half the work of
     inverting H and factoring the inverse, and nothing is squared on the way.
@@ -73,5 +73,5 @@ def _inverse_factor(H: Tensor) -> Tensor | None:
 
 
 def is_finite(values: Tensor) -> bool:
-    """Whether all are, by the smallest and the largest, which are NaN if any is: isfinite makes arrays as large as its operand."""
+    """Whether all values are finite. The smallest and the largest tell, as both are NaN if any value is; isfinite needs a large array."""
     return all(bool(torch.isfinite(end)) for end in torch.aminmax(values))

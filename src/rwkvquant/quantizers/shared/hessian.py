@@ -1,4 +1,4 @@
-"""What a quantiser may know of a matrix's input: its second moments, and their factors, which products with the same input share."""
+"""The second moments of a matrix's input, and their factors. Products with the same input share them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Factorize = Callable[..., InverseFactor]  # (H, *, damping, act_order)
 
 
 class Hessian:
-    """H (in, in) of one activation; weights are worked on in `dtype`."""
+    """H (in, in) of one activation. `dtype` is the type that weights are quantised in."""
 
     def __init__(self, H: Tensor, dtype: torch.dtype) -> None:
         self.H, self._dtype = H, dtype
@@ -27,11 +27,11 @@ class Hessian:
 
     @cached_property
     def working(self) -> Tensor:
-        """H in the type that weights are worked on in."""
+        """H in the type that weights are quantised in."""
         return self.H.to(self._dtype)
 
     def factor(self, options: QuantizerOptions, make: Factorize = factorize) -> InverseFactor:
-        """By `make`, when first asked for; a codec with an order of columns of its own has its own."""
+        """The factor for these options, made by `make` at the first call. A codec that orders columns in its own way has its own `make`."""
         key = (make, options.damping, options.act_order)
         if key not in self._factors:
             self._factors[key] = make(self.working, damping=options.damping, act_order=options.act_order)

@@ -2,8 +2,8 @@
 
     H = L L^T,  I = L^-1:      L21 = A21 I11^T      A22 - L21 L21^T = L22 L22^T      I21 = -I22 L21 I11
 
-of H = [[A11, A21^T], [A21, A22]]. The halves are halved again down to SMALL, where LAPACK does both. All else is products: 4/3 n^3
-operations where Cholesky and a triangular solve need 4/3 n^3 too, but run at a third of the speed of a product.
+of H = [[A11, A21^T], [A21, A22]]. The halves are halved again down to SMALL, where LAPACK does both steps. Everything else is
+products: 4/3 n^3 operations. Cholesky and a triangular solve need as many, but run at a third of the speed of a product.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ def inverse_cholesky(H: Tensor) -> Tensor | None:
     I22 = inverse_cholesky(torch.addmm(H[half:, half:], L21, L21.T, alpha=-1))
     if I22 is None:
         return None
-    found = torch.zeros_like(H)
-    found[:half, :half], found[half:, half:] = I11, I22
+    inverse = torch.zeros_like(H)
+    inverse[:half, :half], inverse[half:, half:] = I11, I22
     torch.mm(I22, L21 @ I11, out=L21)
-    found[half:, :half] = L21.neg_()
-    return found
+    inverse[half:, :half] = L21.neg_()
+    return inverse

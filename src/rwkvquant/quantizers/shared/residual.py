@@ -1,13 +1,13 @@
-"""What is left of the loss, kept up to date: the error of a matrix and its gradient, through all that moves scales, tables and codes.
+"""The error of a matrix and the gradient of its loss, kept up to date while scales, tables and codes change.
 
     W  (rows, cols)     Q  what codes decode to     E = W - Q     H  (cols, cols)     G = E H     loss = sum E G = tr(E H E^T)
 
-Both are held column first, (cols, rows), so that what one column needs lies side by side. A change of Q by D in the columns b changes E
-by -D there, and G by -D H_b everywhere: at once where the next blocks are, for FAR columns together elsewhere. So a sweep over all
-columns, block by block, costs one product with H in the end, the loss of every row is known before and after it for nothing, and the
-next sweep starts where it ended. Working both out again would cost three products, two of them in float64.
+Both are stored column first, (cols, rows), so that the values of one column are side by side. A change of Q by D in the columns b
+changes E by -D there, and G by -D H_b everywhere: at once in the FAR columns around, and once for all FAR columns elsewhere. So a
+sweep over all columns costs one product with H. The loss of every row is known before and after it at no cost, and the next sweep
+starts with current values. Computing both again would cost three products, two of them in float64.
 
-Gives up: sums are carried on in the type of W, and drift by its rounding; `reset` starts again.
+Gives up: sums are kept in the type of W, and drift by its rounding; `reset` starts again.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from torch import Tensor
 Change = Callable[[slice, Tensor], Tensor]  # columns, G (columns, rows) -> the change D of Q there (columns, rows)
 BLOCK = 128  # columns between products with their neighbours
 FAR = 1024  # columns between products with all others: sums over so many run at full speed
-SLACK = 16.0  # a gain counts from so many roundings of the loss on
+SLACK = 16.0  # a gain must be larger than this many roundings of the loss
 
 
 class Residual:
@@ -41,11 +41,11 @@ class Residual:
         """The rows' shares of the loss, (rows,) float64."""
         total = torch.zeros(len(self.W), dtype=torch.float64, device=self.W.device)
         for E, G in zip(self.E.split(BLOCK), self.G.split(BLOCK), strict=True):
-            total += (E * G).sum(0, dtype=torch.float64)  # a few at a time, which the cache holds
+            total += (E * G).sum(0, dtype=torch.float64)  # a few columns at a time, so that they fit in the cache
         return total
 
     def sweep(self, width: int, change: Change) -> None:
-        """`change` for every `width` neighbouring columns in turn, each with all changes before it known."""
+        """Call `change` for every `width` neighbouring columns in turn. The G that it gets includes all earlier changes."""
 
         def change_block(columns: slice, g: Tensor) -> Tensor:
             start, H = columns.start, self.H[columns, columns]
@@ -59,7 +59,7 @@ class Residual:
         self.sweep_blocks(max(BLOCK // width, 1) * width, change_block)
 
     def sweep_blocks(self, block: int, change: Change) -> None:
-        """`change` for a block of columns after the other, which itself brings the G of the block up to date."""
+        """Call `change` for every block of columns in turn. `change` itself keeps the G of its block up to date."""
         cols, far = len(self.E), max(FAR // block, 1) * block
         changes = torch.empty_like(self.E[:far])
         for first in range(0, cols, far):
@@ -73,7 +73,7 @@ class Residual:
             self._update_gradient(slice(first, last), changes[: last - first], slice(0, cols))
 
     def _update_gradient(self, columns: slice, D: Tensor, within: slice) -> None:
-        """Bring G up to date for a change D (columns, rows) of `columns`: in all columns of `within` except these, which are up to date."""
+        """Subtract D H from G in all columns of `within` except `columns`, whose G is already up to date. D (columns, rows)."""
         for part in (slice(within.start, columns.start), slice(columns.stop, within.stop)):
             self.G[part].addmm_(self.H[part, columns], D, alpha=-1)
 
@@ -81,10 +81,10 @@ class Residual:
         return self.E.clone(), self.G.clone()
 
     def restore(self, rows: Tensor, kept: tuple[Tensor, Tensor]) -> None:
-        """Put rows (rows,) bool back to what they were when `kept` was copied."""
+        """Restore the chosen rows, (rows,) bool, to what they were when `kept` was copied."""
         if bool(rows.any()):
             self.E, self.G = torch.where(rows, kept[0], self.E), torch.where(rows, kept[1], self.G)
 
     def gained(self, before: Tensor, after: Tensor) -> Tensor:
-        """Where losses (rows,) fell by more than rounding: (rows,) bool."""
+        """Which losses (rows,) fell by more than rounding: (rows,) bool."""
         return after < before * (1 - SLACK * torch.finfo(self.W.dtype).eps)

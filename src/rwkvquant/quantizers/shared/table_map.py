@@ -4,8 +4,8 @@
 
     minimise over t    tr((E - A t) H (E - A t)^T)
 
-where the normal equations A^T (A t H) = A^T (E H) are too large to be written down: a table that serves many columns meets all of H.
-Conjugate gradients need one product with H a step. docs/methods/gptvq.md and docs/methods/pairs.md say who uses it.
+The normal equations A^T (A t H) = A^T (E H) are too large to be stored, because a table that serves many columns involves all of H.
+Conjugate gradients need one product with H in each step. docs/methods/gptvq.md and docs/methods/pairs.md say where this is used.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class TableMap:
         return self._add(self.scale * values)
 
     def weights(self, diagonal: Tensor) -> Tensor:
-        """The diagonal of A^T H A where H is diagonal (cols,): sum of s_r^2 H_jj over what each centroid serves, as tables."""
+        """The diagonal of A^T H A where H is diagonal (cols,): sum of s_r^2 H_jj over the weights of each centroid, as tables."""
         return self._add(self.scale.square() * diagonal)
 
     def _add(self, values: Tensor) -> Tensor:
@@ -48,9 +48,8 @@ class TableMap:
 def least_squares(gradient: Tensor, H: Tensor, spread: Map, gather: Map, precondition: Map, independent: int, steps: int) -> Tensor:
     """`steps` of preconditioned conjugate gradients from 0: the parameters t by which tr((E - A t) H (E - A t)^T) falls.
 
-    gradient is A^T (E H). spread: parameters -> (rows, cols), A; gather: its transpose; precondition: about the inverse of A^T H A,
-    symmetric. The first `independent` axes of the parameters count problems that do not touch each other, each with step lengths of
-    its own.
+    gradient is A^T (E H). spread is A: parameters -> (rows, cols); gather is its transpose; precondition is symmetric, and about the
+    inverse of A^T H A. The first `independent` axes of the parameters number independent problems; each has its own step lengths.
     """
 
     def dot(a: Tensor, b: Tensor) -> Tensor:

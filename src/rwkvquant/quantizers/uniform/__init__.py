@@ -1,10 +1,10 @@
-"""Uniform grids, the papers' SQ: `rtn` rounds every weight alone, `gptq` lets later columns make up for the errors of earlier ones.
+"""Uniform grids, the papers' SQ: `rtn` rounds every weight by itself; in `gptq` later columns make up for the errors of earlier ones.
 
-methods.py    both, by options            grid.py      how a group of weights finds its scale and zero
+methods.py    both, by options            grid.py      the scale and zero of each group of weights
 rtn.py        round to nearest            gptq.py      error feedback, column by column
-update.py     after gptq: scales and codes in turn, to less loss
-descent.py    how a code of a grid steps to a better one
-rounding_errors.py    what rounding to each of many grids costs, in one pass
+update.py     after gptq: scales and codes change in turn, to less loss
+descent.py    the step of a code to a better one
+rounding_errors.py    the errors of rounding to each of many grids, in one pass
 """
 
 from rwkvquant.codecs import GridConfig

@@ -1,4 +1,4 @@
-"""Descent on the codes of a grid: the nearest whole step to the least of a parabola. shared/descent.py has the mathematics."""
+"""Descent on the codes of a grid: the whole step nearest to the minimum of a parabola. shared/descent.py has the mathematics."""
 
 from __future__ import annotations
 

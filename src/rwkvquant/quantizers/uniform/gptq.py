@@ -7,16 +7,16 @@
 
 Removing column q from H_F^-1 is one step of Gaussian elimination (Eq. 3), so all the rows (H_F^-1)_q,: / sqrt([H_F^-1]_qq)
 that will ever be needed are the rows of U, known before the first column is rounded. docs/methods/gptq.md derives this.
-The update is lazy: inside a block every column is corrected at once, the later columns once per block by a matrix
-product. That reorders the same sums and changes nothing else.
+The update is lazy: the columns of a block are corrected at once, later columns once per block, by a matrix product.
+That only changes the order of the sums.
 
 Grids are found at the start of each group from the weights as corrected so far (the paper's way), or, `static_groups`, from
 the original weights before the start. `act_order` rounds the columns with the largest diagonal of H first; its groups are
-static, so a column knows its grid wherever its turn comes, and only codes and scales are stored, in the original order.
+static, so that a column's grid is known whenever it is rounded. Codes and scales are stored in the original order.
 
-Gives up: a row scale (8-bit scales) is fixed from the original weights, so a group that grows beyond the row's largest by
-correction is clipped. The paper re-reads a group's weights before the running block's corrections reach them; here blocks
-end where groups begin, so the result does not depend on the block size.
+Gives up: a row scale (8-bit scales) is fixed from the original weights, so a group is clipped if corrections make it larger
+than the row's largest group was. The paper fits a group's grid before the corrections of the current block reach it; here
+blocks end where groups begin, so the result does not depend on the block size.
 """
 
 from __future__ import annotations
@@ -69,12 +69,12 @@ def gptq_with(
     static_groups: bool = False,
     block_size: int = 128,
 ) -> UniformTensor:
-    """GPTQ on W (out, in) with a factor made before. Columns out of order need static groups."""
+    """GPTQ on W (out, in) with a given factor of H. Columns out of order need static groups."""
     rows, cols = W.shape
     order = factor.order.tolist()
     assert static_groups or order == list(range(cols)), "columns out of order need static groups"
     grids = find_matrix_grids(W, grid, clip_search, factor.diagonal) if static_groups else _grids_to_come(W, grid)
-    codes = torch.empty(cols, rows, dtype=torch.uint8, device=W.device)  # column first, as they come
+    codes = torch.empty(cols, rows, dtype=torch.uint8, device=W.device)  # column first, in the order of rounding
     W, U = W[:, factor.order], factor.U  # W is now a copy, to be corrected in place
     columns = GridColumns(grids.scale, grids.zero, grid.bits) if static_groups else None
 
@@ -86,8 +86,8 @@ def gptq_with(
         assert columns is not None
         groups = [q // grid.group_size for q in order[start:stop]]
         native = feed_back(columns, block, U[start:stop, start:stop], groups)
-        found, errors = native or round_block(block, U[start:stop, start:stop], grids, groups, grid.bits)
-        codes[factor.order[start:stop]] = found
+        rounded, errors = native or round_block(block, U[start:stop, start:stop], grids, groups, grid.bits)
+        codes[factor.order[start:stop]] = rounded
         W[:, stop:].addmm_(errors.T, U[start:stop, stop:], alpha=-1)  # Eq. (2), after the block
     return uniform_tensor(codes.T.contiguous(), grids, grid)
 
@@ -105,7 +105,7 @@ def round_block(block: Tensor, U: Tensor, grids: Grids, groups: list[int], bits:
 
 
 def _blocks(cols: int, block_size: int, group_size: int | None) -> Iterator[tuple[int, int]]:
-    """Runs of at most block_size columns; with a group size, none reaches over the start of a group."""
+    """Runs of at most block_size columns; with a group size, none crosses the start of a group."""
     start = 0
     while start < cols:
         stop = min(start + block_size, cols)
@@ -122,5 +122,5 @@ def _grids_to_come(W: Tensor, grid: GridConfig) -> Grids:
 
 def _set_group_grid(grids: Grids, group: int, W: Tensor, grid: GridConfig, clip_search: str, factor: InverseFactor) -> None:
     columns = slice(group * grid.group_size, (group + 1) * grid.group_size)
-    found = find_group_grid(W[:, columns], grid, grids.row_scale, clip_search, factor.diagonal[columns])
-    grids.scale[:, group], grids.zero[:, group] = found
+    group_grid = find_group_grid(W[:, columns], grid, grids.row_scale, clip_search, factor.diagonal[columns])
+    grids.scale[:, group], grids.zero[:, group] = group_grid

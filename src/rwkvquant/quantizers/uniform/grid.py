@@ -1,4 +1,4 @@
-"""How a group finds its grid: one scale and one zero for `group_size` neighbours in a row.
+"""The grid of each group: one scale and one zero for `group_size` neighbours in a row.
 
     w  (g,)  the weights of a group        lo = min(w, 0)    hi = max(w, 0)    qmax = 2**bits - 1
 
@@ -6,21 +6,21 @@
     symmetric    scale = 2 max(hi, -lo) / qmax         zero = 2**(bits - 1)
     code = clamp(round(w / scale) + zero, 0, qmax)     decoded = scale * (code - zero)
 
-The range always includes 0, so 0 is always decoded as exactly 0. That keeps pruned weights pruned, and it lets a short
-last group be filled up with zeros: they move neither the range nor the error.
+The range always includes 0, so 0 is always decoded as exactly 0. So pruned weights stay 0, and a short last group can be
+filled with zeros: they change neither the range nor the error.
 
-A scale is rounded to what the file can hold *before* the zero and the codes are chosen, and a search compares candidates
-as they will be decoded. Scales of 8 bits are `row_scale * scale_code`: row_scale is the largest min/max scale of the
+A scale is rounded to what the file can hold *before* the zero and the codes are chosen. A search compares candidates as
+they will be decoded. Scales of 8 bits are `row_scale * scale_code`: row_scale is the largest min/max scale of the
 row's groups over 255, as float16 rounded up, and scale_code is 1..255.
 
-The clip search tries other ranges, factor * (lo, hi): a narrower one clips a few outliers and gains a finer step. It minimises
+The clip search tries other ranges, factor * (lo, hi): a narrower one clips a few outliers and has a finer step. It minimises
 
     sum_j  importance_j (w_j - decoded_j)^2
 
-over `shrink_factors`, with importance 1 ("weight") or the Hessian's diagonal ("hessian"). Only the diagonal, because the
-error of a row is  e H e^T: its diagonal part is a sum over columns, so each group can be searched alone, for all groups at
-once. The other terms couple a group to every other one, including those whose codes are not chosen yet, and they are what
-the error feedback of GPTQ takes care of later.
+over `shrink_factors`, with importance 1 ("weight") or the Hessian's diagonal ("hessian"). Only the diagonal is used: the
+error of a row is  e H e^T,  and its diagonal part is a sum over columns, so that each group can be searched by itself, for all
+groups at once. The other terms couple a group to every other group, including groups whose codes are not chosen yet; they are
+left to the error feedback of GPTQ.
 
 Gives up: the two ends of a range move together. Moving them apart was tried: 2 % less error with RTN at 3 bits, none with GPTQ.
 """
@@ -39,12 +39,12 @@ from rwkvquant.config import CLIP_SEARCHES
 from rwkvquant.quantizers.shared.limits import LARGEST_HALF, SMALLEST_HALF
 
 SEARCH_STEPS = 25  # half as many lose 1-3 % in RTN's error, twice as many gain 1 %
-CHUNK_WEIGHTS = 1 << 19  # weights searched at a time: temporaries of a few MB, whatever the size of the matrix
+CHUNK_WEIGHTS = 1 << 19  # weights searched at a time: temporaries of a few MB for a matrix of any size
 
 
 @dataclass(frozen=True)
 class Grids:
-    """The grids of a matrix, with the values the file decodes to.
+    """The grids of a matrix, with the values that the file decodes to.
 
     scale (rows, groups) float32; zero (rows, groups) float32 holding whole numbers; row_scale (rows, 1) float32 holding
     float16 values, or None where scales are float16.
@@ -58,9 +58,9 @@ class Grids:
 def shrink_factors(bits: int) -> tuple[float, ...]:
     """What the clip search multiplies a range by; 1 comes first, so that a search is never worse than none.
 
-    They are evenly spaced in steps of the grid: from a range one step wider, which pays off when min/max leave the outermost
-    codes to one weight each, to one 5 steps or 60 % narrower. A fixed 1.0 .. 0.4 is as good at 2 and 3 bits, but too coarse
-    from 5 bits on (6 % more error at 6 bits, where 5 steps are 8 % of the range).
+    They are evenly spaced in steps of the grid, from a range one step wider to one that is narrower by 5 steps or 60 %. The wider
+    range helps when only one weight each gets the outermost codes. A fixed 1.0 .. 0.4 is as good at 2 and 3 bits, but too
+    coarse from 5 bits on (6 % more error at 6 bits, where 5 steps are 8 % of the range).
     """
     steps = 2**bits - 1
     narrowest = min(0.6 * steps, 5)
@@ -91,7 +91,7 @@ def find_group_grid(
 
 
 def find_row_scale(W: Tensor, grid: GridConfig) -> Tensor | None:
-    """W (rows, cols) -> (rows, 1) float32 holding float16 values, such that 255 of it reach every min/max scale of the row."""
+    """W (rows, cols) -> (rows, 1) float32 holding float16 values; 255 times it is at least every min/max scale of the row."""
     if grid.scale_bits == 16:
         return None
     lo = torch.empty(len(W), group_count(W.shape[1], grid), dtype=W.dtype, device=W.device)
@@ -102,12 +102,12 @@ def find_row_scale(W: Tensor, grid: GridConfig) -> Tensor | None:
 
 
 def row_scale_of(lo: Tensor, hi: Tensor, grid: GridConfig) -> Tensor | None:
-    """The same from the ranges of the groups, (rows, groups)."""
+    """find_row_scale from the ranges of the groups, (rows, groups)."""
     if grid.scale_bits == 16:
         return None
     largest = _ideal_scale(lo, hi, grid).amax(1, keepdim=True).clamp(255 * SMALLEST_HALF, 255 * LARGEST_HALF)
     half = (largest / 255).half()
-    next_half = (half.view(torch.int16) + 1).view(torch.float16)  # the next larger one, as all are positive
+    next_half = (half.view(torch.int16) + 1).view(torch.float16)  # the next larger number, as all are positive
     return torch.where(255 * half.float() < largest, next_half.float(), half.float())
 
 
@@ -124,7 +124,7 @@ def encode(w: Tensor, scale: Tensor, zero: Tensor, bits: int) -> Tensor:
 
 
 def decode(codes: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
-    """What a codec decodes: multiplied in float32, returned in the type of `codes`."""
+    """What a codec decodes: computed in float32, returned in the type of `codes`."""
     return ((codes - zero).float() * scale).to(codes.dtype)
 
 

@@ -15,21 +15,21 @@ from rwkvquant.quantizers.uniform.gptq import gptq_with
 from rwkvquant.quantizers.uniform.rtn import rtn
 from rwkvquant.quantizers.uniform.update import refine_grid
 
-CHUNK_WEIGHTS = 1 << 24  # that error feedback works on at a time
+CHUNK_WEIGHTS = 1 << 24  # in one run of error feedback
 
 
 def quantize_rtn(W: Tensor, hessian: Hessian | None, grid: GridConfig, options: QuantizerOptions) -> UniformTensor:
-    """Without a Hessian a search by it becomes one that takes all columns alike."""
+    """Without a Hessian, the "hessian" clip search becomes the "weight" search, which weights all columns equally."""
     clip_search = "weight" if options.clip_search == "hessian" and hessian is None else options.clip_search
     return rtn(W, grid, clip_search, None if hessian is None else hessian.diagonal)
 
 
 def quantize_gptq(W: Tensor, hessian: Hessian, grid: GridConfig, options: QuantizerOptions) -> UniformTensor:
-    """Rows do not depend on one another, and a head has many: CHUNK_WEIGHTS at a time."""
+    """Rows are independent of each other, and a head has many of them: CHUNK_WEIGHTS at a time."""
     factor, parts = hessian.factor(options), []
     for part in W.split(max(1, CHUNK_WEIGHTS // W.shape[1])):
-        found = gptq_with(factor, part, grid, clip_search=options.clip_search, static_groups=options.act_order)
-        parts.append(refine_grid(part, hessian.working, found) if options.tuned and options.refined else found)
+        q = gptq_with(factor, part, grid, clip_search=options.clip_search, static_groups=options.act_order)
+        parts.append(refine_grid(part, hessian.working, q) if options.tuned and options.refined else q)
     return join_rows(parts)
 
 

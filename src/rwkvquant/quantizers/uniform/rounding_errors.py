@@ -1,12 +1,12 @@
-"""What rounding to each of many grids costs a matrix, in one pass over it: how a budget without calibration compares its candidates.
+"""The error of rounding a matrix to each of many grids, in one pass: a budget without calibration compares its candidates by it.
 
     W  (rows, cols)  some rows of a matrix      error of a grid  =  sum (W - Q)^2  with Q from rtn.py
 
-The definition is one call of `rtn` for each grid. It spends most of its time between small operations: 21 grids, each with 26 ranges
-to try, are 15000 of them. Here grids of one group size share the range of every group, and a grid tries its ranges together, up to
-CHUNK numbers at a time. Every number is worked out as the definition does it, so errors are the same to the last bit.
+The definition is one call of `rtn` for each grid. Most of its time goes into starting small operations: 21 grids with 26 ranges each
+need 15000 of them. Here grids with the same group size share the ranges of the groups, and a grid tries its ranges together, up to
+CHUNK numbers at a time. Every number is computed as in the definition, so errors are the same to the last bit.
 
-Gives up: the search by the Hessian's diagonal; where a budget asks for errors, nothing is calibrated yet.
+Gives up: the search by the Hessian's diagonal, because there is no calibration when a budget asks for these errors.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from rwkvquant.codecs import GridConfig
 from rwkvquant.quantizers.options import QuantizerOptions
 from rwkvquant.quantizers.uniform.grid import group_range, row_scale_of, shrink_factors, split_groups, stored_grid
 
-CHUNK = 1 << 17  # numbers tried at a time: half a megabyte, which the cache holds
+CHUNK = 1 << 17  # numbers tried at a time: half a megabyte, which fits in the cache
 
 
 def rtn_errors(W: Tensor, grids: Sequence[GridConfig], options: QuantizerOptions) -> list[float]:
@@ -39,7 +39,8 @@ def rtn_errors(W: Tensor, grids: Sequence[GridConfig], options: QuantizerOptions
 
 
 def _rounded(w: Tensor, lo: Tensor, hi: Tensor, grid: GridConfig, factors: tuple[float, ...]) -> Tensor:
-    """w (rows, groups, g) and its ranges (rows, groups) -> what the nearest codes of the best grids decode to, as w."""
+    """w (rows, groups, g) and its ranges (rows, groups) -> the decoded nearest codes of the best grids, in the
+    shape of w."""
     shrunk = torch.tensor(factors, dtype=w.dtype, device=w.device)[:, None, None]
     scale, zero = stored_grid(shrunk * lo, shrunk * hi, grid, row_scale_of(lo, hi, grid))  # (factors, rows, groups)
     at_once = max(1, CHUNK // w.numel())
@@ -56,7 +57,7 @@ def _rounded(w: Tensor, lo: Tensor, hi: Tensor, grid: GridConfig, factors: tuple
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """A second thread costs more than it helps where an operation takes microseconds; no number depends on it here."""
+    """A second thread costs more time than it saves where an operation takes microseconds. No result here depends on it."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -66,6 +67,7 @@ def _one_thread() -> Iterator[None]:
 
 
 def _nearest(w: Tensor, scale: Tensor, zero: Tensor, bits: int, buffer: Tensor) -> Tensor:
-    """w (rows, groups, g), scale and zero (factors, rows, groups) -> the nearest values, in the buffer: encode, decode of grid.py."""
+    """w (rows, groups, g), scale and zero (factors, rows, groups) -> the nearest values, written to `buffer`: encode and
+    decode of grid.py."""
     scale, zero = scale[..., None], zero[..., None]
     return torch.div(w, scale, out=buffer[: len(scale)]).round_().add_(zero).clamp_(0, 2**bits - 1).sub_(zero).mul_(scale)

@@ -1,9 +1,9 @@
 """RTN, round to nearest: every weight takes the nearest point of its group's grid.
 
-The plain method. It needs no calibration unless the clip search weighs errors with the Hessian's diagonal, and it is what
-embeddings, heads and element-wise vectors (as one row) are stored with.
+The plain method. It needs no calibration unless the clip search weights errors with the Hessian's diagonal. It is used for
+embeddings, heads and element-wise vectors (as one row).
 
-Gives up: the errors of a row add up in the product's output; only gptq.py lets them cancel.
+Gives up: the errors of a row add up in the product's output; only in gptq.py do they cancel.
 """
 
 from __future__ import annotations
@@ -29,6 +29,6 @@ def rtn(
     codes = torch.empty(W.shape, dtype=torch.uint8, device=W.device)
     for rows in row_chunks(W):
         groups = split_groups(W[rows], grid)
-        found = encode(groups, grids.scale[rows, :, None], grids.zero[rows, :, None], grid.bits)
-        codes[rows] = found.flatten(1)[:, : W.shape[1]].to(torch.uint8)
+        nearest = encode(groups, grids.scale[rows, :, None], grids.zero[rows, :, None], grid.bits)
+        codes[rows] = nearest.flatten(1)[:, : W.shape[1]].to(torch.uint8)
     return uniform_tensor(codes, grids, grid)

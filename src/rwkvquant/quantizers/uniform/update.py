@@ -1,14 +1,14 @@
-"""After GPTQ: scales moved to where the loss is least for the codes as they are, then codes to the scales, in turn.
+"""After GPTQ: scales go to where the loss is least for the current codes, then codes are chosen for the new scales, and so on.
 
     W  (rows, cols)     E = W - Q     H  (cols, cols)     n  (rows, g)  row_scale * (code - zero) in a group, 0 elsewhere
 
     a step d of a group's scale code changes Q by d n, so      loss(d) = loss - 2 d (E H n^T) + d^2 (n H n^T),
 
-a parabola for each row: its best whole step is the nearest to  E H n^T / n H n^T. Groups of a row depend on one another and are visited
-in turn, E kept up to date; rows do not. Where scales are float16, the step is real, and taken if it still gains when rounded.
-Codes then move by coordinate descent (descent.py). Nothing here ever raises the loss under the H that was given.
+a parabola for each row: the best whole step is the nearest to  E H n^T / n H n^T. Rows are independent. The groups of a row are not,
+so they are visited in turn, with E kept up to date. Float16 scales take a real step, if it still gains after rounding.
+Codes then change by coordinate descent (descent.py). No step here raises the loss under the given H.
 
-Gives up: zeros stay. Moving them as well gained nothing that could be measured.
+Gives up: zeros stay as they are. Moving them too gained nothing that could be measured.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from rwkvquant.quantizers.shared.residual import Residual
 from rwkvquant.quantizers.uniform.descent import STEPS
 
 ROUNDS = 2
-SWEEPS = 1  # over the groups of a row, in a round; two end no lower
+SWEEPS = 1  # over the groups of a row, in a round; with two the loss is no lower
 PASSES = 3  # of descent in a round; docs/methods/descent.md compares
 LARGEST_CODE = 255
 
@@ -40,7 +40,7 @@ def refine_grid(W: Tensor, H: Tensor, q: UniformTensor, rounds: int = ROUNDS) ->
 
 
 def update_scales(W: Tensor, H: Tensor, q: UniformTensor, sweeps: int = SWEEPS, residual: Residual | None = None) -> UniformTensor:
-    """The same codes, with scales that lose no more in any row. `residual` is that of q, and goes on with it."""
+    """The same codes, with scales that lose no more in any row. `residual` is that of q, and is updated."""
     residual = residual or Residual(W, H, q.decode())
     codes = torch.from_numpy(q.codes).to(W.device).T.contiguous()
     zeros = torch.from_numpy(q.group_zeros()).to(W).T.contiguous()  # (groups, rows)
