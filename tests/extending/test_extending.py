@@ -6,6 +6,7 @@ They are quantised, packed, verified, run, measured, exported and listed, by Pyt
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -35,6 +36,7 @@ from tests.extending import toy_codec, toy_recipe
 from tests.extending.toy_codec import LAYOUT, TernaryConfig, TernaryTensor
 from tests.pipeline.toys import TEXT, TINY, checkpoint_file
 
+ROOT = Path(__file__).parents[2]
 ROWS, LENGTH = 4, 32
 TOKENS = [5, 1, 39, 0]
 
@@ -243,6 +245,23 @@ def test_export_writes_its_weights(packed_path: Path, folder: Path, capsys: pyte
     answer(capsys, "export", str(packed_path), "-o", str(output), "--dtype", "fp32")
     weights, packed = open_checkpoint(output), open_packed(packed_path)
     np.testing.assert_array_equal(weights.read("emb.weight"), packed.decode("emb.weight"))
+
+
+# How many files a real codec touches
+
+OF_PAIRS = re.compile(
+    r"PairConfig|PairCodebookTensor|PairDecoder|Codec kPairs|(from|import) [\w., ]*\bpairs\b|product_pairs\.cpp|gemv_pairs import"
+)
+OWN = re.compile(r"(^|/)(pairs|\w+_pairs)(/|\.\w+$)")
+
+
+def test_a_codec_with_a_native_product_is_named_in_as_many_files_as_the_page_says() -> None:
+    """`pairs` is such a codec: five files make it known, and two use it by choice."""
+    sources = [ROOT / "CMakeLists.txt", *(path for end in ("py", "cpp", "h") for path in (ROOT / "src" / "rwkvquant").rglob(f"*.{end}"))]
+    code = {path.relative_to(ROOT).as_posix(): re.sub(r"//.*|^ *#.*", "", path.read_text(), flags=re.MULTILINE) for path in sources}
+    naming = {name.removeprefix("src/rwkvquant/") for name, text in code.items() if OF_PAIRS.search(text) and not OWN.search(name)}
+    known_by = {"codecs/__init__.py", "quantizers/__init__.py", "models/decoders/__init__.py", "native/codecs.cpp", "CMakeLists.txt"}
+    assert naming == known_by | {"recipes/codebook.py", "bench/layouts.py"}
 
 
 # Without them
