@@ -1,8 +1,8 @@
-"""Which layout each matrix of a random model gets, under the same budget of stored bits as a quantised one.
+"""Which layout each matrix of a random model gets, within a budget of stored bits like that of a quantised model.
 
-Nothing is quantised here. The presets choose among the settings that the methods of their kind have, by how much these lose on Gaussian
-weights, and by sensitivities that differ from matrix to matrix as those of trained models do: a file with the widths, the group
-sizes and the side information of a real one.
+Nothing is quantised here. A preset chooses among the settings of its methods, by their errors on Gaussian weights and by random
+sensitivities of the matrices, which vary like those of trained models. So the file has bit widths, group sizes and side information
+like a real one.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ Shape = tuple[int, int]
 
 PRESETS = ("default", "uniform", "codebook", "paper", "pairs", "dense")
 
-# RWKVQuant's 3.275 bits: one matrix of ten a uniform grid at 3.5 bits, nine codebooks at 3.25, by the paper's count. Its section 4.1 has
-# the two widths the other way round; Algorithm 1 and tables 13 to 15 leave only this reading (docs/methods/selection.md).
+# RWKVQuant's 3.275 bits: of ten matrices one has a grid at 3.5 bits, and nine have codebooks at 3.25, by the paper's count. Its section
+# 4.1 exchanges the two widths, but only this reading fits Algorithm 1 and tables 13 to 15 (docs/methods/selection.md).
 PAPER_GRID, PAPER_CODEBOOK = GridConfig(3, 32, scale_bits=16), CodebookConfig(3, group_rows=4, rank=4)
 PAPER_ONE_IN = 10
 
-# Standard deviation of the logarithm of a matrix's sensitivity: with it the default's mix of widths is near to what rwkv7-8m got.
+# Standard deviation of the logarithm of a matrix's sensitivity. With it the default has nearly the same mix of widths as rwkv7-8m.
 SPREAD = 1.0
 
 # Mean squared error over mean square of 256 x 1024 Gaussian weights, by the package's own RTN and k-means with their defaults.
@@ -57,7 +57,7 @@ def pairs(shape: Shape, bits: int) -> Packing:
 def choose(preset: str, shapes: Mapping[str, Shape], bits: float) -> dict[str, Packing]:
     """A packing for each projection and LoRA factor. Raises ConfigError for an unknown preset or a budget that cannot be met.
 
-    The presets paper and dense are what they are, whatever `bits`.
+    The presets paper and dense do not depend on `bits`.
     """
     if preset not in PRESETS:
         raise ConfigError(f"layouts must be one of {', '.join(PRESETS)}; got {preset}")
@@ -79,13 +79,13 @@ def choose(preset: str, shapes: Mapping[str, Shape], bits: float) -> dict[str, P
 
 
 def _settings(preset: str, shape: Shape) -> Iterator[tuple[int, float, Packing]]:
-    """Stored bytes, loss and packing of what a matrix may become."""
-    found: list[tuple[Packing, float]] = []
+    """Stored bytes, loss and packing of each candidate of a matrix."""
+    settings: list[tuple[Packing, float]] = []
     if preset in ("default", "uniform"):
-        found += [(GridConfig(*grid).packing(shape), error) for grid, error in GRID_ERRORS.items()]
+        settings += [(GridConfig(*grid).packing(shape), error) for grid, error in GRID_ERRORS.items()]
     if preset in ("default", "codebook"):
-        found += [(codebook(shape, *table), error) for table, error in CODEBOOK_ERRORS.items() if preset == "default" or table[2]]
+        settings += [(codebook(shape, *table), error) for table, error in CODEBOOK_ERRORS.items() if preset == "default" or table[2]]
     if preset == "pairs":
-        found += [(pairs(shape, bits), 2.0**-bits) for bits in range(4, 9)]
-    for packing, error in found:
+        settings += [(pairs(shape, bits), 2.0**-bits) for bits in range(4, 9)]
+    for packing, error in settings:
         yield packing.stored_bytes, error, packing

@@ -1,8 +1,8 @@
-"""The speed of a packed file here: decoding, prefill, batches, and which share of the machine's memory and arithmetic they reach.
+"""The speed of a packed file on this machine: decoding, prefill and batches, also as a share of the limits of memory and arithmetic.
 
-Runs are interleaved, so that a slow moment of the machine falls on all of them: speeds are medians of rounds, the rooflines the best.
-A token's bytes are those that its forward must read: all tensors but the embedding as they are stored, one row of that, and the
-state, read and written once.
+Runs are interleaved, so that a slow moment of the machine affects all of them. Speeds are medians of rounds, the limits are the best.
+The bytes of a token are those that its forward must read: all stored tensors except the embedding, one row of the embedding, and
+the state, read and written once.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from rwkvquant.runtime.session import Model, is_packed, load, logits_hash
 PREFILL_TOKENS = 512
 HASHED_TOKENS = 16
 ROUNDS = 5
-SECONDS = 1.0  # a decoding run takes about as long
+SECONDS = 1.0  # about the length of a decoding run
 MAX_BATCH = 64
 
 
@@ -40,9 +40,10 @@ def measure(
     batches: Sequence[int] = (),
     progress: Callable[[str], None] = lambda what: None,
 ) -> dict[str, Any]:
-    """Plain JSON. Raises ConfigError for what is not a packed file, rounds or batches out of range, or a missing native module."""
+    """The results as plain JSON. Raises ConfigError for a file that is not packed, for rounds or batches out of range, and without the
+    native module."""
     if not is_packed(file):
-        raise ConfigError(f"bench takes a packed file, or --random; {file} is none")
+        raise ConfigError(f"bench takes a packed file, or --random; {file} is not a packed file")
     if rounds < 1 or prefill_tokens < 1 or not all(1 <= batch <= MAX_BATCH for batch in batches):
         raise ConfigError(f"rounds and prefill tokens are at least 1, batches 1 to {MAX_BATCH}")
     progress("loading")
@@ -97,7 +98,7 @@ def measure(
 
 
 class Decoder:
-    """Reads one token after another into `batch` sequences side by side, each in a slot of its own, as any user of the package can."""
+    """Reads one token after another into `batch` sequences, each in its own slot, through the public API."""
 
     def __init__(self, model: Model, tokens: list[int], batch: int) -> None:
         self._slots, self._tokens, self._batch = model.slots(batch), tokens, batch
@@ -108,7 +109,7 @@ class Decoder:
         return self._batch / self._seconds(self._steps)
 
     def _seconds(self, steps: int) -> float:
-        """Of one step."""
+        """The time of one step."""
         started = time.perf_counter()
         for step in range(steps):
             self._slots.forward({slot: [self._tokens[(step + slot) % len(self._tokens)]] for slot in self._own})
@@ -116,7 +117,7 @@ class Decoder:
 
 
 def bytes_per_token(packed: PackedFile) -> int:
-    """See the module's docstring."""
+    """What decoding one token must read and write; see the module's docstring."""
     embedding = packed.architecture.embedding.name
     row = packed.stored_bytes(embedding) // packed.dims.vocab
     others = sum(packed.stored_bytes(name) for name in packed.tensors if name != embedding)
@@ -124,7 +125,7 @@ def bytes_per_token(packed: PackedFile) -> int:
 
 
 def int8_operations_per_token(packed: PackedFile) -> int:
-    """Multiplications and additions of a prompt's token in int8: with quantised projections and LoRA factors; few tokens need the head."""
+    """The int8 operations for one token of a prompt: in quantised projections and LoRA factors; few tokens need the head."""
     entries = [entry for entry in packed.tensors.values() if entry.role in QUANTIZED_ROLES and _in_int8(entry.packing)]
     return 2 * sum(entry.weights for entry in entries)
 
@@ -135,12 +136,12 @@ def _in_int8(packing: Packing) -> bool:
 
 
 def state_bytes(architecture: Architecture, dims: Dims) -> int:
-    """Of one sequence, before the first token."""
+    """The bytes of the state of one sequence, before the first token."""
     return sum(array.nbytes for array in architecture.zero_state(dims).arrays)
 
 
 def peak_rss_bytes() -> int | None:
-    """Of this process so far, pages of mapped files included; None on a system that does not say."""
+    """The peak memory of this process, with pages of mapped files; None where the system does not give it."""
     try:
         import resource
     except ImportError:

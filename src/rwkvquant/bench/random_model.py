@@ -1,7 +1,7 @@
-"""A packed file of random weights in a given architecture and sizes, written tensor by tensor without any full-precision weights.
+"""A packed file of random weights for a given architecture and sizes, written tensor by tensor, without any full-precision weights.
 
-Codes, scales and tables are drawn where they will lie in the file. Scales are such that a row of a matrix has length about 1, so
-activations stay near 1 through the whole model, as they do in a trained one; what it says means nothing.
+Codes, scales and tables are drawn at random. Scales are such that a row of a matrix has length about 1. So activations stay near 1
+through the whole model, as in a trained one. The text that it generates has no meaning.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def write_model(
     seed: int = 0,
     config: dict[str, Any] | None = None,
 ) -> None:
-    """`packing(name, spec, shape)` says what each tensor is packed as."""
+    """`packing(name, spec, shape)` gives the packing of each tensor. Raises RwkvQuantError if the file cannot be written."""
     rng = np.random.default_rng(seed)
     with ContainerWriter(path) as writer:
         for name, spec, shape in _tensors(arch, dims):
@@ -76,7 +76,7 @@ def _dense_side(spec: TensorSpec, shape: tuple[int, ...]) -> Packing:
 
 
 def _tensors(arch: str, dims: Dims) -> Iterator[tuple[str, TensorSpec, tuple[int, ...]]]:
-    """Every tensor that the forward uses, slices on their own, in the shape of the forward."""
+    """Name, row of the table and shape of every tensor that the forward uses, each slice as a separate tensor."""
     own = architecture(arch)
     for _, spec, layer in own.used(dims.layers):
         if spec.role is not Role.STATE:
@@ -90,7 +90,7 @@ def _matrix(shape: tuple[int, ...]) -> Shape:
 
 
 def _random(rng: np.random.Generator, packing: Packing, spec: TensorSpec) -> PackedTensor:
-    """Weights of such a size that rows have length about 1; vectors lie between 0 and 1, and norms do nothing."""
+    """Random weights: rows of a length of about 1, vectors between 0 and 1, and norms that change nothing."""
     if spec.role is Role.NORM:
         dtype, count = packing.sizes()["values"]
         return PackedTensor(packing, {"values": np.full(count, 1.0 if spec.name.endswith("weight") else 0.0, dtype)})
@@ -99,7 +99,7 @@ def _random(rng: np.random.Generator, packing: Packing, spec: TensorSpec) -> Pac
 
 
 def main(arguments: list[str]) -> int:
-    """PATH SHAPE LAYOUTS BITS: what `rwkvquant bench --random` runs in a process of its own."""
+    """PATH SHAPE LAYOUTS BITS: `rwkvquant bench --random` runs this in a separate process."""
     path, shape, layouts, bits = arguments
     try:
         arch, dims = released(shape)

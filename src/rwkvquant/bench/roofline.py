@@ -1,8 +1,8 @@
-"""How fast this machine reads memory and multiplies: what decoding is held against, as it reads every weight once a token, and what
-prefill and batches are, which multiply each of them many times.
+"""How fast this machine reads memory and multiplies. Decoding is limited by memory, as it reads every weight once for each token;
+prefill and batches are limited by arithmetic, as they multiply with each weight many times.
 
-The native read loop does next to nothing but load, over at least 1 GiB, far more than any cache; the other multiplies bytes that never
-leave the first-level cache. Both with as many threads as the engine: two virtual cores may be one real one, and share its units.
+One native loop only loads, over 1 GiB, far more than any cache. The other multiplies bytes that stay in the first-level cache. Both
+use as many threads as the engine, because two virtual cores may share the units of one real core.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from rwkvquant.kernels import dispatch
 
 BYTES = 1 << 30
 PREFETCH = (0, 2048, 8192)  # bytes ahead; which is fastest differs from CPU to CPU
-SECONDS = 0.03  # of multiplying, at least: what it takes to start threads must not count
+SECONDS = 0.03  # of multiplying, at least, so that the time to start threads does not count
 _LINES = 256
 _PRODUCTS = 16384  # a round of native/dot_rate.cpp
 
 
 class Roofline:
-    """What to read and to multiply, and the threads for it; a context manager. Raises ConfigError where there is no native module."""
+    """The data to read and to multiply, and the threads for it; a context manager. Raises ConfigError without the native module."""
 
     def __init__(self, threads: int, size: int | None = None) -> None:
         native = dispatch.native_module()
@@ -35,7 +35,7 @@ class Roofline:
         self._native = native
         size = BYTES if size is None else size
         self._memory = np.frombuffer(mmap.mmap(-1, size), np.uint8)
-        self._memory[:] = 1  # on pages of its own, not on the one page of zeros
+        self._memory[:] = 1  # so that it has real pages, not one shared page of zeros
         share = size // threads // _LINES * _LINES
         self._parts: list[NDArray[np.uint8]] = [self._memory[i * share : (i + 1) * share] for i in range(threads)]
         self._bytes = np.full(2048, 3, np.uint8), np.full(512, 5, np.int8)

@@ -1,4 +1,4 @@
-"""The sizes of released models, so that their speed can be tried before they are downloaded."""
+"""The sizes of released models, so that their speed can be measured before a download."""
 
 from __future__ import annotations
 

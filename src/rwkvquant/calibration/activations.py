@@ -1,11 +1,11 @@
-"""One activation as it meets one tensor, and how it is distributed (RWKVQuant, arXiv:2505.03803, Figure 4: normal, with outliers).
+"""One activation that a tensor is multiplied with, and its distribution (RWKVQuant, arXiv:2505.03803, Figure 4: normal, with outliers).
 
     X  (tokens, width)     the activation of every token     z = (X - mean) / std
 
-The histogram is made to show tails: bins are half a standard deviation wide up to 3, and then reach from one of TAILS to the next, alike
-on both sides, as far as there are values. Beside each count stands that of a normal distribution of the same mean and std.
+The histogram shows the tails well. Bins are half a standard deviation wide up to 3, and then go from one of TAILS to the next, on both
+sides, as far as there are values. Each count comes with that of a normal distribution with the same mean and std.
 
-Gives up: the values are kept, which `collect.py` never does: 8 rows of 512 tokens of a hidden width of 16384 are 0.3 GB.
+Gives up: all values are in memory, unlike in `collect.py`: 8 rows of 512 tokens of a hidden width of 16384 are 0.3 GB.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ PERCENTILES = (0.1, 1.0, 5.0, 50.0, 95.0, 99.0, 99.9)
 def collect_activation(
     source: WeightSource, tokens: NDArray[np.int64], layer: int | None, name: str, index: int | None = None, batch: int = 8
 ) -> NDArray[np.float32]:
-    """The activation that models/ taps as `name` in a layer, or behind the last one (None: the head's) -> (rows, length, width).
+    """The activation that models/ taps as `name` in a layer, or in the head for layer None -> (rows, length, width).
 
-    tokens (rows, length), every row from the state before the first token. `index`: of a sliced activation, which slice. Axes behind the
-    second, as heads, become one. One block's weights and all hidden states are in memory.
+    tokens (rows, length); every row starts from the state before the first token. `index` chooses a slice of a sliced activation. Axes
+    after the second, such as heads, become one. One block's weights and all hidden states are in memory.
     Raises CalibrationError for values that are not finite.
     """
     model, outer = forward_of(source.arch), source.globals()
     batches = [torch.from_numpy(tokens[start : start + batch]) for start in range(0, len(tokens), batch)]
     hidden: list[tuple[Tensor, Tensor | None]] = [(model.embed(outer, part), None) for part in batches]
-    heard: list[Tensor] = []
+    batches_heard: list[Tensor] = []
 
     def tap(tapped: str, x: Tensor) -> None:
         if tapped == name:
-            heard.append((x if index is None else x[index]).flatten(2).clone())
+            batches_heard.append((x if index is None else x[index]).flatten(2).clone())
 
     for at in range(source.dims.layers if layer is None else layer + 1):
         weights = source.block(at)
@@ -53,26 +53,25 @@ def collect_activation(
             hidden[i] = x, carry
     if layer is None:
         heads = architecture(source.arch).heads
-        one_row = {**outer, **{spec.name: outer[spec.name][:1] for spec in heads}}  # only the input is wanted, no logits
+        one_row = {**outer, **{spec.name: outer[spec.name][:1] for spec in heads}}  # only the input is needed, no logits
         for x, _ in hidden:
             model.head(one_row, x, tap)
-    assert len(heard) == len(hidden), f"{name} is tapped {len(heard)} times in layer {layer} for {len(hidden)} batches"
-    found = torch.cat(heard).float()
-    if not bool(torch.isfinite(found).all()):
-        where = "behind the last block" if layer is None else f"in block {layer}"
+    assert len(batches_heard) == len(hidden), f"{name} is tapped {len(batches_heard)} times in layer {layer} for {len(hidden)} batches"
+    values = torch.cat(batches_heard).float()
+    if not bool(torch.isfinite(values).all()):
+        where = "after the last block" if layer is None else f"in block {layer}"
         raise CalibrationError(f"the activation {name} {where} holds values that are not finite: weights before it are far too large")
-    return found.numpy()
+    return values.numpy()
 
 
 @dataclass(frozen=True)
 class Distribution:
-    """Of all values of an activation, and of its channels.
+    """The distribution of all values of an activation, and the mean squares of its channels.
 
-    edges (bins + 1,), counts (bins,) as np.histogram has them. normal (bins,): the counts of a normal distribution of this mean and
-    std, all beyond the ends in the first and the last bin. kurtosis is 3 for a normal distribution; NaN for values that are all the same.
-    clip_low, clip_high: the bounds to which the reading "paper" of the element-wise weights clips, the mean over rows; clip_share: of
-    all values, those clipped.
-    mean_square (width,).
+    edges (bins + 1,), counts (bins,) as in np.histogram. normal (bins,): the counts of a normal distribution of this mean and std; its
+    first and last bins have no outer end. kurtosis is 3 for a normal distribution, and NaN if all values are the same.
+    clip_low, clip_high: the bounds to which the reading "paper" of the element-wise weights clips, as means over rows.
+    clip_share: the share of values that are clipped. mean_square (width,).
     """
 
     count: int
@@ -92,7 +91,7 @@ class Distribution:
     mean_square: NDArray[np.float64]
 
     def largest_channels(self, count: int) -> list[int]:
-        """By mean square, the largest first; of equals the one in front."""
+        """The channels with the largest mean squares, the largest first; of equals the lower one first."""
         return [int(channel) for channel in np.argsort(-self.mean_square, kind="stable")[:count]]
 
 
@@ -125,7 +124,7 @@ def distribution(X: NDArray[np.float32], clip_percentile: float) -> Distribution
 
 
 def _edges(values: NDArray[np.float64], mean: float, std: float) -> NDArray[np.float64]:
-    """(bins + 1,) ascending, from the least value to the largest, alike on both sides of the mean between them; one bin where std is 0."""
+    """(bins + 1,) ascending, from the least value to the largest, with the same steps on both sides of the mean; one bin where std is 0."""
     if std == 0:
         return np.array([mean - 0.5, mean + 0.5])
     half = np.array((*CORE, *TAILS))
@@ -135,7 +134,7 @@ def _edges(values: NDArray[np.float64], mean: float, std: float) -> NDArray[np.f
 
 
 def _normal_shares(edges: NDArray[np.float64], mean: float, std: float) -> NDArray[np.float64]:
-    """(bins,) adding up to 1: the first and the last bin take all beyond them. No bin has the mean inside."""
+    """(bins,) with the sum 1; the first and the last bin have no outer end. The mean is never inside a bin."""
     if std == 0:
         return np.ones(1)
     beyond = [0.0, *(math.erfc(abs(edge - mean) / (std * math.sqrt(2))) / 2 for edge in edges[1:-1].tolist()), 0.0]

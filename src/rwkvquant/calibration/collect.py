@@ -1,4 +1,4 @@
-"""Calibration block by block: one block's weights and one batch's activations in memory, the hidden states of all rows on disk.
+"""Calibration block by block: one block's weights and one batch's activations are in memory, the hidden states of all rows on disk.
 
     stream = HiddenStates(work_dir, rows, length, width, with_carry=architecture.carry is not None)
     stream.fill(lambda rows: model.embed(weights, tokens[rows]), batch)                  # what block 0 sees
@@ -9,10 +9,10 @@
     statistics = collect_head(model.head, weights, architecture, stream, batch)
 
 `model` is the forward of an architecture, such as models/rwkv7.py. Every row starts from the state before the first token.
-A second stream, of the full-precision model, is run next to the first by `ReferenceRun`, for quantizers/shared/correction.py.
+A second stream, of the full-precision model, runs next to the first by `ReferenceRun`, for quantizers/shared/correction.py.
 
-Hidden states lie in two files in turn (mapped.py): a block's output never overwrites its input, so a run that is killed at any moment
-goes on from where `state` was last noted. Gives up: twice the room on the disk.
+Hidden states are in two files that change places (mapped.py): a block's output never overwrites its input. So a run that is killed at
+any moment continues from the last noted `state`. Gives up: this needs twice the room on the disk.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ Head = Callable[[Weights, Tensor, Tap | None], Tensor]
 
 
 class HiddenStates:
-    """What the current block sees of every calibration row: x (rows, length, width) float32, in two mapped files in turn.
+    """The input of the current block for every calibration row: x (rows, length, width) float32, in two mapped files in turn.
 
-    With a carry (RWKV-7's v_first) another file of the same size holds it, from the first block's `advance` on.
+    A carry (RWKV-7's v_first) is in another file of the same size, once the first block's `advance` has run.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class HiddenStates:
         device: torch.device | str = "cpu",
         name: str = "hidden",
     ) -> None:
-        """`name` tells the files of two streams apart. Raises CalibrationError where the work directory cannot hold them."""
+        """`name` starts the files' names, so that two streams can share a folder. Raises CalibrationError where they do not fit there."""
         self.shape = (rows, length, width)
         self.device = torch.device(device)
         self._x = DoubleBuffer(Path(work_dir), name, self.shape)
@@ -60,7 +60,7 @@ class HiddenStates:
         self.carried = False  # True once the carry of all rows is there
 
     def fill(self, embed: Callable[[slice], Tensor], batch: int) -> None:
-        """Start before block 0: embed(rows) gives (batch, length, width) for a slice of rows."""
+        """Set the input of block 0: embed(rows) gives (batch, length, width) for a slice of rows."""
         self.carried, self._carry_sum = False, None
         with torch.no_grad():
             for rows in self.batches(batch):
@@ -78,31 +78,33 @@ class HiddenStates:
         return self._tensor(self._x.now[rows]), carry
 
     def write(self, rows: slice, x: Tensor, carry: Tensor | None) -> None:
-        """What the next block will see; the carry is written once, since later blocks only pass it on."""
+        """Store what the next block will see. The carry is written once, as later blocks only pass it on."""
         self._x.next[rows] = x.float().cpu().numpy()
         if carry is not None and not self.carried:
             assert self._carry is not None, "the block has a carry, but these hidden states were made without"
             self._carry[rows] = carry.float().cpu().numpy()
 
     def next_block(self) -> None:
-        """All rows are written: on to the next block."""
+        """Go to the next block, after all rows are written."""
         self._x.swap()
         self.carried = True
 
     def state(self) -> dict[str, Any]:
-        """A note of what is complete, after bringing it to the disk; for `restore` in another process on the same files."""
+        """Write what is complete to the disk, and give a note of it, for `restore` in another process on the same files."""
         if self._carry is not None and self.carried and self._carry_sum is None:
             self._carry_sum = flush(self._carry)
         return {"x": self._x.state(), "carried": self.carried, "carry_crc32": self._carry_sum}
 
     def restore(self, state: dict[str, Any]) -> bool:
-        """False where the files are not what they were."""
+        """Go back to what `state` noted; False if the files have changed since."""
         self.carried, self._carry_sum = bool(state["carried"]), state["carry_crc32"]
         whole = self._carry is None or not self.carried or checksum(self._carry) == self._carry_sum
         return self._x.restore(state["x"]) and whole
 
     def _tensor(self, values: NDArray[np.float32]) -> Tensor:
-        return torch.from_numpy(values).clone().to(self.device)  # torch's own memory: as aligned in any process, so the same sums
+        return (
+            torch.from_numpy(values).clone().to(self.device)
+        )  # torch's memory has the same alignment in every process, so the sums are the same
 
 
 @torch.no_grad()
@@ -116,9 +118,9 @@ def collect_block(
     tap: Tap | None = None,
     reference: ReferenceRun | None = None,
 ) -> dict[str, InputStatistics]:
-    """Statistics of the block's product inputs over all rows or some, `batch` rows at a time. The hidden states stay as they are.
+    """Statistics of the block's product inputs, by name, over all rows or some, `batch` rows at a time. The hidden states stay as they are.
 
-    A sliced input, (slices, batch, length, width), gives "<name>.0", "<name>.1" ... A second `tap` hears the same activations, and
+    A sliced input, (slices, batch, length, width), gives "<name>.0", "<name>.1" ... A second `tap` gets the same activations, and
     `reference` runs the same rows through the full-precision block.
     """
     collector = _Collector(architecture.product_inputs)
@@ -130,7 +132,7 @@ def collect_block(
 
     key = architecture.last_product
     last = weights[key]
-    own = {**weights, key: last[:1]} if isinstance(last, Tensor) else weights  # nothing asks for what comes out of the block
+    own = {**weights, key: last[:1]} if isinstance(last, Tensor) else weights  # the block's output is not needed
     for chosen in stream.batches(batch, rows):
         x, carry = stream.read(chosen)
         block(own, x, None, carry, hear)
@@ -140,15 +142,15 @@ def collect_block(
 
 
 class Cross(Protocol):
-    """Sums over two streams; calibration/statistics/cross.py has them."""
+    """An object that adds up over two streams: CrossStatistics in statistics/cross.py."""
 
     def add(self, missing_x: Tensor, missing_h: Tensor, h: Tensor) -> None: ...
 
 
 class ReferenceRun:
-    """The full-precision model on the rows that `collect_block` is at: adds x' - x, h' - h and h to `sums`, by product input h.
+    """Runs the full-precision block on the same rows as `collect_block`, and adds x' - x, h' - h and h to `sums`, by product input h.
 
-    Its hidden states, `reference`, go on to the next block with it, so that no row is run twice; `advance` runs the others.
+    It also writes its output to its hidden states, `reference`, so that no row is run twice. `advance` runs the other rows.
     """
 
     def __init__(self, block: Block, weights: Weights, sums: Mapping[str, Cross], reference: HiddenStates) -> None:
@@ -160,7 +162,7 @@ class ReferenceRun:
             self._heard[name] = x
 
     def run(self, rows: slice, x: Tensor) -> None:
-        """Behind the quantised model's block, whose input was x."""
+        """To be called after the quantised model's block has run on these rows; x was its input."""
         quantised, self._heard = self._heard, {}
         full_x, carry = self._reference.read(rows)
         y, _, carry = self._block(self._weights, full_x, None, carry, self)
@@ -176,7 +178,7 @@ def collect_head(
     """Statistics of the inputs of the heads, after the last block."""
     tap = _Collector({spec.input: False for spec in architecture.heads if spec.input is not None})
     row = torch.zeros(1, stream.shape[2], device=stream.device)
-    one_row = {**weights, **{spec.name: row for spec in architecture.heads}}  # only the input is wanted, no logits
+    one_row = {**weights, **{spec.name: row for spec in architecture.heads}}  # only the input is needed, no logits
     for chosen in stream.batches(batch, rows):
         head(one_row, stream.read(chosen)[0], tap)
     return tap.statistics
@@ -184,7 +186,7 @@ def collect_head(
 
 @torch.no_grad()
 def advance(block: Block, weights: Weights, stream: HiddenStates, batch: int, rows: range | None = None) -> None:
-    """Run all rows, or the last ones that have not been, through a block, now quantised: its output becomes the hidden states."""
+    """Run all rows, or those that have not been run yet, through the quantised block; its output becomes the hidden states."""
     for chosen in stream.batches(batch, rows):
         x, carry = stream.read(chosen)
         x, _, carry = block(weights, x, None, carry, None)
@@ -193,7 +195,7 @@ def advance(block: Block, weights: Weights, stream: HiddenStates, batch: int, ro
 
 
 class _Collector:
-    """A tap that adds every activation it is told to listen to, and forgets the values."""
+    """A tap that adds the named activations to statistics, and does not keep their values."""
 
     def __init__(self, inputs: dict[str, bool]) -> None:
         self.inputs = inputs

@@ -22,20 +22,21 @@ _SUM_BYTES = 1 << 24
 
 
 def map_file(path: Path, shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """A mapped file of this size, with what an earlier process left there, else zeros.
+    """A mapped file of this shape, with what an earlier process wrote there, else zeros.
 
-    Its room on the disk is taken now: a disk that fills up under a mapping kills the process.
+    Its space on the disk is reserved now, because a disk that becomes full under a mapping kills the process. Raises CalibrationError
+    where the disk has no room.
     """
     size = int(np.prod(shape)) * 4
-    found = path.exists() and path.stat().st_size == size
+    kept = path.exists() and path.stat().st_size == size
     try:
-        with open(path, "r+b" if found else "wb", opener=no_link) as file:
+        with open(path, "r+b" if kept else "wb", opener=no_link) as file:
             if hasattr(os, "posix_fallocate"):
                 os.posix_fallocate(file.fileno(), 0, size)
             else:
                 file.truncate(size)
     except OSError as error:
-        if not found and not path.is_symlink():
+        if not kept and not path.is_symlink():
             path.unlink(missing_ok=True)
         raise CalibrationError(
             f"the work directory {path.parent} cannot hold {size / 1e6:.0f} MB of hidden states: {error.strerror or error}. "
@@ -45,7 +46,7 @@ def map_file(path: Path, shape: tuple[int, ...]) -> NDArray[np.float32]:
 
 
 def flush(values: NDArray[np.float32]) -> int:
-    """Bring a mapped file to the disk; its CRC-32. Raises RwkvQuantError where the disk refuses."""
+    """Write a mapped file to the disk, and give its CRC-32. Raises RwkvQuantError if the disk does not take it."""
     assert isinstance(values, np.memmap)
     with one_sentence(Path(str(values.filename)), GO_ON):
         values.flush()
@@ -60,7 +61,7 @@ def checksum(values: NDArray[np.float32]) -> int:
 
 
 class DoubleBuffer:
-    """Two mapped files <name>.0.f32 and <name>.1.f32 of one shape; `now` is complete and is read, `next` is being written."""
+    """Two mapped files <name>.0.f32 and <name>.1.f32 of one shape; `now` is complete and read, `next` is being written."""
 
     def __init__(self, work_dir: Path, name: str, shape: tuple[int, ...]) -> None:
         self._files = [map_file(work_dir / f"{name}.{i}.f32", shape) for i in (0, 1)]
@@ -78,10 +79,10 @@ class DoubleBuffer:
         self._complete = 1 - self._complete
 
     def state(self) -> dict[str, Any]:
-        """Which file is complete, brought to the disk, and its sum."""
+        """Which file is complete, and its CRC-32, after writing it to the disk."""
         return {"file": self._complete, "crc32": flush(self.now)}
 
     def restore(self, state: dict[str, Any]) -> bool:
-        """Take the place that `state` notes; False where that file is not what it was."""
+        """Go back to what `state` noted; False if that file has changed since."""
         self._complete = int(bool(state["file"]))
         return checksum(self.now) == state["crc32"]

@@ -1,4 +1,4 @@
-"""What element-wise vectors are multiplied with: heard from the taps of a block, and handed on one row of text at a time."""
+"""The activations that element-wise vectors are multiplied with ("partners"): taken from a block's taps, one row of text at a time."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rwkvquant.architectures import TensorSpec
 
 
 class Sums(Protocol):
-    """Whatever adds up samples (tokens, width); statistics/importance.py has it."""
+    """An object that adds up samples (tokens, width), such as Importance in statistics/importance.py."""
 
     def add(self, X: Tensor) -> None: ...
 
@@ -20,7 +20,7 @@ Kept = TypeVar("Kept", bound=Sums)
 
 
 class PartnerTap(Generic[Kept]):
-    """A tap that gives every partner activation of the table to sums of its own, which `make(width)` makes."""
+    """A tap that adds every partner activation of the table to its own `Sums`, made by `make(width)`."""
 
     def __init__(self, table: Collection[TensorSpec], make: Callable[[int], Kept]) -> None:
         self._names = {spec.partner for spec in table if spec.partner is not None}

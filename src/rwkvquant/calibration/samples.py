@@ -15,7 +15,7 @@ from rwkvquant.errors import CalibrationError
 from rwkvquant.stand_in import LFS_POINTER, stand_in
 
 SEPARATOR = "\n\n<|doc|>\n\n"
-ZEROS_OF_NO_TEXT = 64  # so many in a row are an archive's padding, or a hole; single ones stand in texts from the web
+ZEROS_OF_NO_TEXT = 64  # so many in a row are an archive's padding or a gap in a file; texts from the web can have single ones
 END_OF_DOCUMENT = 0  # the token before each document, as in RWKV's training
 
 
@@ -24,12 +24,12 @@ class Encoder(Protocol):
 
 
 def load_documents(path: Path | str) -> list[str]:
-    """The documents of JSON lines, {"text": ...} on each, or of a plain text separated by SEPARATOR; none is empty.
+    """The documents of a file: JSON lines, with {"text": ...} on each, or plain text separated by SEPARATOR. None is empty.
 
-    JSON lines are told by the content; the ending .jsonl promises them.
+    JSON lines are recognised by their content, or by the ending .jsonl.
 
-    Raises CalibrationError for a missing file, a directory, a file that is not UTF-8 text, a line that is not such JSON,
-    one JSON document that is not lines, and a file without any text.
+    Raises CalibrationError for a missing file, a directory, a file that is not UTF-8 text, a line that is not such JSON, a file that
+    is one JSON document, and a file without any text.
     """
     path = Path(path)
     text = _read_text(path)
@@ -48,9 +48,9 @@ def calibration_rows(
 ) -> NDArray[np.int64]:
     """At most `rows` rows of `length` tokens: (rows, length). Fewer where the text ends, but at least one.
 
-    Documents are taken in an order drawn by `seed`, so that few rows still see all parts of a text, each with token 0 before
-    it; the stream is cut into rows without gaps. Raises CalibrationError if it is shorter than one row; `option` is what sets the
-    length on the user's command line.
+    Documents come in an order drawn by `seed`, so that a few rows have all parts of a text. Token 0 is put before each, and the
+    stream is cut into rows without gaps. Raises CalibrationError if it is shorter than one row; `option` is the command-line option
+    that sets the length.
     """
     order = list(range(len(documents)))
     random.Random(seed).shuffle(order)
@@ -76,7 +76,7 @@ def _read_text(path: Path) -> str:
         raw = path.read_bytes()
     except OSError as error:
         raise CalibrationError(f"cannot read the text {path}: {error.strerror or error}") from error
-    if raw.startswith(LFS_POINTER):  # a web page may be meant as a text
+    if raw.startswith(LFS_POINTER):  # only a pointer: the web pages that `stand_in` knows may be meant as text
         raise CalibrationError(f"{path}: {stand_in(raw)}")
     try:
         text = raw.decode("utf-8-sig")
@@ -90,7 +90,7 @@ def _read_text(path: Path) -> str:
 
 
 def _are_json_lines(text: str) -> bool:
-    """Whether the first line is {"text": "..."}, or every line is some JSON object: texts that people write are neither."""
+    """Whether the first line is {"text": "..."}, or every line is a JSON object. Ordinary text is neither."""
     lines = (line for line in text.split("\n") if line.strip())
     first = _json_object(next(lines, ""))
     if first is None:
@@ -121,7 +121,7 @@ def _is_json_document(text: str) -> bool:
 
 def _jsonl(text: str, path: Path) -> list[str]:
     documents = []
-    for number, line in enumerate(text.split("\n"), 1):  # splitlines() would split at U+2028 inside a string too
+    for number, line in enumerate(text.split("\n"), 1):  # not splitlines(), which also splits at U+2028 inside a string
         if not line.strip():
             continue
         try:

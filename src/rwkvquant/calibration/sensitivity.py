@@ -1,18 +1,18 @@
-"""How much the model's loss minds an error in each product's output: one pass forward and one backward over a few rows of text.
+"""How sensitive the model's loss is to errors in each product's output, from one forward and one backward pass over a few rows of text.
 
     y_t (out,)  a product's output at token t      g_t = d (sum of all tokens' losses) / d y_t      E (out, in)  error of the weight
 
 A small change of the outputs, d_t = E x_t, changes the model's distribution by KL = 1/2 E[(g . d)^2] nats per token to second
 order, if g is the gradient of -log p of tokens drawn from the model itself (the Fisher matrix is the Hessian of KL).
-Taking rows as uncorrelated, and a row's gradient as in proportion to all of its token's,
+Assume that rows are uncorrelated, and that a row's gradient is proportional to the token's whole gradient. Then
 
     KL = 1/2 sum_r f_r  E_r H_g E_r^T       f_r = mean_t g_tr^2       H_g = sum_t |g_t|^2 x_t x_t^T / sum_t |g_t|^2
 
-so one number a row and one matrix turn any weight error into nats per token, and errors in different tensors can be compared.
-Plain moments of x in place of H_g would do almost as well; they miss that some tokens matter more.
+so one number for each row and one matrix convert any weight error to nats per token, and errors in different tensors can be compared.
+Plain moments of x in place of H_g are almost as good, but do not show that some tokens matter more.
 
-Gives up: what is correlated. In front of a saturating nonlinearity the estimate is several times too small, as the few tokens that
-are not saturated have the large errors (docs/methods/selection.md shows prediction beside measurement).
+Gives up: correlations. Before a saturating nonlinearity the estimate is several times too small, because the few tokens that are not
+saturated have the large errors (docs/methods/selection.md compares prediction and measurement).
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ from rwkvquant.models.layers import Weights
 
 @dataclass(frozen=True)
 class ModelParts:
-    """What the backward pass asks of a model: its parts, and how to read the weights of a block anew."""
+    """What the backward pass needs of a model: its parts, and functions that read its weights."""
 
     embed: Callable[[Weights, Tensor], Tensor]
     block: Block
     head: Head
-    globals: Callable[[], Weights]  # embedding and head, read for as long as they are needed
+    globals: Callable[[], Weights]  # embedding and head, read each time they are needed
     weights_of: Callable[[int], dict[str, Any]]
     architecture: Architecture
     layers: int
@@ -55,7 +55,7 @@ class ModelParts:
 class Backward:
     """The inputs of every block on some rows of text, x (layers + 1, rows, length, width), and the gradients, in mapped files.
 
-    `blocks` goes from the last block to the first. `state`, asked for behind a block, lets another process go on from there.
+    `blocks` goes from the last block to the first. With the `state` after a block, another process can continue from there.
     """
 
     def __init__(self, parts: ModelParts, tokens: NDArray[np.int64], batch: int, work_dir: Path, seed: int) -> None:
@@ -63,14 +63,14 @@ class Backward:
         self._parts, self._tokens, self._batch, self._seed = parts, tokens, batch, seed
         shape = (*tokens.shape, parts.width)
         self._x = map_file(work_dir / "inputs.f32", (parts.layers + 1, *shape))
-        self._gradient = DoubleBuffer(work_dir, "gradient", shape)  # by the output of the block in hand
+        self._gradient = DoubleBuffer(work_dir, "gradient", shape)  # of the loss, by the output of the current block
         self._carry = map_file(work_dir / "first.f32", shape) if parts.architecture.carry is not None else None
         self._carry_gradient = DoubleBuffer(work_dir, "first_gradient", shape) if parts.architecture.carry is not None else None
-        self._left: int | None = None  # blocks to go; None before the pass forward
+        self._left: int | None = None  # how many blocks are left; None before `forward`
         self._sums: dict[str, int] = {}
 
     def forward(self) -> None:
-        """Run the rows through the model, and back through its head. Raises CheckpointError for a block whose output overflows."""
+        """Run the rows forward through the model, and back through its head. Raises CheckpointError for a block whose output overflows."""
         self._run()
         self._through_head()
         if self._carry_gradient is not None:
@@ -82,16 +82,18 @@ class Backward:
         assert self._left is not None, "forward comes first"
         for layer in reversed(range(self._left)):
             weights = self._parts.weights_of(layer)
-            found: dict[str, Sensitivity] = {}
+            sensitivities: dict[str, Sensitivity] = {}
             matrices = self._parts.architecture.matrix_keys
-            watched = {key: _Watched(W, key, found) if isinstance(W, Tensor) and key in matrices else W for key, W in weights.items()}
+            watched = {
+                key: _Watched(W, key, sensitivities) if isinstance(W, Tensor) and key in matrices else W for key, W in weights.items()
+            }
             for rows in self._batches(self._width, BACKWARD):
                 self._through_block(layer, watched, rows)
             self._gradient.swap()
             if self._carry_gradient is not None and layer:
                 self._carry_gradient.swap()
             self._left = layer
-            yield layer, weights, found
+            yield layer, weights, sensitivities
 
     def state(self) -> dict[str, Any]:
         if not self._sums:
@@ -100,7 +102,7 @@ class Backward:
         return {"left": self._left, "sums": self._sums, "gradients": gradients}
 
     def restore(self, state: dict[str, Any]) -> bool:
-        """False where the files are not what they were."""
+        """Go back to what `state` noted; False if the files have changed since."""
         self._left, self._sums = int(state["left"]), dict(state["sums"])
         whole = [buffer.restore(state["gradients"][name]) for name, buffer in self._gradients()]
         return all(whole) and checksum(self._x) == self._sums["x"] and (self._carry is None or checksum(self._carry) == self._sums["carry"])
@@ -125,14 +127,14 @@ class Backward:
                     block = self._parts.architecture.full_name(layer, "*")
                     raise CheckpointError(
                         f"some weight of {block} is far too large: on the calibration text the block's output overflows float32. "
-                        "Is the checkpoint damaged? Try --method rtn to quantise it all the same"
+                        "Is the checkpoint damaged? Try --method rtn to quantise it anyway"
                     )
                 self._x[layer + 1, rows] = x.cpu().numpy()
                 if layer == 0 and self._carry is not None and carry is not None:
                     self._carry[rows] = carry.cpu().numpy()
 
     def _through_head(self) -> None:
-        """The gradient of -log p of tokens drawn from the model, by the last block's output."""
+        """Compute the gradient of -log p of tokens drawn from the model, by the last block's output."""
         draws, outer = torch.Generator().manual_seed(self._seed), self._parts.globals()
         for rows in self._batches(sum(len(outer[spec.name]) for spec in self._parts.architecture.heads), LOGITS):
             x = self._tensor(self._x[self._parts.layers, rows]).requires_grad_(True)
@@ -144,7 +146,7 @@ class Backward:
             self._gradient.now[rows] = x.grad.cpu().numpy()
 
     def _through_block(self, layer: int, watched: dict[str, Any], rows: slice) -> None:
-        """One batch backward: adds to the watched matrices, and turns the gradient by the block's output into that by its input."""
+        """One batch backward: adds to the matrices' sums, and computes the gradient by the block's input from that by its output."""
         x = self._tensor(self._x[layer, rows]).requires_grad_(True)
         carry = self._tensor(self._carry[rows]).requires_grad_(True) if layer and self._carry is not None else None
         with torch.enable_grad():
@@ -165,7 +167,7 @@ class Backward:
         return self._parts.width
 
     def _batches(self, width: int, most: int) -> Iterator[slice]:
-        """As many rows at once as an activation of `width` numbers a token allows."""
+        """Slices of rows, as many rows at once as activations of `width` numbers a token allow."""
         rows, length = self._tokens.shape
         batch = fitting_batch(self._batch, length * width, most)
         for start in range(0, rows, batch):
@@ -176,10 +178,10 @@ class Backward:
 
 
 class _Watched:
-    """A matrix that keeps account of its inputs and of the gradients of its outputs."""
+    """A matrix that records its inputs, and the gradients by its outputs, in `sensitivities[key]`."""
 
-    def __init__(self, W: Tensor, key: str, found: dict[str, Sensitivity]) -> None:
-        self._W, self._key, self._found = W, key, found
+    def __init__(self, W: Tensor, key: str, sensitivities: dict[str, Sensitivity]) -> None:
+        self._W, self._key, self._sensitivities = W, key, sensitivities
 
     def product(self, x: Tensor) -> Tensor:
         y = functional.linear(x, self._W)
@@ -188,7 +190,7 @@ class _Watched:
         return y
 
     def _add(self, x: Tensor, g: Tensor) -> None:
-        if self._key not in self._found:
+        if self._key not in self._sensitivities:
             out, width = self._W.shape
-            self._found[self._key] = Sensitivity(out, width, x.device)
-        self._found[self._key].add(x, g)
+            self._sensitivities[self._key] = Sensitivity(out, width, x.device)
+        self._sensitivities[self._key].add(x, g)

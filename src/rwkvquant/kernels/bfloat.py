@@ -1,4 +1,4 @@
-"""bfloat16 is the upper half of a float32: NumPy has no such type, so its values lie in uint16."""
+"""bfloat16 is the upper half of a float32. NumPy does not have the type, so values are stored as uint16."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def widen_bfloat(values: NDArray[np.uint16]) -> NDArray[np.float32]:
 
 
 def narrow_exactly(values: NDArray[np.float32]) -> NDArray[Any]:
-    """The same numbers as float16 if those are exact, else as bfloat16 in uint16 if those are, else `values` itself."""
+    """The same numbers as float16 if that is exact, else as bfloat16 in uint16 if that is exact, else `values`."""
     with np.errstate(over="ignore"):
         half = values.astype(np.float16)
     if np.array_equal(half, values):

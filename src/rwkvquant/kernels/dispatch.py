@@ -1,9 +1,9 @@
-"""One name for each operation, and the body that runs it: the native module where it is built, else NumPy.
+"""Chooses what runs the operations: a body of the native module (code for one instruction set), or NumPy where it is not built.
 
-    RWKVQUANT_KERNELS=reference              everything in NumPy, slowly and rightly
+    RWKVQUANT_KERNELS=reference              everything in NumPy, slow but right
     RWKVQUANT_ISA=plain | avx2 | avx512      a native body other than the best one for this CPU; on ARM: plain | neon | i8mm
 
-Both are read at the first call. Callers never say which body; results are the same bits in all of them.
+Both are read at the first call. Callers do not choose a body, and all bodies give the same bits.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ def backend() -> str:
 
 @functools.cache
 def native_module() -> ModuleType | None:
-    """The native module set to the body asked for; None, after one warning, where NumPy has to do.
+    """The native module, set to the chosen body; None where NumPy is used instead, with one warning if that was not asked for.
 
-    Raises ConfigError for a body that cannot run here.
+    Raises ConfigError for a body that cannot run on this machine.
     """
     kernels, isa = os.environ.get("RWKVQUANT_KERNELS", "native"), os.environ.get("RWKVQUANT_ISA")
     if kernels not in ("native", "reference"):
@@ -35,7 +35,7 @@ def native_module() -> ModuleType | None:
     if kernels == "reference":
         return None
     try:
-        native = importlib.import_module("rwkvquant._native")  # by name: an import of the package would reach up to the pipeline
+        native = importlib.import_module("rwkvquant._native")  # by name: importing the package itself would be an upward import
     except ImportError as error:
         if isa:
             raise ConfigError(f"RWKVQUANT_ISA={isa} needs the native module, which cannot be imported ({error}). Reinstall it.") from None

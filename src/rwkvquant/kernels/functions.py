@@ -1,4 +1,4 @@
-"""The small functions that the NumPy steps of both architectures are made of."""
+"""Small functions that the NumPy steps of both architectures use."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[Any]  # float32 in and out; given float64 throughout, a step runs in float64, as tests want it for a judge
+Array = NDArray[Any]  # float32 in and out; with float64 input a step runs in float64, which tests use as the reference
 Tensors = Callable[[str], Array]
 
 LAYER_NORM_EPS = 1e-5

@@ -7,7 +7,7 @@
     y[r]     = y[r] + float(isum[r]) * xscale                                  groups from left to right, from y = 0
     y[r]     = y[r] * row_scale[r]
 
-Every * and + of the last two lines is one float32 operation, rounded on its own, never fused. The integers are computed in
+Every * and + of the last two lines is one float32 operation with its own rounding, never fused. The integers are computed in
 float32, where they are exact: |isum| <= 64 * 128 * 64 < 2^24. Compressed codebooks are expanded first, to the same integers.
 """
 
@@ -53,7 +53,7 @@ def whole_numbers(
 def centroid_product(
     weight: NDArray[np.float32], row_scale: NDArray[np.float16], xq: NDArray[np.int8], xscale: NDArray[np.float32]
 ) -> NDArray[np.float32]:
-    """y (rows,) of weight (rows, cols), centroid - 64: what codebooks of single weights and of pairs have in common."""
+    """y (rows,) from weight (rows, cols), centroid - 64: the common part of codebooks of single weights and of pairs."""
     rows, cols = weight.shape
     y = np.zeros(rows, np.float32)
     for a, first in enumerate(range(0, cols, ACTIVATION_GROUP)):
@@ -77,7 +77,7 @@ def expand_codebooks(
 
         centroid_k = clamp((sum_r coefficient_r * basis_rk + half) >> shift, -64, 63) + 64        half = 2**(shift-1), or 0 for shift 0
 
-    in 32-bit integers; >> rounds down. The tables keep their order, so neither rows nor columns need to be turned.
+    in 32-bit integers; >> rounds down. The tables keep their order, so nothing needs to be transposed.
     """
     entries = 2**bits
     factors = coefficients[: tiles.codebook_bytes(rows, cols, group_rows, rank)].reshape(-1, rank).astype(np.int32)

@@ -3,14 +3,14 @@
     W       (rows, cols)   weight, decoded row_scale * (component[code] - 64)   (codecs/)
     x       (cols,)        xscale * xq, in activation groups of 64 columns      (activations.py)
 
-A code stands for columns 2i and 2i + 1 of a row, components 0 and 1; the second one of an odd last column is left out.
+A code gives columns 2i and 2i + 1 of a row, components 0 and 1; the second component of an odd last column is not used.
 A tile of 32 codes is 64 columns: one activation group.
 
     isum[r]  = sum over an activation group of (component[code] - 64) * xq     exact, in integers
     y[r]     = y[r] + float(isum[r]) * xscale                                  groups from left to right, from y = 0
     y[r]     = y[r] * row_scale[r]
 
-Every * and + of the last two lines is one float32 operation, rounded on its own, never fused.
+Every * and + of the last two lines is one float32 operation with its own rounding, never fused.
 """
 
 from __future__ import annotations

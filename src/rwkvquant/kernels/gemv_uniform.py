@@ -9,7 +9,7 @@ A piece is a run of columns inside one weight group and one activation group: wi
     y[r]     = y[r] + float(isum[r]) * (scale[r] * xscale)         pieces from left to right, from y = 0
     y[r]     = y[r] * row_scale[r]                                 8-bit scales only
 
-Every * and + of the last two lines is one float32 operation, rounded on its own, never fused: so every body on every CPU
+Every * and + of the last two lines is one float32 operation with its own rounding, never fused. So every body on every CPU
 gives the same bits. Here the integers are computed in float32, where they are exact: |isum| <= 255 * 128 * 64 < 2^24.
 """
 

@@ -1,23 +1,23 @@
-"""out = x W^T for every codec and any number of vectors: what the definitions of native/product_*.cpp have in common.
+"""out = x W^T for every codec and any number of vectors: the common part of the definitions of native/product_*.cpp.
 
     W      (rows, cols)    a packed matrix
     x      (count, cols)   float32
-    out    (count, rows)   float32; each vector gets the same bits alone or beside others
+    out    (count, rows)   float32; a vector's result has the same bits alone and among others
 
 With int8 activations (the usual way), each vector is quantised (activations.py) and multiplied as gemv_uniform.py,
-gemv_codebook.py and gemv_pairs.py say. With float32 activations, the judge of the other way, every piece of columns (inside one
+gemv_codebook.py and gemv_pairs.py say. With float32 activations, the reference for int8, every piece of columns (inside one
 weight group and one activation group) is
 
     s[k][r]  = sum of number * x         over the piece's columns 4j + k, from left to right, from 0; number = code - zero
     y[r]     = y[r] + ((s[0] + s[1]) + (s[2] + s[3])) * scale[r]        scale 1 for codebooks
-    y[r]     = y[r] * row_scale[r]                                      in the end, where there is one
+    y[r]     = y[r] * row_scale[r]                                      at the end, where there is one
 
-Dense values have float32 activations always, and 64 sums a row,
+Dense values always have float32 activations, and 64 sums for each row,
 
     s[l]     = sum of W[r, c] * x[c]     over columns 64j + l, from left to right, from 0
     y[r]     = s summed by halves: s[l] + s[l + 32] for l below 32, then + 16, + 8, + 4, + 2, + 1
 
-Every * and + is one float32 operation, rounded on its own. Which of them a matrix has is said by its codec (codecs/).
+Every * and + is one float32 operation with its own rounding. A matrix's codec (codecs/) says which product it has.
 """
 
 from __future__ import annotations

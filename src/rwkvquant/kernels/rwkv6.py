@@ -1,11 +1,11 @@
-"""One token of RWKV-6 "Finch" (x060, arXiv:2404.05892), top to bottom, for B sequences side by side.
+"""One token of RWKV-6 "Finch" (x060, arXiv:2404.05892), top to bottom, for B sequences at a time.
 
     L  layers    C  width    F  hidden width    V  vocabulary    H  heads    N  head size, C = H N    Rm  rank of the mix
 
     o_t = r_t (S_{t-1} + v_t^T (u * k_t))^T        S_t = S_{t-1} diag(w_t) + v_t^T k_t        S (H, N, N), [value, key]
 
-Plain NumPy float32; it judges the native engine and runs where that is missing. Gives up: speed. Every weight is read in full
-precision, and a prompt is read token by token.
+Plain NumPy float32. It is the reference for the native engine, and runs where that is missing. Gives up: speed. Every weight is read
+in full precision, and a prompt is read token by token.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def time_mix(W: Tensors, x: Array, previous: Array, S: Array) -> tuple[Array, Ar
     u = W("att.time_faaaa")
     heads = (len(x), *u.shape)  # (B, H, N)
 
-    # How far each of the five inputs leans on the previous token depends on the data.
+    # The share of the previous token in each of the five inputs depends on the data.
     xx = token_shift(x, previous, W("att.time_maa_x"))
     hidden = np.tanh(xx @ W("att.time_maa_w1").T).reshape(len(x), 5, -1)  # (B, 5, Rm)
     lean = [hidden[:, i] @ W("att.time_maa_w2")[i].T for i in range(5)]  # each (B, C)

@@ -1,11 +1,11 @@
-"""One token of RWKV-7 "Goose" (x070, arXiv:2503.14456), top to bottom, for B sequences side by side.
+"""One token of RWKV-7 "Goose" (x070, arXiv:2503.14456), top to bottom, for B sequences at a time.
 
     L  layers    C  width    F  hidden width    V  vocabulary    H  heads    N  head size, C = H N
 
     S_t = S_{t-1} (diag(w_t) - kappa_t^T (a_t * kappa_t)) + v_t^T k_t        o_t = r_t S_t^T        S (H, N, N), [value, key]
 
-Plain NumPy float32; it judges the native engine and runs where that is missing. Gives up: speed. Every weight is read in full
-precision, and a prompt is read token by token.
+Plain NumPy float32. It is the reference for the native engine, and runs where that is missing. Gives up: speed. Every weight is read
+in full precision, and a prompt is read token by token.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
     p_t     ~ exp(score_t / temperature) among those kept
     token   the first whose cumulative probability is above `uniform`
 
-Note the order: top-p comes before the temperature, as BlinkDL has it (ChatRWKV, API_DEMO_CHAT.py) and most other programs have not.
+Note the order: top-p comes before the temperature, as in BlinkDL's programs (ChatRWKV, API_DEMO_CHAT.py), but not in most others.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from rwkvquant.kernels.dispatch import native_module
 
 
 def draw(scores: NDArray[np.float32], temperature: float, top_p: float, uniform: float) -> int:
-    """(vocab,) finite scores, temperature > 0, uniform in 0..1 -> a token, by the native module where there is one."""
+    """(vocab,) finite scores, temperature > 0, uniform in 0..1 -> a token; by the native module where it is built."""
     native = native_module()
     return draw_numpy(scores, temperature, top_p, uniform) if native is None else int(native.draw(scores, temperature, top_p, uniform))
 
@@ -39,6 +39,6 @@ def probabilities(scores: NDArray[np.float64], temperature: float, top_p: float)
         last = np.searchsorted(np.cumsum(falling), top_p * total)
         cutoff = falling[min(last, len(falling) - 1)]
         scores[weights < cutoff] = -np.inf
-    with np.errstate(over="ignore"):  # over a tiny temperature a score may become -inf, and its probability 0, as it should be
+    with np.errstate(over="ignore"):  # with a tiny temperature a score may become -inf; then its probability is 0, as it should be
         weights = np.exp(scores / temperature)
     return weights / weights.sum()

@@ -1,7 +1,7 @@
-"""The recurrent state that a step carries from token to token: named arrays, as an architecture describes them.
+"""The recurrent state that is passed from token to token: named arrays, as an architecture describes them.
 
 A specification names the axes of each array by symbols: L layers, B sequences, the sizes of the model (C width, H heads, N head size),
-and T, the tokens that were read, for an array that grows with every token. The RWKV family has arrays of fixed size only.
+and T, the number of tokens read, for an array that grows with every token. The RWKV family has only arrays of fixed size.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class StateArray:
 
     @property
     def grows(self) -> bool:
-        """Whether it has a part for each token that was read."""
+        """Whether it has one entry for each token that was read."""
         return "T" in self.axes
 
     @property
@@ -31,7 +31,7 @@ class StateArray:
         return self.axes.index("B")
 
     def shape(self, sizes: Mapping[str, int], batch: int = 1) -> tuple[int, ...]:
-        """Of `batch` sequences before the first token; `sizes` by the model's symbols."""
+        """The shape for `batch` sequences before the first token; `sizes` by the model's symbols."""
         known = {**sizes, "B": batch, "T": 0}
         return tuple(known[axis] for axis in self.axes)
 
@@ -57,13 +57,13 @@ class RecurrentState:
 
     @classmethod
     def side_by_side(cls, states: Sequence[RecurrentState]) -> RecurrentState:
-        """The sequences of all states in one, in their order."""
+        """One state with the sequences of all states, in their order."""
         spec = states[0].spec
         parts = zip(spec, zip(*(state.arrays for state in states), strict=True), strict=True)
         return cls(spec, tuple(np.concatenate(arrays, axis=array.batch_axis) for array, arrays in parts))
 
     def __getattr__(self, name: str) -> NDArray[np.float32]:
-        if name not in ("spec", "arrays"):  # which are missing while an object is being unpickled
+        if name not in ("spec", "arrays"):  # these are missing while an object is being unpickled
             for array, values in zip(self.spec, self.arrays, strict=True):
                 if array.name == name:
                     return values
@@ -77,7 +77,7 @@ class RecurrentState:
         return self.arrays[0].shape[self.spec[0].batch_axis]
 
     def map(self, change: Callable[[NDArray[np.float32]], NDArray[Any]]) -> RecurrentState:
-        """A state of what `change` gives for each array."""
+        """A state with the results of `change` for each array."""
         return RecurrentState(self.spec, tuple(map(change, self.arrays)))
 
     def copy(self) -> RecurrentState:

@@ -1,22 +1,22 @@
-"""The tile: where each bit of a packed matrix stands. The definition that native kernels and docs/format.md follow.
+"""The tile: the place of each bit of a packed matrix. Native kernels and docs/format.md follow this definition.
 
 A code of b bits is cut into planes of 1, 2 and 4 bits, low bits first: PLANES[3] = (2, 1) keeps bits 0-1 in a plane of
 width 2 and bit 2 in a plane of width 1. A matrix (rows, cols) is padded with code 0 to a multiple of 16 rows and of
-`tile_cols` (64 or 32) columns and stored as row-blocks of 16 rows; in each the tiles from left to right; in each tile
-the planes one after another.
+`tile_cols` (64 or 32) columns, and stored as row-blocks of 16 rows. A row-block has its tiles from left to right, and a tile
+has its planes one after another.
 
-    step j   columns 4j .. 4j+3 of the tile, 16 rows x 4 columns = 64 codes; row r and column 4j + c stand at byte 4r + c
+    step j   columns 4j .. 4j+3 of the tile, 16 rows x 4 columns = 64 codes; row r and column 4j + c are at byte 4r + c
     plane    width p: a line of 64 bytes holds 8//p steps, as far apart as the plane has lines: with n = steps * p / 8 lines,
              step j at bytes (j % n) * 64 + byte, shifted left by p * (j // n)
 
-So one 64-byte load serves 8//p steps, and after a shift and a mask it meets four activations broadcast to 16 rows:
-one dot-product instruction for 16 rows x 4 columns.
+So one 64-byte load has the codes of 8//p steps. After a shift and a mask they are multiplied with four activations, broadcast to
+16 rows: one dot-product instruction for 16 rows x 4 columns.
 
-The rows layout serves tables read one row at a time (the embedding, element-wise vectors): rows are not blocked, each
-is padded to a multiple of 64 columns, and column c of a plane stands at byte c // (8//p), shifted by p * (c % (8//p)).
+The rows layout is for tables that are read one row at a time (the embedding, element-wise vectors). There are no row-blocks, each
+row is padded to a multiple of 64 columns, and column c of a plane is at byte c // (8//p), shifted by p * (c % (8//p)).
 
 Everything is little-endian. `codes` are uint8 (rows, cols) below 2**bits; packed arrays are flat and not yet padded to
-64 bytes (codecs/packing.py does that); unpacking reads the leading bytes it needs and ignores what follows.
+64 bytes (codecs/packing.py does that). Unpacking reads the bytes it needs from the start, and ignores the rest.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ STEP_COLS = 4
 STEP_BYTES = TILE_ROWS * STEP_COLS
 ROW_MULTIPLE = 64  # columns of the rows layout
 
-CODEBOOK_BITS = 3  # the codebook layout that native kernels knew first: tables of 8 centroids
-CODEBOOK_ROWS = 2  # each of which serves 2 rows
-CODEBOOK_COLS = 32  # by 32 columns, one tile; this holds for all codebooks of single weights
+CODEBOOK_BITS = 3  # of the first codebook layout: tables of 8 centroids
+CODEBOOK_ROWS = 2  # rows of one table of that layout
+CODEBOOK_COLS = 32  # columns of one table, one tile; the same for all codebooks of single weights
 VECTOR_COLS = 64  # columns of one table in the rows layout
-PAIR_TILE = 32  # codes across a tile of pairs, 64 columns
+PAIR_TILE = 32  # codes in one row of a tile of pairs: 64 columns
 
-_CHUNK_CODES = 1 << 20  # codes turned at once: bounds the memory of packing a 65536 x 2048 matrix
+_CHUNK_CODES = 1 << 20  # codes packed at once: limits the memory for packing a 65536 x 2048 matrix
 
 Bytes = NDArray[np.uint8]
 T = TypeVar("T", np.uint8, np.float16)
@@ -62,7 +62,7 @@ def padded(count: int, multiple: int) -> int:
 
 
 def packed_bytes(rows: int, cols: int, bits: int, tile_cols: int) -> int:
-    """Bytes of the codes of a tiled matrix; 2 * bits bytes for each column of a row-block."""
+    """Bytes of the codes of a tiled matrix: 2 * bits bytes for each column of a row-block."""
     return padded(rows, TILE_ROWS) * padded(cols, tile_cols) * bits // 8
 
 
@@ -177,9 +177,9 @@ def unpack_zeros(packed: Bytes, rows: int, groups: int, bits: int) -> Bytes:
 
 
 def pack_codebooks(codebooks: Bytes, group_rows: int = CODEBOOK_ROWS) -> Bytes:
-    """(ceil(rows/group_rows), ceil(cols/32), 2**bits) centroids 0..127 -> flat, as `pack_tables`.
+    """(ceil(rows/group_rows), ceil(cols/32), 2**bits) centroids 0..127 -> flat, in the order of `pack_tables`.
 
-    With 2**bits <= 4 * group_rows, the shuffle table of a 128-bit lane (4 rows) is at most 16 neighbouring bytes of it.
+    With 2**bits <= 4 * group_rows, the shuffle table of a 128-bit lane (4 rows) is at most 16 neighbouring bytes.
     """
     _check_centroids(codebooks)
     return pack_tables(codebooks, group_rows)
@@ -224,9 +224,8 @@ def unpack_pair_codebooks(packed: Bytes, rows: int, group_rows: int, bits: int) 
 
 
 def _fill_planes(codes: Bytes, bits: int, out: Bytes, spread: bool = False) -> None:
-    """codes (..., n, lanes) -> out (..., n * bits // 8, lanes): 8//p codes of one lane share a byte of a plane of width p.
-
-    Neighbours share it, or, `spread`, codes as far apart as the plane has bytes.
+    """codes (..., n, lanes) -> out (..., n * bits // 8, lanes): 8//p codes of one lane share a byte of a plane of width p:
+    neighbours, or with `spread` codes that are as far apart as the plane has lines.
     """
     at = 0
     for width, low_bit in _plane_bits(bits):
@@ -241,7 +240,7 @@ def _fill_planes(codes: Bytes, bits: int, out: Bytes, spread: bool = False) -> N
 
 
 def _read_planes(packed: Bytes, bits: int, codes: Bytes, spread: bool = False) -> None:
-    """The inverse of _fill_planes; `codes` comes zeroed and is filled in place."""
+    """The inverse of _fill_planes; `codes` must be zeros, and is filled in place."""
     at = 0
     for width, low_bit in _plane_bits(bits):
         per = 8 // width

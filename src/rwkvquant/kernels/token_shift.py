@@ -1,8 +1,8 @@
-"""The token shift: how far an input leans on the token before it.
+"""The token shift: each input is mixed with that of the previous token.
 
     y = x + (previous - x) mu        mu (C,), or (B, C) where it depends on the data (RWKV-6)
 
-The twin of native/token_shift.cpp.
+The NumPy version of native/token_shift.cpp.
 """
 
 from __future__ import annotations

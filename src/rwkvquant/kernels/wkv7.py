@@ -1,8 +1,8 @@
-"""RWKV-7's recurrence, and what comes right before and after it; (..., N) is one vector a head.
+"""RWKV-7's recurrence, and the steps right before and after it; (..., N) is one vector for each head.
 
     S' = S (diag(w) - kappa^T (a * kappa)) + v^T k        o = S' r        S (..., N, N), [value, key]
 
-The twin of native/wkv7.cpp.
+The NumPy version of native/wkv7.cpp.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ def keys7(
     k_a: Array,
     v_first: Array,
 ) -> tuple[Array, Array, Array, Array, Array]:
-    """What the projections and LoRA pairs gave, all (..., N) -> decay w, replacement key k, v, removal key kappa, a * kappa.
+    """The outputs of projections and LoRA pairs, all (..., N) -> decay w, replacement key k, v, removal key kappa, a * kappa.
 
-    `v_gate` and `v0` are None in the first layer, whose values all later layers mix into their own as `v_first`.
+    `v_gate` and `v0` are None in the first layer. All later layers mix its values, `v_first`, into their own.
     """
     if v_gate is not None and v0 is not None:
         v = v + (v_first - v) * sigmoid(v0 + v_gate)
@@ -43,11 +43,12 @@ def keys7(
 
 def wkv7(S: Array, r: Array, w: Array, k: Array, v: Array, kappa: Array, a_kappa: Array) -> tuple[Array, Array]:
     """S (..., N, N), the rest (..., N) -> o (..., N), the next S."""
-    removed = S @ kappa[..., None]  # (..., N, 1): what the state holds under the removal key
+    removed = S @ kappa[..., None]  # (..., N, 1): what the state has stored for the removal key
     S = S * w[..., None, :] - removed * a_kappa[..., None, :] + v[..., None] * k[..., None, :]
     return (S @ r[..., None])[..., 0], S
 
 
 def bonus7(y: Array, r: Array, k: Array, r_k: Array, v: Array, g: Array) -> Array:
-    """y, the normalised o, and the rest (..., N) -> (..., N): the present token's bonus, past the norm, and the gate."""
+    """y, the normalised o, and the rest (..., N) -> (..., N): adds the current token's bonus after the
+    norm, and applies the gate."""
     return (y + (r * k * r_k).sum(-1, keepdims=True) * v) * g

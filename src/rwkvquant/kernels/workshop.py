@@ -1,4 +1,4 @@
-"""Native loops that quantising would spend its time in; their definitions are in quantizers/, which fall back on them.
+"""Native versions of the slowest loops of quantising. Their definitions are in quantizers/, and run where there is no native module.
 
 Results do not depend on `threads`.
 """
@@ -41,11 +41,12 @@ def round_columns(
     names: NDArray[np.uint8] | None = None,
     row_scale: Array | None = None,
 ) -> Array | None:
-    """A block of columns (columns, rows) rounded in turn: by error feedback, to codes and error / U_qq, with the block of U as `matrix`;
-    or, `descent`, codes moved to where the loss is least, with G as `block`, kept up to date, and the block of H: the changes of value.
+    """Round the columns of a block (columns, rows) in turn, and write their `codes`.
 
-    `table` says of each column which group's scale and zero (groups, rows) it has, or which centroids (column blocks, K, rows), with their
-    names for error feedback, and row_scale (rows,). None where there is no native module.
+    With error feedback, `block` has the weights and `matrix` is the block of U; gives error / U_qq. With `descent`, codes change to where
+    the loss is least, `block` has G, which is kept up to date, and `matrix` is the block of H; gives the changes of the values.
+    `table` has the group of each column, for scale and zero (groups, rows), or its column block, for centroids (column blocks, K, rows)
+    with row_scale (rows,), and for error feedback their codes, `names`. None where there is no native module.
     """
     native = native_module()
     if native is None:
@@ -56,7 +57,8 @@ def round_columns(
 
 
 def code_gram(codes: NDArray[np.uint8], H: Array, scale: Array, group_rows: int, K: int, threads: int) -> Array | None:
-    """codes (columns, rows), H (columns, columns), scale (rows,) -> sums of s^2 H by pairs of codes, (row blocks, K, K)."""
+    """codes (columns, rows), H (columns, columns), scale (rows,) -> sums of s^2 H by pairs of codes, (row blocks, K, K),
+    or None where there is no native module."""
     native = native_module()
     if native is None:
         return None
@@ -68,10 +70,11 @@ def code_gram(codes: NDArray[np.uint8], H: Array, scale: Array, group_rows: int,
 def step_coefficients(
     N: Array, g: Array, u: Array, solved: Array, basis: Array, shift: int, passes: int, limits: tuple[int, int], largest: int, threads: int
 ) -> Array | None:
-    """quantizers/codebook/factors.py, from the real solution rounded on: coefficients (tables, R)."""
+    """step_coefficients of quantizers/codebook/factors.py, after `solved`, the rounded real solution: coefficients (tables, R), or None
+    where there is no native module."""
     native = native_module()
     if native is None:
         return None
-    found = np.empty_like(u)
-    native.step_coefficients(N, g, u, solved, basis, shift, passes, *limits, largest, found, threads)
-    return found
+    coefficients = np.empty_like(u)
+    native.step_coefficients(N, g, u, solved, basis, shift, passes, *limits, largest, coefficients, threads)
+    return coefficients

@@ -1,4 +1,4 @@
-"""The forward in torch: sequences and batches, dense and quantised weights alike."""
+"""The forward in torch, for sequences and batches, with dense and quantised weights."""
 
 from rwkvquant.models.layers import BlockState, Tap, Weights
 from rwkvquant.models.model import ModelState, TorchModel, forward_of

@@ -1,4 +1,4 @@
-"""What both architectures share: types, the token shift, norms, and the state before the first token."""
+"""Parts that both architectures use: types, the token shift, norms, and the state before the first token."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-Weights = Mapping[str, Any]  # name -> Tensor, or for matrices also QuantizedMatrix; both go through quantized.linear
+Weights = Mapping[str, Any]  # name -> Tensor, or for matrices also QuantizedMatrix; both work in quantized.linear
 BlockState = tuple[Tensor, Tensor, Tensor]  # att_shift (B, C), ffn_shift (B, C), wkv (B, H, N, N) indexed [value, key]
 Tap = Callable[[str, Tensor], None]  # called with the activations that architectures/ names
 
 LAYER_NORM_EPS = 1e-5
-GROUP_NORM_EPS = 64e-5  # whatever the head size: the training code's 1e-5 * 8**2, at which every released model was trained and is run
+GROUP_NORM_EPS = 64e-5  # for every head size: the training code's 1e-5 * 8**2, with which all released models were trained
 
 
 def no_tap(name: str, activation: Tensor) -> None:
-    """The tap of whoever does not listen."""
+    """A tap that does nothing."""
 
 
 def layer_norm(x: Tensor, weights: Weights, name: str) -> Tensor:
@@ -47,8 +47,8 @@ def split_heads(x: Tensor, size: int) -> Tensor:
 def initial_state(weights: Weights, x: Tensor, heads: int, size: int) -> BlockState:
     """The state before the first token: zeros, or for the wkv the tuned `att.time_state` (H, N, N).
 
-    time_state is taken as [value, key], as the training kernels of both architectures store it; the rwkv package turns it for RWKV-6
-    because its own state there is [key, value].
+    time_state is taken as [value, key], as the training kernels of both architectures store it. The rwkv package transposes it for RWKV-6,
+    because its own state is [key, value] there.
     """
     batch, _, width = x.shape
     tuned = weights.get("att.time_state")

@@ -25,11 +25,11 @@ def forward_of(arch: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name != f"rwkvquant.models.{arch}":
             raise
-        raise ConfigError(f"there is no torch forward for {arch}: it can be read and packed, not run in torch") from None
+        raise ConfigError(f"there is no torch forward for {arch}: it can be read and packed, but not run in torch") from None
 
 
 class TorchModel:
-    """Reads every weight once, at the first call that needs it, and keeps it. Calls do not change the state they are given."""
+    """Reads every weight at the first call that needs it, and keeps it in memory. Calls do not change the state that they get."""
 
     def __init__(self, source: WeightSource) -> None:
         self.arch, self.dims = source.arch, source.dims
@@ -38,7 +38,7 @@ class TorchModel:
 
     @torch.no_grad()
     def forward(self, tokens: Tensor, state: Sequence[BlockState] | None = None) -> tuple[Tensor, ModelState]:
-        """tokens (B, T) int64, T at least 1 -> logits (B, T, V) float32, and the state after the last token, a tuple of one a block.
+        """tokens (B, T) int64, T at least 1 -> logits (B, T, V) float32, and the state after the last token, one BlockState for each block.
 
         Raises TokenizerError for a token outside of the vocabulary.
         """
@@ -47,17 +47,17 @@ class TorchModel:
 
     @torch.no_grad()
     def features(self, tokens: Tensor) -> Tensor:
-        """tokens (B, T) int64 -> (B, T, C), from which `logits` makes those of any positions. Raises as `forward` does."""
+        """tokens (B, T) int64 -> features (B, T, C); `logits` computes the logits of any positions from them. Raises as `forward` does."""
         return self._read(tokens, None)[0]
 
     @torch.no_grad()
     def logits(self, features: Tensor) -> Tensor:
-        """(P, C) rows of `features` -> (P, V) float32: the head is the largest product, and often few positions need it."""
+        """(P, C) rows of `features` -> (P, V) float32: the head is the largest product, and often only few positions need it."""
         logits: Tensor = forward_of(self.arch).head(self._globals, features[None])
         return logits[0]
 
     def _read(self, tokens: Tensor, state: Sequence[BlockState] | None) -> tuple[Tensor, ModelState]:
-        """What comes out of the last block, (B, T, C), and the state."""
+        """The output of the last block, (B, T, C), and the state."""
         if tokens.numel() and not 0 <= int(tokens.min()) <= int(tokens.max()) < self.dims.vocab:
             raise TokenizerError(f"tokens must lie in 0 to {self.dims.vocab - 1}; got {int(tokens.min())} to {int(tokens.max())}")
         module = forward_of(self.arch)

@@ -1,7 +1,7 @@
 """Products with weights that are dense or quantised, in torch.
 
-A QuantizedMatrix keeps the codes of a logical tensor (codecs/) and decodes them for each product (decoders/), to the very float32
-that the tensor's own `decode` defines. Gives up: speed; a product decodes the whole matrix, so this suits many tokens at once.
+A QuantizedMatrix keeps the codes of a logical tensor (codecs/) and decodes them for each product (decoders/), to exactly the float32
+values of the tensor's `decode`. Gives up: speed. A product decodes the whole matrix, so this suits many tokens at once.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class QuantizedMatrix:
 
 
 class Product(Protocol):
-    """What stands for a matrix in a forward: anything that can multiply with it."""
+    """A matrix in a forward that is not a Tensor: an object with a product."""
 
     def product(self, x: Tensor) -> Tensor: ...
 
@@ -46,7 +46,7 @@ def linear(x: Tensor, W: Tensor | Product) -> Tensor:
 
 
 def rows(W: Tensor | QuantizedMatrix, indices: Tensor) -> Tensor:
-    """W (V, C), indices (...) int64 -> those rows of it, (..., C); of a quantised matrix no others are decoded."""
+    """W (V, C), indices (...) int64 -> those rows of W, (..., C). Of a quantised matrix only these rows are decoded."""
     if isinstance(W, QuantizedMatrix):
         return W.decode(indices.flatten()).view(*indices.shape, -1)
     return functional.embedding(indices, W)

@@ -4,7 +4,7 @@
 
 `weights` holds one block's tensors by their names inside the block ("att.key.weight"): matrices (out, in), LoRA factors too,
 dense or quantised; the five matrices of time_maa_w2 as "att.time_maa_w2.0" to ".4", each (C, Rm); vectors (C,), att.time_faaaa (H, N).
-`tap` hears every activation that architectures/ names.
+`tap` gets every activation that architectures/ names.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def _time_mix(weights: Weights, x: Tensor, previous: Tensor, S: Tensor, tap: Tap
     tap("att.maa_hidden", hidden)
 
     mixed = {}
-    for i, name in enumerate("wkvrg"):  # how far each input leans on the previous token depends on the data
+    for i, name in enumerate("wkvrg"):  # the share of the previous token in each input depends on the data
         mixed[name] = x + delta * (weights[f"att.time_maa_{name}"] + product(hidden[i], f"time_maa_w2.{i}"))
         tap(f"att.x{name}", mixed[name])
 

@@ -3,7 +3,7 @@
     B  sequences    T  tokens    C  width    H  heads    N  head size    x  (B, T, C)
 
 `weights` holds one block's tensors by their names inside the block ("att.key.weight"): matrices (out, in), LoRA factors too,
-dense or quantised; vectors (C,), att.r_k (H, N). `tap` hears every activation that architectures/ names.
+dense or quantised; vectors (C,), att.r_k (H, N). `tap` gets every activation that architectures/ names.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def _time_mix(
 
     r_times_k = r * k
     tap("att.r_times_k", r_times_k)
-    bonus = (r_times_k * weights["att.r_k"]).sum(-1, keepdim=True) * v  # the present token, past the norm
+    bonus = (r_times_k * weights["att.r_k"]).sum(-1, keepdim=True) * v  # of the current token, added after the norm
     out = (head_norm(o, weights, "att.ln_x") + bonus.flatten(-2)) * g
     tap("att.out", out)
     return product(out, "output.weight"), x[:, -1].clone(), S, v_first

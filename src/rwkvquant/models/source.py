@@ -1,8 +1,8 @@
-"""Where the torch forward gets its weights: a layer at a time, from a checkpoint or from a packed file.
+"""The weights of the torch forward, one layer at a time, from a checkpoint or from a packed file.
 
-Names are the checkpoint's own: full for what stands outside of the layers, relative to the layer inside ("att.key.weight"). Matrices are
-(out, in), vectors flat (C,), what is used by heads (H, N) or (H, N, N); a sliced tensor is as many matrices, "att.time_maa_w2.0" to ".4".
-ln0, which normalises the embedding, counts as global. float32, or QuantizedMatrix.
+Names are those of the checkpoint: full names outside of the layers, relative names inside ("att.key.weight"). Matrices are (out, in),
+vectors flat (C,), tensors for heads (H, N) or (H, N, N). A sliced tensor gives one matrix for each slice, "att.time_maa_w2.0" to ".4".
+ln0, which normalises the embedding, counts as global. Types are float32, or QuantizedMatrix.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from rwkvquant.models.quantized import QuantizedMatrix
 
 
 class WeightSource(Protocol):
-    """Weights by name, read anew at each call; whoever wants them twice keeps them."""
+    """Weights by name. Every call reads them again; a caller that needs them twice keeps them."""
 
     @property
     def arch(self) -> str: ...
@@ -65,7 +65,7 @@ class CheckpointSource:
 class PackedSource:
     """The weights of a packed file: matrices and embedding stay codes, vectors are decoded.
 
-    Reading raises FormatError for a tensor that is missing, or whose shape is not what the model's sizes ask for.
+    Reading raises FormatError for a tensor that is missing, or whose shape does not fit the model's sizes.
     """
 
     def __init__(self, packed: PackedFile, device: torch.device | str = "cpu") -> None:
@@ -91,11 +91,11 @@ class PackedSource:
 
 
 def _collect(source: WeightSource, layer: int | None, read: Callable[[str, TensorSpec, tuple[int, ...]], Any]) -> dict[str, Any]:
-    """All tensors of one layer, or with None the global ones.
+    """All tensors of one layer, or the global ones for None.
 
-    `read` takes a logical name, its line of the table and the shape wanted, and gives None for a tensor that is not there.
+    `read` takes a logical name, its row of the table and the expected shape, and gives None for a tensor that is not there.
     """
-    found, own = {}, architecture(source.arch)
+    weights, own = {}, architecture(source.arch)
     for _, spec, at in own.used(source.dims.layers):
         if own.owner(spec, at) != layer:
             continue
@@ -104,10 +104,10 @@ def _collect(source: WeightSource, layer: int | None, read: Callable[[str, Tenso
             name = key if at is None else own.full_name(at, key)
             weight = read(name, spec, shape)
             if weight is not None:
-                found[name if layer is None else key] = weight
+                weights[name if layer is None else key] = weight
             elif not spec.optional:
                 raise FormatError(f"every {source.arch} model of {source.dims.layers} layers has the tensor {name}; this file lacks it")
-    return found
+    return weights
 
 
 def _tensor(values: NDArray[np.float32], shape: tuple[int, ...], device: torch.device | str) -> Tensor:

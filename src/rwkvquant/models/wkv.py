@@ -1,12 +1,12 @@
-"""The recurrence in the middle of both time mixes, twice: token by token (the definition) and chunk by chunk (the fast one).
+"""The recurrence of both time mixes, in two forms: token by token (the definition) and chunk by chunk (fast).
 
     B  sequences    T  tokens    H  heads    N  head size    S  (B, H, N, N) state, indexed [value, key]
 
     RWKV-7   S_t = S_{t-1} (diag(w_t) - kappa_t^T (a_t * kappa_t)) + v_t^T k_t         o_t = r_t S_t^T
     RWKV-6   S_t = S_{t-1} diag(w_t) + v_t^T k_t                                       o_t = r_t (S_{t-1} + v_t^T (u * k_t))^T
 
-All vectors are rows. The chunked forms are derived in docs/methods/wkv_chunked.md; they loop over chunks, and inside a chunk over nothing.
-Every function works in the dtype it is given, so that float64 judges float32, and leaves the state it was given as it was.
+All vectors are rows. The chunked forms are derived in docs/methods/wkv_chunked.md; they loop over chunks, but not inside a chunk.
+Every function computes in the dtype of its input, so that float64 can be the reference for float32, and does not change the given state.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def wkv7_stepwise(r: Tensor, w: Tensor, k: Tensor, v: Tensor, kappa: Tensor, a: 
     """The definition. r, w, k, v, kappa, a (B, T, H, N); S (B, H, N, N) -> outputs (B, T, H, N), last state."""
     outputs = []
     for t in range(r.shape[1]):
-        removed = torch.einsum("bhvk,bhk->bhv", S, kappa[:, t])  # what the state holds under the removal key
+        removed = torch.einsum("bhvk,bhk->bhv", S, kappa[:, t])  # what the state has stored for the removal key
         S = (
             S * w[:, t, :, None, :]
             - removed[..., :, None] * (a[:, t] * kappa[:, t])[..., None, :]
@@ -46,7 +46,7 @@ def wkv6_stepwise(r: Tensor, log_w: Tensor, k: Tensor, v: Tensor, u: Tensor, S: 
 def wkv7_chunked(
     r: Tensor, w: Tensor, k: Tensor, v: Tensor, kappa: Tensor, a: Tensor, S: Tensor, chunk: int = CHUNK
 ) -> tuple[Tensor, Tensor]:
-    """As wkv7_stepwise. Needs w above exp(-exp(-1/2)) = 0.545, which the model guarantees: the form divides by products of w."""
+    """As wkv7_stepwise. Needs w above exp(-exp(-1/2)) = 0.545, which the model guarantees, because it divides by products of w."""
     tokens = r.shape[1]
     chunk = min(chunk, tokens)
     R, K, V, A, B = (_chunks(x, chunk) for x in (r, k, v, -kappa, a * kappa))  # (chunks, B, H, chunk, N)
@@ -54,10 +54,10 @@ def wkv7_chunked(
 
     P = W.cumprod(-2)  # P_t = w_1 * ... * w_t, from the start of the chunk
     P_end = P[..., -1:, :]
-    R, A = R * P, A * (P / W)  # A meets the state before token t, so it carries P_{t-1}
+    R, A = R * P, A * (P / W)  # A multiplies the state before token t, so it has the factor P_{t-1}
     K, B = K / P, B / P
     AB, AK = (A @ B.mT).tril(-1), (A @ K.mT).tril(-1)  # Eq. (5); strictly before t
-    RB, RK = (R @ B.mT).tril(), (R @ K.mT).tril()  # Eq. (6); up to and with t
+    RB, RK = (R @ B.mT).tril(), (R @ K.mT).tril()  # Eq. (6); t included
 
     # U = (1 - AB)^-1 (A S^T + AK V), Eq. (5): inverted for all chunks at once, before their S is known.
     one = torch.eye(AB.shape[-1], dtype=AB.dtype, device=AB.device)

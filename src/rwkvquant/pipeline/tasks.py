@@ -71,7 +71,7 @@ def _quantise(matrix: Matrix, hessian: Hessian | None, task: Task) -> Done:
         if not is_finite(hessian.H):
             raise CheckpointError(
                 f"the input of {matrix.name} overflows float32 on the calibration text: some weight before it is far too large. "
-                "Is the checkpoint damaged? Try --method rtn to quantise it all the same"
+                "Is the checkpoint damaged? Try --method rtn to quantise it anyway"
             )
     target = W
     if hessian is not None and matrix.cross_moment is not None:

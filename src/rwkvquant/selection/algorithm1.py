@@ -1,4 +1,5 @@
-"""SQ or VQ for each tensor, by two thresholds on its proxies (RWKVQuant, arXiv:2505.03803, Eq. 18 and Algorithm 1).
+"""A uniform grid (the papers' SQ) or a codebook (VQ) for each tensor, by two thresholds on its proxies
+(RWKVQuant, arXiv:2505.03803, Eq. 18 and Algorithm 1).
 
     tensor m is SQ  if  P_c(m) < tau_c  and  P_f(m) < tau_f,   else VQ                          Eq. (18)
 
@@ -7,12 +8,12 @@ Algorithm 1 takes the thresholds from the M tensors of the model, with C = 0.5 a
     tau_c   such that C M tensors have P_c < tau_c
     tau_f   such that F C M of *those* have P_f < tau_f
 
-so that C F = 10 % of the *tensors* become SQ and 90 % VQ, whatever the weights are. Counts are rounded down; a model
-with fewer than 1 / (C F) tensors is all VQ.
+so that C F = 10 % of the *tensors* become SQ and 90 % VQ, whatever the weights are. Counts are rounded down; in a model
+with fewer than 1 / (C F) tensors all are VQ.
 
-The comparison is strict, so tau is the smallest value that is *not* among the k smallest: the k-th smallest itself would leave
-one tensor too few. Tensors that tie with tau are not below it: ties make the share smaller, never larger, and no name is
-preferred to another.
+The comparison is strict, so tau is the smallest value that is *not* among the k smallest; with the k-th smallest, one tensor would be
+missing. Tensors with a value equal to tau are not below it, so ties make the share smaller, never larger, and the result does
+not depend on names.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class Thresholds:
     fine: float
 
 
-# What the authors name as fixed thresholds. They only make sense with the "unique" reading, which their code computes.
+# The fixed thresholds that the authors give. They make sense only for the reading "unique", which their code computes.
 FIXED_THRESHOLDS = {
     "paper-rwkv7": Thresholds(1.54, 30.0),  # section 4.1
     "paper-figure5": Thresholds(1.5, 50.0),
@@ -44,7 +45,7 @@ FIXED_THRESHOLDS = {
 
 
 def algorithm1(proxies: Mapping[str, ProxyPair], coarse_share: float = 0.5, fine_share: float = 0.2) -> tuple[dict[str, Kind], Thresholds]:
-    """(P_c, P_f) of each tensor -> its choice, and the thresholds that made it."""
+    """(P_c, P_f) of each tensor -> its kind, and the thresholds that decided it."""
     thresholds = percentile_thresholds(proxies, coarse_share, fine_share)
     return choose(proxies, thresholds), thresholds
 
@@ -65,7 +66,7 @@ def choose(proxies: Mapping[str, ProxyPair], thresholds: Thresholds) -> dict[str
 
 
 def _threshold(values: Collection[float], count: int) -> float:
-    """A finite number that `count` of the values are below, fewer where there are ties or fewer values."""
+    """A finite number with `count` of the values below it; fewer where there are ties or fewer values."""
     ordered = sorted(values)
     if count < len(ordered):
         return ordered[count]

@@ -1,16 +1,16 @@
-"""Which grid each matrix gets: the least total error that fits a budget of stored bits. Names and grids are opaque here.
+"""Which candidate each matrix gets: the least total error within a budget of stored bits. A candidate's payload ("grid") is not read.
 
 Choosing one candidate per matrix under a total size is the multiple-choice knapsack problem. Its Lagrangian
 
     minimise  sum error + lambda * sum bytes
 
-falls apart into one choice per matrix, and only candidates on the lower convex hull of (bytes, error) are ever chosen.
-Lowering lambda walks along the hulls, always the step next that saves most error per byte, so taking steps in that order
-replaces the search for lambda. A step that no longer fits is replaced by the steepest shorter one of its matrix, to a candidate
-off the hull, which waits for its turn.
+is a separate choice for each matrix, and only candidates on the lower convex hull of (bytes, error) are chosen. When lambda falls,
+matrices step along their hulls, and the step that saves most error per byte always comes first. So steps are taken in that order,
+and no search for lambda is needed. A step that does not fit any more is replaced by the steepest shorter step of its matrix, to a
+candidate that is not on the hull. That step is then tried in order as well.
 
-The result is met from below, deterministic, never worse with more bits, and its error exceeds the least possible by less than
-that of the first step that did not fit (the budget spent to the last bit on the hulls, a step taken in part, is a lower bound).
+The result is deterministic, never over the budget, and never worse with more bits. Its error is above the least possible by less than
+what the first step that did not fit would save (a lower bound is to spend the whole budget on the hulls, with the last step in part).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ OVERRIDE_BITS = range(2, 9)
 
 
 class Step(NamedTuple):
-    """Going from one candidate of a matrix to a larger one, both by index. The steepest sorts first, ties by name and size."""
+    """A step of a matrix from its current candidate to a larger one, by index. The steepest sorts first, then by name and size."""
 
     slope: float  # error per byte, negative
     name: str
@@ -52,10 +52,10 @@ def fit_budget(
     if not 0 < bits < float("inf"):
         raise ConfigError(f"bits must be a positive number; got {bits}")
     total = sum(weights_count[name] for name in candidates)
-    useful = {name: _by_size(found) for name, found in candidates.items()}
+    useful = {name: _by_size(items) for name, items in candidates.items()}
     chosen = dict.fromkeys(useful, 0)
-    spent = sum(found[0][0] for found in useful.values())
-    budget = floor(Fraction(str(bits)) * total / 8)  # the decimal number that was typed, not its binary neighbour
+    spent = sum(items[0][0] for items in useful.values())
+    budget = floor(Fraction(str(bits)) * total / 8)  # of the decimal number that was typed, not of the nearest binary one
     if spent > budget and explicit:
         smallest = Fraction(8 * spent, total)
         raise ConfigError(
@@ -63,27 +63,27 @@ def fit_budget(
             f"and padding included. Try --bits {ceil(1000 * smallest) / 1000}"
         )
 
-    steps = [step for name, found in useful.items() for step in _steepest(name, found, 0, len(found))]  # one for each matrix
+    steps = [step for name, items in useful.items() for step in _steepest(name, items, 0, len(items))]  # one for each matrix
     heapify(steps)
     while steps:
         _, name, target, size = heappop(steps)
-        found, stop = useful[name], target
+        items, stop = useful[name], target
         if spent + size <= budget:
             chosen[name] = target
             spent += size
-            stop = len(found)
-        for step in _steepest(name, found, chosen[name], stop):
+            stop = len(items)
+        for step in _steepest(name, items, chosen[name], stop):
             heappush(steps, step)
     return {name: useful[name][index][2] for name, index in chosen.items()}, 8 * spent / total
 
 
 def override_bits(tensor_bits: Iterable[str], names: Sequence[str]) -> dict[str, int]:
-    """("PATTERN=BITS", ...) -> the bits of every name that a pattern matches; the last match counts.
+    """("PATTERN=BITS", ...) -> the bits of every name that a pattern matches; of several matches the last counts.
 
-    A pattern is any run of a name's dotted parts, with * ? [..] as in file names: "blocks.0.att.value", "att.value", "w?".
+    A pattern is any run of dotted parts of a name, with * ? [..] as in file names: "blocks.0.att.value", "att.value", "w?".
     Raises ConfigError for a pattern without bits, or one that matches nothing.
     """
-    found: dict[str, int] = {}
+    chosen: dict[str, int] = {}
     for override in tensor_bits:
         pattern, equals, bits = override.rpartition("=")
         if not equals or not pattern or not bits.isdecimal() or int(bits) not in OVERRIDE_BITS:
@@ -95,10 +95,10 @@ def override_bits(tensor_bits: Iterable[str], names: Sequence[str]) -> dict[str,
         if not matched:
             near = near_names(pattern, names)
             raise ConfigError(
-                f"no projection or LoRA factor has a name like {pattern!r} ({override}; head and embedding have options). {near}"
+                f"no projection or LoRA factor has a name like {pattern!r} ({override}; head and embedding have their own options). {near}"
             )
-        found |= dict.fromkeys(matched, int(bits))
-    return found
+        chosen |= dict.fromkeys(matched, int(bits))
+    return chosen
 
 
 def matching_names(pattern: str, names: Sequence[str]) -> list[str]:
@@ -107,7 +107,7 @@ def matching_names(pattern: str, names: Sequence[str]) -> list[str]:
 
 
 def _by_size(candidates: Sequence[Item[Grid]]) -> list[Item[Grid]]:
-    """Sorted by bytes, and without those that a candidate of no more bytes beats or equals."""
+    """Sorted by bytes, without candidates for which another of no more bytes has no more error."""
     kept: list[Item[Grid]] = []
     for candidate in sorted(candidates, key=lambda c: (c[0], c[1])):
         if not kept or candidate[1] < kept[-1][1]:
@@ -116,11 +116,11 @@ def _by_size(candidates: Sequence[Item[Grid]]) -> list[Item[Grid]]:
     return kept
 
 
-def _steepest(name: str, found: Sequence[Item[Grid]], source: int, stop: int) -> list[Step]:
+def _steepest(name: str, items: Sequence[Item[Grid]], source: int, stop: int) -> list[Step]:
     """The step from `source` that saves most error per byte, of those to targets before `stop`; [] if there are none."""
     steps = []
     for target in range(source + 1, stop):
-        size, saved = found[target][0] - found[source][0], found[source][1] - found[target][1]
+        size, saved = items[target][0] - items[source][0], items[source][1] - items[target][1]
         steps.append(Step(-saved / size, name, target, size))
     return [min(steps)] if steps else []
 

@@ -9,22 +9,22 @@
     M_k  = (1/n) sum_i (G'_i - 1/n)^k
     P_f  = sum_{k=2..K} n^k / (k (k-1)) |M_k|,  K = 4            Eq. (15)-(17)      "fine": the Taylor series of P_c
 
-Eq. (17) drops the sign s_k = (-1)^k of Eq. (16), and with it the alternation that makes the series approach P_c.
+Eq. (17) drops the sign s_k = (-1)^k of Eq. (16). Without alternating signs the series does not converge to P_c.
 
-Eq. (9) subtracts two numbers near ln n, and Eq. (17) multiplies n^6 = 1e43 by M_6 = 1e-43. In y nothing cancels and nothing is
-large or small without need. The y have the mean 1, so
+Eq. (9) subtracts two numbers near ln n, and Eq. (17) multiplies n^6 = 1e43 by M_6 = 1e-43. With y nothing cancels, and numbers stay
+near 1. The y have the mean 1, so
 
     P_c = mean(y ln y - (y - 1))         no term is negative
     P_f = sum_k |m_k| / (k (k-1)),       m_k = mean((y - 1)^k)
 
-Which gaps are meant is read in three ways:
+The paper can be read in three ways; they differ in which gaps are counted:
 
     paper      all n = size - 1 gaps; ties give gaps of 0, and 0 ln 0 = 0
-    unique     every distinct gap value once, 0 left out: what the authors' code does
-    dithered   all gaps after each weight was moved by up to half a step of its source dtype, which unties it again
+    unique     every distinct gap value once, without 0: what the authors' code does
+    dithered   all gaps, after each weight is moved by up to half a step of its source dtype, so that there are no ties
 
-Gives up: the proxies see one sorted list. They know neither the groups that share a scale nor which weights matter, and all but
-`dithered` mostly see the number format the weights were saved in (docs/methods/proxy.md).
+Gives up: the proxies see one sorted list. They do not know which weights share a scale, or which weights matter. All but `dithered`
+mostly see the number format that the weights were saved in (docs/methods/proxy.md).
 """
 
 from __future__ import annotations
@@ -37,16 +37,16 @@ from numpy.typing import NDArray
 
 READINGS = ("paper", "unique", "dithered")
 LARGEST_ORDER = 6
-CHUNK = 1 << 20  # gaps worked on at a time: temporaries of a few times 8 MB, whatever the size of the tensor
+CHUNK = 1 << 20  # gaps computed at a time: temporaries of a few times 8 MB for a tensor of any size
 
 FloatArray = NDArray[np.floating]
 
 
 @dataclass(frozen=True)
 class Proxies:
-    """P_c and the central moments that give P_f for every K.
+    """P_c, and the central moments that give P_f for every K.
 
-    gaps: n, how many gaps were counted. moments: m_2 .. m_6, m_k = mean of (n G'_i - 1)^k.
+    gaps: n, the number of gaps that were counted. moments: m_2 .. m_6, m_k = mean of (n G'_i - 1)^k.
     """
 
     gaps: int
@@ -54,7 +54,7 @@ class Proxies:
     moments: tuple[float, ...]
 
     def fine(self, order: int = 4, signed: bool = False) -> float:
-        """P_f up to K = `order` (2..6): Eq. (17), or, `signed`, the Taylor series of Eq. (15) with s_k kept."""
+        """P_f up to K = `order` (2..6), by Eq. (17); or, if `signed`, the Taylor series of Eq. (15), with s_k."""
         assert 2 <= order <= LARGEST_ORDER, order
         total = 0.0
         for k, moment in zip(range(2, order + 1), self.moments, strict=False):
@@ -64,7 +64,7 @@ class Proxies:
 
 @dataclass(frozen=True)
 class SourceStep:
-    """Where a number format is coarse: `digits` significant bits, and no step below 2**smallest."""
+    """The steps of a number format: `digits` significant bits, and no step below 2**smallest."""
 
     digits: int
     smallest: int
@@ -76,10 +76,10 @@ SOURCE_STEPS = {"float16": SourceStep(11, -24), "bfloat16": SourceStep(8, -133),
 def proxies(W: FloatArray, reading: str = "paper", source_dtype: str = "float32", seed: int = 0) -> Proxies:
     """W of any shape -> its proxies, in float64. They depend on the values only, never on their order.
 
-    `source_dtype` (a key of SOURCE_STEPS: what the checkpoint stores, not what W was read as) and `seed` are for "dithered" only.
-    A tensor of equal weights, or of one, has no gap: all its proxies are 0.
+    `source_dtype` (a key of SOURCE_STEPS: the type in the checkpoint, not that of W) and `seed` are for "dithered" only.
+    A tensor with one weight, or with equal weights, has no gap: all its proxies are 0.
 
-    Memory: a sorted copy of W, for "dithered" one in float64; and the distinct gaps for "unique".
+    Memory: a sorted copy of W (in float64 for "dithered"), and the distinct gaps for "unique".
     """
     assert reading in READINGS, reading
     ordered = np.sort(W, axis=None)
@@ -95,7 +95,7 @@ def proxies(W: FloatArray, reading: str = "paper", source_dtype: str = "float32"
 
 
 def incoherence(W: FloatArray) -> float:
-    """max |W| sqrt(size) / |W|_F, QuIP's mu, which the authors' public command decides by; 0 for a tensor of zeros."""
+    """max |W| sqrt(size) / |W|_F, QuIP's mu, by which the authors' public command decides; 0 for a tensor of zeros."""
     norm = float(np.sqrt(np.square(W, dtype=np.float64).sum()))
     return float(np.abs(W).max()) * np.sqrt(W.size) / norm if norm else 0.0
 
@@ -124,17 +124,17 @@ def _gaps(ordered: FloatArray) -> Iterator[NDArray[np.float64]]:
 
 
 def _distinct_gaps(ordered: FloatArray) -> NDArray[np.float64]:
-    found = np.empty(0)
+    distinct = np.empty(0)
     for gaps in _gaps(ordered):
-        found = np.union1d(found, gaps[gaps > 0])
-    return found
+        distinct = np.union1d(distinct, gaps[gaps > 0])
+    return distinct
 
 
 def _dither(ordered: FloatArray, step: SourceStep, seed: int) -> NDArray[np.float64]:
-    """Each weight moved by a uniform number within +- half its format's step at that weight, and sorted again.
+    """Each weight moved by a uniform random number within +- half its format's step at that weight, and sorted again.
 
-    Dithered in sorted order, so that the result does not depend on where in the tensor a weight stands. At a power of two
-    the step below is half the step above; both sides get the larger one, which moves that one value of its binade a little far.
+    Weights are moved in sorted order, so that the result does not depend on a weight's place in the tensor. At a power of two the
+    step below is half the step above; both sides get the larger one, so this one value can move a little too far.
     """
     moved = ordered.astype(np.float64)
     random = np.random.default_rng(seed)

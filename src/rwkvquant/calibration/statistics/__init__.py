@@ -1,11 +1,11 @@
-"""All that calibration adds up, token by token: what quantisers and choosers get of a text.
+"""All sums over the calibration text that quantisers and selection use.
 
     inputs.py       InputStatistics   second moments H of a product's input
-    cross.py        CrossStatistics   what errors before a product have left for it to make up for
-    importance.py   Importance        how much each element of an element-wise vector matters
-    gradients.py    Sensitivity       of pass 1: inputs, and gradients by outputs
+    cross.py        CrossStatistics   what a product should correct of the errors before it
+    importance.py   Importance        weights of the elements of an element-wise vector
+    gradients.py    Sensitivity       from pass 1: inputs, and gradients by outputs
 
-None of them keeps an activation, and each gives plain tensors. Quantisers never import them.
+None of them keeps an activation. Their results are plain tensors, and quantisers never import them.
 """
 
 from rwkvquant.calibration.statistics.cross import CrossStatistics

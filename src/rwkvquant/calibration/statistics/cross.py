@@ -1,9 +1,9 @@
-"""Sums over the quantised and the full-precision model side by side: what a product should have put into the residual stream.
+"""Sums over the quantised and the full-precision model: what is missing from the residual stream, and a product could add.
 
     x, h    (tokens, out), (tokens, in)   the residual stream before a block and a product's input, in the quantised model
     x', h'                                the same in the full-precision model          W  (out, in)  the product's weight
 
-quantizers/shared/correction.py derives from them what the quantised weight should aim at.
+quantizers/shared/correction.py computes the target of the quantised weight from them.
 """
 
 from __future__ import annotations
@@ -28,5 +28,5 @@ class CrossStatistics:
 
     @property
     def moment(self) -> Tensor:
-        """(out, in) float64."""
+        """The sum divided by the number of tokens, (out, in) float64."""
         return self._sum / self.tokens

@@ -11,7 +11,7 @@ from rwkvquant.calibration.statistics.inputs import InputStatistics
 
 
 class Sensitivity:
-    """What pass 1 learns of one matrix (out, in): f of its rows, H_g, and the plain second moments of its inputs."""
+    """What pass 1 finds for one matrix (out, in): f of its rows, H_g, and the plain second moments of its inputs."""
 
     def __init__(self, out: int, width: int, device: torch.device | str = "cpu") -> None:
         self.inputs = InputStatistics(width, device)
@@ -32,14 +32,14 @@ class Sensitivity:
 
     @cached_property
     def _H_g(self) -> Tensor:
-        """H_g times its trace of gradients a token; asked for when all has been added."""
+        """H_g times the mean of |g|^2 over tokens. Read it only after everything is added."""
         return self._weighted.H
 
     def loss(self, E: Tensor, rows: Tensor) -> float:
         """E (chosen rows, in), their indices -> their share of the KL divergence, in nats per token."""
         total = float(self._squares.sum()) / self.inputs.tokens
         if total == 0:
-            return 0.0  # no gradient arrives: the model does not look at this product
+            return 0.0  # no gradient: the model does not use this product
         E = E.to(self._H_g)
         shares = ((E @ self._H_g) * E).sum(1, dtype=torch.float64)
         return 0.5 * float((self.rows[rows] * shares).sum()) / total

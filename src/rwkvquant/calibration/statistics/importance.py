@@ -1,18 +1,18 @@
-"""How much each element of a vector matters that is multiplied element by element (RWKVQuant, arXiv:2505.03803, section 3.3, Eq. 19).
+"""The importance of each element of a vector in an element-wise product (RWKVQuant, arXiv:2505.03803, section 3.3, Eq. 19).
 
     mu  (n,)  the vector      X  (tokens, n)  what it is multiplied with      w  (n,)  importance of each element
 
 The loss || X o mu - X o Q(mu) ||^2 is a weighted 1-D k-means of mu, and its weights follow from it: w_i = E[X_i^2]. That is the
-reading "mean_square". The paper goes another way: it integrates the calibration samples to one X of the shape of mu and squares that.
+reading "mean_square". The paper does otherwise: it averages the calibration samples to one X of the shape of mu, and squares that.
 All three readings take one sample (one row of calibration text) at a time and average over samples:
 
     mean_square     w = average of mean_t X^2                            exactly the weights of Eq. (19)
     paper           w = (average of mean_t clip(X))^2                    clipped to percentiles of the sample's values
     authors         w = 1000 * average of |mean_t X|                     the code: no clip, no square
 
-Gives up: "paper" and "authors" average X with its sign before they square it. They see the mean of X, not its size, and for the
-token shift X_t = x_(t-1) - x_t the mean telescopes to (x_0 - x_T) / T, which says nothing about X but its last token.
-They are here to compare with.
+Gives up: "paper" and "authors" average X with its sign before they square it. They see the mean of X, not its size. For
+the token shift X_t = x_(t-1) - x_t the mean is a telescoping sum, (x_0 - x_T) / T, which depends on almost nothing but the last
+token. They are here to compare with.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from torch import Tensor
 
 READINGS = ("mean_square", "paper", "authors")
 PERCENTILE = 99.0  # the paper gives no number
-AUTHORS_FACTOR = 1000.0  # so that the weights of a cluster rarely sum to less than 1, where the authors' means go wrong
+AUTHORS_FACTOR = 1000.0  # so that the weights of a cluster rarely sum to less than 1, where the authors' means are wrong
 
 Array = Tensor | NDArray[np.floating]
 
@@ -40,7 +40,7 @@ class Importance:
         self._sum = np.zeros(width)
 
     def add(self, X: Array) -> None:
-        """X (tokens, width): one sample. Samples count alike, whatever their length."""
+        """X (tokens, width): one sample. All samples count equally, whatever their length."""
         values = torch.as_tensor(X).double().cpu().numpy()
         if self.reading == "mean_square":
             integrated = (values**2).mean(0)

@@ -1,12 +1,12 @@
-"""What calibration keeps of an activation: not the values, only their second moments.
+"""What calibration keeps of an activation: only its second moments, not its values.
 
     X  (tokens, width)  one activation on all calibration text        H = X^T X / tokens  (width, width)
 
 The squared change of a product's output for a weight error E (out, in), averaged over tokens, is tr(E H E^T).
 
-H is symmetric: from a width of WIDE on only the blocks on its diagonal and right of it are multiplied out, and the others copied at
-the end, which saves nearly half of the largest product there is. Sums are float64, and from WIDE on float32, like the products, which
-then add to them in place: a calibration adds few batches, and 8192 x 8192 numbers are 0.5 GB in float64.
+H is symmetric. From a width of WIDE on, only the blocks on its diagonal and right of it are computed, and the others are copied at the
+end; this saves nearly half of the largest product of a calibration. Sums are float64. From WIDE on they are float32 like the products,
+which are then added in place: 8192 x 8192 numbers would be 0.5 GB in float64, and a calibration adds only a few batches.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class InputStatistics:
 
     @property
     def H(self) -> Tensor:
-        """(width, width) float64, or float32 from WIDE on; the sums become it, and nothing can be added any more."""
+        """(width, width) float64, or float32 from WIDE on. It uses the memory of the sums, so nothing can be added afterwards."""
         assert self.tokens > 0, "statistics of no tokens"
         if not self._finished:
             self._finished = True

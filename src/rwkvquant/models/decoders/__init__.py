@@ -1,6 +1,6 @@
-"""How torch decodes the logical tensors of each codec, to the very float32 that their own `decode` defines.
+"""How torch decodes the logical tensors of each codec, to exactly the float32 values of their `decode`.
 
-A codec without a decoder here is decoded by NumPy once, and its weights stay in float32.
+Tensors of a codec without a decoder here are decoded by NumPy once, and stay in memory as float32.
 """
 
 from rwkvquant.models.decoders import codebook, pairs, uniform

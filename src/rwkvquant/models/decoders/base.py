@@ -1,4 +1,4 @@
-"""What a decoder is, and which codec has which."""
+"""The protocol of a decoder, and the decoder of each codec."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rwkvquant.codecs import QTensor
 
 
 class Decoder(Protocol):
-    """Made of a logical tensor and a device."""
+    """Made from a logical tensor and a device."""
 
     def decode(self, rows: Tensor) -> Tensor:
         """rows (n,) int64 -> those rows, (n, cols) float32."""
@@ -19,7 +19,7 @@ class Decoder(Protocol):
 
 
 class Decoded:
-    """The weights themselves: for codecs that have no decoder. Costs 4 bytes a weight."""
+    """The decoded weights, for codecs that have no decoder. Needs 4 bytes a weight."""
 
     def __init__(self, tensor: QTensor, device: torch.device | str) -> None:
         self._values = torch.tensor(tensor.decode(), device=device)

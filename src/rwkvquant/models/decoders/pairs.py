@@ -17,7 +17,7 @@ class PairDecoder:
 
     def decode(self, rows: Tensor) -> Tensor:
         pairs = self._codebooks[rows[:, None] // self._group_rows, self._codes[rows].long()]  # (rows, pairs, 2)
-        centroids = pairs.flatten(1)[:, : self._cols]  # an odd last column stands alone
+        centroids = pairs.flatten(1)[:, : self._cols]  # without the second component of an odd last column
         return self._row_scale[rows, None] * (centroids.float() - CENTROID_ZERO)
 
 
