@@ -1,4 +1,4 @@
-"""A new architecture is one object: with it registered, its checkpoints are recognised, inspected and packed, without an edit elsewhere."""
+"""A new architecture is one object. When it is registered, its checkpoints can be recognised, inspected and packed, with no other edit."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ TOY = replace(
 
 @pytest.fixture
 def toy(monkeypatch: pytest.MonkeyPatch) -> Architecture:
-    for name in list(ARCHITECTURES):  # so that what is registered here goes away after the test
+    for name in list(ARCHITECTURES):  # so that pytest removes what the test registers
         monkeypatch.setitem(ARCHITECTURES, name, ARCHITECTURES[name])
     monkeypatch.setitem(ARCHITECTURES, "toy", TOY)
     return TOY
@@ -62,7 +62,7 @@ def test_inspect_shows_it(checkpoint: Path, capsys: pytest.CaptureFixture[str]) 
     assert shown["arch"] == "toy" and shown["parameters_by_role"]["head"] == 2 * 48 * 32
 
 
-def test_a_tensor_it_needs_is_missed_under_its_title(toy: Architecture, tmp_path: Path) -> None:
+def test_a_missing_tensor_is_refused_with_its_title(toy: Architecture, tmp_path: Path) -> None:
     tensors = random_state_dict("toy")
     del tensors["blocks.1.att.w1"]
     with pytest.raises(CheckpointError, match=r"lacks blocks\.1\.att\.w1, which every Toy \(t1\) of 2 layers has"):
@@ -75,7 +75,7 @@ def test_without_the_object_the_same_file_is_an_rwkv7_with_one_tensor_too_many(c
         open_checkpoint(checkpoint)
 
 
-def test_refusals_name_it_among_what_is_supported(toy: Architecture, tmp_path: Path) -> None:
+def test_refusals_list_it_as_supported(toy: Architecture, tmp_path: Path) -> None:
     path = write_pth(tmp_path / "other.pth", {"h.0.attn.weight": random_state_dict("rwkv7")["emb.weight"]})
     with pytest.raises(CheckpointError, match=r"; Toy \(t1\), RWKV-7 \(x070\) and RWKV-6 \(x060\) checkpoints"):
         open_checkpoint(path)
@@ -90,7 +90,7 @@ def test_a_packed_file_of_it_has_both_heads_and_opens(checkpoint: Path, tmp_path
         pack_checkpoint(checkpoint, tmp_path / "other.safetensors", BYTES, leave_out="compass.weight")
 
 
-def test_what_cannot_run_it_says_so_in_a_sentence(checkpoint: Path) -> None:
+def test_code_that_cannot_run_it_says_so_in_a_sentence(checkpoint: Path) -> None:
     with pytest.raises(ConfigError, match="no torch forward for toy"):
         forward_of("toy")
     with pytest.raises(ConfigError, match="no step in NumPy for toy"):

@@ -1,4 +1,4 @@
-"""Architectures as objects, NumPy only: the tensors of each, its sizes, its state, and what everybody else must know of it."""
+"""Architectures as objects, NumPy only: the tensors of each, its sizes, its state, and everything that other code must know about it."""
 
 from rwkvquant.architectures.architecture import Architecture, Relative
 from rwkvquant.architectures.base import MATRIX_ROLES, QUANTIZED_ROLES, Role, TensorSpec

@@ -1,4 +1,4 @@
-"""One architecture as the rest of the project sees it: nobody else spells the name of a tensor, or asks which architecture this is."""
+"""The class of an architecture. Other code asks it, and neither spells the name of a tensor nor compares names of architectures."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Relative:
-    """An architecture that is known and not supported. `mark` is a pattern that some tensor's name holds.
+    """An architecture that is known but not supported. `mark` is a pattern that matches in one of its tensors' names.
 
-    `title` may ask the shapes. `newer` ones have the tensors of supported architectures, so they are asked for first.
+    `title` is its name, or a function of the shapes. `newer` ones have the tensors of a supported one too, so they are tried first.
     """
 
     mark: str
@@ -31,13 +31,18 @@ class Relative:
 
 @dataclass(frozen=True, eq=False)
 class Architecture:
-    """`name` "rwkv7" is what files say; models/<name>.py has the forward, kernels/<name>.py the step, native/engine_<name>.cpp the engine.
+    """All that other code must know about one architecture.
 
-    table        the tensors of a block, in the order of a file    outside     those before and after the blocks
-    mark         a pattern that only names of its tensors hold     relatives   what to refuse by its title
-    state        the recurrent state as named arrays               anchors     tensors of a block that a packed file must have
-    carry        what the first block hands to all later ones, (tokens, width), or None
-    rules        of its sizes: each gives a sentence's beginning if the sizes break it
+    Its code is elsewhere: models/<name>.py has the forward, kernels/<name>.py the step, native/engine_<name>.cpp the fast engine.
+
+    name         as in packed files, "rwkv7"                       title       as in messages, "RWKV-7 (x070)"
+    table        the tensors of a block, in the order of a file    outside     the tensors before and after the blocks
+    mark         a pattern that matches in its tensors' names,     relatives   known architectures to refuse by name
+                 and in no older architecture's
+    state        the recurrent state, as named arrays              anchors     tensors of a block that every packed file must have
+    carry        an array (tokens, width) that the first block passes to all later ones, or None
+    rules        functions of the sizes: each returns a message if the sizes break the rule, else None
+    released     the sizes of published models, by name
     """
 
     name: str
@@ -48,14 +53,14 @@ class Architecture:
     mark: str
     anchors: tuple[str, ...]
     modality: str = "text"
-    block: str = "blocks."  # stands before a block's number
+    block: str = "blocks."  # the text before a block's number
     carry: str | None = None
     relatives: tuple[Relative, ...] = ()
     rules: tuple[Callable[[Dims], str | None], ...] = ()
     released: Mapping[str, Dims] = field(default_factory=dict)
 
     def specs(self, layers: int) -> Iterator[tuple[str, TensorSpec, int | None]]:
-        """(full name, spec, layer or None) of every tensor that a model may have: embedding, blocks, and what stands after them."""
+        """(full name, spec, layer or None) of every tensor that a model may have: embedding, blocks, tensors after the blocks."""
         before = [spec for spec in self.outside if spec.role is Role.EMBEDDING]
         for spec in before:
             yield spec.name, spec, None
@@ -68,17 +73,17 @@ class Architecture:
                 yield spec.name, spec, None
 
     def used(self, layers: int) -> Iterator[tuple[str, TensorSpec, int | None]]:
-        """`specs` without what the forward never touches."""
+        """`specs` without the tensors that the forward never uses."""
         return (each for each in self.specs(layers) if not self.is_unused(each[1], each[2]))
 
     @staticmethod
     def is_unused(spec: TensorSpec, layer: int | None) -> bool:
-        """Such as v0, v1, v2 of RWKV-7's first layer: the forward never touches them, so many checkpoints leave them out."""
+        """True for tensors such as v0, v1, v2 of RWKV-7's first layer. The forward never uses them; many checkpoints do not have them."""
         return spec.layers == "later" and layer == 0
 
     @staticmethod
     def owner(spec: TensorSpec, layer: int | None) -> int | None:
-        """The block that works with a tensor. What only the first layer has (ln0) stands in its names, but works before it: None."""
+        """The block that uses a tensor, or None. A tensor of the first layer only (ln0) has a block's name, but is used before it: None."""
         return None if spec.layers == "first" else layer
 
     def full_name(self, layer: int | str, key: str) -> str:
@@ -86,13 +91,13 @@ class Architecture:
         return f"{self.block}{layer}.{key}"
 
     def split(self, name: str) -> tuple[str, str]:
-        """ "blocks.3.att.w1" -> ("3", "att.w1"); "emb.weight" -> ("", "emb.weight")"""
+        """The inverse of `full_name`: "blocks.3.att.w1" -> ("3", "att.w1"); "emb.weight" -> ("", "emb.weight")"""
         match = re.fullmatch(re.escape(self.block) + r"([0-9]{1,5})\.(.+)", name)
         return (match[1], match[2]) if match else ("", name)
 
     @cached_property
     def by_key(self) -> dict[str, TensorSpec]:
-        """Every spec by its name: inside a block, or the whole one."""
+        """Every spec by its name inside a block, or its whole name."""
         return {spec.name: spec for spec in (*self.outside, *self.table)}
 
     @cached_property
@@ -101,49 +106,49 @@ class Architecture:
 
     @cached_property
     def heads(self) -> tuple[TensorSpec, ...]:
-        """The outputs of the model; text has one."""
+        """The output matrices of the model. A text model has one."""
         return tuple(spec for spec in self.outside if spec.role is Role.HEAD)
 
     @cached_property
     def matrix_keys(self) -> frozenset[str]:
-        """Projections and LoRA factors of a block by their names in it, slices on their own."""
+        """The names of projections and LoRA factors inside a block; each slice of a sliced tensor has its own name."""
         return frozenset(part for spec in self.table if spec.role in QUANTIZED_ROLES for part in spec.parts)
 
     @cached_property
     def product_inputs(self) -> dict[str, bool]:
-        """The activations that feed a block's products -> whether they come in slices, one for each matrix of a sliced tensor."""
+        """The input of each product of a block -> True if it comes in slices, one for each matrix of a sliced tensor."""
         return {spec.input: spec.slices for spec in self.table if spec.input is not None}
 
     @cached_property
     def residual_writers(self) -> dict[str, str]:
-        """The products of a block that are added to the residual stream -> their inputs."""
+        """The products of a block whose outputs are added to the residual stream -> their inputs."""
         return {spec.name: spec.input for spec in self.table if spec.writes_residual and spec.input is not None}
 
     @property
     def last_product(self) -> str:
-        """Of a block: its input is heard by calibration, its output goes to the next block."""
+        """The last product of a block. Calibration records its input; its output goes to the next block."""
         return list(self.residual_writers)[-1]
 
     @cached_property
     def symbols(self) -> tuple[str, ...]:
-        """Those of SYMBOLS that its tensors and its state have; files must tell these sizes. L is one of them."""
-        found = {factor(axis)[1] for spec in self.by_key.values() for axis in spec.shape if isinstance(axis, str)}
-        found |= {axis for array in self.state for axis in array.axes}
-        return tuple(symbol for symbol in SYMBOLS if symbol in found | {"L"})
+        """Those of SYMBOLS that its tensors and its state have, and L. Packed files must give these sizes."""
+        axes = {factor(axis)[1] for spec in self.by_key.values() for axis in spec.shape if isinstance(axis, str)}
+        axes |= {axis for array in self.state for axis in array.axes}
+        return tuple(symbol for symbol in SYMBOLS if symbol in axes | {"L"})
 
     @cached_property
     def ranks(self) -> tuple[str, ...]:
-        """The other symbols of its tensors, in the order of the table."""
+        """The symbols of its tensors that are not in SYMBOLS, in the order of the table."""
         axes = (factor(axis)[1] for spec in self.by_key.values() for axis in spec.shape if isinstance(axis, str))
         return tuple(dict.fromkeys(symbol for symbol in axes if symbol not in SYMBOLS))
 
     def zero_state(self, dims: Dims, batch: int = 1) -> RecurrentState:
-        """Of `batch` sequences that have read nothing."""
+        """The state of `batch` sequences before their first token."""
         return RecurrentState.zeros(self.state, dims.by_symbol(), batch)
 
     def is_marked_in(self, names: Iterable[str]) -> bool:
         return any(re.search(self.mark, name) for name in names)
 
     def broken_rule(self, dims: Dims) -> str | None:
-        """A sentence about sizes that cannot be, or None."""
+        """The message of the first rule that the sizes break, or None."""
         return next((sentence for rule in self.rules if (sentence := rule(dims)) is not None), None)

@@ -1,13 +1,13 @@
-"""What the table of an architecture is made of: every tensor of a checkpoint, its shape, and what quantisation must know of it.
+"""The lines of an architecture's table: every tensor of a checkpoint, its shape, and what quantisation must know about it.
 
-Shapes are as stored in the checkpoint, in symbols that are read off the tensors themselves:
+Shapes are those of the checkpoint, in symbols. The sizes of the symbols are read from the tensors (sizes.py):
 
     C  width        F  hidden width of the channel mix     V  vocabulary     H  heads     N  head size     L  layers
     Rw Ra Rv Rg     ranks of RWKV-7's LoRA pairs           Rm Rd             ranks of RWKV-6's LoRA pairs
 
-`input` names the activation that feeds a product (the forward in models/ reports it to a tap under that name, and the
-calibration keeps one Hessian for it). `partner` names the activation that an element-wise vector is multiplied with
-(RWKVQuant, arXiv:2505.03803, section 3.3; methods list which x the product has).
+`input` names the activation that is the input of a product. The forward in models/ reports it to a tap under that name, and
+calibration keeps one Hessian for it. `partner` names the activation that an element-wise vector is multiplied with (RWKVQuant,
+arXiv:2505.03803, section 3.3).
 """
 
 from __future__ import annotations
@@ -35,27 +35,27 @@ MATRIX_ROLES = (*QUANTIZED_ROLES, Role.EMBEDDING, Role.HEAD)  # a packed file ke
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """One line of the table. `name` is relative to its block ("att.key.weight") or global ("head.weight")."""
+    """One line of the table. `name` is the name inside its block ("att.key.weight"), or the whole name ("head.weight")."""
 
     name: str
     shape: tuple[str | int, ...]
     role: Role
     transposed: bool = False  # stored (in, out): the product is x @ W, and the packed file keeps (out, in)
-    slices: bool = False  # the leading axis counts independent matrices, each quantised as "<name>.<index>"
+    slices: bool = False  # the first axis counts separate matrices, each quantised as "<name>.<index>"
     input: str | None = None
     partner: str | None = None
     layers: str = "all"  # "all" | "first" | "later" (required in later layers, optional and unused in the first)
     optional: bool = False
     writes_residual: bool = False  # its product is added to the residual stream
-    starts: str | None = None  # Role.STATE: the array of the recurrent state that it is the beginning of
+    starts: str | None = None  # only for Role.STATE: the array of the recurrent state that begins with these values
 
     @property
     def parts(self) -> list[str]:
-        """The names of what is quantised, read and packed on its own: "<name>.0", ... of a sliced tensor, else the name."""
+        """The names under which it is quantised and packed: "<name>.0", "<name>.1", ... for a sliced tensor, else its name."""
         return [f"{self.name}.{index}" for index in range(int(self.shape[0]))] if self.slices else [self.name]
 
     def forward_shape(self, dims: Dims) -> tuple[int, ...]:
-        """Vectors flat (C,), matrices (out, in), a stack of matrices (slices, out, in), by heads (H, N) and (H, N, N).
+        """The shape that the forward uses: vectors (C,), matrices (out, in), sliced tensors (slices, out, in), by heads (H, N), (H, N, N).
 
         Raises FormatError if `dims` lacks a rank that the tensor has.
         """

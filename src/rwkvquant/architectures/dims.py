@@ -1,4 +1,4 @@
-"""All sizes of a model, and shapes that are written in their symbols."""
+"""All sizes of a model, and shapes written in symbols such as "C"."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ SYMBOLS = {"L": "layers", "C": "width", "F": "hidden", "V": "vocab", "H": "heads
 
 @dataclass(frozen=True)
 class Dims:
-    """All sizes of a model; 0 for one that its architecture does not have.
+    """All sizes of a model. A size that its architecture does not have is 0.
 
-    `ranks` are those of its LoRA pairs by the symbols of the table, {"Rw": 64, ...}.
+    `ranks`: the ranks of its LoRA pairs, by their symbols, {"Rw": 64, ...}.
     """
 
     layers: int
@@ -27,7 +27,7 @@ class Dims:
 
     @classmethod
     def of_symbols(cls, sizes: Mapping[str, int]) -> Dims:
-        """The way back from `by_symbol`; sizes that are not named are 0."""
+        """The inverse of `by_symbol`. Sizes that are not in `sizes` are 0."""
         known = {name: sizes.get(symbol, 0) for symbol, name in SYMBOLS.items()}
         return cls(**known, ranks={symbol: size for symbol, size in sizes.items() if symbol not in SYMBOLS})
 
@@ -37,13 +37,13 @@ class Dims:
 
 
 def factor(symbol: str) -> tuple[int, str]:
-    """ "5*Rm" -> (5, "Rm")"""
+    """ "5*Rm" -> (5, "Rm"); "C" -> (1, "C")"""
     count, star, name = symbol.partition("*")
     return (int(count), name) if star else (1, symbol)
 
 
 def sizes_of(axes: tuple[str | int, ...], dims: Dims, name: str) -> tuple[int, ...]:
-    """Axes such as ("C", "5*Rm") in numbers. Raises FormatError if `dims` lacks a rank of the tensor `name`."""
+    """Axes such as ("C", "5*Rm") -> numbers. Raises FormatError if `dims` lacks a rank of the tensor `name`."""
     known, shape = dims.by_symbol(), []
     for axis in axes:
         count, symbol = (axis, "") if isinstance(axis, int) else factor(axis)

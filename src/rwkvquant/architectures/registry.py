@@ -1,4 +1,4 @@
-"""All architectures by their names, and which of them some tensors belong to. A new one is a file beside this one, and a line below."""
+"""All architectures by name, and the one that a set of tensors belongs to. A new one is a file in this folder, and a line below."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ARCHITECTURES: dict[str, Architecture] = {}
 
 
 def register(architecture: Architecture) -> None:
-    """Those registered later are looked for first: a newer architecture has the tensors of an older one, and some more."""
+    """Add an architecture. One that is registered later is tried first: a newer one has the tensors of an older one, and some more."""
     assert architecture.name not in ARCHITECTURES, architecture.name
     ARCHITECTURES[architecture.name] = architecture
 
@@ -35,23 +35,23 @@ def newest_first() -> list[Architecture]:
 
 
 def marked(names: Iterable[str]) -> Architecture | None:
-    """The architecture that some of these names mark. They are those of its table, not another layout's."""
+    """The architecture whose mark is in one of these names, or None. The names must be those of its table, not of another layout."""
     names = list(names)
     return next((each for each in newest_first() if each.is_marked_in(names)), None)
 
 
 def recognize(shapes: Mapping[str, Shape]) -> Architecture:
-    """By names and shapes alone. Raises CheckpointError, which names the architecture if it is one we know of."""
+    """The architecture of tensors, by names and shapes. Raises CheckpointError; the message names an unsupported one that we know."""
     relatives = [relative for each in newest_first() for relative in each.relatives]
     _refuse([relative for relative in relatives if relative.newer], shapes)
-    found = marked(shapes)
-    if found is not None:
-        return found
+    supported = marked(shapes)
+    if supported is not None:
+        return supported
     _refuse([relative for relative in relatives if not relative.newer], shapes)
     states = tuple(spec.name for each in newest_first() for spec in each.table if spec.role is Role.STATE)
     if states and all(name.endswith(states) for name in shapes):
         raise CheckpointError(
-            f"this file holds a tuned state ({states[0].rpartition('.')[2]}) without its model; a checkpoint with all its weights is needed"
+            f"this file holds a tuned state ({states[0].rpartition('.')[2]}) without its model; give a checkpoint that has all weights"
         )
     raise CheckpointError(f"no tensor here has a name of an RWKV checkpoint (the first is {next(iter(shapes))!r}); {_supported()}")
 

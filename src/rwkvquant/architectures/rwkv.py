@@ -1,4 +1,4 @@
-"""What the architectures of the RWKV family share: the tensors outside of the blocks, and the recurrent state."""
+"""What the architectures of the RWKV family share: the tensors outside the blocks, and the recurrent state."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ TUNED_STATE = TensorSpec("att.time_state", ("H", "N", "N"), Role.STATE, optional
 RECURRENT = (
     StateArray("att_shift", ("L", "B", "C")),  # the input of the previous token's time mix, after ln1
     StateArray("ffn_shift", ("L", "B", "C")),  # the input of the previous token's channel mix, after ln2
-    StateArray("wkv", ("L", "B", "H", "N", "N")),  # one matrix a head, [value, key]
+    StateArray("wkv", ("L", "B", "H", "N", "N")),  # one matrix per head, [value, key]
 )
 
-ANCHORS = ("att.receptance.weight", "ffn.key.weight")  # with embedding and head they have every size but the ranks
+ANCHORS = ("att.receptance.weight", "ffn.key.weight")  # with embedding and head, their shapes give every size except the ranks
 
 
 def heads_make_up_the_width(dims: Dims) -> str | None:

@@ -34,7 +34,7 @@ TABLE = (
 
 
 def older_version(shapes: Mapping[str, Shape]) -> str:
-    """RWKV-5 normalises each head (ln_x); 5.1 has a gate, and 5.2 a decay for each channel instead of each head."""
+    """RWKV-5 normalises each head (ln_x). 5.1 has a gate too. 5.2 has a decay for each channel instead of each head."""
     if not any("att.ln_x." in name for name in shapes):
         return "RWKV-4"
     decay = next((shape for name, shape in shapes.items() if name.endswith("att.time_decay")), ())

@@ -36,7 +36,7 @@ TABLE = (
     projection("ffn.value.weight", ("C", "F"), "ffn.hidden", writes_residual=True),
 )
 
-# The first whose mark some tensor's name holds is named, so newer ones stand first: each has the tensors of an older one.
+# The error message names the first one whose mark matches. Newer ones come first: each has the tensors of an older one.
 RELATIVES = (
     Relative(r"\brosa|ffn\.enn\.weight$", "RWKV-8", newer=True),
     Relative(r"^(blocks\.\d+\.)?qkv\.", "RWKV-7b (v7b, with DeepEmbed and DEA)", newer=True),

@@ -1,7 +1,7 @@
 """The sizes of a checkpoint, from the shapes of its tensors.
 
-`read_sizes` walks the architecture's table: the first tensor that has a symbol in its shape gives it its size, and every other
-tensor must agree. So a checkpoint that passes has every tensor of the table, in the right shape, and no other.
+`read_sizes` goes through the architecture's table. The first tensor with a symbol in its shape gives the symbol its size, and every
+other tensor must agree. So a checkpoint that passes has every tensor of the table, in the right shape, and no others.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def read_sizes(architecture: Architecture, shapes: Mapping[str, Shape]) -> Dims:
         if spec.role is Role.STATE and not with_state:
             continue
         expected.add(name)
-        if architecture.is_unused(spec, layer):  # no other tensor may learn its rank from these
+        if architecture.is_unused(spec, layer):  # checked at the end: they must not decide the rank of others
             unused.append((name, spec))
         elif name in shapes:
             sizes.match(name, spec, shapes[name])
@@ -49,34 +49,35 @@ def read_sizes(architecture: Architecture, shapes: Mapping[str, Shape]) -> Dims:
 
 
 class Sizes:
-    """Symbols of the table -> sizes, each with the tensor that gave it."""
+    """`known`: symbol -> size. `given_by`: symbol -> the tensor that gave the size."""
 
     def __init__(self) -> None:
         self.known: dict[str, int] = {}
         self.given_by: dict[str, str] = {}
 
     def match(self, name: str, spec: TensorSpec, shape: Shape) -> None:
-        """Learn from one tensor, or raise CheckpointError if it contradicts the others."""
+        """Take new sizes from one tensor. Raises CheckpointError if it contradicts the others."""
         fits = len(shape) == len(spec.shape)
-        for wanted, size in zip(spec.shape, shape, strict=False):
-            if isinstance(wanted, int):
-                fits = fits and size == wanted
+        for axis, size in zip(spec.shape, shape, strict=False):
+            if isinstance(axis, int):
+                fits = fits and size == axis
                 continue
-            count, symbol = factor(wanted)
+            count, symbol = factor(axis)
             if fits and symbol not in self.known:
                 self.known[symbol], self.given_by[symbol] = size // count, name
             fits = fits and size == count * self.known.get(symbol, -1)
         if not fits:
-            raise CheckpointError(f"{name} must have the shape {self._wanted(name, spec)}; got {_written(shape)}")
+            raise CheckpointError(f"{name} must have the shape {self._expected(name, spec)}; got {_written(shape)}")
 
     def dims(self, layers: int, ranks: tuple[str, ...]) -> Dims:
         sizes = {symbol: self.known[symbol] for symbol in (*SYMBOLS, *ranks) if symbol in self.known}
         return Dims.of_symbols(sizes | {"L": layers})
 
-    def _wanted(self, name: str, spec: TensorSpec) -> str:
+    def _expected(self, name: str, spec: TensorSpec) -> str:
+        """The shape in symbols, and the known sizes: "(C, Rw), C = 64 as in emb.weight"."""
         symbols = [factor(part)[1] for part in spec.shape if isinstance(part, str)]
-        learnt = [s for s in dict.fromkeys(symbols) if self.given_by.get(s, name) != name]
-        return _written(spec.shape) + ", ".join([""] + [f"{s} = {self.known[s]} as in {self.given_by[s]}" for s in learnt])
+        from_others = [s for s in dict.fromkeys(symbols) if self.given_by.get(s, name) != name]
+        return _written(spec.shape) + ", ".join([""] + [f"{s} = {self.known[s]} as in {self.given_by[s]}" for s in from_others])
 
 
 def _written(shape: tuple[int | str, ...]) -> str:
