@@ -11,14 +11,14 @@ def test_the_same_seed_gives_the_same_draws() -> None:
     assert (first != resampled_means(sums, tokens, resamples=50, seed=2)).any()
 
 
-def test_windows_weigh_as_much_as_they_have_tokens() -> None:
+def test_the_weight_of_a_window_is_its_number_of_tokens() -> None:
     """Two windows, sums 10 and 0, tokens 1 and 9: the draws can only be both (10/10), twice the first (20/2) or twice the second."""
     draws = resampled_means(np.array([[10.0, 0.0]]), np.array([1, 9]), resamples=100)
     assert set(draws[0]) == {1.0, 10.0, 0.0}
 
 
 def test_quantities_share_their_draws() -> None:
-    """What differs by a constant for each token differs by it in every draw: the text's own variation cancels."""
+    """Two quantities that differ by a constant per token differ by it in every draw: what varies in the text cancels."""
     tokens = np.random.default_rng(0).integers(1, 500, 40)
     sums = np.random.default_rng(1).normal(size=40) * tokens
     first, second = resampled_means(np.stack([sums, sums + 0.25 * tokens]), tokens)

@@ -16,7 +16,7 @@ def near(model: Bigram, noise: float, seed: int = 9) -> Bigram:
     return Bigram(model.table + noise * torch.randn(model.table.shape, generator=torch.Generator().manual_seed(seed)))
 
 
-def test_identical_models_diverge_by_exactly_nothing() -> None:
+def test_identical_models_have_a_divergence_of_exactly_0() -> None:
     result = compare(Recurrent(), Recurrent(), some_windows()).to_json()
     for key in ("kl_mean", "kl_p99", "kl_max", "delta_ppl"):
         assert result[key] == 0.0, key
@@ -30,18 +30,18 @@ def test_kl_is_its_definition_on_random_logits() -> None:
     base, other, windows = random_bigram(1), random_bigram(2), some_windows()
     p, q = (np.exp(m.table.double().numpy()) for m in (base, other))
     p, q = p / p.sum(1, keepdims=True), q / q.sum(1, keepdims=True)
-    by_token = (p * np.log(p / q)).sum(1)  # of the bigram after each token
+    by_token = (p * np.log(p / q)).sum(1)  # by the token before
     inputs = windows.inputs[windows.mask]
     result = compare(base, other, windows, batch=2)
     np.testing.assert_allclose(result.kl, by_token[inputs], rtol=1e-12)
     np.testing.assert_array_equal(result.same_top1, (p.argmax(1) == q.argmax(1))[inputs])
-    found = result.to_json()
-    assert found["kl_mean"] == pytest.approx(by_token[inputs].mean(), rel=1e-12)
-    assert found["kl_p99"] == pytest.approx(np.quantile(by_token[inputs], 0.99), rel=1e-12)
-    assert found["kl_max"] == pytest.approx(by_token[inputs].max(), rel=1e-12)
+    numbers = result.to_json()
+    assert numbers["kl_mean"] == pytest.approx(by_token[inputs].mean(), rel=1e-12)
+    assert numbers["kl_p99"] == pytest.approx(np.quantile(by_token[inputs], 0.99), rel=1e-12)
+    assert numbers["kl_max"] == pytest.approx(by_token[inputs].max(), rel=1e-12)
 
 
-def test_kl_runs_from_the_original_to_the_quantised_model() -> None:
+def test_kl_is_that_of_the_original_from_the_quantised_model() -> None:
     """p = (3/4, 1/4), q = (1/2, 1/2): KL(p || q) = ln 2 - H(p) = 0.1308, and the other way round 0.1438."""
     base, half = Bigram(torch.log(torch.tensor([[0.75, 0.25]] * 2))), uniform(2)
     windows = document_windows(["\1\1\1"], Bytes())
@@ -49,7 +49,7 @@ def test_kl_runs_from_the_original_to_the_quantised_model() -> None:
     assert compare(half, base, windows).to_json()["kl_mean"] == pytest.approx(-0.5 * math.log(0.75), rel=1e-6)
 
 
-def test_a_small_divergence_is_resolved() -> None:
+def test_a_small_divergence_is_measured_exactly() -> None:
     """One logit of a uniform model moved by e: KL = e^2/2 * (1/V)(1 - 1/V) + O(e^3), here 7e-9, far below float32's rounding of ln p."""
     moved = torch.zeros(256, 256)
     moved[:, 7] = 2**-9
@@ -68,7 +68,7 @@ def test_perplexities_are_those_of_each_model_alone() -> None:
 def test_many_candidates_share_one_run_of_the_base() -> None:
     base, models, windows = random_bigram(1), {"a": random_bigram(2), "b": random_bigram(3)}, some_windows()
     results = compare_many(base, models, windows, batch=4)
-    assert len(base.calls) == 1 + 3  # one token to learn the vocabulary, and nine windows by four
+    assert len(base.calls) == 1 + 3  # one token to find the size of the vocabulary, and nine windows in batches of four
     for name, model in models.items():
         alone = compare(base, model, windows, batch=4)
         for field in ("kl", "same_top1", "nll_base", "nll_quantized"):
@@ -107,8 +107,8 @@ def test_a_single_window_gives_numbers_without_an_interval() -> None:
     assert result["kl_ci95"] is None
 
 
-def test_the_difference_of_two_candidates_is_known_better_than_either() -> None:
-    """b is a with a little more noise: their intervals overlap, and the paired one still tells them apart."""
+def test_the_difference_of_two_candidates_has_a_smaller_interval_than_either() -> None:
+    """b is a with a little more noise. Their intervals overlap, but the interval of the difference does not contain 0."""
     base, windows = random_bigram(0), some_windows(lengths=[200] * 10)
     models = {"a": near(base, 0.500), "b": near(base, 0.505)}
     a, b = compare_many(base, models, windows).values()
@@ -132,7 +132,7 @@ def test_differences_need_the_same_windows() -> None:
 
 def test_a_quantised_model_whose_predictions_are_not_finite_is_named() -> None:
     infinite = torch.zeros(256, 256)
-    infinite[:, 0] = -math.inf  # token 0 is never the target: only the divergence meets it
+    infinite[:, 0] = -math.inf  # token 0 is never the target, so only the divergence is infinite
     with pytest.raises(RwkvQuantError, match="those of infinite are not"):
         compare_many(uniform(), {"infinite": Bigram(infinite)}, some_windows())
     with pytest.raises(RwkvQuantError, match="those of broken are not"):

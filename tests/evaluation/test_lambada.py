@@ -33,7 +33,7 @@ def by_the_script(model: Recurrent, texts: list[str]) -> tuple[list[float], list
 @pytest.mark.parametrize("batch", [1, 2, 8])
 def test_batched_equals_the_script_one_document_at_a_time(batch: int) -> None:
     model = Recurrent(vocab=128)
-    texts = [*TEXTS, easy(model, "the"), easy(model, "one two")]  # or it would be right about none
+    texts = [*TEXTS, easy(model, "the"), easy(model, "one two")]  # else the model would predict no last word
     logps, corrects = by_the_script(model, texts)
     result = score_texts(model, Bytes(), texts, batch=batch)
     np.testing.assert_allclose(result.logp, logps, rtol=1e-12)
@@ -44,7 +44,7 @@ def test_batched_equals_the_script_one_document_at_a_time(batch: int) -> None:
 
 
 def easy(model: Recurrent, prefix: str) -> str:
-    """Bend the model until it expects " yz" after the prefix, by raising those tokens where they are due."""
+    """Change the model so that it predicts " yz" after the prefix: raise the logits of these tokens at their positions."""
     vocab, features, logits = model.head.shape[1], model.features, model.logits
 
     def raised(tokens: torch.Tensor) -> torch.Tensor:
@@ -62,8 +62,8 @@ def easy(model: Recurrent, prefix: str) -> str:
     return prefix + " yz"
 
 
-def test_a_uniform_model_pays_for_every_token_of_the_word() -> None:
-    """Words of 2 and 4 tokens with their space: the mean of logp is -3 ln 256, however long the passages are."""
+def test_a_uniform_model_counts_every_token_of_the_word() -> None:
+    """Words of 2 and 4 tokens with their space: the mean of logp is -3 ln 256, for passages of any length."""
     result = score_texts(uniform(), Bytes(), ["long passage a", "b xyz"])
     assert result.ppl == pytest.approx(256**3, rel=1e-12)
 
@@ -77,7 +77,7 @@ def test_a_word_is_correct_only_if_each_of_its_tokens_is_the_likeliest() -> None
     assert result.acc == 0.4
 
 
-def test_prefix_and_word_are_encoded_apart_and_split_at_the_last_space() -> None:
+def test_prefix_and_word_are_split_at_the_last_space_and_encoded_separately() -> None:
     class Spy(Bytes):
         asked: list[str] = []  # noqa: RUF012
 
@@ -89,7 +89,7 @@ def test_prefix_and_word_are_encoded_apart_and_split_at_the_last_space() -> None
     assert Spy.asked == ["one two ", " three"]
 
 
-def test_files_are_read_by_the_line(tmp_path: Path) -> None:
+def test_files_are_read_line_by_line(tmp_path: Path) -> None:
     path = tmp_path / "lambada.jsonl"
     path.write_text("".join(json.dumps({"text": text, "id": 1}) + "\n" for text in TEXTS) + "\n")
     seen: list[tuple[int, int]] = []
@@ -110,7 +110,7 @@ def test_a_malformed_line_is_named_by_its_number(tmp_path: Path, line: str) -> N
         load_texts(path)
 
 
-def test_bytes_that_are_no_text_are_named_by_their_line(tmp_path: Path) -> None:
+def test_bytes_that_are_not_utf8_are_named_by_their_line(tmp_path: Path) -> None:
     (tmp_path / "bad.jsonl").write_bytes(b'{"text": "a b"}\n{"text": "a \xff"}\n')
     with pytest.raises(CalibrationError, match="line 2 is not"):
         load_texts(tmp_path / "bad.jsonl")
@@ -118,7 +118,7 @@ def test_bytes_that_are_no_text_are_named_by_their_line(tmp_path: Path) -> None:
 
 def test_a_text_of_one_word_is_refused(tmp_path: Path) -> None:
     (tmp_path / "bad.jsonl").write_text('{"text": "word"}')
-    with pytest.raises(CalibrationError, match=r"needs a space before one; .*line 1 has none"):
+    with pytest.raises(CalibrationError, match=r"needs a space before it; .*line 1 has none"):
         load_texts(tmp_path / "bad.jsonl")
 
 

@@ -1,4 +1,4 @@
-"""The same promises on a trained checkpoint: where the forward works in chunks, padding and batches must still change nothing."""
+"""The same promises on a trained checkpoint, whose forward works in chunks: padding and batches must change nothing."""
 
 import json
 from pathlib import Path
@@ -29,10 +29,10 @@ def tokenizer() -> Tokenizer:
     return load_tokenizer(str(DATA / "tokenizer.json"), 4096)
 
 
-def test_batches_and_padding_change_rounding_only(model: TorchModel, tokenizer: Tokenizer) -> None:
+def test_batches_and_padding_change_only_the_rounding(model: TorchModel, tokenizer: Tokenizer) -> None:
     windows = document_windows(TEXTS, tokenizer, context=24)
     alone, together = (perplexity(model, windows, batch=batch).token_nll for batch in (1, 8))
-    # Matrix products of other shapes sum in another order: float32 logits of about 10 move by some 1e-5.
+    # Matrix products of other shapes sum in another order: float32 logits of about 10 change by about 1e-5.
     np.testing.assert_allclose(together, alone, atol=2e-4)
     assert 10 < np.exp(alone.mean()) < 300  # trained on books, so far from 4096; a shifted target gives thousands
 

@@ -31,14 +31,14 @@ def test_windows_are_the_documented_ones() -> None:
 
 @pytest.mark.parametrize("limit", range(1, 13))
 def test_max_tokens_keeps_the_beginning_of_the_text(limit: int) -> None:
-    documents = ["abcdé", "xyz", "q"]  # é is two bytes, so two tokens: the limit may fall between them
+    documents = ["abcdé", "xyz", "q"]  # é is two bytes, so two tokens: the limit may be between them
     whole = document_windows(documents, Bytes(), context=4)
     part = document_windows(documents, Bytes(), context=4, max_tokens=limit)
     assert part.targets[part.mask].tolist() == whole.targets[whole.mask].tolist()[:limit]
     assert part.tokens == part.text_bytes == min(limit, 10)
 
 
-def test_bytes_of_a_whole_document_are_its_own_though_the_tokenizer_normalises() -> None:
+def test_a_whole_document_counts_its_own_bytes_if_the_tokenizer_normalises() -> None:
     class Lower(Bytes):
         def encode(self, text: str) -> list[int]:
             return super().encode(text.replace("  ", " "))
@@ -57,7 +57,7 @@ def test_sums_are_taken_over_each_window() -> None:
     assert windows.sums(np.array([1.0, 2, 4, 8, 16, 32, 64])).tolist() == [7, 24, 96]
 
 
-def test_the_hash_tells_text_context_and_mask_apart() -> None:
+def test_the_hash_depends_on_text_context_and_mask() -> None:
     hashes = {
         document_windows(["abcd"], Bytes()).sha256(),
         document_windows(["abce"], Bytes()).sha256(),

@@ -1,4 +1,4 @@
-"""Models whose answer is known without running anything, and a tokenizer that hides nothing."""
+"""Small models with known answers, and a tokenizer of bytes."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class Bigram:
 
     def __init__(self, logits: np.ndarray | torch.Tensor) -> None:
         self.table = torch.as_tensor(logits, dtype=torch.float32)
-        self.calls: list[tuple[int, ...]] = []  # shapes of what was read
-        self.rows: list[int] = []  # positions that the head was asked for
+        self.calls: list[tuple[int, ...]] = []  # shapes of the inputs
+        self.rows: list[int] = []  # numbers of positions of each call of the head
 
     def features(self, tokens: torch.Tensor) -> torch.Tensor:
         self.calls.append(tuple(tokens.shape))
@@ -46,7 +46,7 @@ def random_bigram(seed: int, vocab: int = 256, scale: float = 2.0) -> Bigram:
 
 
 class Recurrent:
-    """Depends on every token before, and on nothing else in the batch: what padding or batching could spoil."""
+    """Depends on all earlier tokens and on nothing else in the batch, so it shows mistakes with padding and batches."""
 
     def __init__(self, seed: int = 0, vocab: int = 256, width: int = 8) -> None:
         generator = torch.Generator().manual_seed(seed)

@@ -1,4 +1,4 @@
-"""The model card: numbers of this run, a licence that somebody gave, and nobody's file overwritten."""
+"""The model card has the numbers of this run and a licence that was given; files of others are not overwritten."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def header(path: Path) -> dict[str, str]:
-    """The YAML between the first two lines of three dashes, which here is one `key: value` a line."""
+    """The YAML between the first two lines of three dashes: one `key: value` per line."""
     first, body, _ = path.read_text().split("---\n", 2)
     assert first == ""
     return dict(line.split(": ", 1) for line in body.splitlines())
@@ -58,7 +58,7 @@ def test_the_card_holds_the_numbers_of_the_run(folder: Path, capsys: pytest.Capt
     assert str(folder) not in text + (folder / "out/config.json").read_text()
 
 
-def test_the_config_is_what_loaders_switch_on(folder: Path) -> None:
+def test_the_config_has_the_keys_that_loaders_need(folder: Path) -> None:
     assert run([*COMMAND, "--license", "cc0-1.0"]) == 0
     config, packed = json.loads(Path("out/config.json").read_text()), open_packed("out/model.safetensors")
     assert (config["model_type"], config["hidden_size"], config["num_hidden_layers"]) == ("rwkv7", 64, 1)
@@ -70,7 +70,7 @@ def test_the_config_is_what_loaders_switch_on(folder: Path) -> None:
     )
     assert quantisation["bits_total"] == pytest.approx(packed.ledger().bits_per_weight_file, abs=1e-4)
     assert header(Path("out/README.md"))["base_model"] == '"model"'
-    assert "KL divergence" not in Path("out/README.md").read_text() and "was not measured in this run" in Path("out/README.md").read_text()
+    assert "KL divergence" not in Path("out/README.md").read_text() and "This run did not measure" in Path("out/README.md").read_text()
 
 
 def test_a_second_run_replaces_our_own_files(folder: Path) -> None:
@@ -89,20 +89,20 @@ def test_a_second_run_replaces_our_own_files(folder: Path) -> None:
         ("config.json", '{"quantization_config": {"quant_method": "gptq"}}'),
     ],
 )
-def test_what_we_did_not_write_is_not_overwritten(folder: Path, name: str, content: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_files_that_we_did_not_write_are_not_overwritten(folder: Path, name: str, content: str, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "out" / name).write_text(content)
     assert run([*COMMAND, "--license", "mit"]) == 2
     assert f"out/{name} exists and was not written by rwkvquant" in capsys.readouterr().err
     assert (folder / "out" / name).read_text() == content and [path.name for path in Path("out").iterdir()] == [name]
 
 
-def test_a_link_that_leads_nowhere_is_not_written_through(folder: Path) -> None:
+def test_a_broken_link_is_not_written_through(folder: Path) -> None:
     (folder / "out" / "README.md").symlink_to(folder / "elsewhere.md")
     assert run([*COMMAND, "--license", "mit"]) == 2
     assert not (folder / "elsewhere.md").exists()
 
 
-def test_a_licence_is_given_or_read_and_never_made_up(folder: Path) -> None:
+def test_a_licence_is_given_or_read_and_never_guessed(folder: Path) -> None:
     with pytest.raises(ConfigError, match=r"a card names the licence of the original, .* give it, as --license apache-2.0"):
         prepare("model.pth", "out/model.safetensors", None, None)
     path = write_directory(folder / "hub", random_state_dict("rwkv7", layers=1))
@@ -126,7 +126,7 @@ def test_a_licence_is_given_or_read_and_never_made_up(folder: Path) -> None:
 
 @pytest.mark.parametrize("option", ["--license", "--base-model"])
 @pytest.mark.parametrize("value", ["mit\nbase_model: other", 'a"b', "../..", "", "a b", "-x"])
-def test_the_header_cannot_be_written_by_an_option(folder: Path, option: str, value: str) -> None:
+def test_an_option_cannot_add_lines_to_the_header(folder: Path, option: str, value: str) -> None:
     words = [*COMMAND, "--license", "mit", f"{option}={value}"]
     assert run(words) == (0 if (option, value) == ("--base-model", "") else 2)
     if Path("out/README.md").exists():
@@ -134,7 +134,7 @@ def test_the_header_cannot_be_written_by_an_option(folder: Path, option: str, va
 
 
 @pytest.mark.parametrize("words", [["--license", "mit"], ["--base-model", "a/b"], ["--card-text", "some.txt"]])
-def test_options_of_the_card_without_it_are_a_mistake(folder: Path, words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_options_of_the_card_without_the_card_are_refused(folder: Path, words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert run([*COMMAND[:-1], *words]) == 2
     assert "go with --card" in capsys.readouterr().err
 

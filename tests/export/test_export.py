@@ -1,4 +1,4 @@
-"""What `export` writes is what another tool's own description of its layout says, and what we read back."""
+"""What `export` writes agrees with the other tool's own description of its layout, and we can read it again."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ TOKENS = [0, 7, 99, 3, 41, 7]
 
 
 def packed_of(tmp_path: Path, arch: str, **options: object) -> tuple[Path, dict[str, torch.Tensor]]:
-    """A packed file in full precision, and what it holds: every size and rank is another number."""
+    """A packed file in full precision, and its tensors. No two sizes or ranks are equal."""
     ranks = {"Rw": 5, "Ra": 7, "Rv": 11, "Rg": 13, "Rm": 3, "Rd": 17}
     sizes = {"layers": 2, "width": 48, "hidden": 100, "ranks": ranks, "dtype": torch.float16, "first_layer_v": False}
     state_dict = random_state_dict(arch, **{**sizes, **options})
@@ -57,7 +57,7 @@ def read(path: Path) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize(("arch", "layout"), BY_HAND)
-def test_every_layout_is_what_its_description_says(tmp_path: Path, arch: str, layout: str) -> None:
+def test_every_layout_agrees_with_its_description(tmp_path: Path, arch: str, layout: str) -> None:
     packed, state_dict = packed_of(tmp_path, arch)
     output = tmp_path / ("out.pth" if layout == "pth" else "out")
     result = export(str(packed), str(output), layout=layout)
@@ -86,8 +86,8 @@ def test_an_exported_model_is_a_checkpoint_again(tmp_path: Path, arch: str, layo
 
 
 @pytest.mark.parametrize(("arch", "layout"), BY_HAND)
-def test_lora_factors_as_wide_as_the_model_come_back_as_they_were(tmp_path: Path, arch: str, layout: str) -> None:
-    """Shapes do not tell how a square matrix is turned; the file's metadata does."""
+def test_square_lora_factors_are_read_again_unchanged(tmp_path: Path, arch: str, layout: str) -> None:
+    """Shapes do not show whether a square matrix is transposed; the file's metadata does."""
     packed, state_dict = packed_of(tmp_path, arch, ranks=dict.fromkeys(("Rw", "Ra", "Rv", "Rg", "Rm", "Rd"), 48))
     export(str(packed), str(tmp_path / "out"), layout=layout)
     again = open_checkpoint(tmp_path / "out")
@@ -97,7 +97,7 @@ def test_lora_factors_as_wide_as_the_model_come_back_as_they_were(tmp_path: Path
 
 @pytest.mark.parametrize("layout", ["pth", "safetensors", "hf", "fla", "web-rwkv"])
 def test_a_quantised_model_keeps_its_logits(tmp_path: Path, layout: str) -> None:
-    """To the rounding of fp16, which the first export's .pth has as well."""
+    """Up to the rounding of fp16, which the first export's .pth has too."""
     packed = DATA / "rwkv6-8m-gptq.safetensors"
     export(str(packed), str(tmp_path / "plain.pth"))
     export(str(packed), str(tmp_path / "out"), layout=layout)
@@ -109,7 +109,7 @@ def test_a_quantised_model_keeps_its_logits(tmp_path: Path, layout: str) -> None
 
 @pytest.mark.parametrize("arch", ["rwkv7", "rwkv6"])
 @pytest.mark.parametrize("layout", ["hf", "fla"])
-def test_a_config_tells_the_sizes(tmp_path: Path, arch: str, layout: str) -> None:
+def test_a_config_has_the_sizes(tmp_path: Path, arch: str, layout: str) -> None:
     packed, _ = packed_of(tmp_path, arch)
     export(str(packed), str(tmp_path / "out"), "bf16", layout)
     config, dims = json.loads((tmp_path / "out" / "config.json").read_text()), open_packed(packed).dims
@@ -121,12 +121,12 @@ def test_a_config_tells_the_sizes(tmp_path: Path, arch: str, layout: str) -> Non
     assert ranks == (set() if (layout, arch) == ("hf", "rwkv6") else set(dims.ranks.values()))
 
 
-def test_a_tuned_state_goes_where_there_is_a_place_for_it(tmp_path: Path) -> None:
+def test_a_tuned_state_is_written_in_layouts_that_have_a_name_for_it(tmp_path: Path) -> None:
     packed, state_dict = packed_of(tmp_path, "rwkv7", time_state=True)
     export(str(packed), str(tmp_path / "out.st"), layout="web-rwkv")
     name = "blocks.1.att.time_state"
     assert torch.equal(load_file(tmp_path / "out.st")[name], state_dict[name].transpose(1, 2))
-    with pytest.raises(ConfigError, match=r"the layout fla has no place for blocks\.0\.att\.time_state; try --layout pth"):
+    with pytest.raises(ConfigError, match=r"the layout fla has no name for blocks\.0\.att\.time_state; try --layout pth"):
         export(str(packed), str(tmp_path / "out"), layout="fla")
     assert not (tmp_path / "out").exists()
 
@@ -135,7 +135,7 @@ def test_an_output_in_the_way_is_not_touched(tmp_path: Path) -> None:
     packed, _ = packed_of(tmp_path, "rwkv7")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("mine")
-    with pytest.raises(ConfigError, match=r"is a directory that is made; .* exists already"):
+    with pytest.raises(ConfigError, match=r"needs a new directory; .* exists already"):
         export(str(packed), str(tmp_path / "mine"), layout="hf")
     with pytest.raises(ConfigError, match="layout must be one of pth, safetensors, web-rwkv, hf, fla; got gguf"):
         export(str(packed), str(tmp_path / "out"), layout="gguf")

@@ -1,8 +1,8 @@
 """Error bars by the paired bootstrap over windows.
 
-Windows are drawn with replacement, as many as there are. Every quantity (the KL of one candidate, of another, both perplexities)
-is computed on the same draw, so that what makes the text easy or hard for all models alike cancels in differences. A mean over
-tokens stays one: the drawn windows' sums are divided by the drawn windows' tokens.
+One draw takes as many windows as there are, with replacement. Every quantity (the KL of each candidate, both perplexities) is computed
+on the same draws. So the part of the text's difficulty that all models share cancels in differences. Each mean stays a mean over
+tokens: the sums of the drawn windows are divided by the tokens of the drawn windows.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def resampled_means(
 
 
 def interval(draws: NDArray[np.float64], windows: int) -> tuple[float, float] | None:
-    """The middle 95 % of the draws; None for a single window, whose draws are all alike and say nothing."""
+    """(low, high): the middle 95 % of `draws`. None for a single window: its draws are all equal and say nothing."""
     if windows < 2:
         return None
     low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])

@@ -1,11 +1,11 @@
-"""What quantisation did to a model's predictions: KL divergence from the original, same top token, change of perplexity.
+"""How quantisation changed a model's predictions: KL divergence from the original, same top token, change of perplexity.
 
     p_i, q_i   the next-token distributions of the original ("base") and of the quantised model after the same tokens, i = 1..N
     KL         1/N sum_i sum_v p_i(v) (ln p_i(v) - ln q_i(v))          nats per token, in float64 from float32 logits
     agreement  1/N #{i : argmax p_i = argmax q_i}
 
-Both models read the same windows, and their logits are dropped run by run; the base runs once for any number of candidates.
-Gives up: the candidates of one call are all in memory, and the base's predictions are not kept for a later call.
+Both models read the same windows; logits are kept for one run of positions only. The base runs once for any number of candidates.
+Limits: all candidates of one call are in memory, and the base's predictions are not kept for a later call.
 """
 
 from __future__ import annotations
@@ -39,7 +39,10 @@ from rwkvquant.evaluation.windows import Windows
 
 @dataclass(frozen=True)
 class Comparison:
-    """One candidate against the base, token by token, in the order of the text: all arrays are (tokens,)."""
+    """One candidate compared with the base, for each predicted token in the order of the text. All arrays are (tokens,).
+
+    `kl`, `nll_base`, `nll_quantized` in nats; `same_top1`: both models give the highest probability to the same token.
+    """
 
     windows: Windows
     kl: NDArray[np.float64]
@@ -53,7 +56,7 @@ class Comparison:
         return np.stack([self.windows.sums(v.astype(np.float64)) for v in (self.kl, self.same_top1, self.nll_base, self.nll_quantized)])
 
     def to_json(self, *, resamples: int = RESAMPLES, seed: int = 0) -> dict[str, Any]:
-        """The numbers, with the conditions they hold under. Intervals (*_ci95) are [low, high], or None for a single window."""
+        """The numbers and their conditions. Intervals (*_ci95) are [low, high], or None for a single window."""
         kl, top1, nll_base, nll_quantized = resampled_means(self.window_sums, self.windows.tokens_each, resamples=resamples, seed=seed)
         ppl_base, ppl_quantized = perplexity_of(self.nll_base.mean()), perplexity_of(self.nll_quantized.mean())
         return {
@@ -76,7 +79,7 @@ class Comparison:
 
 
 def compare(base: LogitModel, quantized: LogitModel, windows: Windows, *, batch: int = 8, progress: OnBatch | None = None) -> Comparison:
-    """One quantised model against its original. Raises as compare_many does."""
+    """Compare one quantised model with its original. Raises the errors of compare_many."""
     return compare_many(base, {"the quantised model": quantized}, windows, batch=batch, progress=progress)["the quantised model"]
 
 
@@ -84,7 +87,7 @@ def compare(base: LogitModel, quantized: LogitModel, windows: Windows, *, batch:
 def compare_many(
     base: LogitModel, models: Mapping[str, LogitModel], windows: Windows, *, batch: int = 8, progress: OnBatch | None = None
 ) -> dict[str, Comparison]:
-    """Every model against `base` over the same windows; the base runs once.
+    """Compare every model with `base` over the same windows. The base runs once.
 
     Raises TokenizerError for a token outside a vocabulary or vocabularies that differ, RwkvQuantError if a model predicts NaN.
     """
@@ -105,7 +108,7 @@ def compare_many(
                 logits, result = model.logits(features[name][run]).to(base_logits.device), results[name]
                 for span in spans(len(logits), vocab):
                     at = place[span]
-                    # ln p is computed again for each candidate: cheap beside a forward, and keeping it takes twice the logits' memory.
+                    # ln p is computed again for each candidate: cheap compared with a forward; keeping it takes twice the logits' memory.
                     log_p, log_q = log_probabilities(base_logits[span]), log_probabilities(logits[span])
                     nll_base[at] = token_nll(log_p, targets[span]).cpu().numpy()
                     result.nll_quantized[at] = token_nll(log_q, targets[span]).cpu().numpy()
@@ -123,9 +126,9 @@ def kl_divergence(log_p: torch.Tensor, log_q: torch.Tensor) -> torch.Tensor:
 
 
 def difference(first: Comparison, second: Comparison, *, resamples: int = RESAMPLES, seed: int = 0) -> dict[str, Any]:
-    """Is `first` nearer to the base than `second`? Negative differences, with an interval below zero, say that it is.
+    """Is `first` nearer to the base than `second`? Yes, if the difference is negative and its whole interval is below zero.
 
-    Paired: both must come from the same windows (ours to keep; asserted).
+    Paired: both must come from the same windows (asserted).
     """
     assert first.windows.sha256() == second.windows.sha256(), "a paired difference needs the same windows"
     sums = np.concatenate([first.window_sums, second.window_sums])

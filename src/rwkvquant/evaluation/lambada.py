@@ -1,11 +1,11 @@
 """LAMBADA by BlinkDL's protocol: is the last word of a passage what the model expects?
 
     text = prefix + " " + word          split at the last space
-    src = [0] + encode(prefix)          dst = encode(" " + word)          the two are encoded apart
-    logp = sum of ln p(dst_i | src, dst_<i)                               correct iff every dst_i is the likeliest token
-    ppl = exp(-mean of logp over the documents): for each word, not for each token;    acc = correct / documents, from 0 to 1
+    src = [0] + encode(prefix)          dst = encode(" " + word)          encoded separately
+    logp = sum of ln p(dst_i | src, dst_<i)                               correct iff every dst_i is the most likely token
+    ppl = exp(-mean of logp over the documents): per word, not per token          acc = correct / documents, from 0 to 1
 
-The script this follows prints acc in percent and takes the softmax in float32; here it is a fraction and float64.
+BlinkDL's script prints acc in percent and computes the softmax in float32. Here acc is a fraction, and the softmax is in float64.
 """
 
 from __future__ import annotations
@@ -52,7 +52,10 @@ def lambada(
     max_docs: int | None = None,
     progress: OnBatch | None = None,
 ) -> Lambada:
-    """Measure on the first `max_docs` documents of a .jsonl file. Raises as load_texts and score_texts do."""
+    """Measure on the first `max_docs` documents of a .jsonl file.
+
+    Raises the errors of load_texts and score_texts, and ConfigError if max_docs is below 1.
+    """
     if max_docs is not None and max_docs < 1:
         raise ConfigError(f"max_docs must be at least 1; got {max_docs}. Leave it out to use the whole file.")
     return score_texts(model, tokenizer, load_texts(path)[:max_docs], batch=batch, progress=progress)
@@ -75,9 +78,9 @@ def score_texts(
 
 
 def load_texts(path: str | Path) -> list[str]:
-    """The "text" of each line. Blank lines are passed over.
+    """The "text" of each line. Blank lines are skipped.
 
-    Raises CalibrationError, with the line's number, for one that is no JSON object with a "text" of at least two words.
+    Raises CalibrationError with the line's number, unless the line is a JSON object with a "text" of at least two words.
     """
     try:
         lines = Path(path).read_bytes().splitlines()
@@ -92,9 +95,9 @@ def load_texts(path: str | Path) -> list[str]:
 def _text(line: bytes, where: str) -> str:
     try:
         text = json.loads(line)["text"]
-        text.encode()  # a lone surrogate is valid JSON and no text
+        text.encode()  # a lone surrogate is valid JSON, but not valid text
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise CalibrationError(f'a line of LAMBADA must be a JSON object like {{"text": "..."}} in UTF-8; {where} is not') from error
     if " " not in text:
-        raise CalibrationError(f"LAMBADA asks for the last word of a text, so it needs a space before one; {where} has none")
+        raise CalibrationError(f"LAMBADA predicts the last word of a text, so the text needs a space before it; {where} has none")
     return str(text)

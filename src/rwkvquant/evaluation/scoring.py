@@ -1,8 +1,8 @@
-"""Run a model over windows, a batch at a time: the log-probability of every predicted token, in float64.
+"""Run a model over windows, a batch at a time, and compute the log-probability of every predicted token in float64.
 
-The head is computed for the counted positions only, a run of them at a time. So two sizes are bounded, whatever the vocabulary and
-the length of a window: the float32 logits of a run (LOGIT_BYTES) and the float64 copy in which probabilities are computed
-(CHUNK_BYTES, a part of a run). Padding stands on the right of a causal model and is masked, so it costs time but changes nothing.
+The head is computed for the counted positions only, a run of them at a time. So two arrays have a largest size, for any vocabulary
+and any length of a window: the float32 logits of a run (LOGIT_BYTES), and the float64 probabilities of a part of a run (CHUNK_BYTES).
+Padding is on the right and masked, and the model is causal. So padding costs time but changes no result.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from numpy.typing import NDArray
 from rwkvquant.errors import ConfigError, RwkvQuantError, TokenizerError
 from rwkvquant.evaluation.windows import END_OF_TEXT, Windows
 
-LOGIT_BYTES = 1 << 27  # 8192 positions x 4096 tokens, or 512 x 65,536; no batch has more of them, but for a single long window
-CHUNK_BYTES = 1 << 24  # smaller runs stay in nearer caches, but every operation on one ends with a barrier between threads
-MAX_NLL = 700.0  # nats a token; e^709 is the last perplexity that a float64 holds, and no model that works comes near it
+LOGIT_BYTES = 1 << 27  # 8192 positions x 4096 tokens, or 512 x 65,536; a batch has no more, except if it is a single long window
+CHUNK_BYTES = 1 << 24  # smaller parts would fit faster caches, but every operation on a part ends with a barrier between threads
+MAX_NLL = 700.0  # nats per token; e^709 is the largest perplexity that a float64 can hold, and no working model comes near it
 
 OnBatch = Callable[[int, int], None]  # (windows done, windows in all), after each batch
 
 
 class LogitModel(Protocol):
-    """Anything that predicts: models.TorchModel, or a toy whose answer is known."""
+    """Any model that predicts: models.TorchModel, or a small test model with a known answer."""
 
     def features(self, tokens: torch.Tensor) -> torch.Tensor:
-        """tokens (B, T) int64 -> (B, T, C), what the head needs of each position. Causal: position t sees tokens[:, :t+1] only."""
+        """tokens (B, T) int64 -> (B, T, C), the input of the head at each position. Causal: position t depends on tokens[:, :t+1] only."""
         ...
 
     def logits(self, features: torch.Tensor) -> torch.Tensor:
@@ -40,20 +40,20 @@ class LogitModel(Protocol):
 
 @dataclass(frozen=True)
 class Batch:
-    """Some windows side by side, cut to the longest of them."""
+    """Some windows as one array, as long as the longest of them."""
 
-    windows: NDArray[np.int64]  # (B,) which
+    windows: NDArray[np.int64]  # (B,) their numbers
     inputs: torch.Tensor  # (B, T)
-    rows: torch.Tensor  # (P,) the counted positions, among the B * T
-    targets: torch.Tensor  # (P,) the tokens that should be predicted there
-    place: NDArray[np.int64]  # (P,) where they stand among all predicted tokens of the text
+    rows: torch.Tensor  # (P,) the counted positions, as indices into the B * T
+    targets: torch.Tensor  # (P,) the tokens to predict there
+    place: NDArray[np.int64]  # (P,) their indices among all predicted tokens of the text
 
 
 @dataclass(frozen=True)
 class Scores:
-    """What one model makes of each predicted token, in the order of the text.
+    """The scores of one model for each predicted token, in the order of the text.
 
-    nll (tokens,) float64 in nats; top1 (tokens,) bool: it was the likeliest.
+    nll (tokens,) float64, negative log-likelihood in nats; top1 (tokens,) bool: the model gave it the highest probability.
     """
 
     nll: NDArray[np.float64]
@@ -62,7 +62,10 @@ class Scores:
 
 @torch.no_grad()
 def score(model: LogitModel, windows: Windows, *, batch: int = 8, progress: OnBatch | None = None, what: str = "the model") -> Scores:
-    """Run the model over all windows. Raises TokenizerError for a token outside its vocabulary, RwkvQuantError if it predicts NaN."""
+    """Run the model over all windows. `what`: its name in messages.
+
+    Raises TokenizerError for a token outside its vocabulary, RwkvQuantError if it predicts NaN.
+    """
     nll, top1 = np.zeros(windows.tokens), np.zeros(windows.tokens, bool)
     vocab = vocabulary(model, windows, what)
     for part in batches(windows, vocab, batch, progress):
@@ -82,14 +85,14 @@ def vocabulary(model: LogitModel, windows: Windows, what: str) -> int:
     largest = int(max(windows.inputs.max(), windows.targets.max()))
     if largest >= vocab:
         raise TokenizerError(
-            f"every token must lie below the vocabulary of {what}, {vocab}; the text gives token {largest}. "
-            "Try the tokenizer the model was trained with."
+            f"every token must be below {vocab}, the vocabulary of {what}; the text gives token {largest}. "
+            "Try the tokenizer that the model was trained with."
         )
     return vocab
 
 
 def batches(windows: Windows, vocab: int, batch: int, progress: OnBatch | None = None) -> Iterator[Batch]:
-    """At most `batch` windows of similar length at a time, the longest first (what does not fit in memory fails at once)."""
+    """At most `batch` windows of similar length at a time. The longest come first: if memory is too small, it fails at once."""
     if batch < 1:
         raise ConfigError(f"batch must be at least 1 window; got {batch}. Try batch=8.")
     order = np.argsort(-windows.lengths, kind="stable")
@@ -112,20 +115,20 @@ def batches(windows: Windows, vocab: int, batch: int, progress: OnBatch | None =
 
 
 def counted_features(model: LogitModel, batch: Batch) -> torch.Tensor:
-    """(P, C) of the counted positions."""
+    """The features (P, C) of the counted positions."""
     features = model.features(batch.inputs)
     return features.reshape(-1, features.shape[-1])[batch.rows.to(features.device)]
 
 
 def runs(batch: Batch, vocab: int) -> Iterator[slice]:
-    """The counted positions in runs whose logits take at most LOGIT_BYTES."""
+    """Split the counted positions into runs whose logits take at most LOGIT_BYTES."""
     step = max(1, LOGIT_BYTES // (4 * vocab))
     for start in range(0, len(batch.rows), step):
         yield slice(start, start + step)
 
 
 def spans(count: int, vocab: int) -> Iterator[slice]:
-    """`count` positions in parts whose float64 probabilities take at most CHUNK_BYTES."""
+    """Split `count` positions into parts whose float64 probabilities take at most CHUNK_BYTES."""
     step = max(1, CHUNK_BYTES // (8 * vocab))
     for start in range(0, count, step):
         yield slice(start, start + step)
@@ -142,20 +145,20 @@ def token_nll(log_p: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
 
 
 def checked(nll: NDArray[np.float64], what: str) -> NDArray[np.float64]:
-    """The same array. Raises RwkvQuantError if it holds NaN or infinity."""
+    """`nll` itself. Raises RwkvQuantError if it holds NaN or infinity."""
     if not np.isfinite(nll).all():
         raise RwkvQuantError(
             f"a model's predictions must be finite numbers; those of {what} are not. "
-            "Its weights are damaged or overflow; try rwkvquant verify on the file."
+            "Its weights may be damaged, or they overflow; try rwkvquant verify on the file."
         )
     return nll
 
 
 def perplexity_of(mean_nll: float) -> float:
-    """exp(nats). Raises RwkvQuantError above MAX_NLL, where it would be no number."""
+    """exp(mean_nll), with mean_nll in nats. Raises RwkvQuantError above MAX_NLL, where exp overflows."""
     if not mean_nll <= MAX_NLL:
         raise RwkvQuantError(
-            f"perplexity needs a mean of at most {MAX_NLL:.0f} nats; the model gave {mean_nll:.4g}. "
-            "Its weights are damaged or overflow; try rwkvquant verify on the file."
+            f"perplexity needs a mean of at most {MAX_NLL:.0f} nats per token; the model gave {mean_nll:.4g}. "
+            "Its weights may be damaged, or they overflow; try rwkvquant verify on the file."
         )
     return math.exp(mean_nll)

@@ -1,8 +1,8 @@
-"""Text -> windows of tokens, cut once and given to every model that is compared.
+"""Text -> windows of tokens. They are made once, and every model that is compared gets the same.
 
-A window holds at most `context` tokens of one document. Token 0 (end of text) stands before them, so that the first token
-is predicted too, and the state is fresh: every token of the text is predicted exactly once, from at most `context` tokens.
-The last, short window of a document is kept; its rows are padded on the right and masked (docs/methods/measuring.md).
+A window holds at most `context` tokens of one document. Token 0 (end of text) comes before them, so that the first token is
+predicted too. Each window starts from the initial state. So every token of the text is predicted exactly once, from at most
+`context` tokens. The last, short window of a document is kept; it is padded on the right and masked (docs/methods/measuring.md).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ END_OF_TEXT = 0
 
 
 class TextTokenizer(Protocol):
-    """What measuring needs of a tokenizer (runtime.tokenizer has more)."""
+    """The methods of a tokenizer that measuring needs (runtime.tokenizer has more)."""
 
     def encode(self, text: str) -> list[int]: ...
     def decode_bytes(self, ids: Sequence[int]) -> bytes: ...
@@ -31,10 +31,10 @@ class TextTokenizer(Protocol):
 
 @dataclass(frozen=True)
 class Windows:
-    """Rows of tokens, padded on the right with token 0, and which of their tokens count.
+    """Rows of tokens, padded on the right with token 0, and a mask of the tokens that count.
 
-    inputs, targets (windows, length) int64: targets[w, t] follows inputs[w, t]; mask (windows, length) bool: this target is predicted
-    and counted; lengths (windows,): the inputs that are no padding; text_bytes: UTF-8 bytes of the text that is predicted.
+    inputs, targets (windows, length) int64: targets[w, t] follows inputs[w, t]      mask (windows, length) bool: this target counts
+    lengths (windows,) int64: how many inputs are not padding                        text_bytes: UTF-8 bytes of the predicted text
     """
 
     inputs: NDArray[np.int64]
@@ -45,7 +45,7 @@ class Windows:
 
     @classmethod
     def from_rows(cls, rows: Sequence[Sequence[int]], first: Sequence[int], text_bytes: int) -> Windows:
-        """One window for each row of at least two tokens; the tokens from position first[w] on are predicted."""
+        """One window for each row. A row has at least two tokens; those from index first[w] on are predicted."""
         assert rows and all(1 <= start < len(row) for row, start in zip(rows, first, strict=True))
         lengths = np.array([len(row) - 1 for row in rows], np.int64)
         inputs = np.zeros((len(rows), int(lengths.max())), np.int64)
@@ -71,7 +71,7 @@ class Windows:
 
     @property
     def starts(self) -> NDArray[np.int64]:
-        """(windows,) where a window's predicted tokens begin in an array of all predicted tokens."""
+        """(windows,) the index of each window's first predicted token in an array of all predicted tokens."""
         return np.cumsum(self.tokens_each) - self.tokens_each
 
     def sums(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -79,7 +79,7 @@ class Windows:
         return np.add.reduceat(values, self.starts)
 
     def sha256(self) -> str:
-        """Hash of the tokens and of what is predicted: equal for two measurements that may be compared."""
+        """Hash of the tokens and the mask. Two measurements may be compared if their hashes are equal."""
         digest = hashlib.sha256(repr(self.inputs.shape).encode())
         for array in (self.inputs, self.targets, self.mask):
             digest.update(np.ascontiguousarray(array).tobytes())
@@ -87,7 +87,7 @@ class Windows:
 
 
 def text_windows(path: str | Path, tokenizer: TextTokenizer, *, context: int = 512, max_tokens: int | None = None) -> Windows:
-    """The windows of a text file (.txt with several documents, or .jsonl; calibration/samples.py). Raises as document_windows does."""
+    """The windows of a text file (.txt with several documents, or .jsonl; calibration/samples.py). Raises as document_windows."""
     return document_windows(load_documents(path), tokenizer, context=context, max_tokens=max_tokens, source=str(path))
 
 
@@ -110,7 +110,7 @@ def document_windows(
         kept = ids if max_tokens is None else ids[: max_tokens - tokens]
         rows += [[END_OF_TEXT, *kept[at : at + context]] for at in range(0, len(kept), context)]
         tokens += len(kept)
-        # The document's own bytes where it is whole: a tokenizer may normalise, and then decodes to something else.
+        # A whole document counts its own bytes: a tokenizer may normalise the text, and then decodes to other bytes.
         text_bytes += len(document.encode()) if len(kept) == len(ids) else len(tokenizer.decode_bytes(kept))
         if tokens == max_tokens:
             break

@@ -1,1 +1,1 @@
-"""A packed file on its way to others: `layouts.py` writes it for other tools, `card.py` what publishers put beside it."""
+"""Give a packed file to others: `layouts.py` writes its weights for other tools, `card.py` writes a model card next to it."""

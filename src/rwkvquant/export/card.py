@@ -1,7 +1,7 @@
-"""What publishers put beside a packed file: README.md, the model card of Hugging Face, and config.json.
+"""The files that are published next to a packed file: README.md, which is Hugging Face's model card, and config.json.
 
-Every number in the card was measured in this run, and says on what. The licence is the publisher's word or the original's card;
-it is never guessed. Files of that name that we did not write are not touched.
+Every number in the card was measured in this run; the card says on which text. The licence comes from the publisher or from the card
+of the original; it is never guessed. Files with these names that we did not write are not changed.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ MAX_CARD_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class Publication:
-    """Where the card goes, and what only the publisher knows. Made by `prepare`, before any work."""
+    """The packed file's path, and what only the publisher knows. `prepare` makes it, before the long work begins."""
 
     output: Path
     licence: str
@@ -34,14 +34,15 @@ class Publication:
 
 
 def prepare(source: str | Path, output: str | Path, licence: str | None, base_model: str | None) -> Publication:
-    """`base_model` is a name on the Hub; without one the checkpoint's own name stands there.
+    """Check all that `publish` needs. `base_model` is a name on the Hub; the default is the checkpoint's own name.
 
-    Raises ConfigError if there is no licence, or a file in the way that is not ours; CheckpointError for a bad checkpoint.
+    Raises ConfigError if there is no licence, or if a file with the card's name exists that is not ours; CheckpointError for a bad
+    checkpoint.
     """
     checkpoint = open_checkpoint(source)
     licence = licence or (_licence_in(checkpoint.path / CARD) if checkpoint.path.is_dir() else None)
     if licence is None:
-        raise ConfigError("a card names the licence of the original, which this checkpoint does not tell; give it, as --license apache-2.0")
+        raise ConfigError("a card names the licence of the original, and this checkpoint has none; give it, as --license apache-2.0")
     if not LICENCE.fullmatch(licence):
         raise ConfigError(f"a licence is an identifier of the Hub, such as apache-2.0 or cc0-1.0; got {licence!r}")
     path = checkpoint.path.resolve()
@@ -53,17 +54,17 @@ def prepare(source: str | Path, output: str | Path, licence: str | None, base_mo
 
 
 def refuse_to_overwrite(folder: Path) -> None:
-    """Raises ConfigError if the card or the config that lies there is not ours."""
+    """Raises ConfigError if `folder` has a card or a config that is not ours."""
     for name, is_ours in ((CARD, _is_our_card), (CONFIG, _is_our_config)):
         path = folder / name
         if (path.exists() or path.is_symlink()) and not is_ours(path):
-            raise ConfigError(f"{path} exists and was not written by rwkvquant; put the output in a folder of its own, or move {name} away")
+            raise ConfigError(f"{path} exists and was not written by rwkvquant; put the output in its own folder, or move {name} away")
 
 
 def publish(publication: Publication, divergence: dict[str, Any] | None = None) -> list[str]:
-    """Write both files and return their paths. `divergence` is what `compare` printed, with the "text" it was measured on.
+    """Write both files and return their paths. `divergence`: the JSON of `compare`, with the path of its text under "text".
 
-    Raises ConfigError as `prepare` does, RwkvQuantError for a full disk.
+    Raises ConfigError if a file is in the way that is not ours, RwkvQuantError for a full disk.
     """
     folder = publication.output.parent
     refuse_to_overwrite(folder)
@@ -76,11 +77,11 @@ def publish(publication: Publication, divergence: dict[str, Any] | None = None) 
 
 
 def config(packed: PackedFile) -> dict[str, Any]:
-    """config.json: the sizes, and `quantization_config` without the paths of the machine that made the file."""
+    """config.json: the sizes, and `quantization_config` without paths of the machine that made the file."""
     dims, ledger = packed.dims, packed.ledger()
     written = {key: value for key, value in packed.quantization_config.items() if key not in ("options", "recipe")}
-    quantisation = written | _what_ran(packed.quantization_config)
-    quantisation |= {
+    settings = written | _what_ran(packed.quantization_config)
+    settings |= {
         "bits_total": round(8 * packed.file_bytes / ledger.weights, 4),
         "calibration": {
             "sha256": packed.provenance.get("calibration_sha256"),
@@ -96,17 +97,17 @@ def config(packed: PackedFile) -> dict[str, Any]:
         "intermediate_size": dims.hidden,
         "num_hidden_layers": dims.layers,
         "head_dim": dims.head_size,
-        "quantization_config": quantisation,
+        "quantization_config": settings,
     }
 
 
-def _what_ran(told: dict[str, Any]) -> dict[str, Any]:
-    """The options that shaped the file: of its recipe, or filled in among its options, as files from before recipes have them."""
-    if "recipe" not in told:
-        options = told.get("options", {})
+def _what_ran(stored: dict[str, Any]) -> dict[str, Any]:
+    """The options that decided the file's content: from its recipe, or, in a file from before recipes, from its options."""
+    if "recipe" not in stored:
+        options = stored.get("options", {})
         kept = ("method", "style", "choice", "emb_bits", "vector_bits", "symmetric", "scale_bits", "seed")
         return {key: options[key] for key in kept if key in options}
-    recipe = told["recipe"]
+    recipe = stored["recipe"]
     one = recipe["candidates"][0] if len(recipe["candidates"]) == 1 else {}
     return {
         "method": recipe["method"],
@@ -125,8 +126,8 @@ def _bits(settings: list[dict[str, Any]]) -> int:
 
 
 def card(publication: Publication, packed: PackedFile, divergence: dict[str, Any] | None) -> str:
-    """README.md. Strings in the header are quoted as JSON does, which is YAML too."""
-    ledger, file, told = packed.ledger(), packed.path.name, packed.provenance
+    """The text of README.md. Strings in its header are quoted as in JSON, which YAML can read."""
+    ledger, file, provenance = packed.ledger(), packed.path.name, packed.provenance
     method = packed.quantization_config.get("options", {}).get("method", "unknown")
     numbers = [
         ("bits per weight, projections and LoRA factors", f"{ledger.bits_per_weight:.3f}"),
@@ -137,10 +138,10 @@ def card(publication: Publication, packed: PackedFile, divergence: dict[str, Any
     rows = [f"| {row.label} | {row.weights:,} | {row.stored_bytes:,} |" for row in ledger.rows() if row.weights and not row.subtotal]
     made = [
         ("method", method),
-        ("original, sha256", told.get("source_sha256")),
-        ("calibration tokens, sha256", told.get("calibration_sha256")),
+        ("original, sha256", provenance.get("source_sha256")),
+        ("calibration tokens, sha256", provenance.get("calibration_sha256")),
     ]
-    made += [("rwkvquant", told.get("package_version")), ("torch", told.get("torch"))]
+    made += [("rwkvquant", provenance.get("package_version")), ("torch", provenance.get("torch"))]
     return "\n".join(
         [
             "---",
@@ -156,7 +157,7 @@ def card(publication: Publication, packed: PackedFile, divergence: dict[str, Any
             "",
             f"# {publication.base_model}, quantised to {ledger.bits_per_weight:.3f} bits a weight",
             "",
-            f"`{file}` is {publication.base_model} in one file with its tokenizer. It runs on a CPU, without torch:",
+            f"`{file}` is {publication.base_model} and its tokenizer in one file. It runs on a CPU, without torch:",
             "",
             "    pip install rwkv-hybridquant",
             f'    rwkvquant generate {file} -p "Once upon a time"',
@@ -164,7 +165,7 @@ def card(publication: Publication, packed: PackedFile, divergence: dict[str, Any
             *_table(numbers + _measured(divergence)),
             "",
             "Bits count everything stored for these weights: codes, scales, zeros, codebooks and padding.",
-            *([] if divergence else ["What quantisation did to the predictions was not measured in this run: `rwkvquant compare` tells."]),
+            *([] if divergence else ["This run did not measure how quantisation changed the predictions: `rwkvquant compare` does."]),
             "",
             "| where the bytes go | weights | bytes |",
             "|---|---|---|",
@@ -177,7 +178,7 @@ def card(publication: Publication, packed: PackedFile, divergence: dict[str, Any
 
 
 def _model_index(file: str, bits: float | None, divergence: dict[str, Any]) -> list[dict[str, Any]]:
-    """What was measured, as the header of a model card has it."""
+    """The measured numbers, as the header of a model card needs them."""
     metrics = {} if bits is None else {"bits_per_weight": round(bits, 4)}
     named = {"kl_divergence": "kl_mean", "top1_agreement": "top1_agreement", "perplexity": "ppl_quantized", "base_perplexity": "ppl_base"}
     metrics |= {name: round(float(divergence[key]), 6) for name, key in named.items()}
@@ -220,9 +221,9 @@ def _is_our_config(path: Path) -> bool:
 
 
 def _licence_in(path: Path) -> str | None:
-    """The `license:` of a card's header. No YAML is parsed: one plain value on its line, or nothing."""
+    """The `license:` in a card's header, or None. No YAML parser: only a plain value on the same line is found."""
     if not path.is_file() or path.stat().st_size > MAX_CARD_BYTES:
         return None
     header = re.match(r"---\r?\n(.*?)\n---\s*\n", path.read_text(encoding="utf-8", errors="replace"), re.DOTALL)
-    found = re.search(r"^license:\s*[\"']?([^\s\"'#]+)[\"']?\s*$", header[1], re.MULTILINE) if header else None
-    return found[1] if found else None
+    licence = re.search(r"^license:\s*[\"']?([^\s\"'#]+)[\"']?\s*$", header[1], re.MULTILINE) if header else None
+    return licence[1] if licence else None

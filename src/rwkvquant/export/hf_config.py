@@ -1,4 +1,4 @@
-"""config.json of a Hugging Face directory, under the names that each family of modelling code gives to the sizes."""
+"""config.json of a Hugging Face directory. Each family of modelling code has its own names for the sizes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ NORM_EPS = 1e-5
 
 
 def hf_config(arch: str, dims: Dims, layout: str, dtype: str) -> dict[str, Any]:
-    """`layout` "hf" (RWKV's own classes) or "fla"; `dtype` of the weights beside it."""
+    """The content of config.json. `layout`: "hf" (RWKV's own classes) or "fla". `dtype`: of the weights in the same directory."""
     written = {
         "model_type": arch,
         "architectures": [f"{arch.upper()}ForCausalLM" if layout == "fla" else f"{arch.capitalize()}ForCausalLM"],
@@ -40,7 +40,7 @@ def _hf_rwkv7(dims: Dims) -> dict[str, Any]:
         "decay_low_rank_dim": dims.ranks["Rw"],
         "a_low_rank_dim": dims.ranks["Ra"],
         "gate_low_rank_dim": dims.ranks["Rg"],
-        "value_low_rank_dim": dims.ranks.get("Rv", 32),  # a model of one layer has none
+        "value_low_rank_dim": dims.ranks.get("Rv", 32),  # a model of one layer has no such rank
     }
 
 

@@ -1,9 +1,9 @@
-"""A packed file back to dequantised weights for other tools, in one of their layouts (docs/checkpoints.md).
+"""Write the dequantised weights of a packed file for other tools, in one of their layouts (docs/checkpoints.md).
 
     pth          a file as torch.save writes it, BlinkDL's names        safetensors   a file, BlinkDL's names
     hf, fla      a directory: config.json and model.safetensors         web-rwkv      a file, fp16
 
-Tensors are decoded, turned and written one by one; only a .pth, which torch writes, has them all in memory.
+Tensors are decoded, converted and written one by one. Only for a .pth, which torch writes, all are in memory at once.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ DIRECTORIES = {"hf": "hf", "fla": "fla"}
 
 
 def export(file: str, output: str, dtype: str = "fp16", layout: str = "pth") -> dict[str, Any]:
-    """Write the decoded weights of `file` to `output`, which for `hf` and `fla` is a directory to make.
+    """Write the decoded weights of `file` to `output`, which for `hf` and `fla` is a new directory.
 
-    Raises ConfigError for an unknown dtype or layout, a tensor that these cannot hold, or an output that is in the way; FormatError
-    for a bad file. Then nothing stands under the final name.
+    Raises ConfigError for an unknown dtype or layout, a tensor that these cannot hold, or an output that must not be replaced;
+    FormatError for a bad file. After an error there is no output.
     """
     _check(file, output, dtype, layout)
     packed = open_packed(file)
@@ -45,7 +45,7 @@ def export(file: str, output: str, dtype: str = "fp16", layout: str = "pth") -> 
         try:
             return as_stored(name, stored.values(name), DTYPES[dtype])
         except CheckpointError:
-            raise ConfigError(f"{name} holds values that {dtype} cannot; try --dtype bf16 or fp32") from None
+            raise ConfigError(f"{name} has values outside the range of {dtype}; try --dtype bf16 or fp32") from None
 
     def write(path: Path) -> None:
         with atomic_write(path) as out:
@@ -76,5 +76,5 @@ def _check(file: str, output: str, dtype: str, layout: str) -> None:
     if layout == "web-rwkv" and dtype != "fp16":
         raise ConfigError(f"web-rwkv reads fp16 only; got {dtype}. Leave --dtype out")
     if layout in DIRECTORIES and Path(output).exists():
-        raise ConfigError(f"the layout {layout} is a directory that is made; {output} exists already. Try another name")
+        raise ConfigError(f"the layout {layout} needs a new directory; {output} exists already. Try another name")
     check_output(output, file)

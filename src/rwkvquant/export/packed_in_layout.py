@@ -1,4 +1,4 @@
-"""The dequantised tensors of a packed file as a layout of checkpoints/names.py has them: the way back from `TranslatedFile`."""
+"""The dequantised tensors of a packed file in a layout of checkpoints/names.py: the inverse of `TranslatedFile`."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from rwkvquant.formats.container import PackedFile
 
 
 class PackedInLayout:
-    """`shapes` are all tensors by the layout's names; nothing is decoded before `values` asks for it.
+    """`shapes`: the layout's name -> shape, for all tensors. A tensor is decoded only when `values` is called.
 
-    Raises ConfigError for a tensor that the layout has no place for: a tuned time_state, outside of .pth and its kin.
+    Raises ConfigError for a tensor that the layout has no name for, such as a tuned time_state in fla's.
     """
 
     def __init__(self, packed: PackedFile, table: NameTable) -> None:
         self._packed, self._table, self._split = packed, table, packed.architecture.split
         self._slices = _slices(packed)
-        self._held: dict[str, list[str]] = {}  # the layout's name -> ours, in their order inside the tensor
+        self._held: dict[str, list[str]] = {}  # the layout's name -> our names, in their order inside the tensor
         for name in self._slices:
             block, _ = self._split(name)
             stored = (f"{table.block}{block}." if block else "") + self._place(name).name
@@ -31,6 +31,7 @@ class PackedInLayout:
         self.shapes = {stored: self._write(stored, [self._empty(name) for name in names]).shape for stored, names in self._held.items()}
 
     def values(self, stored: str) -> NDArray[np.float32]:
+        """The array of the tensor that has the name `stored` in the layout."""
         return self._write(stored, [self._decoded(name) for name in self._held[stored]])
 
     def _write(self, stored: str, arrays: list[NDArray[Any]]) -> NDArray[Any]:
@@ -39,11 +40,11 @@ class PackedInLayout:
     def _place(self, name: str) -> Place:
         place = self._table.places.get(self._split(name)[1])
         if place is None:
-            raise ConfigError(f"the layout {self._table.name} has no place for {name}; try --layout pth or safetensors")
+            raise ConfigError(f"the layout {self._table.name} has no name for {name}; try --layout pth or safetensors")
         return place
 
     def _empty(self, name: str) -> NDArray[np.uint8]:
-        """The shape of the checkpoint's tensor, without memory: one byte stands for all weights, and turns do not copy it."""
+        """An array with the shape of the checkpoint's tensor, for `shapes`. It takes one byte of memory; conversions do not copy it."""
         slices = self._slices[name]
         shape = self._packed.tensors[slices[0]].source_shape
         return np.broadcast_to(np.uint8(0), shape if slices == [name] else (len(slices), *shape))
@@ -57,9 +58,9 @@ class PackedInLayout:
 
 
 def _slices(packed: PackedFile) -> dict[str, list[str]]:
-    """The checkpoint's names -> the packed names: several where a tensor was packed in slices, <name>.0, <name>.1, ..."""
-    found: dict[str, list[str]] = {}
+    """The checkpoint's name -> the packed names: several if the tensor was packed in slices, <name>.0, <name>.1, ..."""
+    slices: dict[str, list[str]] = {}
     for name in packed.tensors:
         stem, _, index = name.rpartition(".")
-        found.setdefault(stem if index.isdecimal() else name, []).append(name)
-    return found
+        slices.setdefault(stem if index.isdecimal() else name, []).append(name)
+    return slices
