@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 
 from rwkvquant.architectures import Dims
-from rwkvquant.codecs import CodebookFactors, CodebookTensor, DenseTensor, GridConfig, PairCodebookTensor, UniformTensor
+from rwkvquant.codecs import CodebookFactors, CodebookTensor, DenseTensor, GridConfig, PairCodebookTensor, QTensor, UniformTensor
 from rwkvquant.formats.container import ContainerWriter
 from rwkvquant.formats.tokenizer_data import TokenizerData
 
@@ -58,6 +60,36 @@ def pairs(rng: np.random.Generator, shape: tuple[int, int], bits: int = 4, group
 
 def dense(rng: np.random.Generator, shape: tuple[int, ...], dtype: type = np.float16) -> DenseTensor:
     return DenseTensor(rng.standard_normal(shape).astype(dtype))
+
+
+def of_uniform(rng: np.random.Generator) -> Iterator[tuple[str, UniformTensor]]:
+    for bits, tiling in itertools.product(range(1, 9), ("t16x64", "t16x32", "rows")):
+        for symmetric, scale_bits in itertools.product((False, True), (8, 16)):
+            yield f"uniform{bits}.{tiling}", uniform(rng, (17, 130), GridConfig(bits, 64, symmetric, scale_bits))
+
+
+def of_codebook(rng: np.random.Generator) -> Iterator[tuple[str, CodebookTensor]]:
+    for bits in (2, 3, 4):
+        for rank in (0, 3):
+            yield f"codebook{bits}.t16x32", codebook(rng, (17, 70), bits, 4, rank)
+        yield f"codebook{bits}.rows", vector_codebook(rng, (3, 70), bits)
+
+
+def of_pairs(rng: np.random.Generator) -> Iterator[tuple[str, PairCodebookTensor]]:
+    return ((f"pairs{bits}.t16x32", pairs(rng, (17, 67), bits)) for bits in range(4, 9))
+
+
+def of_dense(rng: np.random.Generator) -> Iterator[tuple[str, DenseTensor]]:
+    return iter((("dense.f16", dense(rng, (3, 67))), ("dense.f32", dense(rng, (3, 67), np.float32))))
+
+
+# Codec's name -> matrices in each of its layouts. A codec that is registered without examples fails tests/formats/test_every_codec.py.
+EXAMPLES: dict[str, Callable[[np.random.Generator], Iterator[tuple[str, QTensor]]]] = {
+    "uniform": of_uniform,
+    "codebook": of_codebook,
+    "pairs": of_pairs,
+    "dense": of_dense,
+}
 
 
 def add_model(writer: ContainerWriter, seed: int = 0) -> None:
