@@ -85,6 +85,13 @@ def test_a_path_that_no_file_can_have_costs_one_sentence_and_not_the_conversatio
     assert len(done.stderr.splitlines()) == 3 and b"Traceback" not in done.stderr
 
 
+def test_a_chat_command_that_is_wrong_gets_one_sentence_and_the_conversation_continues() -> None:
+    done = run("chat", PACKED, "-n", "2", "--seed", "0", input=b"/save\n/safe file\nhello\n")
+    needs, unknown = done.stderr.decode().splitlines()
+    assert needs == "/save needs the name of a file: /save FILE" and unknown.startswith("there is no command /safe. /save FILE saves")
+    assert done.returncode == 0 and done.stdout.count(b"Assistant:") == 1
+
+
 def test_keys_that_are_no_text_never_reach_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("builtins.input", lambda _: " he\x1b[D\x1b[1;5C\x1bOAl\x08lo\x7f\x00 w\u00f6r\tld \x9b")
     assert chat._read() == "hello w\u00f6r\tld"

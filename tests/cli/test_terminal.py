@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -70,20 +71,39 @@ def test_an_interrupted_job_says_so_and_leaves_nothing(folder: Path, number: sig
     assert sorted(path.name for path in folder.iterdir()) == ["model.pth", "never.txt", "some.txt"]
 
 
-def test_arrow_keys_edit_the_line_of_a_chat() -> None:
-    pytest.importorskip("readline")
+def chat_on_a_terminal(keys: list[bytes], *options: str) -> str:
+    """What a person sees who types each of `keys` after a prompt; the last one ends the chat."""
     pid, terminal = pty.fork()
     if pid == 0:
-        os.execv(sys.executable, [sys.executable, "-m", "rwkvquant", "chat", str(EMBEDDED), "-n", "1"])
+        os.execv(sys.executable, [sys.executable, "-m", "rwkvquant", "chat", str(EMBEDDED), *options])
     shown = b""
     try:
-        while b"User: " not in shown:
-            shown += os.read(terminal, 4096)
-        os.write(terminal, b"/quii\x1b[Dt\x1b[C\x7f\r")  # left, t, right, delete backwards: /quit
+        for count, typed in enumerate(keys, start=1):
+            while shown.count(b"User: ") < count:
+                shown += os.read(terminal, 4096)
+            os.write(terminal, typed)
         while True:
             shown += os.read(terminal, 4096)
     except OSError:  # the other end was closed: chat has ended
         pass
     finally:
         os.close(terminal)
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0 and b"^[[D" not in shown
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    return shown.decode(errors="replace")
+
+
+def test_arrow_keys_edit_the_line_of_a_chat() -> None:
+    pytest.importorskip("readline")
+    shown = chat_on_a_terminal([b"/quii\x1b[Dt\x1b[C\x7f\r"], "-n", "1")  # left, t, right, delete backwards: /quit
+    assert "^[[D" not in shown
+
+
+def test_a_chat_shows_its_seed_once_and_the_seed_repeats_it() -> None:
+    def answer(shown: str) -> str:
+        return shown.partition("Assistant:")[2].partition("User: ")[0]
+
+    keys, wild = [b"Hi\r", b"/quit\r"], ("-n", "6", "--temperature", "5", "--top-p", "1")
+    first = chat_on_a_terminal(keys, *wild)
+    seeds = re.findall(r"--seed (\d+) repeats", first)
+    assert len(seeds) == 1 and answer(first).strip()
+    assert answer(chat_on_a_terminal(keys, *wild, "--seed", seeds[0])) == answer(first)

@@ -1,7 +1,8 @@
-"""A conversation: turns as BlinkDL's models know them, ended by token 0 or the user's next turn, and nothing read twice."""
+"""A conversation has the form that BlinkDL's models know; an answer ends at token 0 or the user's next turn; nothing is read twice."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +32,7 @@ TOKENIZERS: dict[str, Tokenizer] = {
 
 @dataclass
 class Heard:
-    """A state that is simply everything that was read, and where the script stands."""
+    """A state that is simply everything that was read, and the place in the script."""
 
     tokens: tuple[int, ...]
     at: int | None = None
@@ -93,7 +94,7 @@ def test_the_stop_text_is_found_when_tokens_overlap_its_edges() -> None:
 
 @pytest.mark.parametrize("kind", TOKENIZERS)
 @pytest.mark.parametrize("text", ["a\n\nUse it", "\n\n\nUser", "one\n\ntwo\n\nUsers: none", "User: at once", "ends\n\nUser", "\n", ""])
-def test_text_that_only_resembles_the_stop_is_passed_on_whole(kind: str, text: str) -> None:
+def test_text_that_only_resembles_the_stop_is_shown_whole(kind: str, text: str) -> None:
     chat, model = _chat(kind)
     model.will_say(text)
     assert "".join(chat.reply("Hi")) == text
@@ -166,7 +167,7 @@ def test_a_message_that_is_not_unicode_leaves_the_conversation_as_it_was() -> No
     assert _heard(chat, model) == "User: Hi\n\nAssistant: ok"
 
 
-def test_a_saved_conversation_goes_on_elsewhere(tmp_path: Path) -> None:
+def test_another_chat_continues_a_saved_conversation(tmp_path: Path) -> None:
     model = load(DATA / "rwkv7-tiny.pth", tokenizer=str(DATA / "tokenizer.json"))
     first = Chat(model, GREEDY, max_tokens=8)
     list(first.reply("Who are you?"))
@@ -196,6 +197,16 @@ def test_another_models_conversation_is_refused_and_changes_nothing(tmp_path: Pa
     other = load(DATA / "rwkv6-8m.pth", tokenizer=str(DATA / "tokenizer.json"))
     other.initial_state().save(tmp_path / "other.state")
     chat = Chat(model, GREEDY, max_tokens=2)
-    with pytest.raises(FormatError, match="this one is rwkv6"):
+    with pytest.raises(FormatError, match=r"other\.state: .* this one is of rwkv6 with L="):
         chat.load(tmp_path / "other.state")
     assert list(chat.reply("Hi"))
+
+
+def test_the_seed_that_was_drawn_repeats_a_conversation() -> None:
+    model = load(DATA / "rwkv7-tiny.pth", tokenizer=str(DATA / "tokenizer.json"))
+    wild = SamplingConfig(temperature=5.0, top_p=1.0)
+    first = Chat(model, wild, max_tokens=8)
+    second = Chat(model, dataclasses.replace(wild, seed=first.seed), max_tokens=8)
+    for message in ("Hi", "And then?"):
+        assert "".join(first.reply(message)) == "".join(second.reply(message))
+    assert Chat(model, wild).seed != first.seed

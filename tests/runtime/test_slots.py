@@ -100,7 +100,7 @@ def test_a_mistake_is_refused_before_any_slot_changes(model: Model) -> None:
         (ConfigError, r'"last" or "all"', lambda: slots.forward({slot: [1]}, logits="first")),  # type: ignore[arg-type]
         (TokenizerError, r"0 to 4095; got 4096", lambda: slots.forward({slot: [1, 4096]})),
         (TokenizerError, r"integers", lambda: slots.forward({slot: [1.5]})),  # type: ignore[list-item]
-        (FormatError, r"a state belongs to one model", lambda: slots.add(State("rwkv6", kept.recurrent))),
+        (FormatError, r"a state fits only its own model", lambda: slots.add(State("rwkv6", kept.recurrent))),
         (ConfigError, r"1 to 65536 slots", lambda: model.slots(0)),
     ]
     for error, message, call in mistakes:

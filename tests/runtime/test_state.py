@@ -54,7 +54,7 @@ def test_a_copy_shares_nothing() -> None:
 
 @pytest.mark.parametrize(("arch", "dims"), [("rwkv7", DIMS), ("rwkv6", Dims(2, 12, 20, 30, 6, 2)), ("rwkv6", Dims(3, 12, 20, 30, 3, 4))])
 def test_another_models_state_is_refused(arch: str, dims: Dims) -> None:
-    with pytest.raises(FormatError, match=f"this one is rwkv6 .*, the model {arch}"):
+    with pytest.raises(FormatError, match=f"this one is of rwkv6 with .*, the model is {arch} with"):
         _state().require(arch, dims)
 
 

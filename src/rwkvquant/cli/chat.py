@@ -17,16 +17,16 @@ from rwkvquant.errors import RwkvQuantError
 if TYPE_CHECKING:
     from rwkvquant.runtime.chat import Chat
 
-HELP = "/save FILE keeps the conversation, /load FILE goes on from one, /quit or Ctrl-D ends; Ctrl-C stops an answer"
+HELP = "/save FILE saves the conversation, /load FILE continues a saved one, /quit or Ctrl-D ends; Ctrl-C stops an answer"
 
-# What keys send that are no text: the sequences of arrow and function keys, then every other control character but tab and line break.
+# What keys send that is not text: the sequences of arrow and function keys, and all control characters except tab and line break.
 CONTROL = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1bO[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def command(
     file: Annotated[str, typer.Argument(help="A packed file or a checkpoint.")],
-    state: Annotated[str | None, typer.Option(help="Go on from a conversation kept with /save.")] = None,
-    max_tokens: Annotated[int, typer.Option("--max-tokens", "-n", min=1, help="At most this many tokens an answer.")] = 512,
+    state: Annotated[str | None, typer.Option(help="Continue a conversation that /save wrote.")] = None,
+    max_tokens: Annotated[int, typer.Option("--max-tokens", "-n", min=1, help="Longest answer, in tokens.")] = 512,
     temperature: TemperatureOption = 1.0,
     top_p: TopPOption = 0.7,
     presence_penalty: PresenceOption = 0.4,
@@ -36,7 +36,7 @@ def command(
     tokenizer: TokenizerOption = None,
     threads: ThreadsOption = None,
 ) -> None:
-    """Talk with a model in `User:` / `Assistant:` turns; the state is kept between them."""
+    """Talk with a model. It remembers the conversation."""
     from rwkvquant.runtime.chat import Chat
     from rwkvquant.runtime.sampling import SamplingConfig
     from rwkvquant.runtime.session import load
@@ -55,7 +55,7 @@ def command(
     if sys.stdin.isatty():
         with suppress(ImportError):  # arrow keys and a history, where Python has it
             import readline  # noqa: F401
-        stderr.print(HELP, style="dim")
+        stderr.print(f"{HELP}. --seed {chat.seed} repeats this conversation.", style="dim")
     while (message := _read()) is not None:
         if message.startswith("/"):
             if message == "/quit":
@@ -66,7 +66,7 @@ def command(
 
 
 def _read() -> str | None:
-    """The next line from the user, without space around it or keys that are no text; None at the end of input."""
+    """The next line from the user, without space around it and without keys that are not text; None at the end of input."""
     try:
         return CONTROL.sub("", input("User: " if sys.stdin.isatty() else "")).strip()
     except EOFError:
@@ -80,7 +80,7 @@ def _answer(chat: Chat, message: str) -> None:
             print(piece, end="", flush=True)
     except KeyboardInterrupt:
         pass
-    except RwkvQuantError as error:  # one line that is no text should not end the conversation either
+    except RwkvQuantError as error:  # a line that is not text does not end the conversation either
         stderr.print(str(error))
     print("\n")
 
@@ -90,10 +90,12 @@ def _obey(chat: Chat, message: str) -> None:
     try:
         if verb == "/save" and path:
             chat.save(path)
-            stderr.print(f"kept in {path}", style="dim")
+            stderr.print(f"saved in {path}", style="dim")
         elif verb == "/load" and path:
             chat.load(path)
+        elif verb in ("/save", "/load"):
+            stderr.print(f"{verb} needs the name of a file: {verb} FILE")
         else:
-            stderr.print(HELP, style="dim")
-    except RwkvQuantError as error:  # a misspelt file name should not end the conversation
+            stderr.print(f"there is no command {verb}. {HELP}")
+    except RwkvQuantError as error:  # a misspelt file name does not end the conversation
         stderr.print(str(error))

@@ -1,9 +1,9 @@
 """A conversation: `User: ...`, an empty line, `Assistant: ...`, an empty line, and so on, as BlinkDL's chat models are trained.
 
-An answer ends at token 0, or where the model begins the user's next turn (an empty line and "User:"), which is not passed on even
-if it arrives split over tokens. The state goes from turn to turn, so that nothing is read twice, with one small exception: a
-token may hold the end of an answer and the first line break of the stop text. The state kept is then the one before that token,
-and the next turn first reads what was passed on of it (`_tail`).
+An answer ends at token 0, or where the model begins the user's next turn (an empty line and "User:"). This stop text is never shown,
+even if it comes in several tokens. The state is kept from turn to turn, so nothing is read twice, with one small exception: a token
+may hold both the end of an answer and the first line break of the stop text. Then the state before that token is kept, and the next
+turn first reads the part of the token that was shown (`_tail`).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
-from rwkvquant.errors import ConfigError
+from rwkvquant.errors import ConfigError, FormatError
 from rwkvquant.runtime.sampling import Sampler, SamplingConfig
 from rwkvquant.runtime.session import END_OF_TEXT, Model
 from rwkvquant.runtime.states.files import State
@@ -20,7 +20,7 @@ STOP = "\n\nUser:"
 
 
 class Chat:
-    """One conversation with a model. Penalties are counted within each answer; the random numbers go on from one to the next."""
+    """One conversation with a model. Penalties are counted within each answer; the random numbers continue from one answer to the next."""
 
     def __init__(self, model: Model, sampling: SamplingConfig | None = None, max_tokens: int = 512) -> None:
         """`max_tokens` limits each answer. Raises ConfigError below 1."""
@@ -32,10 +32,15 @@ class Chat:
         self._state: State | None = None  # None: nothing has been said
         self._tail = ""
 
-    def reply(self, message: str) -> Iterator[str]:
-        """The answer to a message, in pieces as it grows. Close the iterator to stop early: what was passed on counts as said.
+    @property
+    def seed(self) -> int:
+        """The seed of the random numbers: the one that was given, or the one that was drawn."""
+        return self._sampler.seed
 
-        Raises TokenizerError for a message that is not Unicode.
+    def reply(self, message: str) -> Iterator[str]:
+        """The answer to a message, in pieces as it grows. Close the iterator to stop early: the conversation has what was shown until then.
+
+        Raises TokenizerError for a message that is not Unicode; then the conversation is unchanged.
         """
         message = message.replace("\r\n", "\n").strip()
         turn = f"User: {message}\n\nAssistant:"
@@ -47,7 +52,7 @@ class Chat:
         self._state, self._tail = state, ""
         self._sampler.forget()
         decoder = self._model.tokenizer.stream_decoder()
-        held = ""  # what may be the beginning of STOP is not passed on before that is decided
+        held = ""  # what may be the beginning of STOP is not shown until this is known
         for _ in range(self.max_tokens):
             token = self._sampler.next(logits)
             if token == END_OF_TEXT:
@@ -69,7 +74,7 @@ class Chat:
             yield rest
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Save the conversation's state. Raises FormatError if the file cannot be written."""
+        """Save the conversation's state as states/files.py describes. Raises FormatError if the file cannot be written."""
         if self._state is None:
             _, self._state = self._model.forward([END_OF_TEXT])
         if self._tail:
@@ -78,12 +83,18 @@ class Chat:
         self._state.save(path)
 
     def load(self, path: str | os.PathLike[str]) -> None:
-        """Go on from a saved conversation. Raises FormatError for a file that is none, or another model's; then nothing changes."""
+        """Continue a saved conversation.
+
+        Raises FormatError for a file that is not a saved state, or is another model's; then nothing changes.
+        """
         state = State.load(path)
-        state.require(self._model.arch, self._model.dims)
+        try:
+            state.require(self._model.arch, self._model.dims)
+        except FormatError as error:
+            raise FormatError(f"{path}: {error}") from None
         self._state, self._tail = state, ""
 
 
 def _beginning_of_stop(text: str) -> str:
-    """The longest end of the text with which STOP begins: "so.\\n" -> "\\n"."""
+    """The longest end of the text that is a beginning of STOP: "so.\\n" -> "\\n"."""
     return next((STOP[:length] for length in range(len(STOP) - 1, 0, -1) if text.endswith(STOP[:length])), "")

@@ -1,6 +1,6 @@
 """From logits to the next token: penalties, top-p and temperature as in BlinkDL's chat (ChatRWKV, API_DEMO_CHAT.py).
 
-    n_t     how often token t has been chosen, fading: after each choice all n shrink by penalty_decay, then the chosen one gains 1
+    n_t     how often token t has been chosen, fading: after each choice all n are multiplied by penalty_decay, then the chosen one gains 1
     logit_t -= presence_penalty + frequency_penalty * n_t         for every token chosen before
 
 kernels/sampling.py has top-p, temperature and the draw.
@@ -18,12 +18,15 @@ from numpy.typing import NDArray
 from rwkvquant.errors import ConfigError
 from rwkvquant.kernels.sampling import draw
 
-MAX_PENALTY = 1e9  # of either sign: far beyond any logit, and float32 holds it a million times over
+MAX_PENALTY = 1e9  # of either sign: far beyond any logit, and a million of them are still finite in float32
 
 
 @dataclass(frozen=True)
 class SamplingConfig:
-    """temperature 0 takes the likeliest token. The same seed gives the same tokens for the same logits; None draws another each time."""
+    """`temperature` 0 takes the likeliest token. With the same seed the same logits give the same tokens; None draws a new seed each time.
+
+    Raises ConfigError for a value out of range.
+    """
 
     temperature: float = 1.0
     top_p: float = 0.7
@@ -45,7 +48,7 @@ class SamplingConfig:
 class Sampler:
     """Chooses one token after another, and remembers what it chose for the penalties.
 
-    `seed` is the one in use: that of the options, or the one that was drawn. With it the choices can be repeated.
+    `seed` is the one in use: that of the options, or the one that was drawn. It repeats the choices.
     """
 
     def __init__(self, config: SamplingConfig) -> None:
@@ -55,7 +58,7 @@ class Sampler:
         self._occurrences: dict[int, float] = {}
 
     def next(self, logits: NDArray[np.float32]) -> int:
-        """(vocab,) logits -> a token; of equally likely ones, greedy takes the lowest id. Raises ConfigError unless they are finite."""
+        """(vocab,) logits -> a token. Greedy takes the lowest id of equal ones. Raises ConfigError if the largest is not finite."""
         scores = logits.astype(np.float32)
         for token, count in self._occurrences.items():
             scores[token] -= self.config.presence_penalty + self.config.frequency_penalty * count
@@ -70,7 +73,7 @@ class Sampler:
         return token
 
     def forget(self) -> None:
-        """Start the penalties again from nothing; the random numbers go on."""
+        """Forget all choices for the penalties; the random numbers continue."""
         self._occurrences.clear()
 
     def _remember(self, token: int) -> None:
@@ -81,4 +84,5 @@ class Sampler:
 
 def _require_between(name: str, value: float, low: float, high: float) -> None:
     if not (math.isfinite(value) and low <= value <= high):
-        raise ConfigError(f"{name} must be a number from {low:g} to {high:g}; got {value:g}")
+        allowed = f"of at least {low:g}" if high == math.inf else f"from {low:g} to {high:g}"
+        raise ConfigError(f"{name} must be a number {allowed}; got {value:g}")

@@ -1,6 +1,6 @@
-"""How many threads to use: the physical cores that this process may run on, and that its control group pays for.
+"""How many threads to use: one for each physical core that this process may run on, within the quota of its control group.
 
-Two threads of one core share what decoding is made of, its loads, so a second one there brings nothing and costs a barrier.
+Decoding is limited by loads from memory. Two threads of one core share its loads, so the second one gains nothing and costs a barrier.
 """
 
 from __future__ import annotations
@@ -15,30 +15,30 @@ MAX_THREADS = 1024
 
 
 def choose_threads(asked: int | None = None) -> int:
-    """`asked`, or the default. Raises ConfigError below 1 or above 1024."""
+    """`asked`, or the default if it is None. Raises ConfigError below 1 or above 1024."""
     if asked is None:
         return default_threads()
     if not 1 <= asked <= MAX_THREADS:
-        raise ConfigError(f"threads must lie in 1 to {MAX_THREADS}; got {asked}")
+        raise ConfigError(f"threads must be from 1 to {MAX_THREADS}; got {asked}")
     return asked
 
 
 def default_threads(root: Path = Path("/")) -> int:
-    """`root` stands before /sys and /proc, for tests."""
+    """At least 1. `root` is the folder with sys and proc; tests give another one."""
     cores = physical_cores(allowed_cpus(), root)
     quota = cgroup_quota(root)
     return max(1, min(cores, MAX_THREADS if quota is None else math.floor(quota)))
 
 
 def allowed_cpus() -> set[int]:
-    """By affinity where the system has one."""
+    """The CPUs that this process may run on: by affinity where the system has it, otherwise all."""
     if hasattr(os, "sched_getaffinity"):
         return set(os.sched_getaffinity(0))
     return set(range(os.cpu_count() or 1))
 
 
 def physical_cores(cpus: set[int], root: Path = Path("/")) -> int:
-    """How many cores these CPUs lie on; as many as CPUs where the system does not say."""
+    """How many cores these CPUs belong to; as many as CPUs where the system does not say."""
     cores = set()
     for cpu in cpus:
         topology = root / f"sys/devices/system/cpu/cpu{cpu}/topology"
@@ -48,7 +48,7 @@ def physical_cores(cpus: set[int], root: Path = Path("/")) -> int:
 
 
 def cgroup_quota(root: Path = Path("/")) -> float | None:
-    """CPUs' worth of time that the control group may use: the least of its own and its parents'; None without a limit."""
+    """How many CPUs' time the control group may use: the least of its own limit and its parents' limits; None without a limit."""
     quotas = []
     for line in _text(root / "proc/self/cgroup").splitlines():
         _, controllers, path = [*line.split(":", 2), "", ""][:3]
@@ -62,13 +62,13 @@ def cgroup_quota(root: Path = Path("/")) -> float | None:
 
 
 def _upwards(top: Path, path: str) -> list[Path]:
-    """The group's folder and those above it, `top` included: in a container the group may be mounted as the top."""
+    """The group's folder and those above it, up to `top`: in a container the group may be mounted as the top."""
     parts = [part for part in path.split("/") if part and part != ".."]
     return [top.joinpath(*parts[:length]) for length in range(len(parts), -1, -1)]
 
 
 def _quotient(quota: str, period: str) -> float | None:
-    """ "200000", "100000" -> 2.0; None for "max", "-1" and what is missing."""
+    """ "200000", "100000" -> 2.0; None for "max", "-1" and a missing number."""
     if not quota.isdigit() or not period.isdigit() or int(period) == 0:
         return None
     return int(quota) / int(period)

@@ -1,7 +1,7 @@
-"""What a model remembers of everything it has read: its size does not depend on how much that was.
+"""The state of a model, which is all that it remembers of what it has read. Its size does not depend on how much that was.
 
-On disk it is a .safetensors file with the arrays that the architecture names (one sequence, so the axis B is gone) and the metadata
-{"rwkvquant_state": "0", "arch": ...}. There is no pickle anywhere near it.
+On disk it is a .safetensors file with the arrays that the architecture names (of one sequence, so without the axis B) and the metadata
+{"rwkvquant_state": "0", "arch": ...}. Pickle is not used.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ VERSION = "0"
 class State:
     """The state of one sequence, for callers: it can be copied, saved and loaded. No call changes the state it is given.
 
-    `recurrent` has the arrays (a batch of one); what is in them is the architecture's.
+    `recurrent` has the arrays, a batch of one; the architecture says what they are.
     """
 
     arch: str
@@ -36,7 +36,7 @@ class State:
         return State(self.arch, self.recurrent.copy())
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Raises FormatError if the file cannot be written; then what lay under its name is still there."""
+        """Write the file. Raises FormatError if it cannot be written; a file that had this name before is then still there."""
         parts = zip(self.recurrent.spec, self.recurrent.arrays, strict=True)
         arrays = {array.name: np.ascontiguousarray(np.take(values, 0, axis=array.batch_axis)) for array, values in parts}
         try:
@@ -47,23 +47,23 @@ class State:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> State:
-        """Raises FormatError for a file that `save` did not write, or that was altered so that it no longer fits together."""
+        """Read a file that `save` wrote. Raises FormatError for any other file, and for one that is damaged."""
         if not Path(path).is_file():
-            raise FormatError(f"{path}: there is no such file of a saved state")
+            raise FormatError(f"{path}: there is no such file")
         try:
             with safe_open(path, framework="numpy") as file:
                 metadata, names = file.metadata() or {}, set(file.keys())
                 own = ARCHITECTURES.get(metadata.get("arch", ""))
                 if metadata.get("rwkvquant_state") != VERSION or own is None or names != {array.name for array in own.state}:
-                    raise FormatError(f"{path}: this is not a saved state of version {VERSION} and of an architecture that we know")
+                    raise FormatError(f"{path}: this is not a saved state of version {VERSION}, or its architecture is not known")
                 arrays = {array.name: file.get_tensor(array.name) for array in own.state}
         except (SafetensorError, OSError, TypeError, ValueError) as error:
-            raise FormatError(f"{path}: a saved state is a .safetensors file; this one cannot be read ({error})") from None
+            raise FormatError(f"{path}: this is not a saved state, which is a .safetensors file ({error})") from None
         shapes = {name: array.shape for name, array in arrays.items()}
         if any(array.dtype != np.float32 for array in arrays.values()) or not _fit(own, shapes):
-            raise FormatError(f"{path}: the arrays of this state do not fit together: {shapes}")
+            raise FormatError(f"{path}: the arrays of this saved state do not fit together: {shapes}")
         if not all(np.isfinite(array).all() for array in arrays.values()):
-            raise FormatError(f"{path}: a state is finite; this one holds NaN or infinity")
+            raise FormatError(f"{path}: the values of a state must be finite; this one has NaN or infinity")
         recurrent = RecurrentState(own.state, tuple(np.expand_dims(arrays[array.name], array.batch_axis) for array in own.state))
         return cls(own.name, recurrent)
 
@@ -73,11 +73,18 @@ class State:
         parts = zip(self.recurrent.spec, self.recurrent.arrays, strict=True)
         own = _axes(architecture(self.arch), {array.name: np.take(values, 0, array.batch_axis).shape for array, values in parts})
         if self.arch != arch or own != wanted:
-            raise FormatError(f"a state belongs to one model; this one is {self.arch} {own}, the model {arch} {wanted}")
+            raise FormatError(
+                f"a state fits only its own model; this one is of {_model(self.arch, own)}, the model is {_model(arch, wanted)}"
+            )
+
+
+def _model(arch: str, sizes: dict[str, int] | None) -> str:
+    """ "rwkv7 with L=4, C=128"."""
+    return f"{arch} with {', '.join(f'{axis}={size}' for axis, size in (sizes or {}).items())}"
 
 
 def _axes(architecture: Architecture, shapes: dict[str, tuple[int, ...]]) -> dict[str, int] | None:
-    """The sizes of a state by their symbols, but for the number of tokens read; None for arrays that do not fit together."""
+    """The sizes of a state by their symbols, without the number of tokens read; None for arrays that do not fit together."""
     sizes: dict[str, int] = {}
     for array in architecture.state:
         axes = [axis for axis in array.axes if axis != "B"]
