@@ -37,7 +37,7 @@ def test_an_interrupted_job_finishes_its_block_and_goes_on_to_the_same_bytes(tmp
             text.write(TEXT)
         said = job.stderr.read()
     assert job.returncode == 75 and "Traceback" not in said, said
-    expected = "rwkvquant: stopped after the embedding; the same command goes on from there (work directory work)"
+    expected = "rwkvquant: stopped after the embedding; the same command continues from there (work directory work)"
     assert said.splitlines()[-1] == expected
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.pth", "some.txt", "work"]
 

@@ -125,7 +125,7 @@ def test_a_tensor_falls_back_where_feedback_does_worse_on_the_judges(
     tmp_path: Path, method: str, judged: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Three tokens, and judges that look everywhere else: feedback has pushed all errors there. 32 rows may say no for all."""
-    monkeypatch.setattr(tasks_module, "JUDGED", judged)
+    monkeypatch.setattr(tasks_module, "TRIED_FIRST", judged)
     tried: list[tuple[str, int]] = []
     real = tasks_module.quantize_matrix
 
@@ -160,7 +160,7 @@ def test_a_tensor_falls_back_where_feedback_does_worse_on_the_judges(
 @pytest.mark.parametrize("judged", [1 << 20, 64 * 32])
 def test_a_matrix_of_zeros_does_not_fall_back(tmp_path: Path, judged: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both ways lose nothing, and that is no reason."""
-    monkeypatch.setattr(tasks_module, "JUDGED", judged)
+    monkeypatch.setattr(tasks_module, "TRIED_FIRST", judged)
     checkpoint = open_checkpoint(checkpoint_file(tmp_path, "rwkv6", **TINY))
     writer, plan = tensor_writer(checkpoint, recipe_of(method="gptq", code_bits=3))
     tensor = next(t for t in plan if t.name == "blocks.0.ffn.key.weight")

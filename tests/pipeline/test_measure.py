@@ -102,7 +102,7 @@ def test_a_sample_stands_for_the_whole(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_proxies_of_large_matrices_wait_for_a_rule_that_asks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint, whole = measured_model(tmp_path, "rwkv6", few_of())
-    monkeypatch.setattr(module, "PROXIES_UNASKED", 0)
+    monkeypatch.setattr(module, "ALWAYS_PROXIES", 0)
     _, without = measured_model(tmp_path, "rwkv6", few_of())
     assert all(found.proxies for found in whole.values()) and not any(found.proxies for found in without.values())
     for choice in ("algorithm1", "fixed", "error"):

@@ -51,7 +51,7 @@ class Job:
         quantize(self.source, self.output, two_candidates(**self.options), **{"work_dir": self.work, **arguments})  # type: ignore[arg-type]
         return self.output.read_bytes()
 
-    def stopped_behind(self, notes: int) -> str:
+    def stopped_after(self, notes: int) -> str:
         """Run it until it has noted so many things more as complete; what it says then."""
         asked = iter(range(1, notes))
         with pytest.raises(StoppedError) as said:
@@ -106,7 +106,7 @@ def job(tmp_path: Path) -> Job:
 @pytest.mark.parametrize(
     "options", [PLAIN, {}, {"method": "rtn", "bits": None, "code_bits": 3}], ids=["with text", "with pass 1", "without text"]
 )
-def test_a_job_that_was_asked_to_stop_does_so_behind_any_block_and_goes_on(tmp_path: Path, options: dict) -> None:
+def test_a_job_that_was_asked_to_stop_does_so_after_any_block_and_continues(tmp_path: Path, options: dict) -> None:
     job = Job(tmp_path, **options)
     expected = job.run(work_dir=None)
     job.output.unlink()
@@ -117,18 +117,18 @@ def test_a_job_that_was_asked_to_stop_does_so_behind_any_block_and_goes_on(tmp_p
         except StoppedError as stopped:
             said.append(str(stopped))
     assert job.output.read_bytes() == expected
-    pass_1 = ["pass 1's run forward", *(f"block {n} of 2, going backward, of pass 1" for n in (2, 1)), "pass 1"]
+    pass_1 = ["the forward run of pass 1", *(f"block {n} of 2 of pass 1, which begins with the last block" for n in (2, 1)), "pass 1"]
     pass_2 = ["the embedding", "block 1 of 2", "block 2 of 2", "the head"]
     told = [sentence.removeprefix("stopped after ").partition(";")[0] for sentence in said]
     assert list(dict.fromkeys(told)) == (pass_2 if options else pass_1 + pass_2)
-    assert all(f"the same command goes on from there (work directory {job.work})" in sentence for sentence in said)
+    assert all(f"the same command continues from there (work directory {job.work})" in sentence for sentence in said)
 
 
 def test_blocks_that_are_finished_are_not_done_again(job: Job) -> None:
-    job.stopped_behind(2)
+    job.stopped_after(2)
     notes = Notes()
     job.run(progress=notes)
-    assert f"going on after block 1 of 2: {job.work} has what comes before" in notes.notes
+    assert f"continuing after block 1 of 2, from {job.work}" in notes.notes
     assert [phase.split(":")[0] for phase in notes.phases if phase.endswith("quantising")] == ["block 2 of 2"]
     assert len(notes.reports) == notes.expected and not any(report.name.startswith("blocks.0.att") for report in notes.reports)
 
@@ -156,7 +156,7 @@ CHANGES = {
 
 @pytest.mark.parametrize("named", CHANGES)
 def test_what_another_job_left_is_refused_or_begun_again(job: Job, named: str) -> None:
-    job.stopped_behind(2)
+    job.stopped_after(2)
     job.options |= CHANGES[named](job)
     with pytest.raises(ConfigError) as refused:
         job.run(resume="required")
@@ -169,7 +169,7 @@ def test_what_another_job_left_is_refused_or_begun_again(job: Job, named: str) -
 
 @pytest.mark.parametrize("what", ["threads", "torch", "rwkvquant"])
 def test_another_build_or_number_of_threads_is_noticed(job: Job, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
-    job.stopped_behind(1)
+    job.stopped_after(1)
     change = {
         "threads": ("torch.get_num_threads", lambda: 77),
         "torch": ("torch.__version__", "9.9"),
@@ -192,20 +192,20 @@ def test_a_plan_of_another_method_is_refused_or_measured_again(tmp_path: Path) -
 
 def test_files_that_moved_but_say_the_same_are_the_same_job(job: Job) -> None:
     expected = job.run(work_dir=None)
-    job.stopped_behind(2)
+    job.stopped_after(2)
     job.source = job.source.rename(job.folder / "moved.pth").rename(job.source)
     job.run(resume="required")
     assert job.output.read_bytes() == expected
 
 
 def test_never_starts_again_from_nothing_and_required_needs_something(job: Job) -> None:
-    with pytest.raises(ConfigError, match="nothing that this job could go on from"):
+    with pytest.raises(ConfigError, match="no work that this job could continue"):
         job.run(resume="required")
     with pytest.raises(ConfigError, match="goes with --work-dir"):
         job.run(resume="required", work_dir=None)
     with pytest.raises(ConfigError, match="resume must be one of auto, required, never; got perhaps"):
         job.run(resume="perhaps")
-    job.stopped_behind(2)
+    job.stopped_after(2)
     notes = Notes()
     job.run(resume="never", progress=notes)
     assert [phase.split(":")[0] for phase in notes.phases if phase.endswith("quantising")] == ["block 1 of 2", "block 2 of 2"]
@@ -223,12 +223,12 @@ DAMAGES = {
 @pytest.mark.parametrize("file", DAMAGES)
 def test_torn_files_are_noticed(job: Job, file: str) -> None:
     expected = job.run(work_dir=None)
-    job.stopped_behind(2)
+    job.stopped_after(2)
     (job.work / file).write_bytes(DAMAGES[file]((job.work / file).read_bytes()))
     if file != "journal.json":
-        with pytest.raises(ConfigError, match=r"--resume required: .*journal\.json does not fit the data beside it"):
+        with pytest.raises(ConfigError, match=r"--resume required: .*journal\.json does not match the data next to it"):
             job.run(resume="required")
-    job.stopped_behind(1)
+    job.stopped_after(1)
     assert job.run() == expected
 
 

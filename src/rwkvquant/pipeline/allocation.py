@@ -1,7 +1,7 @@
-"""Free memory that goes back to the system between one phase of a job and the next.
+"""Give free memory back to the system between two phases of a job.
 
-glibc gives back only what is free at the end of its heap: below one small array that lasts, a gigabyte of large ones that came and went
-stays with the process, and the next phase, with arrays of other sizes, asks for more. Other C libraries are left as they are.
+glibc gives back only the free memory at the end of its heap. One small array that stays alive keeps a gigabyte of freed arrays below it
+in the process, and the next phase, with arrays of other sizes, asks for more. Other C libraries are left alone.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import ctypes
 
 
 def give_back() -> None:
-    """Free what malloc holds, in the middle of the heap too."""
+    """Give back the free memory that malloc holds, also in the middle of the heap."""
     try:
         trim = ctypes.CDLL("libc.so.6").malloc_trim
     except (OSError, AttributeError):

@@ -1,6 +1,6 @@
-"""What pass 2 knows of the block in hand: the calibration text in front of it, in one stream, or two where errors are corrected.
+"""The calibration text at the input of the current block of pass 2: one stream of hidden states, or two where errors are corrected.
 
-Rows of text come in two parts: those that the quantisers see, and those kept out, which judge them.
+Rows of text come in two parts: those that the quantisers see, and those kept out, on which their results are tested.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Weights = Mapping[str, Any]
 
 
 class NoText:
-    """For recipes that read none."""
+    """The text of recipes that read none: there is nothing to collect."""
 
     def embed(self, outer: Weights, original: Weights) -> None: ...
 
@@ -48,12 +48,12 @@ class NoText:
 
 
 class CalibrationText(NoText):
-    """The text of `found`, in front of the block in hand. It says what it does with it."""
+    """The text of `calibration` at the input of the current block. Every phase is reported to `progress`."""
 
     def __init__(
-        self, checkpoint: Checkpoint, recipe: Recipe, found: Calibration, work_dir: Path, device: torch.device, progress: Progress
+        self, checkpoint: Checkpoint, recipe: Recipe, calibration: Calibration, work_dir: Path, device: torch.device, progress: Progress
     ) -> None:
-        tokens, kept_out = found.tokens, found.kept_out
+        tokens, kept_out = calibration.tokens, calibration.kept_out
         self._architecture, self._recipe, self._tokens = checkpoint.architecture, recipe, tokens
         self._progress, self._layers = progress, checkpoint.dims.layers
         self._model: ModuleType = forward_of(checkpoint.arch)
@@ -77,11 +77,11 @@ class CalibrationText(NoText):
                 stream.fill(lambda rows, w=weights: self._model.embed(w, self._chosen(rows)), self._batch)  # type: ignore[misc]
 
     def state(self) -> dict[str, Any]:
-        """A note of the hidden states in front of the next block, after bringing them to the disk."""
+        """For the journal: which hidden states the next block gets. They are on the disk then."""
         return {name: stream.state() for name, stream in self._streams()}
 
     def restore(self, state: dict[str, Any]) -> bool:
-        """Go on in front of that block; False where the hidden states are not what they were."""
+        """Continue with that block. False if the hidden states on the disk are not those that were noted."""
         return all([stream.restore(state[name]) for name, stream in self._streams()])
 
     def _streams(self) -> Iterator[tuple[str, HiddenStates]]:
@@ -90,7 +90,7 @@ class CalibrationText(NoText):
             yield "reference", self._reference
 
     def collect(self, block: Weights, layer: int) -> Collected:
-        """`block`: its weights as they were. Once a block: the full-precision model goes on to the next one with it."""
+        """What the quantisers need. `block`: its original weights. Once a block: it also runs the full-precision stream through it."""
         self._progress.phase(f"block {layer + 1} of {self._layers}: reading the text")
         make, reading = self._model.block, self._recipe.vector_weights
         tap = PartnerTap(self._architecture.table, lambda width: Importance(width, reading)) if reading != "none" else None
@@ -101,19 +101,19 @@ class CalibrationText(NoText):
             sums = {name: CrossStatistics(block[key]) for key, name in writers.items()}
             reference = ReferenceRun(make, block, sums, self._reference)
         seen = collect_block(make, block, self._architecture, self._stream, self._batch, self._seen, tap, reference)
-        judges = {}
+        tests = {}
         if self._kept_out and self._recipe.fall_back:
-            judges = collect_block(make, block, self._architecture, self._stream, self._batch, self._kept_out)
+            tests = collect_block(make, block, self._architecture, self._stream, self._batch, self._kept_out)
         missing = {self._architecture.full_name(layer, key): sums[name] for key, name in writers.items() if sums}
-        return Collected(seen, judges, tap.sums if tap else {}, missing)
+        return Collected(seen, tests, tap.sums if tap else {}, missing)
 
     def advance(self, quantised: Weights, block: Weights, layer: int) -> None:
-        """Run the text through the block, for the next one. Its codes are decoded once for all batches."""
+        """Run the text through the quantised block, for the next one. Its codes are decoded once for all batches."""
         give_back()
-        self._progress.phase(f"block {layer + 1} of {self._layers}: going on")
+        self._progress.phase(f"block {layer + 1} of {self._layers}: computing outputs")
         decoded = {key: W.decode() if isinstance(W, QuantizedMatrix) else W for key, W in quantised.items()}
         advance(self._model.block, decoded, self._stream, self._batch)
-        if self._reference is not None:  # the rows that `collect` saw have gone on with it, but not from the first block
+        if self._reference is not None:  # `collect` has run the rows that it saw, except in the first block
             advance(self._model.block, block, self._reference, self._batch, self._kept_out if layer > 0 else None)
 
     def collect_head(self, outer: Weights) -> Collected:
@@ -124,6 +124,6 @@ class CalibrationText(NoText):
 
 
 def calibration_text(
-    checkpoint: Checkpoint, recipe: Recipe, found: Calibration | None, work_dir: Path, device: torch.device, progress: Progress
+    checkpoint: Checkpoint, recipe: Recipe, calibration: Calibration | None, work_dir: Path, device: torch.device, progress: Progress
 ) -> NoText:
-    return NoText() if found is None else CalibrationText(checkpoint, recipe, found, work_dir, device, progress)
+    return NoText() if calibration is None else CalibrationText(checkpoint, recipe, calibration, work_dir, device, progress)

@@ -1,4 +1,4 @@
-"""The calibration text as tokens: rows that quantisers see, and rows of other documents, kept out to judge them by."""
+"""The calibration text as tokens: rows that quantisers see, and rows of other documents, kept out to test them on."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from rwkvquant.pipeline.progress import Progress
 from rwkvquant.recipes import Recipe
 from rwkvquant.runtime.tokenizer import Tokenizer
 
-KEPT_OUT = 8  # one document in so many is kept out of what quantisers see, and judges them
+KEPT_OUT = 8  # one document of so many is kept out: quantisers do not see it, and are tested on it
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """tokens (rows, length), of which the last `kept_out` come from documents of their own.
+    """tokens (rows, length); the last `kept_out` rows come from documents that quantisers do not see.
 
-    sha256 of those tokens, so that two runs on the same ones can be told from two on different ones.
+    sha256: the hash of the tokens, so that runs on other tokens are noticed.
     """
 
     tokens: NDArray[np.int64]
@@ -36,7 +36,7 @@ class Calibration:
 
 
 def calibrate(recipe: Recipe, tokenizer: Tokenizer, progress: Progress) -> Calibration | None:
-    """None for a recipe that reads no text. Raises CalibrationError for a text that is missing, no text, or too short."""
+    """None for a recipe that reads no text. Raises CalibrationError for a file that is missing, is not text, or is too short."""
     if not recipe.calibrated:
         return None
     options = recipe.calibration
@@ -48,8 +48,8 @@ def calibrate(recipe: Recipe, tokenizer: Tokenizer, progress: Progress) -> Calib
     kept_out = 0
     if apart:
         try:
-            judges = calibration_rows(apart, tokenizer, options.rows // KEPT_OUT, options.length, recipe.seed)
-            tokens, kept_out = np.concatenate([tokens, judges]), len(judges)
+            last = calibration_rows(apart, tokenizer, options.rows // KEPT_OUT, options.length, recipe.seed)
+            tokens, kept_out = np.concatenate([tokens, last]), len(last)
         except CalibrationError:
             pass  # too little to keep any of it out
     if len(tokens) < options.rows:

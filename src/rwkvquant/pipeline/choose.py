@@ -1,8 +1,8 @@
-"""Which setting each matrix gets: from pass 1's losses or the paper's proxies where there was a pass 1, else from rounding errors alone.
+"""Which setting each matrix gets: from the losses or the proxies of pass 1 if there was one, else from rounding errors alone.
 
-A hybrid gives every tensor a kind (uniform or codebook) by its rule; "error" leaves both kinds open. A budget is then fitted among
-the candidates that are left, so that rules can be compared at the same true bits. Recipes without a budget, as `paper` and `readme`,
-take the least loss of what is left, and their bits are what comes out.
+The rule of a hybrid gives every tensor a kind (uniform or codebook); the rule "error" allows both. A budget is then spent among the
+candidates that are left, so that rules can be compared at the same true bits. Recipes without a budget, such as `paper` and `readme`,
+take the candidate of least loss, and the bits follow from that.
 
 Without pass 1 the error of a candidate is estimated by rounding a sample of rows, relative to their energy and weighted by the
 number of weights: to first order the loss is a sum over matrices of sensitivity times relative error (the linearity theorem of
@@ -41,42 +41,40 @@ Losses = dict[str, list[tuple[int, float, Setting]]]  # name -> (stored bytes, l
 def choose_settings(
     checkpoint: Checkpoint, recipe: Recipe, measured: Mapping[str, Measured] | None, progress: Progress
 ) -> dict[str, Setting]:
-    """One setting for each projection and LoRA factor, by logical name; `measured` is what pass 1 found, where there was one.
+    """One setting for each projection and LoRA factor, by logical name; `measured`: the results of pass 1, if there was one.
 
-    Raises ConfigError for an explicit budget that no choice meets; without one, the smallest reachable is used and named.
+    Raises ConfigError if no choice meets a budget that the user gave. For a default budget, the smallest reachable is used and reported.
     """
     shapes, chooser = quantized_shapes(checkpoint), recipe.chooser
     if recipe.one_setting:
-        chosen = {name: found[0] for name, found in allowed_settings(recipe, list(shapes)).items()}
+        chosen = {name: settings[0] for name, settings in allowed_settings(recipe, list(shapes)).items()}
         progress.note(f"one setting for every matrix ({recipe.candidates[0]}): {_stored_bits(chosen, shapes):.3f} stored bits per weight")
         return chosen
     if measured is None:
         losses, kinds = _rounding_errors(checkpoint, recipe, shapes, progress), choose_kinds(chooser, dict.fromkeys(shapes))
     else:
-        losses = {name: [(c.stored_bytes, c.loss, c.setting) for c in found.candidates] for name, found in measured.items()}
+        losses = {name: [(c.stored_bytes, c.loss, c.setting) for c in matrix.candidates] for name, matrix in measured.items()}
         kinds = choose_kinds(chooser, _with_proxies(checkpoint, measured) if chooser.rule in BY_PROXIES else measured)
-    left = {name: _of_kind(found, kinds.get(name)) for name, found in losses.items()}
-    chosen = (
-        _fitted(left, shapes, recipe, progress) if chooser.bits else {n: min(found, key=lambda c: c[1])[2] for n, found in left.items()}
-    )
+    left = {name: _of_kind(each, kinds.get(name)) for name, each in losses.items()}
+    chosen = _fitted(left, shapes, recipe, progress) if chooser.bits else {n: min(each, key=lambda c: c[1])[2] for n, each in left.items()}
     if chooser.paper_count:
         progress.note(paper_arithmetic(chosen))
     return chosen
 
 
 def _with_proxies(checkpoint: Checkpoint, measured: Mapping[str, Measured]) -> Mapping[str, Measured]:
-    """Those of large matrices too."""
-    if all(found.proxies for found in measured.values()):
+    """With the proxies of large matrices, which pass 1 leaves out."""
+    if all(matrix.proxies for matrix in measured.values()):
         return measured
     dtypes = {matrix.name: checkpoint.tensors[matrix.source].dtype for matrix in checkpoint.logical_matrices()}
     return {
-        name: found if found.proxies else replace(found, proxies=proxies_of(checkpoint.read_matrix(name), dtypes[name]))
-        for name, found in measured.items()
+        name: each if each.proxies else replace(each, proxies=proxies_of(checkpoint.read_matrix(name), dtypes[name]))
+        for name, each in measured.items()
     }
 
 
 def require_reachable(checkpoint: Checkpoint, recipe: Recipe) -> None:
-    """Raises ConfigError for a budget below the smallest candidates: before pass 1, not after it."""
+    """Raises ConfigError for a budget below the smallest candidates. Called before pass 1, so that the user need not wait for it."""
     if not (recipe.chooser.bits and recipe.chooser.required):
         return
     shapes = quantized_shapes(checkpoint)
@@ -86,13 +84,13 @@ def require_reachable(checkpoint: Checkpoint, recipe: Recipe) -> None:
 
 
 def choose_kinds(chooser: Chooser, measured: Mapping[str, Measured | None]) -> Kinds:
-    """A kind for each tensor by the rule; empty where errors decide. All rules but the first three look at what was measured."""
+    """A kind for each tensor by the rule; empty where errors decide. Only "error", "uniform" and "codebook" do without a pass 1."""
     if chooser.rule == "error":
         return {}
     if chooser.rule in ("uniform", "codebook"):
         return dict.fromkeys(measured, chooser.rule)
     known = {name: one for name, one in measured.items() if one is not None}
-    assert len(known) == len(measured), "a recipe has seen to it that there was a pass 1"
+    assert len(known) == len(measured), "a recipe with this rule has a pass 1"
     if chooser.rule == "incoherence":
         return {name: "codebook" if one.incoherence > INCOHERENT else "uniform" for name, one in known.items()}
     read = {name: one.proxies[chooser.proxy] for name, one in known.items()}
@@ -103,7 +101,7 @@ def choose_kinds(chooser: Chooser, measured: Mapping[str, Measured | None]) -> K
 
 
 def paper_arithmetic(chosen: Mapping[str, Setting]) -> str:
-    """The bits as the paper counts them: a mean over tensors, large and small alike, without zeros, row scales or padding."""
+    """The bits as the paper counts them: a mean over tensors, whatever their size, without zeros, row scales or padding."""
     terms, mean = [], 0.0
     for kind, name in (("uniform", "SQ"), ("codebook", "VQ")):
         share, bits = sum(setting.kind == kind for setting in chosen.values()) / len(chosen), _nominal(chosen, kind)
@@ -114,12 +112,12 @@ def paper_arithmetic(chosen: Mapping[str, Setting]) -> str:
 
 
 def _nominal(chosen: Mapping[str, Setting], kind: str) -> float:
-    """Of the first setting of this kind; methods that count so have one."""
+    """The paper's bits of this kind: of its first setting, as methods that count like this have one a kind."""
     return next((setting.codec.nominal_bits for setting in chosen.values() if setting.kind == kind), 0.0)
 
 
 def _of_kind(candidates: list[tuple[int, float, Setting]], kind: str | None) -> list[tuple[int, float, Setting]]:
-    """The candidates of a kind; all of them where a rule leaves none, as --tensor-bits may have taken the others."""
+    """The candidates of a kind; all of them if there are none, which --tensor-bits can cause."""
     return [c for c in candidates if kind in (None, c[2].kind)] or candidates
 
 
@@ -144,11 +142,11 @@ def _weight_counts(shapes: dict[str, tuple[int, int]]) -> dict[str, int]:
 def _rounding_errors(checkpoint: Checkpoint, recipe: Recipe, shapes: Mapping[str, tuple[int, int]], progress: Progress) -> Losses:
     settings = allowed_settings(recipe, list(shapes))
     progress.phase("choosing bits", steps=len(shapes))
-    found = {}
+    errors = {}
     for name in shapes:
-        found[name] = _errors_of(checkpoint.read_matrix(name), settings[name], recipe.quantizer)
+        errors[name] = _errors_of(checkpoint.read_matrix(name), settings[name], recipe.quantizer)
         progress.step()
-    return found
+    return errors
 
 
 def _errors_of(W: NDArray[np.float32], settings: Sequence[Setting], options: QuantizerOptions) -> list[tuple[int, float, Setting]]:

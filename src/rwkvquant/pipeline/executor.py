@@ -1,7 +1,7 @@
-"""Who quantises the matrices of a block: this process, or others that an executor hands the tasks to.
+"""Who quantises the matrices of a block: this process, or other processes that an executor sends the tasks to.
 
-An executor gives back what `perform` gives, in the order of the tasks; where and when that is worked out is its own. The bits of a
-result depend on the number of threads and on the library that multiplies, so another process first does as this one: `same_arithmetic`.
+An executor returns what `perform` returns, in the order of the tasks; it decides where and when that is computed. The bits of a result
+depend on the number of threads and on the library that multiplies, so another process calls `same_arithmetic` first.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from rwkvquant.pipeline.tasks import Done, Task, perform
 
 
 class Executor(Protocol):
-    """`tasks` are made as they are asked for, and each holds a Hessian: take no more of them than there is room for."""
+    """`tasks` is lazy, and each task holds a Hessian: take no more of them than fit in memory."""
 
     def run(self, tasks: Iterable[Task]) -> Iterator[tuple[Done, ...]]: ...
 
 
 class SerialExecutor:
-    """One task after the other, here. `map` keeps none of them: the Hessian of one goes before the next is made."""
+    """One task after the other, in this process. `map` keeps no task: its Hessian is freed before the next task is made."""
 
     def run(self, tasks: Iterable[Task]) -> Iterator[tuple[Done, ...]]:
         return map(perform, tasks)
@@ -33,6 +33,6 @@ def arithmetic() -> tuple[int, str]:
 
 
 def same_arithmetic(threads: int, precision: str) -> None:
-    """Called first in a process that performs tasks for another, with what `arithmetic` gave there."""
+    """Call it first in a process that performs tasks for another one, with what `arithmetic` returned there."""
     torch.set_num_threads(threads)
     torch.set_float32_matmul_precision(precision)

@@ -1,7 +1,7 @@
 """What a job's bytes depend on, as plain JSON. Two runs that agree in it give the same file, on the same machine.
 
-It is made from the recipe, which is complete: nothing that shapes the bytes can be forgotten here. A pass 1 depends on less than the
-whole job: another budget, or other bits for the head, leave its losses as they are.
+It is made from the recipe, which is complete, so nothing that changes the bytes can be forgotten. Pass 1 depends on less than the whole
+job: another budget, or other bits for the head, do not change its losses.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from rwkvquant.formats.tokenizer_data import TokenizerData
 from rwkvquant.formats.writer import package_version
 from rwkvquant.recipes import Recipe, Setting
 
-SUMS = ("checkpoint", "calibration text", "tokenizer", "candidates", "plan")  # hashes: to show them would say nothing
-ELSEWHERE = ("calibration", "tokenizer", "candidates")  # by what they name, wherever it lies
+SUMS = ("checkpoint", "calibration text", "tokenizer", "candidates", "plan")  # hashes, which tell a reader nothing
+ELSEWHERE = ("calibration", "tokenizer", "candidates")  # compared by content, not by path
 
 
 def of_pass_1(source: str, text: str, settings: Mapping[str, Sequence[Setting]], recipe: Recipe) -> dict[str, Any]:
@@ -28,7 +28,7 @@ def of_pass_1(source: str, text: str, settings: Mapping[str, Sequence[Setting]],
     return {
         "checkpoint": source,
         "calibration text": text,
-        "candidates": _sum({name: [setting.to_json() for setting in found] for name, found in settings.items()}),
+        "candidates": _sum({name: [setting.to_json() for setting in each] for name, each in settings.items()}),
         "method": recipe.method,
         "transform": recipe.transform,
         **dataclasses.asdict(recipe.quantizer),
@@ -60,8 +60,8 @@ def differences(kept: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
 
 def _parts(recipe: Recipe) -> dict[str, Any]:
-    """Every field under a name that a user knows."""
-    found: dict[str, Any] = {
+    """Every field of the recipe, under a name that a user knows."""
+    parts: dict[str, Any] = {
         f"calibration {name}": value for name, value in dataclasses.asdict(recipe.calibration).items() if name != "path"
     }
     for field in dataclasses.fields(recipe):
@@ -69,14 +69,14 @@ def _parts(recipe: Recipe) -> dict[str, Any]:
         if field.name in ELSEWHERE:
             continue
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
-            found |= dataclasses.asdict(value)
+            parts |= dataclasses.asdict(value)
         else:
-            found[field.name] = ", ".join(map(str, value)) or "none" if isinstance(value, tuple) else value
-    return found
+            parts[field.name] = ", ".join(map(str, value)) or "none" if isinstance(value, tuple) else value
+    return parts
 
 
 def _environment() -> dict[str, Any]:
-    """Sums are added up in another order by another build, number of threads, or kind of CPU."""
+    """Another build, number of threads or kind of CPU adds sums up in another order."""
     return {
         "rwkvquant": package_version(),
         "torch": torch.__version__,

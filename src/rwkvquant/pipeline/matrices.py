@@ -1,4 +1,4 @@
-"""One matrix by one setting: the registry of quantisers has what its method means."""
+"""Quantise one matrix by one setting, with the quantiser that is registered for it."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from rwkvquant.quantizers import Quantizer, QuantizerOptions, quantizer_for
 from rwkvquant.quantizers.shared.hessian import Hessian
 from rwkvquant.recipes.setting import Setting
 
-ROW_BLOCK = 16  # rows of a matrix do not depend on one another, but for those that share a codebook
+ROW_BLOCK = 16  # rows of a matrix do not depend on one another, except those that share a codebook
 
 
 def quantize_matrix(setting: Setting, options: QuantizerOptions, W: Tensor, hessian: Hessian | None) -> QTensor:
-    """W (out, in) float32 and what is known of its input, which only settings without feedback can do without."""
-    found: QTensor = quantizer_for(setting.method, setting.codec)(W, hessian, setting.codec, options)
-    return found
+    """W (out, in) float32; `hessian` is that of its input, and None only for settings without feedback."""
+    quantised: QTensor = quantizer_for(setting.method, setting.codec)(W, hessian, setting.codec, options)
+    return quantised
 
 
 def rounding_errors(settings: Sequence[Setting], options: QuantizerOptions, W: Tensor) -> list[float]:
-    """W (rows, cols) float32 -> sum (W - Q)^2 for every setting, each without error feedback; those of one method in one pass."""
+    """W (rows, cols) float32 -> sum (W - Q)^2 for every setting, each without error feedback. The settings of one method take one pass."""
     places: dict[Quantizer, list[int]] = {}
     for place, setting in enumerate(settings):
         places.setdefault(quantizer_for(setting.plain.method, setting.codec), []).append(place)
@@ -35,7 +35,7 @@ def rounding_errors(settings: Sequence[Setting], options: QuantizerOptions, W: T
 
 
 def sampled_rows(shape: tuple[int, ...], weights: int) -> Tensor:
-    """Whole blocks of 16 rows, evenly spread, of about so many weights, and two at least; all rows of a small matrix."""
+    """Numbers of rows: whole blocks of 16, evenly spread, about `weights` weights, at least two blocks. All rows of a small matrix."""
     rows, cols = shape
     blocks = -(-rows // ROW_BLOCK)
     chosen = min(blocks, max(2, weights // (ROW_BLOCK * cols)))

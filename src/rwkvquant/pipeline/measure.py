@@ -1,7 +1,7 @@
-"""Pass 1: every candidate of every matrix, tried on full-precision inputs, and the proxies. plan.json keeps what each block shows.
+"""Pass 1: every candidate of every matrix, tried on full-precision inputs, and the proxies. plan.json keeps the results of each block.
 
 A candidate's loss is what it costs the model in nats per token, to second order (calibration/sensitivity.py), so losses of different
-matrices may be added up and traded for bytes. Codes are chosen as in pass 2, with error feedback, but for a sample of rows only:
+matrices can be added up and traded for bytes. Codes are chosen as in pass 2, with error feedback, but only for a sample of rows:
 rows of a matrix do not depend on one another, or only inside a block of 16.
 """
 
@@ -34,12 +34,12 @@ from rwkvquant.recipes import Recipe, Setting
 from rwkvquant.selection.proxy import READINGS, incoherence, proxies
 
 SAMPLED_ROWS = 32  # calibration rows that pass 1 reads
-LARGE_MODEL, ROWS_OF_LARGE = 1 << 28, 12  # weights; each row costs a pass forward, one backward, and its share of every Hessian
+LARGE_MODEL, ROWS_OF_LARGE = 1 << 28, 12  # weights; each row costs a forward pass, a backward pass, and its part of every Hessian
 SAMPLED_WEIGHTS = 1 << 16  # of each matrix, in whole blocks of rows
 ORDERS = range(2, 7)  # K of Eq. (17)
-PROXIES_UNASKED = 1 << 20
+ALWAYS_PROXIES = 1 << 20  # weights; the proxies of larger matrices are computed when a rule asks for them (choose.py)
 TINY = 1e-300
-LORA_CAUTION = 2.0  # their losses are underestimated: they stand in front of tanh and sigmoid (docs/methods/selection.md)
+LORA_CAUTION = 2.0  # their losses are underestimated: tanh and sigmoid follow them (docs/methods/selection.md)
 
 
 def measure(
@@ -51,9 +51,9 @@ def measure(
     progress: Progress,
     journal: Journal,
 ) -> dict[str, Measured]:
-    """By logical name, for all projections and LoRA factors. Goes on from what `journal` has, and notes every block there.
+    """By logical name, for all projections and LoRA factors. Continues from what `journal` has, and notes every block there.
 
-    Raises StoppedError after a block if the job was asked to stop.
+    Raises StoppedError after a block if the caller asked to stop.
     """
     source, module = CheckpointSource(checkpoint, device), forward_of(checkpoint.arch)
     parts = ModelParts(
@@ -73,42 +73,42 @@ def measure(
     shapes = [m.shape for m in matrices.values()]
     tokens = tokens[: SAMPLED_ROWS if sum(rows * cols for rows, cols in shapes) < LARGE_MODEL else ROWS_OF_LARGE]
     backward = Backward(parts, tokens, recipe.calibration.batch, work_dir, recipe.seed)
-    found = _kept(journal, backward)
-    if found is None:
-        found = {}
+    measured = _kept(journal, backward)
+    if measured is None:
+        measured = {}
         backward.forward()
-        _note(journal, backward, found, "pass 1's run forward")
+        _note(journal, backward, measured, "the forward run of pass 1")
     for layer, weights, sensitivities in backward.blocks():
         progress.phase(f"pass 1: candidates of block {layer + 1} of {parts.layers}", steps=len(sensitivities))
         for key in list(sensitivities):
             matrix = matrices[layer, key]
             dtype = checkpoint.tensors[matrix.source].dtype
-            sensitivity = sensitivities.pop(key)  # two large matrices that the next block needs the room of
-            found[matrix.name] = _measure_matrix(matrix, weights[key], sensitivity, settings[matrix.name], recipe, dtype)
+            sensitivity = sensitivities.pop(key)  # frees two large matrices before the next block
+            measured[matrix.name] = _measure_matrix(matrix, weights[key], sensitivity, settings[matrix.name], recipe, dtype)
             progress.step()
         give_back()
-        _note(journal, backward, found, f"block {layer + 1} of {parts.layers}, going backward, of pass 1")
+        _note(journal, backward, measured, f"block {layer + 1} of {parts.layers} of pass 1, which begins with the last block")
         progress.phase("pass 1: sensitivities")
-    return {m.name: found[m.name] for m in matrices.values()}
+    return {m.name: measured[m.name] for m in matrices.values()}
 
 
 def _kept(journal: Journal, backward: Backward) -> dict[str, Measured] | None:
-    """What an earlier run measured, with `backward` in front of the next block; None where there is nothing, or nothing of use."""
+    """What an earlier run measured, with `backward` moved to the next block; None if there is nothing that can be used."""
     if journal.state is None:
         return None
     try:
-        found = from_json(journal.state["tensors"])
-        if found is not None and backward.restore(journal.state["backward"]):
-            return found
+        measured = from_json(journal.state["tensors"])
+        if measured is not None and backward.restore(journal.state["backward"]):
+            return measured
     except (KeyError, TypeError, ValueError):
         pass
-    journal.start_again("does not fit the data beside it")
+    journal.start_again("does not match the data next to it")
     return None
 
 
-def _note(journal: Journal, backward: Backward, found: dict[str, Measured], after: str) -> None:
+def _note(journal: Journal, backward: Backward, measured: dict[str, Measured], after: str) -> None:
     if journal.lasting:
-        journal.note({"complete": False, "backward": backward.state(), "tensors": to_json(found)}, after)
+        journal.note({"complete": False, "backward": backward.state(), "tensors": to_json(measured)}, after)
 
 
 def _measure_matrix(
@@ -118,7 +118,7 @@ def _measure_matrix(
     rows = sampled_rows(W.shape, SAMPLED_WEIGHTS)
     part = W[rows]
     energy = hessian_loss(part, None, hessian.H)
-    share = float(sensitivity.rows[rows].sum()) / max(float(sensitivity.rows.sum()), TINY)  # of the loss, if all rows erred alike
+    share = float(sensitivity.rows[rows].sum()) / max(float(sensitivity.rows.sum()), TINY)  # of the loss, if all rows had the same error
     caution = LORA_CAUTION if matrix.spec.role is Role.LORA else 1.0
     candidates, options = [], replace(recipe.quantizer, refined=False)
     for setting in settings:
@@ -127,18 +127,18 @@ def _measure_matrix(
         loss = caution * sensitivity.loss(part - torch.from_numpy(decoded).to(W.device), rows) / max(share, TINY)
         candidates.append(Candidate(setting, setting.stored_bytes(matrix.shape), loss, error / energy if energy else 0.0))
     values = W.cpu().numpy()
-    found = proxies_of(values, dtype) if W.numel() <= PROXIES_UNASKED else {}
-    return Measured(matrix.name, W.numel(), found, incoherence(values), tuple(candidates))
+    read = proxies_of(values, dtype) if W.numel() <= ALWAYS_PROXIES else {}
+    return Measured(matrix.name, W.numel(), read, incoherence(values), tuple(candidates))
 
 
 def proxies_of(W: NDArray[np.float32], dtype: str) -> dict[str, dict[str, Any]]:
-    """`dtype`: what the checkpoint stores."""
-    found = {reading: proxies(W, reading, dtype) for reading in READINGS}
+    """By reading; `dtype` is that of the checkpoint."""
+    read = {reading: proxies(W, reading, dtype) for reading in READINGS}
     return {
         reading: {
             "coarse": p.coarse,
             "fine": [p.fine(order) for order in ORDERS],
             "fine_signed": [p.fine(order, signed=True) for order in ORDERS],
         }
-        for reading, p in found.items()
+        for reading, p in read.items()
     }

@@ -1,4 +1,4 @@
-"""Pass 1, where the recipe has one, and the choice that follows. A work directory keeps what pass 1 found, for another budget."""
+"""Pass 1, if the recipe has one, and the choice that follows. A work directory keeps the results of pass 1 for other budgets."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def choose(
         if measured is None:
             journal.start_again("is damaged")
         else:
-            progress.note(f"pass 1 skipped: {journal.path} has it")
+            progress.note(f"pass 1 skipped: its results are in {journal.path}")
     if measured is None:
         scratch = work.folder("pass1", keep=journal.state is not None)
         measured = measure(checkpoint, recipe, text.seen, scratch, device, progress, journal)

@@ -1,4 +1,4 @@
-"""What becomes of every tensor, decided before pass 2: its setting or its precision, and the ledger that follows."""
+"""The plan, made before pass 2: for every tensor its setting, or the precision that it keeps; and the ledger that follows."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ LARGEST_HALF = 65504.0
 
 @dataclass(frozen=True)
 class PlannedTensor:
-    """One tensor of the packed file. `setting` None means dense, with `dense_bits`; `rows` the layout that is read row by row."""
+    """One tensor of the packed file. `setting` None: dense, with `dense_bits`. `rows`: in the layout that is read row by row."""
 
     name: str
-    source: str  # the checkpoint's tensor it lies in
+    source: str  # the tensor of the checkpoint that it is in
     spec: TensorSpec
-    layer: int | None  # None for what stands before or after the blocks, ln0 too
+    layer: int | None  # None for what is before or after the blocks, and for ln0
     shape: tuple[int, ...]
     source_shape: tuple[int, ...]
     setting: Setting | None
@@ -81,13 +81,13 @@ def make_plan(checkpoint: Checkpoint, recipe: Recipe, chosen: Mapping[str, Setti
 
 
 def planned_ledger(plan: list[PlannedTensor], tokenizer_bytes: int) -> Ledger:
-    """The ledger of the file that this plan leads to; the header alone is not known before it is written."""
+    """The ledger of the file that this plan gives, without its header: its size is not known before it is written."""
     items = tuple(make_item(t.name, str(t.spec.role), t.shape, t.stored_bytes, t.method, t.layout) for t in plan)
     return Ledger(items, tokenizer_bytes)
 
 
 def _vector_setting(recipe: Recipe, width: int) -> Setting | None:
-    """None where 16 bits take no more room: in narrow models padding eats what fewer bits save."""
+    """None where 16 bits take no more space: in narrow models padding takes what fewer bits save."""
     setting = _only(recipe.vectors)
     if setting is None or setting.stored_bytes((1, width), rows=True) >= DenseConfig().stored_bytes((width,)):
         return None
@@ -95,7 +95,7 @@ def _vector_setting(recipe: Recipe, width: int) -> Setting | None:
 
 
 def _only(settings: tuple[Setting, ...]) -> Setting | None:
-    """The one, or None where 16 bits stay."""
+    """The setting, or None: 16 bits stay."""
     return settings[0] if settings else None
 
 

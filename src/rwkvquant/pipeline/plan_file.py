@@ -1,9 +1,9 @@
-"""plan.json: what pass 1 found, block by block, and what was chosen from it. It is pass 1's journal (work_dir.py) with the state
+"""plan.json: the results of pass 1, block by block, and the choice made from them. It is the journal of pass 1 (work_dir.py). Its state:
 
     {"complete": false, "backward": ..., "tensors": {name: {weights, proxies, incoherence, candidates}}}
     {"complete": true, "tensors": {name: {weights, proxies, incoherence, candidates, chosen}}}
 
-Another budget on the same work directory finds it complete and skips pass 1.
+Another budget with the same work directory finds it complete and skips pass 1.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Candidate:
 class Measured:
     """A matrix after pass 1. proxies: reading -> [P_c, P_f of K = 2..6 as Eq. (17), the same with s_k kept]; incoherence: mu of QuIP.
 
-    Large matrices may have none (measure.py): choose.py works them out for a rule that asks.
+    Large matrices may have no proxies (measure.py): choose.py computes them for a rule that needs them.
     """
 
     name: str
@@ -43,12 +43,12 @@ class Measured:
 
 def to_json(measured: Mapping[str, Measured], chosen: Mapping[str, Setting] | None = None) -> dict[str, Any]:
     tensors = {}
-    for name, found in measured.items():
-        entry = dataclasses.asdict(found) | ({"chosen": chosen[name].to_json()} if chosen else {})
+    for name, matrix in measured.items():
+        entry = dataclasses.asdict(matrix) | ({"chosen": chosen[name].to_json()} if chosen else {})
         del entry["name"]
         entry["candidates"] = [
             {**c.setting.to_json(), "stored_bytes": c.stored_bytes, "loss": c.loss, "relative_error": c.relative_error}
-            for c in found.candidates
+            for c in matrix.candidates
         ]
         tensors[name] = entry
     return tensors
@@ -66,11 +66,11 @@ def _measured(name: str, entry: dict[str, Any]) -> Measured:
     numbers = ("stored_bytes", "loss", "relative_error")
     candidates = tuple(
         Candidate(
-            Setting.from_json({key: value for key, value in found.items() if key not in numbers}),
-            int(found["stored_bytes"]),
-            float(found["loss"]),
-            float(found["relative_error"]),
+            Setting.from_json({key: value for key, value in candidate.items() if key not in numbers}),
+            int(candidate["stored_bytes"]),
+            float(candidate["loss"]),
+            float(candidate["relative_error"]),
         )
-        for found in entry["candidates"]
+        for candidate in entry["candidates"]
     )
     return Measured(name, int(entry["weights"]), entry["proxies"], float(entry["incoherence"]), candidates)

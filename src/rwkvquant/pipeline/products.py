@@ -1,10 +1,10 @@
 """Which library multiplies matrices while a checkpoint is quantised.
 
-torch gives float32 products to MKL, which takes a CPU that is not Intel's at half its speed (AVX-512 is left alone). Under the precision
-"medium" it gives them to oneDNN, which does not. But "medium" also allows bfloat16, and where a CPU has units for that oneDNN takes it:
-so it is asked for only where one product shows that what comes out is float32 all the same.
+torch gives float32 products to MKL, which does not use AVX-512 on CPUs that are not Intel's, and is half as fast there. With the precision
+"medium" torch gives them to oneDNN, which does. But "medium" also allows bfloat16, and oneDNN uses it on CPUs that have units for it. So
+it is switched on only if a test product shows that the result is still float32.
 
-The switch is one for the whole process, and on a GPU it means TF32. So only jobs on the CPU turn it; those on a GPU turn it off.
+The switch is one for the whole process, and on a GPU it means TF32. So jobs on a GPU switch it off.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ RATED = 2048
 def fast_products(device: torch.device) -> Iterator[None]:
     """oneDNN for float32 products on the CPU where it computes in float32; exact float32 on any other device.
 
-    What was set before is set again at the end.
+    At the end the setting from before comes back.
     """
     before = torch.get_float32_matmul_precision()
     if device.type != "cpu":
@@ -41,7 +41,7 @@ def fast_products(device: torch.device) -> Iterator[None]:
 def product_rate(seconds: float = 0.5) -> float:
     """Floating-point operations a second of one processor in products of RATED x RATED matrices, the best of those that fit into `seconds`.
 
-    By processor time: what others take of a shared machine is not counted.
+    Processor time is counted, not the time that other processes take on a shared machine.
     """
     a, b = _operands(RATED)
     best, end = 0.0, time.perf_counter() + seconds

@@ -1,4 +1,4 @@
-"""What a long job tells whoever watches it. The pipeline calls these; the command line draws them; a library user may ignore them."""
+"""What a long job reports. The pipeline calls these methods, the command line draws them, and callers from Python may ignore them."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ class TensorReport:
 
 
 class Progress:
-    """Does nothing. Override what you want to see."""
+    """Ignores everything. Override the methods that you want to hear of."""
 
     def begin(self, tensors: int) -> None:
         """Once, with the number of tensors that will be reported."""
 
     def phase(self, what: str, steps: int = 0) -> None:
-        """The job turns to something else: reading, calibrating block 3 of 24, writing.
+        """A new phase of the job begins: reading, block 3 of 24, writing.
 
-        `steps`: how many calls of `step` this phase will make; 0 where nobody knows, so that no time left can be told.
+        `steps`: the number of calls of `step` in this phase; 0 if it is not known, and then no time left is shown.
         """
 
     def step(self) -> None:
@@ -37,7 +37,7 @@ class Progress:
         """One tensor is done."""
 
     def note(self, sentence: str) -> None:
-        """Something the user should know, such as a budget that was raised to the smallest reachable."""
+        """Something that the user should know, such as a budget that was raised to the smallest reachable one."""
 
     def end(self) -> None:
         """Once, after the last tensor, also when the job failed."""

@@ -1,12 +1,13 @@
 """Quantise a checkpoint: the whole story on one page.
 
-A recipe says what runs. Pass 1, where it has one, tries every candidate on full-precision inputs, and every matrix gets its setting
-(pass_1.py); plan.py gives every tensor its place. Pass 2 goes block by block: run the calibration text through the block with the
-weights as they were, on inputs that the quantised blocks before it produced (blocks.py); quantise the block's tensors with what was
-learnt (tensors.py, whose matrices go to an executor); run the text again through the quantised block, for the next one.
+A recipe says what runs. Pass 1, if the recipe has one, tries every candidate on full-precision inputs, and every matrix gets its setting
+(pass_1.py). plan.py makes the plan for every tensor. Pass 2 goes block by block, in three steps. It runs the calibration text through
+the block with the original weights, on inputs that the quantised blocks before it produced (blocks.py). It quantises the tensors of
+the block with the statistics of this run (tensors.py; an executor gets the matrices). It runs the text through the quantised block, for
+the next one.
 
-One block's weights and one batch's activations are in memory; the hidden states lie in the work directory, the finished tensors in
-the writer's spool. resume.py stands around pass 2, and lets a job that was killed go on.
+The weights of one block and the activations of one batch are in memory. The hidden states are in the work directory, the finished
+tensors in the writer's spool. resume.py wraps pass 2, so that a job that was killed can continue.
 """
 
 from __future__ import annotations
@@ -58,10 +59,10 @@ def quantize(
     stop: Callable[[], bool] = lambda: False,
     executor: Executor | None = None,
 ) -> dict[str, Any]:
-    """Write `output` and return its ledger as JSON. Raises children of RwkvQuantError; then nothing stands under the final name.
+    """Write `output` and return its ledger as JSON. Raises children of RwkvQuantError; then there is no file named `output`.
 
-    `resume` "auto", "required" or "never" says what to do with what an earlier run left in `work_dir`. `stop` is asked after each
-    block, and True raises StoppedError, if there is a `work_dir` to go on from. A Recipe in place of a request runs as it is.
+    A Recipe in place of a request runs as it is. `resume` "auto", "required" or "never" says what to do with what an earlier run left in
+    `work_dir` (work_dir.py). `stop` is called after each block. If it returns True and there is a `work_dir`, StoppedError is raised.
     """
     recipe, progress = _recipe(request), progress or Progress()
     check_output(output, source, *filter(None, (recipe.calibration.path, recipe.tokenizer)))
@@ -87,7 +88,7 @@ def _quantize(
     with resumable(work, output, made_from, checkpoint.dims.layers, recipe.measured) as job:
         text = calibration_text(checkpoint, recipe, calibrated, job.scratch, device, progress)
         tensors = TensorWriter(checkpoint, plan, recipe, job.writer, progress, executor)
-        job.go_on(tensors, text, progress)
+        job.restore(tensors, text, progress)
         progress.begin(len(plan) - len(job.writer))
 
         weights = CheckpointSource(checkpoint, device)
@@ -113,7 +114,7 @@ def _quantize(
             job.head_done()
         progress.phase("writing")
         if tensors.fallen_back:
-            progress.note(f"without error feedback, for less error on text kept out: {', '.join(tensors.fallen_back)}")
+            progress.note(f"rounded without error feedback, which has less error on text kept out: {', '.join(tensors.fallen_back)}")
         job.writer.finish(
             model={"arch": checkpoint.arch, "dims": checkpoint.dims},
             quantization_config=record.quantization_config(asked, recipe, plan),
@@ -133,14 +134,14 @@ def plan_only(
 ) -> dict[str, Any]:
     """The ledger of the file that `quantize` would write: without pass 2, and with pass 1 only where the recipe has one.
 
-    The header's few kilobytes are not in it.
+    It does not count the header of the file, a few kilobytes.
     """
     recipe, progress = _recipe(request), progress or Progress()
     try:
         with fast_products(_device(recipe)), work_directory(work_dir, None, resume, stop, progress) as work:
             checkpoint, device = open_checkpoint(source), _device(recipe)
             tokenizer = load_tokenizer(recipe.tokenizer or checkpoint.tokenizer, checkpoint.dims.vocab)
-            calibrated = calibrate(recipe, tokenizer, progress)  # a text that is none should not be found out on the day
+            calibrated = calibrate(recipe, tokenizer, progress)  # a file that is not text is refused now, not only by the real run
             plan = make_plan(checkpoint, recipe, choose(checkpoint, recipe, calibrated, work, device, progress))
     finally:
         progress.end()

@@ -1,4 +1,4 @@
-"""What the file and the user are told of a job: options and recipe, where the weights come from, and where the bytes go."""
+"""What the file keeps, and the user sees, of a job: options and recipe, where the weights come from, and where the bytes go."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Pass 2 that may be killed at any moment: which blocks an earlier run has finished, and a note after each one more.
+"""Pass 2 may be killed at any moment: the journal says which blocks are finished, and gets a note after each block.
 
-What is noted: the spool's tensors, the hidden states in front of the next block, and how many blocks are finished. The story in
-quantize.py runs inside `resumable` and is the same whether it begins or goes on.
+A note has the tensors in the spool, the hidden states for the next block, and the number of finished blocks. The code in quantize.py
+runs inside `resumable`; it is the same for a new job and for one that continues.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ from rwkvquant.pipeline.work_dir import Journal, WorkDirectory
 
 
 class Job:
-    """One pass 2. `writer` and `scratch` are there at once; what an earlier run left comes back with `go_on`."""
+    """One pass 2. `writer` and `scratch` are ready at once; `restore` brings back what an earlier run left."""
 
     def __init__(self, journal: Journal, writer: ContainerWriter, scratch: Path, work: WorkDirectory, layers: int) -> None:
         self.writer, self.scratch = writer, scratch
         self._journal, self._work, self._layers = journal, work, layers
-        self._finished: int | None = None  # blocks; 0 also when only the embedding is, None before that
+        self._finished: int | None = None  # blocks; 0 after the embedding, None before it
 
-    def go_on(self, tensors: TensorWriter, text: NoText, progress: Progress) -> None:
-        """Bring `tensors` and `text` to where an earlier run left them, if one did."""
+    def restore(self, tensors: TensorWriter, text: NoText, progress: Progress) -> None:
+        """Bring `tensors` and `text` to where an earlier run stopped, if there was one."""
         self._tensors, self._text = tensors, text
         if self._journal.state is None:
             return
         if not self._restored(self._journal.state):
-            self._journal.start_again("does not fit the data beside it")
+            self._journal.start_again("does not match the data next to it")
             return
         self._finished = int(self._journal.state["blocks"])
         if self._finished:
             done = f"block {min(self._finished, self._layers)} of {self._layers}"
-            progress.note(f"going on after {done}: {self._work.path} has what comes before")
+            progress.note(f"continuing after {done}, from {self._work.path}")
 
     @property
     def begins(self) -> bool:
@@ -58,7 +58,7 @@ class Job:
             self._note(layer + 1, f"block {layer + 1} of {self._layers}")
 
     def embedded(self) -> None:
-        """The text lies in front of block 0. Raises StoppedError if the job was asked to stop."""
+        """The text is ready for block 0. Raises StoppedError if the caller asked to stop."""
         self._note(0, "the embedding")
 
     def head_done(self) -> None:
@@ -84,7 +84,7 @@ class Job:
 
 @contextmanager
 def resumable(work: WorkDirectory, output: Path, made_from: dict[str, Any], layers: int, only_pass_1_may_be_there: bool) -> Iterator[Job]:
-    """A pass 2 made from `made_from` (fingerprint.py), that writes `output`. At its end the work directory keeps nothing of it."""
+    """A pass 2 that writes `output`; `made_from` as in fingerprint.py. At the end it is removed from the work directory."""
     journal = work.journal("journal.json", made_from, may_be_missing=only_pass_1_may_be_there)
     scratch = work.folder("pass2", keep=journal.state is not None)
     with ContainerWriter(output, scratch / "spool" if work.lasting else None) as writer:

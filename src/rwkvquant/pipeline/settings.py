@@ -17,21 +17,21 @@ def quantized_shapes(checkpoint: Checkpoint) -> dict[str, tuple[int, int]]:
 
 
 def allowed_settings(recipe: Recipe, names: Sequence[str]) -> dict[str, tuple[Setting, ...]]:
-    """The settings of each matrix. Raises ConfigError for bits that the recipe has no candidate of."""
+    """The settings of each matrix. Raises ConfigError for bits that no candidate of the recipe has."""
     overrides = override_bits(recipe.tensor_bits, names)
-    found = {}
+    settings = {}
     for name in names:
-        found[name] = recipe.candidates
+        settings[name] = recipe.candidates
         if name in overrides:
-            found[name] = _of_bits(recipe, overrides[name])
-            if not found[name]:
+            settings[name] = _of_bits(recipe, overrides[name])
+            if not settings[name]:
                 has = ", ".join(map(str, sorted({setting.codec.code_bits for setting in recipe.candidates})))
                 raise ConfigError(f"--tensor-bits asks for {overrides[name]} bits in {name}; the method {recipe.method} has {has}")
-    return found
+    return settings
 
 
 def _of_bits(recipe: Recipe, bits: int) -> tuple[Setting, ...]:
-    """Those of `bits`; one setting for all matrices only changes its bits, where it can."""
+    """The candidates of `bits`. If all matrices have one setting, that setting with other bits, if it can have them."""
     if not recipe.one_setting:
         return tuple(setting for setting in recipe.candidates if setting.codec.code_bits == bits)
     (setting,) = recipe.candidates

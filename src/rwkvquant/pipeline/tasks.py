@@ -1,7 +1,7 @@
-"""What is asked of an executor: matrices that share an input, as plain data, to be quantised.
+"""The tasks that an executor gets: matrices that share an input, to be quantised, as plain data.
 
-A task holds everything that its result depends on, and nothing of a checkpoint or a file: rows of W, statistics of the input, settings
-and options. `perform` is a pure function; matrices that share an input share the factor of its Hessian, so they are one task.
+A task holds everything that its result depends on, and nothing of a checkpoint or a file: W, statistics of the input, settings and
+options. `perform` is a pure function. Matrices that share an input share the factor of its Hessian, so they are one task.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from rwkvquant.quantizers.shared.hessian import Hessian
 from rwkvquant.quantizers.shared.loss import hessian_error, hessian_loss
 from rwkvquant.recipes import Setting
 
-JUDGED = 1 << 20  # weights of a large matrix that may show that error feedback is clearly better,
-CLEARLY = 1.25  # which is so many times less loss
+TRIED_FIRST = 1 << 20  # weights of a large matrix that are rounded first, to see whether error feedback is clearly better,
+CLEARLY = 1.25  # by so many times less loss
 
 
 @dataclass(frozen=True)
 class Matrix:
-    """W (out, in) float32. cross_moment (out, in) float64, or None: what errors before it have left to make up for (correction.py)."""
+    """W (out, in) float32. cross_moment (out, in) float64, or None: earlier errors that it corrects (correction.py)."""
 
     name: str
     W: Tensor
@@ -38,18 +38,18 @@ class Matrix:
 
 @dataclass(frozen=True)
 class Task:
-    """H (in, in) float64 of the input on the text that quantisers see, `judge` the same on text kept out; None where there is none."""
+    """H (in, in) float64 of the input on the text that quantisers see, H_kept_out the same on text kept out; None if there is no text."""
 
     matrices: tuple[Matrix, ...]
     options: QuantizerOptions
     correction: float = 0.0
     H: Tensor | None = None
-    judge: Tensor | None = None
+    H_kept_out: Tensor | None = None
 
 
 @dataclass(frozen=True)
 class Done:
-    """A matrix, by which setting in the end, and its error on the calibration text, or in the weights alone."""
+    """A quantised matrix, the setting that was used in the end, and its error: on the text, or in the weights if there is none."""
 
     name: str
     quantised: QTensor
@@ -77,8 +77,8 @@ def _quantise(matrix: Matrix, hessian: Hessian | None, task: Task) -> Done:
     if hessian is not None and matrix.cross_moment is not None:
         target = corrected(hessian.factor(task.options), W, matrix.cross_moment, task.correction)
     quantised, fell_back = quantize_matrix(setting, task.options, target, hessian), False
-    if setting.feedback and hessian is not None and task.judge is not None:
-        plain = _better_plain(W, setting.plain, task.options, hessian, quantised, task.judge.to(W.dtype))
+    if setting.feedback and hessian is not None and task.H_kept_out is not None:
+        plain = _better_plain(W, setting.plain, task.options, hessian, quantised, task.H_kept_out.to(W.dtype))
         if plain is not None:
             quantised, setting, fell_back = plain, setting.plain, True
     error = plain_error(W, quantised) if hessian is None else hessian_error(W, quantised.decode(), hessian.working)
@@ -86,25 +86,25 @@ def _quantise(matrix: Matrix, hessian: Hessian | None, task: Task) -> Done:
 
 
 def _better_plain(
-    W: Tensor, plain: Setting, options: QuantizerOptions, hessian: Hessian, quantised: QTensor, judge: Tensor
+    W: Tensor, plain: Setting, options: QuantizerOptions, hessian: Hessian, quantised: QTensor, H_kept_out: Tensor
 ) -> QTensor | None:
-    """W without error feedback, if it loses less than `quantised` under H `judge`. Some rows of a large matrix may say no."""
+    """W without error feedback, if that loses less than `quantised` on the text kept out; else None, perhaps after some rows only."""
     decoded = torch.from_numpy(quantised.decode()).to(W.device)
 
     def losses(rows: Any) -> tuple[QTensor, float, float]:
-        found = quantize_matrix(plain, options, W[rows], hessian)
-        return found, hessian_loss(W[rows], found.decode(), judge), hessian_loss(W[rows], decoded[rows], judge)
+        rounded = quantize_matrix(plain, options, W[rows], hessian)
+        return rounded, hessian_loss(W[rows], rounded.decode(), H_kept_out), hessian_loss(W[rows], decoded[rows], H_kept_out)
 
-    if W.numel() > JUDGED:
-        _, of_plain, of_quantised = losses(sampled_rows(W.shape, JUDGED))
+    if W.numel() > TRIED_FIRST:
+        _, of_plain, of_quantised = losses(sampled_rows(W.shape, TRIED_FIRST))
         if of_plain > CLEARLY * of_quantised:
             return None
-    found, of_plain, of_quantised = losses(slice(None))
-    return found if of_plain < of_quantised else None
+    rounded, of_plain, of_quantised = losses(slice(None))
+    return rounded if of_plain < of_quantised else None
 
 
 def plain_error(W: Tensor, quantised: QTensor) -> float:
-    """|W - Q|^2 / |W|^2, and the embedding is large: differences in float32, sums in float64."""
+    """|W - Q|^2 / |W|^2. Differences in float32, as the embedding is large; sums in float64."""
     decoded = torch.from_numpy(quantised.decode()).to(W.device)
     energy = float(W.square().sum(dtype=torch.float64))
     return float((W - decoded).square_().sum(dtype=torch.float64)) / energy if energy else 0.0

@@ -1,4 +1,4 @@
-"""Quantise the planned tensors of one block, hand them to the writer, and give back the weights the forward goes on with."""
+"""Quantise the planned tensors of one block, give them to the writer, and return the weights that the forward continues with."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ SOURCE_BYTES = {"float16": 2, "bfloat16": 2, "float32": 4}
 
 @dataclass
 class Collected:
-    """What the calibration text says of one block, by the activation that feeds a product, or is multiplied with a vector.
+    """Statistics of the calibration text in one block, by the activation that feeds a product or is multiplied with a vector.
 
-    `kept_out`: the same of text that is in none of `inputs`, which quantisers are judged by. `missing`: by tensor, what errors before
-    it have left for it to make up for (correction.py).
+    `kept_out`: the same as `inputs`, on text that quantisers do not see, to test them on. `missing`: by tensor, the earlier errors that it
+    corrects (correction.py).
     """
 
     inputs: dict[str, InputStatistics] = field(default_factory=dict)
@@ -46,7 +46,7 @@ NOTHING = Collected()
 
 
 class TensorWriter:
-    """Quantises what it is given by the plan and the recipe, and reports each tensor."""
+    """Quantises tensors as the plan and the recipe say, and reports each of them."""
 
     def __init__(
         self,
@@ -59,12 +59,12 @@ class TensorWriter:
     ) -> None:
         self._checkpoint, self._plan, self._recipe = checkpoint, plan, recipe
         self._writer, self._progress, self._executor = writer, progress, executor
-        self.fallen_back: list[str] = []  # tensors whose error on text kept out was worse with error feedback than without
+        self.fallen_back: list[str] = []  # tensors that had more error on text kept out with error feedback than without
 
     def write(self, weights: Mapping[str, Any], layer: int | None, roles: set[Role], collected: Collected = NOTHING) -> dict[str, Any]:
-        """Quantise the tensors of `layer` that have one of `roles`; `weights` and the result are the forward's, by key.
+        """Quantise the tensors of `layer` that have one of `roles`. `weights` and the result are those of the forward, by key.
 
-        What was collected of an input is taken out of `collected` when the tensors that have it are quantised.
+        The statistics of an input are removed from `collected` when the tensors that have this input are quantised.
         """
         if layer is not None:
             self._progress.phase(f"block {layer + 1} of {self._checkpoint.dims.layers}: quantising")
@@ -77,27 +77,27 @@ class TensorWriter:
                 after[tensor.key] = self._write_here(tensor, weight, collected)
                 continue
             while tensor.name not in done:  # others with the same input may come after it in the file
-                done |= {matrix.name: matrix for matrix in next(results)}
-            found = done.pop(tensor.name)
-            if found.fell_back:
+                done |= {each.name: each for each in next(results)}
+            matrix = done.pop(tensor.name)
+            if matrix.fell_back:
                 self.fallen_back.append(tensor.name)
-            self._report(tensor, found.quantised, found.setting.method, found.error)
-            after[tensor.key] = QuantizedMatrix(found.quantised, weight.device)
+            self._report(tensor, matrix.quantised, matrix.setting.method, matrix.error)
+            after[tensor.key] = QuantizedMatrix(matrix.quantised, weight.device)
         return after
 
     def _tasks(self, todo: list[PlannedTensor], weights: Mapping[str, Any], collected: Collected) -> Iterator[Task]:
-        """One for each input, made when it is asked for: there is room for the statistics of one at a time."""
+        """One for each input, made when it is needed: there is room for the statistics of one at a time."""
         groups: dict[str, list[PlannedTensor]] = {}
         for tensor in filter(_is_matrix, todo):
             groups.setdefault(_input_name(tensor) or tensor.name, []).append(tensor)
         for name, tensors in groups.items():
-            yield self._task(name, tensors, weights, collected)  # nothing here holds what it holds
+            yield self._task(name, tensors, weights, collected)  # no local name keeps its statistics alive
 
     def _task(self, name: str, tensors: list[PlannedTensor], weights: Mapping[str, Any], collected: Collected) -> Task:
         matrices = tuple(self._as_data(tensor, weights[tensor.key], collected) for tensor in tensors)
         inputs, kept_out = collected.inputs.pop(name, None), collected.kept_out.pop(name, None)
-        H, judge = inputs.H if inputs else None, kept_out.H if kept_out else None
-        return Task(matrices, self._recipe.quantizer, self._recipe.correction, H, judge)
+        H, H_kept_out = inputs.H if inputs else None, kept_out.H if kept_out else None
+        return Task(matrices, self._recipe.quantizer, self._recipe.correction, H, H_kept_out)
 
     def _as_data(self, tensor: PlannedTensor, weight: Tensor, collected: Collected) -> Matrix:
         assert tensor.setting is not None
@@ -105,7 +105,7 @@ class TensorWriter:
         return Matrix(tensor.name, weight.reshape(tensor.shape), tensor.setting, missing.moment if missing else None)
 
     def _write_here(self, tensor: PlannedTensor, weight: Tensor, collected: Collected) -> Tensor:
-        """What is too small to hand over: tensors that stay dense, and element-wise vectors."""
+        """What is too small for a task: tensors that stay dense, and element-wise vectors."""
         quantised: QTensor
         if tensor.setting is None:
             values = weight.reshape(tensor.shape).cpu().numpy()
@@ -128,7 +128,7 @@ class TensorWriter:
 
     def _report(self, tensor: PlannedTensor, quantised: QTensor, method: str, error: float | None) -> None:
         if tensor.name in self._writer:
-            return  # spooled by a run before this one; only its weights were needed again
+            return  # an earlier run has spooled it; only its weights were needed again
         extra: dict[str, Any] = {"relative_error": error} if error is not None and math.isfinite(error) else {}
         entry = self._writer.add(
             tensor.name,
@@ -155,12 +155,12 @@ class TensorWriter:
 
 
 def _input_name(tensor: PlannedTensor) -> str | None:
-    """The activation that feeds a product; each slice of a sliced tensor has its own."""
+    """The activation that feeds a product. Each slice of a sliced tensor has its own."""
     if tensor.spec.input is None or not tensor.spec.slices:
         return tensor.spec.input
     return f"{tensor.spec.input}.{tensor.name.rpartition('.')[2]}"
 
 
 def _is_matrix(tensor: PlannedTensor) -> bool:
-    """Whether it is quantised as a matrix, with its own task or with others of its input."""
+    """Whether it is quantised as a matrix, in a task with the others of its input."""
     return tensor.setting is not None and tensor.spec.role is not Role.ELEMENTWISE

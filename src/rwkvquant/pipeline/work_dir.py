@@ -3,11 +3,11 @@
     lock            held by the one process that works here
     plan.json       the journal of pass 1, and its result: kept, so that another budget need not measure again
     journal.json    the journal of pass 2: which blocks are finished
-    pass1/ pass2/   the data they speak of: hidden states, gradients, the spool of finished tensors
+    pass1/ pass2/   the data of the journals: hidden states, gradients, the spool of finished tensors
 
-A journal is replaced as a whole, after the data it speaks of, which is never overwritten before the next journal stands. It says what
-the work was made from (fingerprint.py), so that another checkpoint, text or option is noticed: `resume` "auto" then starts again and says
-so, "required" refuses, "never" always starts again. Without a --work-dir all this lies in a temporary folder, and nothing is kept.
+A journal is replaced as a whole, when its data is on the disk. That data is not overwritten before the next journal is written. A journal
+says what the work was made from (fingerprint.py), so another checkpoint, text or option is noticed. Then `resume` "auto" starts again and
+says so, and "required" refuses; "never" always starts again. Without a --work-dir all this is in a temporary folder, and is not kept.
 
 Gives up: systems without fcntl (Windows) have no lock.
 """
@@ -41,7 +41,7 @@ JOURNALS = ("plan.json", "journal.json")
 
 @dataclass(frozen=True)
 class WorkDirectory:
-    """`lasting` False: a temporary folder. `stop` is asked whenever something is complete."""
+    """`lasting` False: a temporary folder. `stop` is called whenever a journal is written; True stops the job."""
 
     path: Path
     lasting: bool
@@ -50,18 +50,18 @@ class WorkDirectory:
     progress: Progress
 
     def journal(self, name: str, made_from: dict[str, Any], may_be_missing: bool = False) -> Journal:
-        """What an earlier run of the same job has noted there. Raises ConfigError where `resume` forbids to start again."""
+        """What an earlier run of the same job has noted. Raises ConfigError if `resume` is "required" and it cannot continue."""
         if self.resume == "required" and not may_be_missing and not (self.path / name).exists():
-            raise ConfigError(f"--resume required: {self.path} has nothing that this job could go on from. Try --resume auto")
+            raise ConfigError(f"--resume required: {self.path} has no work that this job could continue. Try --resume auto")
         return Journal(self, name, made_from)
 
     def folder(self, name: str, keep: bool) -> Path:
         """Emptied first, unless there is something in it to `keep`."""
         if not keep:
             self.clear(name)
-        found = self.path / name
-        found.mkdir(exist_ok=True)
-        return found
+        folder = self.path / name
+        folder.mkdir(exist_ok=True)
+        return folder
 
     def clear(self, name: str) -> None:
         shutil.rmtree(self.path / name, ignore_errors=True)
@@ -77,8 +77,8 @@ class Journal:
         if not self.path.exists():
             return
         try:
-            found = json.loads(self.path.read_text())
-            version, kept, self.state = found["version"], dict(found["made_from"]), dict(found["state"])
+            content = json.loads(self.path.read_text())
+            version, kept, self.state = content["version"], dict(content["made_from"]), dict(content["state"])
         except (OSError, ValueError, KeyError, TypeError):
             self.start_again("is damaged")
             return
@@ -87,17 +87,17 @@ class Journal:
             self.start_again(f"was made with another {', '.join(changed)}")
 
     def note(self, state: dict[str, Any], after: str) -> None:
-        """Write down what is complete; the data must be on the disk. Raises StoppedError if the job was asked to stop."""
+        """Write down what is complete; the data must be on the disk. Raises StoppedError if the caller asked to stop."""
         if not self._work.lasting:
             return
         content = {"version": VERSION, "made_from": self._made_from, "state": state}
         replace_file(self.path, (json.dumps(content, indent=1) + "\n").encode(), again="new")
         if self._work.stop():
             again = "the same command" + (" with --resume auto" if self._work.resume == "never" else "")
-            raise StoppedError(f"stopped after {after}; {again} goes on from there (work directory {self._work.path})")
+            raise StoppedError(f"stopped after {after}; {again} continues from there (work directory {self._work.path})")
 
     def start_again(self, why: str) -> None:
-        """Forget what was noted: it `why`. Raises ConfigError where the user wants no such thing."""
+        """Forget what was noted, and tell the user `why`, as in "is damaged". Raises ConfigError if `resume` is "required"."""
         if self._work.resume == "required":
             raise ConfigError(f"--resume required: {self.path} {why}. Try --resume auto, which starts again, or another --work-dir")
         self._work.progress.note(f"{self.path} {why}; starting again")
@@ -113,9 +113,9 @@ class Journal:
 def work_directory(
     path: str | Path | None, output: str | Path | None, resume: str, stop: Callable[[], bool], progress: Progress
 ) -> Iterator[WorkDirectory]:
-    """The user's folder, made if need be and locked, or a temporary one beside the output (None: the system's), removed at the end.
+    """The user's folder, created if needed and locked, or a temporary one next to the output (in the system's if None), removed at the end.
 
-    Raises ConfigError for a folder that cannot be, or in which another process works.
+    Raises ConfigError for a path that is a file, and for a folder in which another process works.
     """
     if resume not in RESUME:
         raise ConfigError(f"resume must be one of {', '.join(RESUME)}; got {resume}")
@@ -140,7 +140,7 @@ def work_directory(
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """The kernel lets go of the lock when the process ends, however it ends."""
+    """The kernel releases the lock when the process ends, whatever the reason."""
     with open(path / "lock", "a+", opener=no_link) as file:
         if fcntl is not None:
             try:
