@@ -135,7 +135,9 @@ def test_other_architectures_are_recognised_and_refused(title: str) -> None:
         detect(OTHERS[title])
     message = str(caught.value)
     assert re.match(rf"{re.escape(title.split(' with ')[0])}( \(.*\))? is not supported; ", message)
-    assert message.endswith("RWKV-7 (x070) and RWKV-6 (x060) checkpoints with BlinkDL's tensor names are supported")
+    assert message.endswith(
+        "RWKV-7 (x070) and RWKV-6 (x060) checkpoints are supported, with the tensor names of BlinkDL, web-rwkv, fla or Hugging Face"
+    )
 
 
 @pytest.mark.parametrize("name", ["h.0.attn.c_attn.weight", "model.layers.0.attn.x_r", "model.blocks.0.att.r_k", "blocks.0.attn.w"])

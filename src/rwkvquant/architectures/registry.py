@@ -64,4 +64,4 @@ def _refuse(relatives: list[Relative], shapes: Mapping[str, Shape]) -> None:
 
 def _supported() -> str:
     *most, last = [each.title for each in newest_first()]
-    return f"{', '.join(most)} and {last} checkpoints with BlinkDL's tensor names are supported"
+    return f"{', '.join(most)} and {last} checkpoints are supported, with the tensor names of BlinkDL, web-rwkv, fla or Hugging Face"

@@ -1,9 +1,9 @@
 """One name table for each layout: its name for each tensor of an architecture, and what differs in the array.
 
     layout     architectures   names                                        arrays that differ from architectures/
-    blinkdl    both            blocks.0.att.w1, perhaps after a prefix      none
-    web-rwkv   both            blocks.0.att.w1; time_maa is time_mix        LoRA factors and time_state are transposed
-    fla        both            model.layers.0.attn.w_lora.lora.0.weight     LoRA factors are transposed; RWKV-6's mixes are stacked
+    blinkdl    all             blocks.0.att.w1, perhaps after a prefix      none
+    web-rwkv   rwkv6, rwkv7    blocks.0.att.w1; time_maa is time_mix        LoRA factors and time_state are transposed
+    fla        rwkv6, rwkv7    model.layers.0.attn.w_lora.lora.0.weight     LoRA factors transposed, vectors flat, RWKV-6's mixes stacked
     hf         rwkv6           rwkv.blocks.0.attention.time_maa_w1          none
     hf         rwkv7           model.blocks.0.att.w1                        none; used for writing, read as blinkdl
 
