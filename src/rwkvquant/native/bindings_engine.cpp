@@ -64,10 +64,8 @@ class BoundEngine {
         weights.embedding = kept(embedding);
         const bool fits = weights.embedding.rows == model.vocab && weights.embedding.cols == model.width;
         require(fits, "emb.weight", "has one row of the width for each token");
-        require(arch == "rwkv7" || arch == "rwkv6", "arch", "is rwkv7 or rwkv6");
-        const auto make = arch == "rwkv7" ? make_rwkv7 : make_rwkv6;
         try {
-            engine_ = make(model, std::move(weights), threads, quantize_activations);
+            engine_ = make_engine(arch, model, std::move(weights), threads, quantize_activations);
         } catch (const std::invalid_argument& error) {
             throw nb::value_error((std::string("[engine] ") + error.what()).c_str());
         }

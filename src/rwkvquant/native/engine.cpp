@@ -7,7 +7,17 @@
 #include "bodies.h"
 
 namespace rwkvquant {
+
+using Make = std::unique_ptr<Engine>(const ModelSizes& sizes, Weights weights, std::size_t threads, bool quantize_activations);
+Make make_rwkv7, make_rwkv6;  // engine_<architecture>.cpp
+
 namespace {
+
+// All architectures that have an engine. A new one is a file, its line here and above, and its name in CMakeLists.txt.
+struct {
+    const char* arch;
+    Make* make;
+} constexpr kEngines[] = {{"rwkv7", make_rwkv7}, {"rwkv6", make_rwkv6}};
 
 constexpr std::size_t kRowUnit = 32;  // two row-blocks: many vectors are multiplied with two at a time
 constexpr float kLayerNormEps = 1e-5f;
@@ -234,6 +244,14 @@ void Engine::deal_rows(const Worker& worker, const Matrix& W, std::size_t count,
         const auto row = [&](std::size_t piece) { return std::min(rows, units * piece / division.pieces * kRowUnit); };
         if (row(part.begin) < row(part.end)) body(Range{row(part.begin), row(part.end)});
     });
+}
+
+std::unique_ptr<Engine> make_engine(const std::string& arch, const ModelSizes& sizes, Weights weights, std::size_t threads,
+                                    bool quantize_activations) {
+    for (const auto& engine : kEngines) {
+        if (arch == engine.arch) return engine.make(sizes, std::move(weights), threads, quantize_activations);
+    }
+    throw std::invalid_argument("there is no engine for " + arch);
 }
 
 }  // namespace rwkvquant

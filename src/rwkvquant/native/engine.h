@@ -161,7 +161,8 @@ class Engine {
     std::mutex busy_;
 };
 
-std::unique_ptr<Engine> make_rwkv7(const ModelSizes& sizes, Weights weights, std::size_t threads, bool quantize_activations);
-std::unique_ptr<Engine> make_rwkv6(const ModelSizes& sizes, Weights weights, std::size_t threads, bool quantize_activations);
+// Throws std::invalid_argument for an architecture without an engine here, and for weights that do not fit its sizes.
+std::unique_ptr<Engine> make_engine(const std::string& arch, const ModelSizes& sizes, Weights weights, std::size_t threads,
+                                    bool quantize_activations);
 
 }  // namespace rwkvquant
