@@ -182,6 +182,7 @@ SAID: dict[str, Any] = {
     "emb_bits": 4,
     "vector_bits": 3,
     "vector_codebook": "paper",
+    "own_options": ("damping=0.2",),
     "tensor_bits": ("att=4",),
     "calibration": CalibrationConfig(rows=3),
     "tokenizer": "world",

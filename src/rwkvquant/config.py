@@ -75,6 +75,7 @@ class QuantizeRequest:
     emb_bits: int | None = None
     vector_bits: int | None = None
     vector_codebook: str | None = None
+    own_options: tuple[str, ...] = ()  # "NAME=VALUE" for options without a field here, which methods of other packages may have
     tensor_bits: tuple[str, ...] = ()  # "PATTERN=BITS", see selection/policy.py
     calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
     tokenizer: str | None = None
@@ -84,10 +85,12 @@ class QuantizeRequest:
     def __post_init__(self) -> None:
         if isinstance(self.calibration, str | os.PathLike):  # QuantizeRequest(calibration="text.txt") reads well
             object.__setattr__(self, "calibration", CalibrationConfig(path=os.fspath(self.calibration)))
-        if isinstance(self.tensor_bits, str):  # one pattern, not its letters
-            object.__setattr__(self, "tensor_bits", (self.tensor_bits,))
-        elif isinstance(self.tensor_bits, list):
-            object.__setattr__(self, "tensor_bits", tuple(self.tensor_bits))
+        for name in ("own_options", "tensor_bits"):
+            value = getattr(self, name)
+            if isinstance(value, str):  # one of them, not its letters
+                object.__setattr__(self, name, (value,))
+            elif isinstance(value, list):
+                object.__setattr__(self, name, tuple(value))
         _plain_path(self, "tokenizer")
         check_types(self)
 
@@ -100,7 +103,9 @@ class QuantizeRequest:
         return cls(**known)
 
     def to_dict(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
+        """Plain JSON, without `own_options` where there are none, so that most files are as they were before there were any."""
+        options = dataclasses.asdict(self)
+        return options if self.own_options else {name: value for name, value in options.items() if name != "own_options"}
 
 
 QuantizeConfig = QuantizeRequest  # its older name, which scripts use

@@ -210,6 +210,32 @@ def test_an_option_of_others_is_refused_by_the_names_of_these(folder: Path, sour
     assert said == "rwkvquant: group_size must be 32 or 64 for the method toy; got 128\n"
 
 
+def test_an_option_that_only_this_method_has(folder: Path, source: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = folder / "own.safetensors"
+    assert run(words(folder, source, output, "--set", "ternary_embedding=no")) == 0
+    packed = open_packed(output)
+    assert packed.tensors["emb.weight"].layout == "dense.f16"
+    assert packed.quantization_config["options"]["own_options"] == ["ternary_embedding=no"]
+    assert "own_options" not in open_packed(folder / "toy.safetensors").quantization_config["options"]
+    assert run(["quantize", "--help"]) == 0
+    assert "ternary_embedding: [toy] Three values" in " ".join(capsys.readouterr().out.replace("│", " ").split())
+
+
+@pytest.mark.parametrize(
+    ("said", "method", "answer"),
+    [
+        ("ternary_embedding=maybe", "toy", "ternary_embedding must be yes or no for the method toy; got maybe"),
+        ("ternary_embedding=no", "rtn", "ternary_embedding is an option of toy; the method rtn does not have it"),
+        ("nothing=1", "toy", "nothing is an option of no method; the method toy does not have it"),
+        ("ternary_embedding", "toy", "a method's own option is given as NAME=VALUE; got 'ternary_embedding'"),
+        ("group_size=32", "toy", "group_size is not given as NAME=VALUE, but by the option group_size (on the command line --group-size)"),
+    ],
+)
+def test_own_options_that_cannot_be_are_refused(said: str, method: str, answer: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{re.escape(answer)}$"):
+        recipe_for(QuantizeRequest(method=method, own_options=said))
+
+
 def test_verify_and_inspect_know_the_file(packed_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert answer(capsys, "verify", str(packed_path))["ok"]
     shown = answer(capsys, "inspect", str(packed_path), "--tensors")

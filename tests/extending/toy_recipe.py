@@ -12,13 +12,16 @@ TERNARY = Setting("nearest", TernaryConfig())
 BITS = Option("bits", Interval(1, 8), "Stored bits per weight, between three values and grids of 4 bits", 3.5)
 GROUP_SIZE = Option("group_size", (32, 64), "Weights of a grid that share a scale", 64)
 
+TERNARY_EMBEDDING = Option("ternary_embedding", (True, False), "Three values for the embedding too", True)  # no other method has it
+
 
 def build(said: Said) -> Recipe:
     grid = Setting("gptq", GridConfig(4, said.group_size))
-    return Recipe(candidates=(TERNARY, grid), chooser=budget(said), embedding=(TERNARY,), **said.always())
+    embedding = (TERNARY,) if said.ternary_embedding else ()
+    return Recipe(candidates=(TERNARY, grid), chooser=budget(said), embedding=embedding, **said.always())
 
 
-METHOD = Method("toy", "three values, or grids of 4 bits", (BITS, GROUP_SIZE), build)
+METHOD = Method("toy", "three values, or grids of 4 bits", (BITS, GROUP_SIZE, TERNARY_EMBEDDING), build)
 
 
 def add() -> None:

@@ -42,6 +42,7 @@ VALUES: dict[str, list[Any]] = {
     "emb_bits": [2, 8, 16, 0, 17, "8"],
     "vector_bits": [3, 8, 16, 4, 3.0],
     "vector_codebook": ["mean_square", "paper", "authors", "median", 3],
+    "own_options": [(), ("nothing=1",), "damping=0.1", ["damping"], (3,)],
     "tensor_bits": [("att.value=8",), ("*=3",), "att.value=3", ["w1=2", "*=4"], ("att.value",), ("=3",), ("nobody=3",), (3,), 8],
     "calibration": [CalibrationConfig(rows=3), "text.txt", 128, None, {"rows": 3}],
     "tokenizer": ["world", "bytes", "", 5],

@@ -31,6 +31,10 @@ def help_of(name: str) -> str | None:
     """What an option means, its values and its usual value; methods are named where they differ, or where not all have it."""
     if name == "method":
         return "; ".join(f"{method.name}: {method.about}" for method in METHODS.values())
+    if name == "own_options":
+        names = dict.fromkeys(option.name for method in METHODS.values() for option in method.options)
+        own = [f"{each}: {help_of(each)}" for each in names if not hasattr(_DEFAULT, each)]
+        return " ".join(["NAME=VALUE for options that only a method of another package has. May be repeated.", *own])
     owners = {method.name: option for method in METHODS.values() if (option := method.option(name))}
     told = []
     for text in dict.fromkeys(option.help for option in owners.values()):
@@ -87,6 +91,7 @@ def command(
     emb_bits: Annotated[int | None, typer.Option()] = None,
     vector_bits: Annotated[int | None, typer.Option()] = None,
     vector_codebook: Annotated[str | None, typer.Option()] = None,
+    own_options: Annotated[list[str] | None, typer.Option("--set")] = None,
     tensor_bits: Annotated[
         list[str] | None, typer.Option(help="PATTERN=BITS for matrices by name, such as 'blocks.0.att.value=8'. May be repeated.")
     ] = None,
@@ -152,6 +157,7 @@ def command(
         emb_bits=emb_bits,
         vector_bits=vector_bits,
         vector_codebook=vector_codebook,
+        own_options=tuple(own_options or ()),
         tensor_bits=tuple(tensor_bits or ()),
         calibration=dataclasses.replace(CalibrationConfig(), path=calib, rows=calib_rows, length=calib_len),
         tokenizer=tokenizer,

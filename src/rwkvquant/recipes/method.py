@@ -7,6 +7,7 @@ makes `--method rtn` known to the command line and its help, to error messages, 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from rwkvquant.config import STYLES, QuantizeRequest
 from rwkvquant.errors import ConfigError
 from rwkvquant.recipes.recipe import Recipe
 
-ALWAYS = ("method", "tensor_bits", "calibration", "tokenizer", "device", "seed")  # options of every method
+ALWAYS = ("method", "own_options", "tensor_bits", "calibration", "tokenizer", "device", "seed")  # options of every method
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,15 @@ class Option:
             return " | ".join("yes | no" if value is True else str(value) for value in self.allowed if value is not False)
         return f"{self.allowed[0]} to {self.allowed[-1]}" if isinstance(self.allowed, range) else str(self.allowed)
 
+    def read(self, word: str) -> Any:
+        """The value that a word means, such as "yes" or "0.5"; the word itself where it means none, for `check` to refuse."""
+        if isinstance(self.allowed, tuple):
+            return next((value for value in self.allowed if word == {True: "yes", False: "no"}.get(value, str(value))), word)
+        for kind in (int,) if isinstance(self.allowed, range) else (int, float):
+            with contextlib.suppress(ValueError):
+                return kind(word)
+        return word
+
     def check(self, value: Any, method: str) -> None:
         if value not in self.allowed:
             raise ConfigError(f"{self.name} must be {self.values.replace(' | ', ' or ')} for the method {method}; got {value}")
@@ -77,10 +87,11 @@ class Said:
 
     def __init__(self, request: QuantizeRequest, method: Method) -> None:
         self.request, self.method = request, method
+        self.own = _own(request, method)
 
     def given(self, *names: str) -> list[str]:
         """Those of `names` that the user gave."""
-        return [name for name in names if getattr(self.request, name) is not None]
+        return [name for name in names if self._said(name) is not None]
 
     @property
     def style(self) -> str:
@@ -100,11 +111,14 @@ class Said:
         }
 
     def __getattr__(self, name: str) -> Any:
-        value = getattr(self.request, name)
+        value = self._said(name)
         if value is not None:
             return value
         option = self.method.option(name)
         return None if option is None else option.value(self.style)
+
+    def _said(self, name: str) -> Any:
+        return self.own[name] if name in self.own else getattr(self.request, name, None)
 
 
 _REGISTERED: dict[str, Method] = {}
@@ -130,11 +144,32 @@ def recipe_for(request: QuantizeRequest) -> Recipe:
     if method is None:
         raise ConfigError(f"method must be one of {', '.join(METHODS)}; got {request.method}")
     for name in _said(request):
-        option = method.option(name)
-        if option is None:
-            raise ConfigError(f"{name} is {_of(name)}; the method {method.name} does not have it")
-        option.check(getattr(request, name), method.name)
+        _option(method, name).check(getattr(request, name), method.name)
     return method.build(Said(request, method))
+
+
+def _option(method: Method, name: str) -> Option:
+    option = method.option(name)
+    if option is None:
+        raise ConfigError(f"{name} is {_of(name)}; the method {method.name} does not have it")
+    return option
+
+
+def _own(request: QuantizeRequest, method: Method) -> dict[str, Any]:
+    """What `own_options` say, by name. Raises ConfigError as `recipe_for` does."""
+    fields, said = [each.name for each in dataclasses.fields(request)], {}
+    for text in request.own_options:
+        name, equals, word = text.partition("=")
+        if not (name and equals and word):
+            raise ConfigError(f"a method's own option is given as NAME=VALUE; got {text!r}")
+        if name in fields:
+            raise ConfigError(
+                f"{name} is not given as NAME=VALUE, but by the option {name} (on the command line --{name.replace('_', '-')})"
+            )
+        option = _option(method, name)
+        option.check(option.read(word), method.name)
+        said[name] = option.read(word)
+    return said
 
 
 def owners(name: str) -> list[str]:
