@@ -16,8 +16,10 @@ from rwkvquant.formats.container import open_packed
 from rwkvquant.formats.tokenizer_data import TokenizerData
 from rwkvquant.kernels.state import StateArray
 from rwkvquant.models import forward_of
+from rwkvquant.runtime.engines.native import NativeEngine
 from rwkvquant.runtime.engines.reference import step_of
 from rwkvquant.runtime.session import load
+from rwkvquant.runtime.weights import checkpoint_weights
 from tests.helpers import random_state_dict, write_pth
 from tests.runtime.packing import pack_checkpoint
 
@@ -97,6 +99,8 @@ def test_code_that_cannot_run_it_says_so_in_a_sentence(checkpoint: Path) -> None
         step_of("toy")
     with pytest.raises(ConfigError, match="no step in NumPy for toy"):
         load(checkpoint)
+    with pytest.raises(FormatError, match="there is no engine for toy"):
+        NativeEngine(checkpoint_weights(open_checkpoint(checkpoint)), 1)
 
 
 def test_its_state_has_the_arrays_it_names(toy: Architecture, checkpoint: Path) -> None:
