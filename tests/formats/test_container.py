@@ -263,7 +263,7 @@ def test_what_cannot_be_stored_is_refused_when_it_is_added(tmp_path: Path) -> No
     tensor = DenseTensor(np.zeros((4, 8), np.float16))
     with ContainerWriter(tmp_path / "m.safetensors") as out:
         out.add("a", tensor, role="norm", method="dense")
-        with pytest.raises(FormatError, match="a came twice"):
+        with pytest.raises(FormatError, match="a was added twice"):
             out.add("a", tensor, role="norm", method="dense")
         with pytest.raises(FormatError, match="tokenizer"):
             out.add("tokenizer.table", tensor, role="norm", method="dense")

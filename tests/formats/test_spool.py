@@ -71,11 +71,14 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES.keys())
-def test_a_torn_spool_is_noticed(tmp_path: Path, damage) -> None:
+def test_a_damaged_spool_is_noticed(tmp_path: Path, damage) -> None:
     with ContainerWriter(tmp_path / "m.safetensors", tmp_path / "spool") as out:
         examples.add_model(out)
         state = out.state()
     data = (tmp_path / "spool").read_bytes()
     (tmp_path / "spool").write_bytes(damage(data))
-    with ContainerWriter(tmp_path / "m.safetensors", tmp_path / "spool") as out, pytest.raises(FormatError, match="is torn"):
+    with (
+        ContainerWriter(tmp_path / "m.safetensors", tmp_path / "spool") as out,
+        pytest.raises(FormatError, match="is damaged or incomplete"),
+    ):
         out.restore(state)

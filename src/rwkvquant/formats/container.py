@@ -1,6 +1,6 @@
 """The packed file: one .safetensors with weights, sizes, tokenizer, table and checksums. docs/format.md is its specification.
 
-reader.py and writer.py are the two halves; header.py, table.py and model.py the parts of the header they share.
+reader.py and writer.py are the two halves. header.py, table.py, model.py and states.py have the parts of the header that they share.
 """
 
 from rwkvquant.formats.reader import PackedFile, open_packed

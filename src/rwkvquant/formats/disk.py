@@ -1,7 +1,7 @@
-"""Files that are whole or not there, also after a power cut, and the disk's refusals as one sentence.
+"""Write files that are either complete or not there, also after a power cut. Errors of the disk become one sentence.
 
-Every file that is replaced goes through `atomic_write`. In a folder that others may write to, somebody can put a link where a file of
-ours will be: nothing here follows one, or removes it. So an output must not be a link either; the sentence names what it leads to.
+Every file that is replaced goes through `atomic_write`. In a folder that other users can write to, one of them can put a link where our
+file will be. Nothing here follows or removes a link. So an output must not be a link either; the message names the link's target.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ NO_LINK = getattr(os, "O_NOFOLLOW", 0)  # Windows has none
 
 
 def write_all(file: BinaryIO, data: bytes | memoryview) -> None:
-    """What packed files and journals are written by, so that a test can make any write fail."""
+    """Write to a packed file or a journal. It is a function of its own so that a test can make any write fail."""
     file.write(data)
 
 
@@ -36,16 +36,16 @@ def replace_file(path: Path, data: bytes, again: str | None = None) -> None:
 
 @contextmanager
 def atomic_write(path: Path, *, again: str | None = None, advice: str = TWICE) -> Iterator[BinaryIO]:
-    """A new file beside `path`, synced and renamed to it at the end: after a kill or a power cut there is the old file or the new one.
+    """A new file next to `path`, synced and renamed to `path` at the end. After a kill or a power cut the old file is there or the new one.
 
-    Its name is random, and on any exception it goes away. `again` gives it a name instead, for a job that can be repeated: what a
-    killed process left under that name then makes room. Raises RwkvQuantError, one sentence, for a disk that refuses (`advice` goes
-    with a full one) and for a path that no file can have: a folder, a device, a link.
+    The new file has a random name, and is removed on any exception. `again` is part of its name instead, for a job that can be repeated:
+    the file that a killed process left under that name is then removed. Raises RwkvQuantError if the disk refuses (the message for a
+    full disk ends with `advice`), and if `path` is a folder, a device or a link.
     """
     if why := why_no_file(path):
         raise RwkvQuantError(f"{path} could not be written: {why}")
     with one_sentence(path, advice):
-        file = _open_beside(path, again)
+        file = _open_next_to(path, again)
         partial = Path(file.name)
         try:
             with file:
@@ -61,9 +61,9 @@ def atomic_write(path: Path, *, again: str | None = None, advice: str = TWICE) -
 
 @contextmanager
 def atomic_directory(path: Path) -> Iterator[Path]:
-    """A new folder beside `path`, which gets that name at the end; on any exception it goes away with all that is in it."""
+    """A new folder next to `path`, renamed to `path` at the end. On any exception it is removed with its files."""
     with one_sentence(path):
-        partial = beside(path)
+        partial = next_to(path)
         partial.mkdir()
         try:
             yield partial
@@ -71,7 +71,7 @@ def atomic_directory(path: Path) -> Iterator[Path]:
             os.replace(partial, path)
         except BaseException as error:
             shutil.rmtree(partial, ignore_errors=True)
-            if type(error) is RwkvQuantError:  # a file in it that could not be written; the user knows another name
+            if type(error) is RwkvQuantError:  # a file in it could not be written; the user knows the folder by another name
                 raise RwkvQuantError(str(error).replace(str(partial), str(path))) from None
             raise
     sync_directory(path.parent)
@@ -90,8 +90,8 @@ def why_no_file(path: Path) -> str | None:
     return None
 
 
-def beside(path: Path) -> Path:
-    """A hidden name in the same folder that nobody can guess, for what will be renamed to `path`."""
+def next_to(path: Path) -> Path:
+    """A hidden name in the same folder that cannot be guessed, for a file that will be renamed to `path`."""
     return path.with_name(f".{path.name}.{secrets.token_hex(8)}.partial")
 
 
@@ -100,18 +100,18 @@ def no_link(path: str, flags: int) -> int:
     return os.open(path, flags | NO_LINK, 0o666)
 
 
-def _open_beside(path: Path, again: str | None) -> BinaryIO:
-    partial = beside(path) if again is None else path.with_name(f".{path.name}.{again}.partial")
+def _open_next_to(path: Path, again: str | None) -> BinaryIO:
+    partial = next_to(path) if again is None else path.with_name(f".{path.name}.{again}.partial")
     if again is not None and os.path.lexists(partial):
         if stat.S_ISREG(partial.lstat().st_mode):
             partial.unlink()
-        else:  # a link, and no process of ours makes one
-            partial = beside(path)
-    return open(partial, "xb", opener=no_link)  # x: never into a file that somebody else put there
+        else:  # a link: none of our processes makes one
+            partial = next_to(path)
+    return open(partial, "xb", opener=no_link)  # x: never into a file that another process put there
 
 
 def sync_directory(directory: Path) -> None:
-    """Make a new name survive a power cut. Some systems cannot sync a directory; the file itself is safe by then."""
+    """Make a new name survive a power cut. Some systems cannot sync a directory; the data of the file is safe already."""
     with suppress(OSError):
         handle = os.open(directory, os.O_RDONLY)
         try:
@@ -122,7 +122,7 @@ def sync_directory(directory: Path) -> None:
 
 @contextmanager
 def one_sentence(path: Path, advice: str = TWICE) -> Iterator[None]:
-    """The operating system's refusals as one sentence for the user; `advice` goes with a full disk."""
+    """Turn an OSError into RwkvQuantError with one sentence for the user. For a full disk it ends with `advice`."""
     try:
         yield
     except OSError as error:

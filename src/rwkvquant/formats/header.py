@@ -1,11 +1,11 @@
-"""The safetensors header of a packed file: which flat array lies where, and the metadata strings.
+"""The safetensors header of a packed file: where each flat array is, and the metadata strings.
 
     bytes 0..7          length of the header, u64 little-endian
     then                ASCII JSON, padded with spaces so that the data starts at a multiple of 64
-    then                the arrays, one after another without holes, each a multiple of 64 bytes
+    then                the arrays, one after another without gaps, each a multiple of 64 bytes
 
-The JSON begins with PREFIX, the 8 hex digits of its own CRC-32, and a quote. The checksum is taken over all header bytes
-(spaces included, the 8 length bytes not) with those digits set to "00000000".
+The JSON begins with PREFIX, the 8 hex digits of its own CRC-32, and a quote. The checksum is that of all header bytes (with the spaces,
+without the 8 bytes of the length), computed with those digits set to "00000000".
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def with_checksum(text: bytes) -> bytes:
 
 
 def decode_header(data: memoryview) -> Header:
-    """The header of a whole file's bytes. Raises FormatError for every departure from the module's docstring."""
+    """The header, from the bytes of a whole file. Raises FormatError if a rule of the module's docstring is broken."""
     if sentence := stand_in(bytes(data[:HEAD_BYTES])):
         raise FormatError(sentence)
     if len(data) < LENGTH_BYTES + len(PREFIX) + 8:
@@ -119,11 +119,13 @@ def _stored_array(name: str, entry: Any) -> StoredArray:
 
 
 def _check_offsets(arrays: dict[str, StoredArray], data_bytes: int) -> None:
-    """Arrays lie one after another, aligned, from the first byte of the data to the last."""
+    """Arrays follow one another, aligned, from the first byte of the data to the last."""
     at = 0
     for name, array in sorted(arrays.items(), key=lambda item: (item[1].begin, item[1].end)):
         if array.begin != at:
-            raise FormatError(f"arrays must lie one after another; {shown(name)} should start at {at} and starts at {array.begin}")
+            raise FormatError(
+                f"arrays must follow one another without gaps; {shown(name)} should start at {at} and starts at {array.begin}"
+            )
         if array.end % ALIGNMENT:
             raise FormatError(f"the length of every array must be a multiple of {ALIGNMENT}; {shown(name)} takes {array.end - array.begin}")
         at = array.end

@@ -1,7 +1,7 @@
-"""The ledger: where every byte of a packed file goes. True bits per weight are counted here, from stored bytes, and nowhere else.
+"""The ledger says what every byte of a packed file is used for. Only here are true bits per weight counted, from stored bytes.
 
-`bits_per_weight` is projections and LoRA factors together, with scales, zeros, codebooks and padding. A planned ledger (before
-anything is quantised) has the same form, with sizes from layout.stored_bytes and no header.
+`bits_per_weight` is that of projections and LoRA factors together, with scales, zeros, codebooks and padding. A planned ledger (before
+anything is quantised) has the same form, with sizes from `CodecConfig.stored_bytes` and without a header.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class LedgerItem:
 
 @dataclass(frozen=True)
 class LedgerRow:
-    """One line. A `subtotal` repeats bytes of other lines; all other lines add up to the file."""
+    """One line for people. A `subtotal` counts bytes of other lines again; all other lines add up to the file."""
 
     label: str
     tensors: int
@@ -80,7 +80,7 @@ class Ledger:
         return 8 * self.file_bytes / self.weights if self.weights else None
 
     def rows(self) -> list[LedgerRow]:
-        """For people, top to bottom; roles that do not occur are left out."""
+        """The lines, from top to bottom, without roles that do not occur."""
         rows = [self._row(label, roles) for label, roles in _ROWS]
         rows.insert(2, self._row("projections and LoRA factors", ("projection", "lora"), subtotal=True))
         rows.append(LedgerRow("tokenizer", 0, 0, self.tokenizer_bytes))

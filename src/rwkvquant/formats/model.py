@@ -1,8 +1,8 @@
 """The `model` metadata: architecture, modality and sizes, and the check that the tensors of the file agree with them.
 
-Which sizes there are, which tensors must be there and in which shapes is said by the architecture (architectures/).
+The architecture (architectures/) says which sizes there are, which tensors must be there, and in which shapes.
 
-Nothing may be allocated by a size before this check: sizes that pass are bounded by tensors that are really there.
+No memory may be allocated by a size before this check. Sizes that pass it are bounded by tensors that are in the file.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _MAX_SIZE = 1 << 31
 
 
 def encode_model(arch: str, dims: Dims, modality: str | None = None) -> str:
-    """`modality` None is the architecture's own, which a file does not repeat. Raises FormatError for another than it has."""
+    """`modality` None is that of the architecture, which a file does not repeat. Raises FormatError for any other."""
     architecture = ARCHITECTURES.get(arch)
     if architecture is None:
         raise _unknown(arch)
@@ -37,7 +37,7 @@ def encode_model(arch: str, dims: Dims, modality: str | None = None) -> str:
 
 
 def decode_model(text: str) -> tuple[Architecture, Dims]:
-    """Raises FormatError for an unknown architecture, another modality than it has, or sizes that are none."""
+    """Raises FormatError for an unknown architecture, a modality that it does not have, or sizes that are not valid."""
     model = strict_json.parse_object(text, "the model")
     arch = strict_json.field(model, "arch", str, "the model")
     architecture = ARCHITECTURES.get(arch)
@@ -50,7 +50,7 @@ def decode_model(text: str) -> tuple[Architecture, Dims]:
 
 
 def decode_dims(architecture: Architecture, dims: dict[str, Any]) -> Dims:
-    """Raises FormatError if a size that the architecture has is missing or out of range; it may have others, which are passed over."""
+    """Raises FormatError if a size of the architecture is missing or out of range. Other keys of `dims` are ignored."""
     sizes = {name: _size(dims, name) for symbol, name in SYMBOLS.items() if symbol in architecture.symbols}
     ranks = strict_json.field(dims, "ranks", dict, "dims")
     return Dims(**sizes, ranks={name: _size(ranks, name) for name in ranks})
@@ -59,7 +59,7 @@ def decode_dims(architecture: Architecture, dims: dict[str, Any]) -> Dims:
 def check_dims(architecture: Architecture, dims: Dims, tensors: Mapping[str, TensorEntry]) -> None:
     """Raises FormatError if a tensor that fixes a size is missing, or any tensor's shape contradicts the sizes.
 
-    Whether all tensors of the architecture are there is asked by whoever loads the weights.
+    It does not ask for all tensors of the architecture: code that loads the weights does that.
     """
     if broken := architecture.broken_rule(dims):
         raise FormatError(broken)
@@ -86,14 +86,14 @@ def check_dims(architecture: Architecture, dims: Dims, tensors: Mapping[str, Ten
 
 
 def _forward_axes(spec: TensorSpec, dims: Dims) -> tuple[Any, ...]:
-    """The shape of one part of a tensor, with words for ranks: these are held to each other when the weights are loaded."""
+    """The shape of one part of a tensor, with "rank" for every rank: ranks are compared with each other when the weights are loaded."""
     known = {symbol: size for symbol, size in dims.by_symbol().items() if symbol in SYMBOLS}
     axes = [axis if isinstance(axis, int) else known.get(factor(axis)[1], "rank") for axis in spec.shape[1 if spec.slices else 0 :]]
     return tuple(reversed(axes)) if spec.transposed else tuple(axes)
 
 
 def _fits(entry: TensorEntry, axes: tuple[Any, ...]) -> bool:
-    """Matrices have their shape; whatever is no matrix may be stored flat."""
+    """Matrices have their shape; a tensor that is not a matrix may be stored flat."""
     if entry.role not in MATRIX_ROLES:
         return math.prod(entry.shape) == math.prod(axes)
     return len(entry.shape) == len(axes) and all(axis in ("rank", size) for axis, size in zip(axes, entry.shape, strict=True))
@@ -114,5 +114,5 @@ def _contradiction(entry: TensorEntry, shape: tuple[Any, ...]) -> FormatError:
 def _size(owner: dict[str, Any], name: str) -> int:
     size = strict_json.field(owner, name, int, "dims")
     if not 1 <= size <= _MAX_SIZE:
-        raise FormatError(f"{shown(name)} of dims must lie in 1 to {_MAX_SIZE}; got {size}")
+        raise FormatError(f"{shown(name)} of dims must be 1 to {_MAX_SIZE}; got {size}")
     return size

@@ -1,4 +1,4 @@
-"""Read a packed file (docs/format.md). The file is mapped, never loaded; everything that arrives from it is checked first.
+"""Read a packed file (docs/format.md). The file is mapped, not loaded, and everything that is read from it is checked first.
 
 `open_packed` checks header, table, sizes and the tokenizer, and costs milliseconds. `PackedFile.verify` reads every byte.
 """
@@ -30,7 +30,7 @@ FORMAT = "rwkvquant"
 FORMAT_VERSION = "1"
 TOKENIZER_PREFIX = "tokenizer."
 PRODUCT_ROLES = (*QUANTIZED_ROLES, Role.HEAD)
-_CHUNK = 1 << 22  # bytes looked at together by verify
+_CHUNK = 1 << 22  # bytes that verify reads at a time
 
 
 def open_packed(path: Path | str) -> PackedFile:
@@ -82,36 +82,37 @@ class PackedFile:
         return self.tensors[name]
 
     def arrays(self, name: str) -> dict[str, NDArray[Any]]:
-        """suffix -> flat array as it lies in the file, padding included. Raises FormatError if the file was cut since it was opened.
+        """suffix -> flat array as the file has it, with padding. Raises FormatError if the file became shorter since it was opened.
 
-        Reading an array after the file was cut ends the process (SIGBUS): who keeps arrays asks `require_whole` before each use.
+        Reading an array of a file that became shorter ends the process (SIGBUS). So callers that keep arrays call `require_whole` before
+        each use.
         """
         self.require_whole()
         return {suffix: self._view(f"{name}.{suffix}") for suffix in self.entry(name).checksums}
 
     def packed(self, name: str) -> PackedTensor:
-        """The tensor as it lies in the file."""
+        """The tensor as the file has it."""
         return PackedTensor(self.entry(name).packing, self.arrays(name))
 
     def qtensor(self, name: str) -> QTensor:
-        """The logical tensor: of a matrix with an input transform, that which is multiplied with the transformed input."""
+        """The logical tensor. If a matrix has an input transform, this is the matrix for the transformed input."""
         return self.packed(name).unpack()
 
     def input_transform(self, name: str) -> Applied:
-        """Of a matrix, with its arrays; `none` for most."""
-        found = self.entry(name).input_transform
-        return Applied(found.name, found.values, {suffix: self._view(transform_array(name, suffix)) for suffix in found.checksums})
+        """The input transform of a matrix, with its arrays; `none` for most."""
+        entry = self.entry(name).input_transform
+        return Applied(entry.name, entry.values, {suffix: self._view(transform_array(name, suffix)) for suffix in entry.checksums})
 
     def decode(self, name: str) -> NDArray[np.float32]:
-        """The weights as the checkpoint means them, float32: decoded, and their transform undone."""
+        """The weights of the checkpoint, float32: decoded, and with their transform undone."""
         return self.input_transform(name).undone(self.qtensor(name).decode())
 
     def stored_bytes(self, name: str) -> int:
-        """Bytes of a tensor's arrays and of its transform's, padding included."""
+        """Bytes of the arrays of a tensor and of its transform, with padding."""
         return sum(self._view(array).nbytes for array, _ in self.entry(name).arrays())
 
     def ledger(self) -> Ledger:
-        """Adds up to the file's size."""
+        """What every byte of the file is used for; it adds up to the size of the file."""
         items = tuple(
             make_item(entry.name, entry.role, entry.shape, self.stored_bytes(entry.name), entry.method, entry.layout, entry.extra)
             for entry in self.tensors.values()
@@ -136,12 +137,12 @@ class PackedFile:
         }
 
     def decoded_layouts(self) -> list[str]:
-        """Layouts of matrices that the native engine has no product for: it decodes them, to 16 bits a weight where exact, else 32."""
+        """Layouts of matrices without a native product. The engine decodes them, to 16 bits a weight where these are exact, else 32."""
         products = (entry for entry in self.tensors.values() if entry.role in PRODUCT_ROLES)
         return sorted({entry.layout for entry in products if not entry.has_native_product})
 
     def verify(self) -> None:
-        """Read everything: checksums, scales and values that are numbers, centroids and zeros in range, and the safetensors library.
+        """Read everything and check it: checksums, finite scales and values, centroids and zeros in range. safetensors must read it too.
 
         Raises FormatError, which names the file and the tensor.
         """
@@ -159,9 +160,9 @@ class PackedFile:
             raise FormatError(f"{self.path}: {error}") from None
 
     def require_whole(self) -> None:
-        """Raises FormatError if the file became shorter since it was opened, as when another is copied over it. Costs a microsecond.
+        """Raises FormatError if the file became shorter since it was opened, as when another file is copied over it. Costs a microsecond.
 
-        Gives up: a file that is cut between this question and the reading, and one that is written over without becoming shorter.
+        Not noticed: a file that becomes shorter between this call and the reading, and one that is overwritten at the same length.
         """
         if self._mapping.size() < self.file_bytes:
             raise FormatError(f"{self.path}: became shorter since it was opened; wait until it is complete, and open it again")
@@ -171,7 +172,7 @@ class PackedFile:
         return np.frombuffer(self._data[stored.begin : stored.end], stored.dtype)
 
     def _read_tokenizer(self, text: str) -> TokenizerData:
-        """{"kind", "meta", "arrays": {suffix: {"bytes", "crc32"}}}; small, so its checksums are tested at once."""
+        """{"kind", "meta", "arrays": {suffix: {"bytes", "crc32"}}}; it is small, so its checksums are tested at once."""
         what = "the tokenizer"
         tokenizer = strict_json.parse_object(text, what)
         entries = {suffix: strict_json.typed(v, dict, what) for suffix, v in strict_json.field(tokenizer, "arrays", dict, what).items()}
@@ -187,16 +188,16 @@ class PackedFile:
         return TokenizerData(strict_json.field(tokenizer, "kind", str, what), strict_json.field(tokenizer, "meta", dict, what), arrays)
 
     def _check_with_safetensors(self) -> None:
-        """A judge that shares no code with us: the ecosystem's own reader must accept the file and see the same arrays."""
+        """A check that shares no code with us: the safetensors library must accept the file and see the same arrays."""
         import safetensors
 
         try:
             with safetensors.safe_open(self.path, framework="np") as file:
-                found = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118 (not a mapping)
+                shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118 (not a mapping)
         except (safetensors.SafetensorError, OSError) as error:
             raise FormatError(f"the safetensors library refuses the file: {error}") from None
-        if found != {name: [array.count] for name, array in self._header.arrays.items()}:
-            raise FormatError("the safetensors library sees other arrays in the file than its table names")
+        if shapes != {name: [array.count] for name, array in self._header.arrays.items()}:
+            raise FormatError("the safetensors library finds other arrays in the file than its header names")
 
 
 def _check_version(metadata: dict[str, str]) -> None:
@@ -208,7 +209,7 @@ def _check_version(metadata: dict[str, str]) -> None:
 
 
 def _check_claims(header: Header, tensors: dict[str, TensorEntry], tokenizer: list[str]) -> None:
-    """Every array belongs to one tensor or to the tokenizer, and has the type and size its layout and shape demand."""
+    """Every array belongs to one tensor or to the tokenizer, and has the type and size that its layout and shape require."""
     claimed = {TOKENIZER_PREFIX + suffix for suffix in tokenizer}
     for entry in tensors.values():
         for array, (dtype, count) in entry.sizes().items():

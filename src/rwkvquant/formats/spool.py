@@ -1,7 +1,7 @@
-"""The arrays of a packed file while it grows: one behind the other, until the header that comes before them is known.
+"""The arrays of a packed file while it grows, one after another, until the header that comes before them is known.
 
-Without a path of its own the spool is a file without a name beside the output, which the system removes whatever happens. With one it
-survives: bytes that `sync` has brought to the disk are never touched again, so whoever notes its size then can go on from there.
+Without its own path, the spool is a file without a name next to the output, and the system removes it in every case. With a path it
+outlives the process: bytes that `sync` has written to the disk never change, so a process that notes the size can continue from there.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _COPY_BYTES = 1 << 20
 
 
 class Spool:
-    """`arrays`: name -> (dtype, count), in the order they lie in."""
+    """`arrays`: name -> (dtype, count), in the order of the file."""
 
     def __init__(self, output: Path, path: Path | None = None) -> None:
         self.path = path
@@ -44,21 +44,21 @@ class Spool:
         self.bytes += array.nbytes
 
     def sync(self) -> int:
-        """Bring everything to the disk, and give the number of bytes."""
+        """Write everything to the disk; returns the number of bytes."""
         with disk.one_sentence(self._named, self._advice):
             self._file.flush()
             os.fsync(self._file.fileno())
         return self.bytes
 
     def restore(self, arrays: Mapping[str, tuple[np.dtype[Any], int]], checksums: Mapping[str, int]) -> None:
-        """Go on behind these arrays, which an earlier process spooled. Raises FormatError where they are not there unharmed."""
+        """Continue after these arrays, which an earlier process spooled. Raises FormatError if one is missing or damaged."""
         self._file.seek(0)
         size = 0
         for name, (dtype, count) in arrays.items():
             data = self._file.read(dtype.itemsize * count)
             if len(data) != dtype.itemsize * count or zlib.crc32(data) != checksums[name]:
                 self._file.seek(0)
-                raise FormatError(f"{self.path}: {name} is torn")
+                raise FormatError(f"{self.path}: {name} is damaged or incomplete")
             size += len(data)
         self._file.truncate(size)
         self.bytes, self.arrays = size, dict(arrays)
@@ -70,10 +70,10 @@ class Spool:
         while left:
             chunk = self._file.read(min(_COPY_BYTES, left))
             if not chunk:
-                raise FormatError(f"{self._named}: the spooled arrays were cut off by somebody else")
+                raise FormatError(f"{self._named}: another process made the spool of arrays shorter")
             disk.write_all(out, chunk)
             left -= len(chunk)
 
     def close(self) -> None:
-        with suppress(OSError):  # a full disk may refuse the last buffered bytes once more; they are of no use now
+        with suppress(OSError):  # a full disk may refuse the last buffered bytes again; they are not needed now
             self._file.close()

@@ -1,4 +1,4 @@
-"""JSON from a file nobody vouches for: every surprise is a FormatError, and none is a crash."""
+"""JSON from a file that may be damaged or hostile: everything unexpected raises FormatError, and nothing crashes."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ T = TypeVar("T", str, int, bool, dict, list)
 
 
 def parse_object(text: str | bytes, what: str) -> dict[str, Any]:
-    """A JSON object. Raises FormatError for anything else, a key given twice, numbers that are not finite, or nesting too deep."""
+    """A JSON object. Raises FormatError for anything else, a key that is there twice, numbers that are not finite, or too deep nesting."""
     try:
         value = json.loads(
             text, object_pairs_hook=_without_duplicates, parse_constant=_refuse_number, parse_float=_finite, parse_int=_bounded
         )
     except (ValueError, RecursionError) as error:
-        raise FormatError(f"{what} is not the JSON it must be: {shown(str(error))}") from None
+        raise FormatError(f"{what} is not valid JSON: {shown(str(error))}") from None
     if not isinstance(value, dict):
         raise FormatError(f"{what} must be a JSON object; got {type(value).__name__}")
     return value
@@ -48,7 +48,7 @@ def sizes(owner: dict[str, Any], key: str, what: str) -> tuple[int, ...]:
 
 
 def shown(value: Any) -> str:
-    """A hostile value, short and printable."""
+    """Any value, even a hostile one, as short printable text."""
     text = ascii(value)
     return text if len(text) <= 80 else text[:77] + "..."
 

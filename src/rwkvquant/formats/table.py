@@ -1,4 +1,4 @@
-"""The table of tensors: what the packed file says of each one, as JSON and as TensorEntry."""
+"""The table of tensors: what the packed file says about each one, as JSON and as TensorEntry."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Found = TypeVar("Found")
 
 @dataclass(frozen=True)
 class TransformEntry:
-    """What the table says of a transform: "none", or {"name", its values, "arrays": checksums}."""
+    """What the table says about a transform: "none", or {"name", its values, "arrays": checksums}."""
 
     name: str = "none"
     values: Mapping[str, int] = field(default_factory=dict)
@@ -38,15 +38,15 @@ class TransformEntry:
         return {"name": self.name, **self.values, "arrays": _hex(self.checksums)}
 
     @classmethod
-    def from_json(cls, found: Any, what: str) -> TransformEntry:
+    def from_json(cls, value: Any, what: str) -> TransformEntry:
         """Raises FormatError for a transform that is not known, or values that it does not have."""
-        if isinstance(found, str):
-            found = {"name": found}
-        found = strict_json.typed(found, dict, what)
-        name = strict_json.field(found, "name", str, what)
+        if isinstance(value, str):
+            value = {"name": value}
+        entry = strict_json.typed(value, dict, what)
+        name = strict_json.field(entry, "name", str, what)
         keys = _of(what, transform_named, name).keys
-        values = {key: strict_json.field(found, key, kind, what) for key, kind in keys.items()}
-        arrays = strict_json.field(found, "arrays", dict, what) if "arrays" in found else {}
+        values = {key: strict_json.field(entry, key, kind, what) for key, kind in keys.items()}
+        arrays = strict_json.field(entry, "arrays", dict, what) if "arrays" in entry else {}
         return cls(name, values, parse_checksums(arrays, what))
 
 
@@ -54,10 +54,9 @@ class TransformEntry:
 class TensorEntry:
     """One tensor of the file.
 
-    `packing` is layout, shape ((out, in) for matrices) and what the layout's codec wants to know. `source_shape` is the checkpoint's
-    (of the slice, where a tensor was cut in slices) and has as many elements; `transposed` says that the checkpoint keeps (in, out).
-    `checksums` are suffix -> CRC-32 of the stored array, padding included. `extra` is whatever the writer wants to tell (errors, clip
-    ratios).
+    `packing` has layout, shape ((out, in) for matrices) and the parameters of the layout's codec. `source_shape` is the shape in the
+    checkpoint (of the slice, if a tensor was cut into slices), with as many elements. `transposed` says that the checkpoint stores
+    (in, out). `checksums` are suffix -> CRC-32 of the stored array, with padding. `extra` is any JSON of the writer (errors, clip ratios).
     """
 
     name: str
@@ -99,7 +98,7 @@ class TensorEntry:
         _of(what, lambda layout: codec_of_layout(layout, stored=True), self.layout)
         transform, changed = _of(what, transform_named, self.input_transform.name), self.input_transform.name != "none"
         if changed and len(self.shape) != 2:
-            raise FormatError(f"input_transform of {what} goes with a matrix; its shape is {list(self.shape)}")
+            raise FormatError(f"input_transform of {what} must belong to a matrix; the tensor's shape is {list(self.shape)}")
         _of(what, lambda values: transform.check(values, self.shape[-1]), self.input_transform.values)
         if math.prod(self.source_shape) != self.weights:
             raise FormatError(f"source_shape of {what} must have {self.weights} elements; got {list(self.source_shape)}")

@@ -1,4 +1,4 @@
-"""A tokenizer as the packed file stores it: a kind, a little JSON, and byte arrays. runtime/tokenizer.py makes it speak."""
+"""A tokenizer as the packed file stores it: a kind, a little JSON, and byte arrays. runtime/tokenizer.py makes a tokenizer of it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class TokenizerData:
-    """`kind` is "world", "bpe", "bpe-added" or "bytes"; `meta` is plain JSON; `arrays` are flat uint8 arrays, little-endian inside.
+    """`kind` is "world", "bpe", "bpe-added" or "bytes"; `meta` is plain JSON; `arrays` are flat uint8 arrays, with
+    little-endian numbers.
 
     world   table
     bpe     table, merges           meta {"special_tokens": {content: id}, "add_prefix_space": bool}

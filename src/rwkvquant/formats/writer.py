@@ -1,10 +1,10 @@
-"""Write a packed file so that it appears whole or not at all.
+"""Write a packed file so that it appears complete or not at all.
 
-Arrays are spooled (spool.py); `finish` writes header and data to a new file beside the output, syncs it, reads it back and verifies
-it, and only then renames it. A failure at any moment leaves nothing behind. There has to be room for the data twice while `finish`
-runs: the header comes first, and holds every array's checksum.
+Arrays are spooled (spool.py). `finish` writes header and data to a new file next to the output, syncs it, reads it back, verifies it, and
+only then renames it. A failure at any moment leaves no file. While `finish` runs, the disk needs room for the data twice: the header
+comes first, and has the checksum of every array.
 
-A spool with a path of its own outlives the process: `state` says what it holds, and another writer's `restore` goes on from there.
+A spool with its own path outlives the process: `state` says what it holds, and `restore` of another writer continues from there.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ MAX_NAME_BYTES = 200  # file systems allow 255, and the name of the unfinished f
 
 
 def check_output(path: Path | str, *inputs: Path | str) -> None:
-    """Raises ConfigError if no file can be written there, or if it is one of `inputs`. Ask before hours of work, not after."""
+    """Raises ConfigError if no file can be written there, or if it is one of `inputs`. Call it before hours of work, not after."""
     path = Path(path)
     if any(path.exists() and Path(source).exists() and path.samefile(source) for source in inputs):
         raise ConfigError(f"the output must not be an input; {path} would be overwritten. Try another name")
@@ -64,7 +64,7 @@ class ContainerWriter:
     """Add tensors one by one, then finish. Use it as a context manager, or call `close` if `finish` is never reached."""
 
     def __init__(self, path: Path | str, spool: Path | None = None) -> None:
-        """`spool` None is a file without a name beside the output. One process at a time may use a spool that has a name."""
+        """`spool` None is a file without a name next to the output. One process at a time may use a spool that has a name."""
         check_output(path)
         self.path = Path(path)
         self._entries: dict[str, TensorEntry] = {}
@@ -77,7 +77,7 @@ class ContainerWriter:
         self.close()
 
     def close(self) -> None:
-        """Let go of what was spooled. Harmless after `finish`."""
+        """Release the spool. Does no harm after `finish`."""
         self._spool.close()
 
     def __contains__(self, name: str) -> bool:
@@ -87,12 +87,12 @@ class ContainerWriter:
         return len(self._entries)
 
     def state(self) -> str:
-        """Bring the spool to the disk and say what it holds, for `restore`. Raises RwkvQuantError for a full disk."""
+        """Write the spool to the disk; returns what it holds, for `restore`. Raises RwkvQuantError for a full disk."""
         self._spool.sync()
         return encode_table(list(self._entries.values()))
 
     def restore(self, state: str) -> None:
-        """Go on where another process's writer said `state`. Raises FormatError where the spool does not hold that unharmed."""
+        """Continue from the `state` of another process's writer. Raises FormatError if the spool has not all of it, or it is damaged."""
         entries, checksums = decode_table(state), dict[str, int]()
         arrays: Sizes = {}
         for entry in entries.values():
@@ -114,10 +114,10 @@ class ContainerWriter:
         input_transform: Applied | None = None,
         **extra: Any,
     ) -> TensorEntry:
-        """Pack a tensor and spool it. `source_shape` is the checkpoint's (of the slice, if it is one); by default the tensor's own.
+        """Pack a tensor and spool it. `source_shape` is the shape in the checkpoint (of the slice, if it is one); by default the tensor's.
 
-        `input_transform` is the one whose weights `qtensor` are. Raises FormatError for a name, role, layout or transform that cannot
-        be stored, RwkvQuantError for a full disk.
+        If `qtensor` is for a transformed input, `input_transform` is that transform. Raises FormatError for a name, role, layout or
+        transform that cannot be stored, RwkvQuantError for a full disk.
         """
         return self.add_packed(
             name,
@@ -145,18 +145,20 @@ class ContainerWriter:
         """Spool a tensor that is packed already. Raises as `add` does."""
         packed.check()
         applied = input_transform or Applied()
-        aside = pad(applied.arrays, aligned(applied.transform.sizes(applied.values, packed.shape[-1])))
-        transform = TransformEntry(applied.name, applied.values, {suffix: zlib.crc32(_raw(array)) for suffix, array in aside.items()})
+        extra_arrays = pad(applied.arrays, aligned(applied.transform.sizes(applied.values, packed.shape[-1])))
+        transform = TransformEntry(
+            applied.name, applied.values, {suffix: zlib.crc32(_raw(array)) for suffix, array in extra_arrays.items()}
+        )
         checksums = {suffix: zlib.crc32(_raw(array)) for suffix, array in packed.arrays.items()}
         source = tuple(int(n) for n in (source_shape or packed.shape))
         entry = TensorEntry(name, str(role), method, packed.packing, source, transposed, checksums, transform, extra)
         entry.check()
-        _json(extra)  # a value that is no JSON should fail here, not after the last tensor
+        _json(extra)  # a value that is not JSON should fail here, not after the last tensor
         if name in self._entries:
-            raise FormatError(f"a packed file holds each tensor once; {name} came twice")
+            raise FormatError(f"a packed file has each tensor once; {name} was added twice")
         for suffix, array in packed.arrays.items():
             self._spool.put(f"{name}.{suffix}", array)
-        for suffix, array in aside.items():
+        for suffix, array in extra_arrays.items():
             self._spool.put(transform_array(name, suffix), array)
         self._entries[name] = entry
         return entry
@@ -164,7 +166,7 @@ class ContainerWriter:
     def finish(
         self, *, model: Mapping[str, Any], quantization_config: Mapping[str, Any], tokenizer: TokenizerData, provenance: Mapping[str, Any]
     ) -> None:
-        """Write, sync, verify and rename. `model` is {"arch": ..., "dims": Dims or its fields as a mapping}, perhaps with "modality".
+        """Write, sync, verify and rename. `model` is {"arch": ..., "dims": Dims or its fields as a mapping}, and may have "modality".
 
         Raises FormatError if the file would break docs/format.md, RwkvQuantError for a full disk. Either leaves no file.
         """
@@ -175,13 +177,13 @@ class ContainerWriter:
                 disk.write_all(out, header)
                 self._spool.copy_to(out)
                 out.flush()
-                os.fsync(out.fileno())  # what is verified should be what the disk has
+                os.fsync(out.fileno())  # verify what is on the disk
                 self._verify(Path(out.name))
         finally:
             self.close()
 
     def _job(self) -> str | None:
-        """The same name each time for a spool that can be taken up again."""
+        """The same name in every run, if another process can continue from the spool."""
         return None if self._spool.path is None else f"{zlib.crc32(os.fsencode(self._spool.path.resolve())):08x}"
 
     def _verify(self, partial: Path) -> None:
