@@ -164,7 +164,7 @@ def test_centroids_and_zeros_out_of_range_are_found(tmp_path: Path, monkeypatch:
 
         return classmethod(pack)
 
-    for suffix, message in (("codebooks", "centroids of .* must lie in 0 to 127"), ("zeros", "zeros of blocks.0.zeros must fit in 3 bits")):
+    for suffix, message in (("codebooks", "centroids of .* must be 0 to 127"), ("zeros", "zeros of blocks.0.zeros must fit in 3 bits")):
         monkeypatch.setattr(PackedTensor, "pack", tampered(suffix))
         with ContainerWriter(tmp_path / "m.safetensors") as out:
             examples.add_model(out)

@@ -158,14 +158,14 @@ def test_a_lie_is_refused_in_one_sentence(original: bytes, tmp_path: Path, lie: 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (b'"}' + b',"a":' + b"[" * 200_000, "is not the JSON"),
+        (b'"}' + b',"a":' + b"[" * 200_000, "is not valid JSON"),
         (b'","a":"b","a":"c"}}', "twice"),
         (b'"},"x":NaN}', "not a number of JSON"),
         (b'"},"x":1e999}', "too large"),
         (b'"},"x":' + b"9" * 5000 + b"}", "too large"),
-        (b'"},"x":"\xff"}', "is not the JSON"),
+        (b'"},"x":"\xff"}', "is not valid JSON"),
         (b'"},"x":{"dtype":"U8","shape":[0],"data_offsets":[0,0]}}', "belong to nothing|format"),
-        (b'"}', "is not the JSON"),
+        (b'"}', "is not valid JSON"),
     ],
     ids=["deep", "duplicate", "NaN", "infinite", "long integer", "not text", "nothing inside", "not closed"],
 )

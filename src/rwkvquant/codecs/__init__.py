@@ -1,7 +1,7 @@
-"""Codecs: how the weights of a tensor become codes and tables, how these lie in a file, and what they decode to.
+"""Codecs: how the weights of a tensor become codes and tables, how these are stored in a file, and what they decode to.
 
-Each codec is one file with its parameters, its logical tensor and its object, which `register` makes known to everything else
-(base.py says what it owns). A logical tensor is what a quantiser returns; nothing in it knows tiles, files or bytes.
+Each codec is one file with its parameters, its logical tensor and its object. `register` makes the object known to the rest of the
+project (base.py says what it owns). A logical tensor is what a quantiser returns. It does not depend on tiles, files or bytes.
 
     rows, cols   the matrix as (out, in); a vector of C elements is (1, C)
     groups       ceil(cols / group_size); the last group of a row may be short

@@ -1,9 +1,9 @@
-"""What a codec is: everything the project must know of one way to store weights as codes.
+"""What a codec is: all that the project must know about one way to store weights as codes.
 
-A codec is one object, made and registered in the file that defines it. It owns its parameters, its layout ids and what the table
-of a file says beside them, the arrays and their sizes, packing and unpacking, the NumPy product that defines the native one, and
-random arrays for the benchmark. What it does not override has a plain default: a new codec begins with `describe`, `packing`,
-`check`, `sizes`, `pack` and `unpack`, and runs everywhere.
+A codec is one object, registered in the file that defines it. It owns its parameters, its layout ids and its keys in the table of a
+file, the arrays and their sizes, packing and unpacking, the NumPy product that defines the native one, and random arrays for the
+benchmark. What it does not override has a plain default: a new codec begins with `packing`, `packing_of`, `check`, `sizes`, `pack` and
+`unpack`, and runs everywhere.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Array = NDArray[np.float32]
 
 
 class QTensor(Protocol):
-    """A logical tensor: what a quantiser returns. Nothing in it knows tiles, files or bytes."""
+    """A logical tensor: what a quantiser returns. It does not depend on tiles, files or bytes."""
 
     @property
     def shape(self) -> tuple[int, ...]: ...
@@ -35,11 +35,11 @@ class QTensor(Protocol):
 
 
 class CodecConfig:
-    """The parameters of a codec, a frozen dataclass: what a quantiser is asked for, before there is a tensor."""
+    """The parameters of a codec, a frozen dataclass. They say what a quantiser should make, before there is a tensor."""
 
     @property
     def name(self) -> str:
-        """Of its codec."""
+        """The name of the codec."""
         return codec_of(self).name
 
     @property
@@ -53,7 +53,7 @@ class CodecConfig:
         return int(self.bits)  # type: ignore[attr-defined]
 
     def with_code_bits(self, bits: int) -> CodecConfig:
-        """The same with other codes. Raises ConfigError if the codec has none of so many bits."""
+        """The same parameters with codes of `bits` bits. Raises ConfigError if the codec has no such codes."""
         return dataclasses.replace(self, bits=bits)  # type: ignore[type-var]
 
     @property
@@ -62,26 +62,27 @@ class CodecConfig:
         return float(self.code_bits)
 
     def packing(self, shape: tuple[int, ...], rows: bool = False) -> Packing:
-        """How a tensor of these parameters lies in a file; `rows`: in the layout that is read row by row."""
+        """How a tensor with these parameters is stored in a file. `rows`: in the layout that is read row by row."""
         return codec_of(self).packing(self, tuple(shape), rows)
 
     def layout(self, shape: tuple[int, ...], rows: bool = False) -> str:
         return self.packing(shape, rows).layout
 
     def stored_bytes(self, shape: tuple[int, ...], rows: bool = False) -> int:
-        """Bytes in the file, side information and padding included, without any data. Raises FormatError for what cannot be stored."""
+        """Bytes in the file, with side information and padding, from the shape alone. Raises FormatError for what cannot be stored."""
         return self.packing(shape, rows).stored_bytes
 
     def to_json(self) -> dict[str, Any]:
-        """{"codec": name, parameters...}; the way back is `config_from_json`."""
+        """{"codec": name, parameters...}; `config_from_json` is the inverse."""
         return {"codec": self.name, **dataclasses.asdict(self)}  # type: ignore[call-overload]
 
 
 @dataclasses.dataclass(frozen=True)
 class NativeForm:
-    """What the native module is told of a matrix beside its shape and arrays: its name there, and numbers.
+    """What the native module gets for a matrix besides its shape and arrays.
 
-    int8: whether it multiplies with int8 activations, or always with float32.
+    codec: the name of the codec in the native module. numbers: its parameters. int8: whether it multiplies with int8 activations; if not,
+    always with float32.
     """
 
     codec: str
@@ -89,7 +90,7 @@ class NativeForm:
     int8: bool = True
 
     def arguments(self, packed: PackedTensor) -> dict[str, Any]:
-        """Of `native.Matrix`."""
+        """The arguments of `native.Matrix`."""
         rows, cols = packed.shape
         numbers = {name: int(number) for name, number in self.numbers.items()}
         return {"codec": self.codec, "rows": rows, "cols": cols, "numbers": numbers, "arrays": dict(packed.arrays)}
@@ -104,26 +105,26 @@ class Codec(ABC):
     tensor: ClassVar[type[Any]]  # the class of its logical tensors
     layouts: ClassVar[tuple[str, ...]]  # ids that a file may hold
     memory_layouts: ClassVar[tuple[str, ...]] = ()  # ids that exist in memory only
-    keys: ClassVar[Mapping[str, type[int]]] = {}  # what the table says of a tensor beside layout and shape, and its JSON type
-    axes: ClassVar[tuple[int, int]] = (2, 2)  # how many a tensor has, at least and at most
-    quantizes: ClassVar[bool] = True  # False: its values are those of the checkpoint, or these as float16
+    keys: ClassVar[Mapping[str, type[int]]] = {}  # keys of the table besides layout and shape -> their JSON types
+    axes: ClassVar[tuple[int, int]] = (2, 2)  # how many axes a tensor has, at least and at most
+    quantizes: ClassVar[bool] = True  # False: its values are those of the checkpoint, or those as float16
 
     # In the file
 
     @abstractmethod
     def packing(self, config: Any, shape: tuple[int, ...], rows: bool) -> Packing:
-        """See `CodecConfig.packing`. It need not fit: `Packing.sizes` refuses what does not."""
+        """See `CodecConfig.packing`. The result need not be valid: `Packing.sizes` refuses it if it is not."""
 
     @abstractmethod
     def packing_of(self, tensor: Any) -> Packing:
         """The usual packing of a logical tensor."""
 
     def alternatives(self, usual: Packing) -> tuple[str, ...]:
-        """Other layouts that hold the same tensor."""
+        """Other layouts that can hold the same tensor."""
         return ()
 
     def describe(self, tensor: Any, layout: str | None = None) -> Packing:
-        """How a logical tensor is packed. Raises FormatError for a layout that does not hold it."""
+        """How a logical tensor is packed. Raises FormatError for a layout that cannot hold it."""
         usual = self.packing_of(tensor)
         if layout in (None, usual.layout):
             return usual
@@ -132,7 +133,7 @@ class Codec(ABC):
         return dataclasses.replace(usual, layout=str(layout))
 
     def check_shape(self, packing: Packing) -> None:
-        """Raises FormatError for a shape that no tensor of this codec has."""
+        """Raises FormatError for a shape that a tensor of this codec cannot have."""
         least, most = self.axes
         shape = packing.shape
         if not least <= len(shape) <= most or not all(1 <= dim <= MAX_DIM for dim in shape):
@@ -144,7 +145,7 @@ class Codec(ABC):
 
     @abstractmethod
     def sizes(self, packing: Packing) -> dict[str, tuple[Any, int]]:
-        """suffix -> (dtype, elements), before they are padded. `packing` has passed `check`."""
+        """suffix -> (dtype, elements) of each array, without padding. `packing` has passed `check`."""
 
     @abstractmethod
     def pack(self, packing: Packing, tensor: Any) -> dict[str, NDArray[Any]]:
@@ -152,16 +153,16 @@ class Codec(ABC):
 
     @abstractmethod
     def unpack(self, packing: Packing, arrays: Arrays) -> QTensor:
-        """The logical tensor of arrays that have the right types and sizes."""
+        """The logical tensor. The arrays have the right types and sizes."""
 
     def broken_rule(self, packing: Packing, suffix: str, values: NDArray[Any]) -> tuple[str, str] | None:
-        """("centroids", "lie in 0 to 127") if a stored array breaks a rule of its values; that floats are finite is asked elsewhere."""
+        """("centroids", "be 0 to 127") if values of a stored array break a rule, else None. The caller checks that floats are finite."""
         return None
 
     # In the engines
 
     def rows(self, packed: PackedTensor, ids: Sequence[int]) -> Array:
-        """(len(ids), cols) float32. The default decodes the whole matrix once and keeps it."""
+        """Rows `ids` of the weights, (len(ids), cols) float32. The default decodes the whole matrix once and keeps it."""
         return packed.decoded[list(ids)]
 
     def product(self, packed: PackedTensor, x: Array, int8: bool) -> Array:
@@ -169,17 +170,17 @@ class Codec(ABC):
         return dense_product(packed.decoded, x)
 
     def native(self, packing: Packing) -> NativeForm | None:
-        """What the native module is told, or None where it has no product: then engines get the decoded values (docs/architecture.md)."""
+        """What the native module gets, or None if it has no product: then engines get the decoded values (docs/architecture.md)."""
         return None
 
     def native_rows(self, packing: Packing) -> NativeForm | None:
-        """The same for an embedding, of which single rows are read."""
+        """The same for an embedding, which is read row by row."""
         return None
 
     # In the benchmark
 
     def random_arrays(self, rng: np.random.Generator, packing: Packing, deviation: float | None) -> dict[str, NDArray[Any]]:
-        """Arrays of random weights of about this standard deviation; None is for vectors, whose values lie between 0 and 1."""
+        """Arrays of random weights with about this standard deviation. None is for vectors, with values between 0 and 1."""
         size = 1.0 if deviation is None else deviation
         return {
             suffix: (size * rng.uniform(0.8, 1.2, count)).astype(dtype) if dtype.kind == "f" else random_bytes(rng, dtype, count)
@@ -188,6 +189,6 @@ class Codec(ABC):
 
 
 def random_bytes(rng: np.random.Generator, dtype: np.dtype[Any], count: int, largest: int = 255) -> NDArray[Any]:
-    """(count,) random numbers; `largest`, one less than a power of two, bounds each byte."""
+    """(count,) random numbers. `largest`, one less than a power of two, is the largest value of each byte."""
     values = np.frombuffer(rng.bytes(count * dtype.itemsize), np.uint8)
     return (values & largest).view(dtype) if largest < 255 else values.view(dtype)

@@ -21,7 +21,7 @@ from rwkvquant.kernels.gemv_codebook import CENTROID_ZERO
 from rwkvquant.kernels.product import float_product, int8_product
 
 GROUP_ROWS = (2, 4, 8, 16)
-LANE_ROWS, LANE_BYTES = 4, 16  # a 128-bit lane holds 4 rows, and a shuffle finds their tables in 16 bytes
+LANE_ROWS, LANE_BYTES = 4, 16  # a 128-bit lane has 4 rows, and a shuffle looks up their tables in 16 bytes
 MAX_RANK = 8
 MAX_SHIFT = 14
 CENTROID_SPREAD = 37.0  # standard deviation of centroids drawn from 0 to 127
@@ -29,7 +29,7 @@ CENTROID_SPREAD = 37.0  # standard deviation of centroids drawn from 0 to 127
 
 @dataclass(frozen=True)
 class CodebookConfig(CodecConfig):
-    """One-dimensional codebooks: 2**bits centroids for each `group_rows` x 32 weights; `rank` 0, or of their compression.
+    """One-dimensional codebooks: 2**bits centroids for each `group_rows` x 32 weights. `rank`: of compressed codebooks, or 0.
 
     group_rows 1 is for element-wise vectors: 64 neighbours share a codebook.
     """
@@ -45,7 +45,7 @@ class CodebookConfig(CodecConfig):
 
     @property
     def nominal_bits(self) -> float:
-        """8 bits a stored number of a codebook, as RWKVQuant counts."""
+        """8 bits for each stored number of a codebook, as RWKVQuant counts."""
         return self.bits + 8 * (self.rank or 2**self.bits) / (self.group_rows * tiles.CODEBOOK_COLS)
 
 
@@ -56,7 +56,7 @@ class CodebookFactors:
         centroid_k = clamp((sum_r coefficient_r * basis_rk + half) >> shift, -64, 63) + 64        half = 2**(shift-1), or 0 for shift 0
 
     coefficients (ceil(rows/group_rows), ceil(cols/group_cols), R) int8; basis (R, 2**bits) int8, one for the whole matrix; shift 0..14.
-    Kernels and quantisers follow this integer definition, so every reader sees the same centroids.
+    Kernels and quantisers use this integer definition, so every reader gets the same centroids.
     """
 
     coefficients: NDArray[np.int8]
@@ -75,7 +75,7 @@ class CodebookTensor:
     """A one-dimensional codebook of 2**bits centroids for each block of `group_rows` x `group_cols` weights ("VQ", d=1).
 
     codes (rows, cols) uint8; codebooks (ceil(rows/group_rows), ceil(cols/group_cols), 2**bits) uint8 in 0..127;
-    row_scale (rows,) float16. Where the codebooks are compressed, `factors` is what is stored and codebooks are factors.centroids().
+    row_scale (rows,) float16. If the codebooks are compressed, `factors` is stored, and codebooks are factors.centroids().
     """
 
     codes: NDArray[np.uint8]
@@ -115,7 +115,7 @@ class CodebookCodec(Codec):
     def packing_of(self, tensor: CodebookTensor) -> Packing:
         factors, cols = tensor.factors, tensor.group_cols
         if cols not in (tiles.VECTOR_COLS, tiles.CODEBOOK_COLS):
-            raise FormatError(f"[layout] codebooks serve {tiles.CODEBOOK_COLS} columns, or {tiles.VECTOR_COLS} of a vector; got {cols}")
+            raise FormatError(f"[layout] a codebook is for {tiles.CODEBOOK_COLS} columns, or {tiles.VECTOR_COLS} of a vector; got {cols}")
         rank, shift = (0, 0) if factors is None else (len(factors.basis), factors.shift)
         tiling = "rows" if cols == tiles.VECTOR_COLS else "t16x32"
         return Packing(f"codebook{tensor.bits}.{tiling}", tensor.shape, {"group_rows": tensor.group_rows, "rank": rank, "shift": shift})
@@ -208,11 +208,11 @@ class CodebookCodec(Codec):
 
 def centroid_rule(suffix: str, values: NDArray[Any]) -> tuple[str, str] | None:
     """See `Codec.broken_rule`."""
-    return ("centroids", "lie in 0 to 127") if suffix == "codebooks" and values.max(initial=0) > 127 else None
+    return ("centroids", "be 0 to 127") if suffix == "codebooks" and values.max(initial=0) > 127 else None
 
 
 def random_tables(rng: np.random.Generator, packing: Packing, step: float) -> dict[str, NDArray[Any]]:
-    """Random codes and centroids, and row scales of `step`."""
+    """Random codes and centroids; every row scale is `step`."""
     return {
         suffix: np.full(count, step, dtype)
         if suffix == "row_scale"

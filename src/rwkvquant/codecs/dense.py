@@ -1,7 +1,7 @@
 """Values that are not quantised.
 
-A file holds float16, or float32 where float16 would lose something. Original checkpoints in bfloat16 stay that in memory, as uint16
-(NumPy has no such type), in a layout that no file has: packing makes float16 of them, which is finer, or float32.
+A file has float16, or float32 where float16 would lose something. Weights of a checkpoint in bfloat16 stay bfloat16 in memory, as uint16
+(NumPy has no such type), in a layout that no file has. Packing makes float16 of them, which is finer, or float32.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class DenseCodec(Codec):
         dtype, count = packing.sizes()["values"]
         if deviation is None:
             return {"values": rng.uniform(0, 1, count).astype(dtype)}
-        normal = (deviation * rng.standard_normal(256)).astype(np.float16)  # 256 values are enough, and quick to deal out
+        normal = (deviation * rng.standard_normal(256)).astype(np.float16)  # 256 values are enough, and quick to draw from
         values = np.empty(count, dtype)
         for start in range(0, count, _CHUNK):
             part = values[start : start + _CHUNK]
@@ -101,9 +101,9 @@ class DenseCodec(Codec):
 
 
 def exact(values: NDArray[np.float32]) -> PackedTensor:
-    """In 16 bits where these are exact, float16 or bfloat16, else in 32: an original checkpoint takes the memory that it takes on disk."""
+    """Values as float16 or bfloat16 if that is exact, else float32: a checkpoint takes as much memory as it takes on the disk."""
     narrow = narrow_exactly(np.ascontiguousarray(values, np.float32)).reshape(-1)
-    missing = -narrow.nbytes % ALIGNMENT // narrow.itemsize  # layouts end at a whole number of cache lines
+    missing = -narrow.nbytes % ALIGNMENT // narrow.itemsize  # the length of an array is a multiple of 64 bytes
     padded = np.concatenate([narrow, np.zeros(missing, narrow.dtype)]) if missing else narrow
     return PackedTensor(Packing(f"dense.{TILINGS[narrow.dtype]}", values.shape), {"values": padded})
 

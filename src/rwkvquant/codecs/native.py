@@ -1,4 +1,4 @@
-"""The product of a packed matrix by the native module, or by NumPy where that is missing. For tests and tools: the engine keeps its own."""
+"""The product of a packed matrix by the native module, or by NumPy where that is missing. For tests and tools; the engine has its own."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def product(packed: PackedTensor, x: NDArray[np.float32], int8: bool = True) -> 
 def native_product(
     native: ModuleType, packed: PackedTensor, x: NDArray[np.float32], int8: bool = True, out: NDArray[np.float32] | None = None
 ) -> NDArray[np.float32]:
-    """The same by the native module, with the body that it has been set to. `out` (count * rows,) is written, if given."""
+    """The same by the native module, with the body that is chosen in it. If `out` (count * rows,) is given, the result is written to it."""
     form, (rows, _), (count, cols) = packed.native_form(), packed.shape, x.shape
     assert form is not None, f"the native module has no product for {packed.layout}"
     groups = -(-cols // ACTIVATION_GROUP)

@@ -1,9 +1,9 @@
 """A packed tensor: the one description of a matrix from the file to the native module.
 
-    Packing        how a tensor is packed, without its data: what the table of a file says of it
+    Packing        how a tensor is packed, without its data: what the table of a file says about it
     PackedTensor   a packing and its flat arrays, views of the file where there is one
 
-Both ask the codec (base.py) for everything that depends on it.
+They ask the codec (base.py) for everything that depends on it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from rwkvquant.kernels import tiles
 if TYPE_CHECKING:
     from rwkvquant.codecs.base import Codec, NativeForm, QTensor
 
-ALIGNMENT = 64  # bytes; every stored array is a multiple of it long
+ALIGNMENT = 64  # the length of every stored array is a multiple of so many bytes
 MAX_DIM = 1 << 31
 Sizes = dict[str, tuple[np.dtype[Any], int]]
 Arrays = Mapping[str, NDArray[Any]]
@@ -36,9 +36,9 @@ _BITS = re.compile(r"[a-z_]+([0-9]*)\.", re.ASCII)
 class Packing:
     """How one tensor is packed.
 
-    layout   the layout id, "uniform3.t16x64": codec, bits of a code, and how codes lie (the tiling)
-    shape    of the decoded tensor: (out, in) for matrices, (1, n) for vectors read by rows, anything for dense values
-    values   what the table says beside, by the codec's keys: {"group_size": 64, ...}
+    layout   the layout id, "uniform3.t16x64": codec, bits of a code, and how codes are ordered (the tiling)
+    shape    of the decoded tensor: (out, in) for matrices, (1, n) for vectors read by rows, any for dense values
+    values   the codec's parameters in the table, by its keys: {"group_size": 64, ...}
     """
 
     layout: str
@@ -52,27 +52,27 @@ class Packing:
 
     @property
     def bits(self) -> int:
-        """Of a code, as the layout's name says; 0 if it says none."""
+        """Bits of a code, from the layout id; 0 if that has none."""
         match = _BITS.match(self.layout)
         return int(match[1] or 0) if match else 0
 
     @property
     def tiling(self) -> str:
-        """t16x64 | t16x32 | rows, or what else the codec calls the part after the dot."""
+        """The part of the layout id after the dot: t16x64 | t16x32 | rows, or another of the codec."""
         return self.layout.partition(".")[2]
 
     @property
     def by_rows(self) -> bool:
-        """Whether rows lie one after another, so that one row can be read alone."""
+        """Whether rows follow one another, so that one row can be read alone."""
         return self.tiling == "rows"
 
     @property
     def tile_cols(self) -> int:
-        """Codes, not weights, across a tile: of pairs, 32 codes are 64 columns."""
+        """Codes, not weights, in a row of a tile: of pairs, 32 codes are 64 columns."""
         return int(self.tiling.removeprefix("t16x"))
 
     def sizes(self) -> Sizes:
-        """suffix -> (dtype, elements with padding): what the arrays must be, from the table alone.
+        """suffix -> (dtype, elements with padding) of the arrays, from the table alone.
 
         Raises FormatError for shapes and values that break the codec's rules.
         """
@@ -84,30 +84,30 @@ class Packing:
 
     @property
     def stored_bytes(self) -> int:
-        """Of all arrays, padding included. Raises FormatError as `sizes` does."""
+        """Bytes of all arrays, with padding. Raises FormatError as `sizes` does."""
         return sum(dtype.itemsize * count for dtype, count in self.sizes().values())
 
-    def check_arrays(self, found: Mapping[str, tuple[np.dtype[Any], int]]) -> None:
-        """Raises FormatError if `found`, suffix -> (dtype, elements), is not what `sizes` says."""
+    def check_arrays(self, given: Mapping[str, tuple[np.dtype[Any], int]]) -> None:
+        """Raises FormatError if `given`, suffix -> (dtype, elements), is not what `sizes` says."""
         expected = self.sizes()
-        if found.keys() != expected.keys():
-            raise FormatError(f"[layout] {self.layout} has the arrays {', '.join(expected)}; got {', '.join(found) or 'none'}")
+        if given.keys() != expected.keys():
+            raise FormatError(f"[layout] {self.layout} has the arrays {', '.join(expected)}; got {', '.join(given) or 'none'}")
         for suffix, (dtype, count) in expected.items():
-            if found[suffix] != (dtype, count):
+            if given[suffix] != (dtype, count):
                 rule = f"{suffix} of a {self.layout} tensor of shape {list(self.shape)} must be {count} x {dtype}"
-                raise FormatError(f"[layout] {rule}; got {found[suffix][1]} x {found[suffix][0]}")
+                raise FormatError(f"[layout] {rule}; got {given[suffix][1]} x {given[suffix][0]}")
 
 
 @dataclass(frozen=True)
 class PackedTensor:
-    """A packing and its arrays by suffix, flat, as the file has them; what they hold beyond `sizes` is not read."""
+    """A packing and its flat arrays by suffix, as the file has them, padding included."""
 
     packing: Packing
     arrays: Arrays
 
     @classmethod
     def pack(cls, tensor: QTensor, layout: str | None = None) -> PackedTensor:
-        """`layout` None lets the codec choose. Raises FormatError for one that does not hold this tensor."""
+        """`layout` None lets the codec choose. Raises FormatError for a layout that cannot hold this tensor."""
         codec = codec_of(tensor)
         packing = codec.describe(tensor, layout)
         sizes, arrays = packing.sizes(), codec.pack(packing, tensor)
@@ -145,7 +145,7 @@ class PackedTensor:
         return self.decode()
 
     def rows(self, ids: Sequence[int]) -> NDArray[np.float32]:
-        """(len(ids), cols) float32: those rows of a matrix."""
+        """Rows `ids` of a matrix, (len(ids), cols) float32."""
         return self.codec.rows(self, ids)
 
     def product(self, x: NDArray[np.float32], int8: bool = True) -> NDArray[np.float32]:
@@ -154,13 +154,13 @@ class PackedTensor:
         return self.codec.product(self, x, int8)
 
     def native_form(self) -> NativeForm | None:
-        """What the native module is told of it, or None where it has no product for this layout."""
+        """What the native module gets for it, or None if it has no product for this layout."""
         return self.codec.native(self.packing)
 
     def native(self, module: ModuleType) -> Any:
         """The native module's own matrix, which keeps the arrays alive. Raises ValueError for arrays that do not fit.
 
-        None where the module has no product for this layout.
+        None if the module has no product for this layout.
         """
         form = self.native_form()
         if form is None:
@@ -170,20 +170,20 @@ class PackedTensor:
 
 def aligned(sizes: Mapping[str, tuple[Any, int]]) -> Sizes:
     """suffix -> (dtype, elements): little-endian, and padded to a multiple of 64 bytes."""
-    found: Sizes = {}
+    padded: Sizes = {}
     for suffix, (dtype, count) in sizes.items():
         kind = np.dtype(dtype).newbyteorder("<")
-        found[suffix] = kind, tiles.padded(count * kind.itemsize, ALIGNMENT) // kind.itemsize
-    return found
+        padded[suffix] = kind, tiles.padded(count * kind.itemsize, ALIGNMENT) // kind.itemsize
+    return padded
 
 
 def pad(arrays: Arrays, sizes: Sizes) -> dict[str, NDArray[Any]]:
-    """The arrays with zeros up to their sizes."""
+    """The arrays, filled with zeros up to `sizes`."""
     return {suffix: _pad(arrays[suffix], dtype, count) for suffix, (dtype, count) in sizes.items()}
 
 
 def _pad(array: NDArray[Any], dtype: np.dtype[Any], count: int) -> NDArray[Any]:
-    """`array` as `dtype`, with zeros up to `count` elements; itself if nothing is to do."""
+    """`array` as `dtype`, with zeros up to `count` elements; `array` itself if nothing changes."""
     assert array.ndim == 1 and np.can_cast(array.dtype, dtype, "equiv") and len(array) <= count
     if len(array) == count and array.dtype == dtype:
         return np.ascontiguousarray(array)

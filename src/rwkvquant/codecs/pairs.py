@@ -38,7 +38,7 @@ class PairConfig(CodecConfig):
 
     @property
     def code_bits(self) -> int:
-        """A code is two weights."""
+        """A code is for two weights."""
         return self.bits // 2
 
     def with_code_bits(self, bits: int) -> PairConfig:
@@ -46,7 +46,7 @@ class PairConfig(CodecConfig):
 
     @property
     def nominal_bits(self) -> float:
-        """Of codes alone: what a table costs for each weight depends on how wide its rows are."""
+        """Bits of codes alone: the cost of a table for each weight depends on the width of the rows."""
         return self.bits / 2
 
 
@@ -55,7 +55,7 @@ class PairCodebookTensor:
     """A two-dimensional codebook: one code for two neighbouring columns of a row ("VQ", d=2), 2**bits pairs for `group_rows` rows.
 
     codes (rows, ceil(cols/2)) uint8; codebooks (ceil(rows/group_rows), 2**bits, 2) uint8 in 0..127, one for all columns of its rows;
-    row_scale (rows,) float16; cols, as an odd last column has a partner that is not there.
+    row_scale (rows,) float16; cols is stored because it may be odd, and then the last code has no second weight.
     """
 
     codes: NDArray[np.uint8]

@@ -1,6 +1,6 @@
-"""Which codecs there are. A codec announces itself with `register`, in the file that defines it; nothing else lists codecs.
+"""All codecs. A codec calls `register` in the file that defines it; there is no other list of codecs.
 
-Whoever meets a layout id, a parameter class or a logical tensor asks here for the codec it belongs to.
+Code that has a layout id, parameters or a logical tensor gets the codec from here.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _BY_TYPE: dict[type, Codec] = {}
 
 
 def register(codec: Codec) -> Codec:
-    """Make a codec known to packing, verifying, both engines, the torch forward and `inspect`. Once for each name, layout and class."""
+    """Make a codec known to packing, verifying, both engines, the torch forward and `inspect`. Names, layouts and classes are unique."""
     _claim(_BY_NAME, (codec.name,), codec)
     _claim(_BY_LAYOUT, (*codec.layouts, *codec.memory_layouts), codec)
     _claim(_BY_TYPE, (codec.config, codec.tensor), codec)
@@ -28,14 +28,14 @@ def register(codec: Codec) -> Codec:
 
 
 def unregister(codec: Codec) -> None:
-    """Forget a codec again: for tests that define one."""
+    """Remove a codec: for tests that define one."""
     for owners in (_BY_NAME, _BY_LAYOUT, _BY_TYPE):
         _release(owners, codec)
 
 
 def _claim(owners: dict[Key, Codec], keys: Iterable[Key], codec: Codec) -> None:
     for key in keys:
-        assert owners.setdefault(key, codec) is codec, f"{key} belongs to the codec {owners[key].name}; {codec.name} wants it too"
+        assert owners.setdefault(key, codec) is codec, f"{key} belongs to the codec {owners[key].name}; {codec.name} cannot have it too"
 
 
 def _release(owners: dict[Any, Codec], codec: Codec) -> None:
@@ -49,7 +49,7 @@ def codecs() -> tuple[Codec, ...]:
 
 
 def codec_of_layout(layout: str, stored: bool = False) -> Codec:
-    """`stored`: only of layouts that a packed file may hold. Raises FormatError, which lists the layouts, for one that is not known."""
+    """`stored`: only layouts that a packed file may have. Raises FormatError, which lists the layouts, for an unknown one."""
     codec = _BY_LAYOUT.get(layout)
     if codec is None or (stored and layout not in codec.layouts):
         known = ", ".join(_in_words(codec) for codec in codecs())
@@ -65,16 +65,16 @@ def codec_of(value: Any) -> Codec:
 
 
 def layout_ids() -> tuple[str, ...]:
-    """Every layout id that a packed file may hold."""
+    """Every layout id that a packed file may have."""
     return tuple(layout for codec in codecs() for layout in codec.layouts)
 
 
-def config_from_json(found: dict[str, Any]) -> CodecConfig:
-    """The way back from `CodecConfig.to_json`. Raises ConfigError for a codec or a parameter that is not known."""
-    options = {key: value for key, value in found.items() if key != "codec"}
-    codec = _BY_NAME.get(str(found.get("codec")))
+def config_from_json(value: dict[str, Any]) -> CodecConfig:
+    """The inverse of `CodecConfig.to_json`. Raises ConfigError for an unknown codec or parameter."""
+    options = {key: each for key, each in value.items() if key != "codec"}
+    codec = _BY_NAME.get(str(value.get("codec")))
     if codec is None:
-        raise ConfigError(f"codec must be one of {', '.join(_BY_NAME)}; got {found.get('codec')}")
+        raise ConfigError(f"codec must be one of {', '.join(_BY_NAME)}; got {value.get('codec')}")
     try:
         return codec.config(**options)
     except TypeError:

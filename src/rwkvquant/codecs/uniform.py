@@ -1,4 +1,4 @@
-"""Uniform grids ("SQ" in RWKVQuant): what RTN and GPTQ round to.
+"""Uniform grids ("SQ" in RWKVQuant), which RTN and GPTQ round to.
 
 Decoded weights are float32 and defined to the last bit, in this order of operations:
 
@@ -31,9 +31,9 @@ MEAN_SCALE_CODE = 96.0  # random scale codes are drawn from 64 to 127
 
 @dataclass(frozen=True)
 class GridConfig(CodecConfig):
-    """A uniform grid: what RTN and GPTQ round to.
+    """A uniform grid for each group of a row.
 
-    scale_bits 8: one uint8 per group and one float16 per row; 16: one float16 per group.
+    scale_bits 8: a uint8 scale for each group and a float16 scale for each row. 16: a float16 scale for each group.
     """
 
     bits: int = 3
@@ -49,7 +49,7 @@ class GridConfig(CodecConfig):
 
     @property
     def nominal_bits(self) -> float:
-        """16 bits a group, as RWKVQuant counts."""
+        """16 bits for each group, as RWKVQuant counts."""
         return self.bits + 16 / self.group_size
 
 
@@ -107,7 +107,7 @@ class UniformCodec(Codec):
     keys: ClassVar = {"group_size": int, "symmetric": bool, "scale_bits": int}
 
     def packing(self, config: GridConfig, shape: tuple[int, ...], rows: bool) -> Packing:
-        """Tiles of 64 columns where the columns fill an even number of 32-column halves and no group ends inside a tile; else of 32."""
+        """Tiles have 64 columns if the columns fill an even number of 32-column halves and no group ends inside a tile; else 32."""
         wide = len(shape) == 2 and -(-shape[1] // 32) % 2 == 0 and config.group_size % 64 == 0
         values = {"group_size": config.group_size, "symmetric": config.symmetric, "scale_bits": config.scale_bits}
         return Packing(f"uniform{config.bits}.{'rows' if rows else 't16x64' if wide else 't16x32'}", shape, values)
@@ -171,7 +171,7 @@ class UniformCodec(Codec):
         return self._tensor(packing, codes, scales, zeros, arrays.get("row_scale"))
 
     def rows(self, packed: PackedTensor, ids: Sequence[int]) -> NDArray[np.float32]:
-        """Of the rows layout, only those rows are decoded."""
+        """In the rows layout, only these rows are decoded."""
         packing, arrays = packed.packing, packed.arrays
         if not packing.by_rows:
             return super().rows(packed, ids)
@@ -179,8 +179,8 @@ class UniformCodec(Codec):
         chosen = list(ids)
 
         def part(suffix: str, width: int) -> NDArray[Any]:
-            found: NDArray[Any] = arrays[suffix][: rows * width].reshape(rows, width)[chosen]
-            return found
+            values: NDArray[Any] = arrays[suffix][: rows * width].reshape(rows, width)[chosen]
+            return values
 
         groups = -(-cols // packing.values["group_size"])
         codes = part("codes", tiles.row_bytes(cols, packing.bits))
@@ -237,7 +237,7 @@ class UniformCodec(Codec):
             elif suffix == "row_scale":
                 arrays[suffix] = np.full(count, step / MEAN_SCALE_CODE, dtype)
             else:
-                largest = (1 << bits) - 1 if suffix == "zeros" and packing.by_rows else 255  # of tiles, zeros are packed bits
+                largest = (1 << bits) - 1 if suffix == "zeros" and packing.by_rows else 255  # in tiles, zeros are packed bits
                 arrays[suffix] = random_bytes(rng, dtype, count, largest)
         return arrays
 

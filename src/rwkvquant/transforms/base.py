@@ -1,10 +1,10 @@
-"""What a transform is: a change of the input of a product that leaves the product as it was.
+"""What a transform is: a change of the input of a product, and of the weights, that does not change the product.
 
-    x      (n,)            an activation; x' = T x is what the stored matrix is multiplied with
-    W      (out, n)        the weights; W' = W T^-1 is what is quantised, so that W' x' = W x
+    x      (n,)            an activation; the stored matrix is multiplied with x' = T x
+    W      (out, n)        the weights; W' = W T^-1 is quantised, so W' x' = W x
     H      (n, n)          the Hessian of x; H' = T H T^T is that of x'
 
-T may depend on numbers in the file's table (`values`) and on arrays that it stores beside the matrix (`arrays`).
+T may depend on numbers in the table of the file (`values`) and on arrays that are stored with the matrix (`arrays`).
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ Arrays = Mapping[str, NDArray[Any]]
 
 
 class Transform(ABC):
-    """One kind of T. Subclasses set `name`, and `keys` where the table says more; `register` an instance."""
+    """One kind of T. Subclasses set `name`, and `keys` if the table has parameters; `register` an instance."""
 
     name: ClassVar[str]
-    keys: ClassVar[Mapping[str, type[int]]] = {}  # what the table says of it, and the JSON type
+    keys: ClassVar[Mapping[str, type[int]]] = {}  # keys of the table -> their JSON types
 
     def check(self, values: Values, width: int) -> None:  # noqa: B027 (a transform without values has nothing to check)
-        """Raises FormatError for values that break a rule, or inputs of a width that T cannot have."""
+        """Raises FormatError for values that break a rule, and for a width of the input that T cannot have."""
 
     def sizes(self, values: Values, width: int) -> dict[str, tuple[Any, int]]:
-        """suffix -> (dtype, elements without padding) of what it stores for inputs of this width."""
+        """suffix -> (dtype, elements without padding) of the arrays that it stores for inputs of this width."""
         return {}
 
     @abstractmethod
@@ -47,7 +47,7 @@ class Transform(ABC):
 
     @abstractmethod
     def undone(self, W: Array, values: Values, arrays: Arrays) -> Array:
-        """W' (out, n) -> W' T: the matrix that is multiplied with x itself. An engine that has no T of its own runs this."""
+        """W' (out, n) -> W' T: the matrix for x itself. Engines that cannot apply T use this."""
 
     @abstractmethod
     def hessian(self, H: NDArray[Any], values: Values, arrays: Arrays) -> NDArray[Any]:
@@ -55,7 +55,7 @@ class Transform(ABC):
 
     @abstractmethod
     def flops(self, width: int, values: Values) -> int:
-        """Additions and multiplications for one activation."""
+        """How many additions and multiplications T takes for one activation."""
 
 
 class Identity(Transform):
@@ -81,7 +81,7 @@ class Identity(Transform):
 
 @dataclass(frozen=True)
 class Applied:
-    """A transform with its values and arrays: what a tensor of a file has."""
+    """A transform with its values and arrays, as a tensor of a file has it."""
 
     name: str = "none"
     values: Values = field(default_factory=dict)
@@ -89,7 +89,7 @@ class Applied:
 
     @property
     def transform(self) -> Transform:
-        """Raises FormatError for a name that is not known."""
+        """Raises FormatError for an unknown name."""
         return transform_named(self.name)
 
     def weights(self, W: Array) -> Array:
@@ -103,18 +103,18 @@ _BY_NAME: dict[str, Transform] = {}
 
 
 def register(transform: Transform) -> Transform:
-    """Make a transform known to files, engines and exports. Once for each name."""
-    assert _BY_NAME.setdefault(transform.name, transform) is transform, f"there is a transform {transform.name} already"
+    """Make a transform known to files, engines and exports. Names are unique."""
+    assert _BY_NAME.setdefault(transform.name, transform) is transform, f"there already is a transform {transform.name}"
     return transform
 
 
 def unregister(transform: Transform) -> None:
-    """Forget a transform again: for tests that define one."""
+    """Remove a transform: for tests that define one."""
     del _BY_NAME[transform.name]
 
 
 def transform_named(name: str) -> Transform:
-    """Raises FormatError, which lists the names, for one that is not known."""
+    """Raises FormatError, which lists the names, for an unknown name."""
     if name not in _BY_NAME:
         raise FormatError(f"this version knows no transform {ascii(name)[:80]} (it has {', '.join(_BY_NAME)}). Try a newer rwkvquant.")
     return _BY_NAME[name]
