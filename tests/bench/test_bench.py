@@ -1,4 +1,4 @@
-"""Random models have the released sizes and keep their budget, and what bench reports adds up."""
+"""Random models have the released sizes and keep their budget, and the numbers of bench are consistent."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_shapes_are_the_released_ones(name: str) -> None:
     assert abs(count / 1e6 - PARAMETERS[name]) < 0.06
 
 
-def test_an_unknown_shape_is_refused_with_those_there_are() -> None:
+def test_an_unknown_shape_is_refused_with_the_known_ones() -> None:
     with pytest.raises(ConfigError, match=r"x070-0.1b.*got x071"):
         released("x071")
     assert len(RELEASED) == 9
@@ -53,7 +53,7 @@ def test_presets_keep_the_budget_and_use_it(name: str, preset: str) -> None:
 
 
 def test_the_paper_preset_has_the_papers_bits_and_shares() -> None:
-    """3.275 by the paper's own count, averaged over matrices; and one in ten is a grid, as Algorithm 1 makes it."""
+    """3.275 by the paper's own count, averaged over matrices; and one matrix in ten has a grid, as in Algorithm 1."""
     assert (PAPER_GRID.nominal_bits, PAPER_CODEBOOK.nominal_bits) == (3.5, 3.25)
     chosen = choose("paper", {f"matrix {i}": (256, 256) for i in range(40)}, bits=3.275)
     grids = [packing == PAPER_GRID.packing((256, 256)) for packing in chosen.values()]
@@ -92,7 +92,7 @@ def test_bytes_of_a_token_are_all_that_its_forward_reads(tmp_path: Path) -> None
     assert bytes_per_token(packed) == arrays - embedding + embedding // 256 + states
 
 
-def test_int8_operations_of_a_token_are_two_a_quantised_weight_of_its_blocks(tmp_path: Path) -> None:
+def test_int8_operations_of_a_token_are_two_for_each_quantised_weight_of_the_blocks(tmp_path: Path) -> None:
     write_random_model(tmp_path / "m.safetensors", "rwkv7", SMALL, bits=4.0)
     projections = 4 * 320 * 320 + 2 * 320 * 640
     factors = 2 * 320 * (3 * 32 + 64)

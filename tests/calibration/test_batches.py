@@ -1,4 +1,4 @@
-"""As many rows at once as were asked for, unless they do not fit; but one always."""
+"""As many rows at once as were asked for, fewer if they do not fit, and at least one."""
 
 from __future__ import annotations
 

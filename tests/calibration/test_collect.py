@@ -1,4 +1,4 @@
-"""Block-by-block collection gives the statistics of one whole forward, however rows are cut in batches."""
+"""Collecting block by block gives the statistics of one whole forward, for any batch size."""
 
 from __future__ import annotations
 
@@ -56,24 +56,24 @@ def test_statistics_are_those_of_one_whole_forward(arch: str, batch: int, tmp_pa
     carry = None
     for layer in range(LAYERS):
         heard: dict[str, Tensor] = {}
-        found = collect_block(model.block, of_block(weights, layer), architecture, stream, batch)
+        result = collect_block(model.block, of_block(weights, layer), architecture, stream, batch)
         advance(model.block, of_block(weights, layer), stream, batch)
         x, _, carry = model.block(of_block(weights, layer), x, None, carry, heard.__setitem__)
         for name, sliced in architecture.product_inputs.items():
             parts = {f"{name}.{i}": heard[name][i] for i in range(5)} if sliced else {name: heard.get(name)}
             for key, value in parts.items():
-                assert (key in found) == (value is not None), key  # RWKV-7's first layer has no v_hidden, and nothing has head.x
+                assert (key in result) == (value is not None), key  # RWKV-7's first layer has no v_hidden, and nothing has head.x
                 if value is not None:
                     X = value.reshape(-1, value.shape[-1]).double()
-                    assert found[key].tokens == len(X) == ROWS * LENGTH
-                    torch.testing.assert_close(found[key].H, X.T @ X / len(X), rtol=1e-4, atol=1e-5)
+                    assert result[key].tokens == len(X) == ROWS * LENGTH
+                    torch.testing.assert_close(result[key].H, X.T @ X / len(X), rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(stream.read(slice(0, ROWS))[0], x, rtol=1e-5, atol=1e-5)
 
     model.head(weights, x, heard.__setitem__)
     X = heard["head.x"].reshape(-1, WIDTH).double()
     norm_only = {name: value for name, value in weights.items() if name.startswith("ln_out")}  # no logits are computed
-    found = collect_head(model.head, norm_only, architecture, stream, batch)
-    torch.testing.assert_close(found["head.x"].H, X.T @ X / len(X), rtol=1e-4, atol=1e-5)
+    result = collect_head(model.head, norm_only, architecture, stream, batch)
+    torch.testing.assert_close(result["head.x"].H, X.T @ X / len(X), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("arch", MODELS)
@@ -83,15 +83,15 @@ def test_every_matrix_of_the_table_finds_its_statistics(arch: str, tmp_path: Pat
     stream = HiddenStates(tmp_path, ROWS, LENGTH, WIDTH, with_carry=arch == "rwkv7")
     stream.fill(lambda rows: x[rows], 2)
     advance(MODELS[arch].block, of_block(weights, 0), stream, 2)
-    found = collect_block(MODELS[arch].block, of_block(weights, 1), ARCHITECTURES[arch], stream, 2)
+    result = collect_block(MODELS[arch].block, of_block(weights, 1), ARCHITECTURES[arch], stream, 2)
     for spec in ARCHITECTURES[arch].table:
         if spec.input is not None:
             for suffix in [f".{i}" for i in range(5)] if spec.slices else [""]:
-                assert found[spec.input + suffix].H.shape[0] == of_block(weights, 1)[spec.name + suffix].shape[1]
+                assert result[spec.input + suffix].H.shape[0] == of_block(weights, 1)[spec.name + suffix].shape[1]
 
 
 def test_quantised_weights_reach_the_next_block(tmp_path: Path) -> None:
-    """What `advance` is given decides what later blocks see, and through v_first it reaches blocks behind the next."""
+    """The weights that `advance` gets decide what later blocks see; through v_first they also reach blocks after the next."""
     weights = random_weights("rwkv7")
     x = embedded("rwkv7", weights)
     carries = []
@@ -107,7 +107,7 @@ def test_quantised_weights_reach_the_next_block(tmp_path: Path) -> None:
     assert not torch.allclose(carries[0], carries[1])
 
 
-def test_hidden_states_lie_in_the_work_directory_and_have_their_room(tmp_path: Path) -> None:
+def test_hidden_states_are_in_the_work_directory_with_their_space_reserved(tmp_path: Path) -> None:
     HiddenStates(tmp_path, 3, 4, 8, with_carry=True)
     files = {path.name: path.stat() for path in tmp_path.iterdir()}
     assert {name: stat.st_size for name, stat in files.items()} == dict.fromkeys(("hidden.0.f32", "hidden.1.f32", "hidden_carry.f32"), 384)
@@ -128,7 +128,7 @@ def test_a_work_directory_without_room_is_named(tmp_path: Path, monkeypatch: pyt
 
 
 class Kept:
-    """Sums that keep what they are given."""
+    """Sums that keep everything that is added."""
 
     def __init__(self) -> None:
         self.parts: list[tuple[Tensor, ...]] = []
@@ -141,7 +141,7 @@ class Kept:
 
 
 @pytest.mark.parametrize("arch", MODELS)
-def test_beside_gives_the_differences_of_two_forwards_and_goes_on_with_the_rows_it_saw(arch: str, tmp_path: Path) -> None:
+def test_a_reference_run_gives_the_differences_of_two_forwards_and_advances_its_rows(arch: str, tmp_path: Path) -> None:
     model, weights, seen = MODELS[arch], random_weights(arch), range(3)
     start, block = embedded(arch, weights), of_block(weights, 1)
     streams = [HiddenStates(tmp_path, ROWS, LENGTH, WIDTH, arch == "rwkv7", name=name) for name in ("hidden", "reference")]
@@ -159,15 +159,15 @@ def test_beside_gives_the_differences_of_two_forwards_and_goes_on_with_the_rows_
         )
     for name, kept in sums.items():
         expected = (before[1][0] - before[0][0], heard[1][name] - heard[0][name], heard[0][name])
-        for found, whole in zip(kept.joined(), expected, strict=True):
-            torch.testing.assert_close(found, whole[: len(seen)], rtol=1e-4, atol=1e-5)
+        for result, whole in zip(kept.joined(), expected, strict=True):
+            torch.testing.assert_close(result, whole[: len(seen)], rtol=1e-4, atol=1e-5)
     advance(model.block, block, streams[1], 2, range(len(seen), ROWS))
     torch.testing.assert_close(streams[1].read(slice(0, ROWS))[0], after[1][0], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("arch", MODELS)
-def test_a_run_that_dies_while_it_advances_goes_on_from_the_block_before(arch: str, tmp_path: Path) -> None:
-    """And nothing that it wrote of the next block's input is seen."""
+def test_a_run_that_dies_while_it_advances_continues_from_the_block_before(arch: str, tmp_path: Path) -> None:
+    """Nothing that it wrote of the next block's input is used."""
     model, weights, x = MODELS[arch], random_weights(arch), None
     carries = arch == "rwkv7"
     x = embedded(arch, weights)
@@ -178,20 +178,20 @@ def test_a_run_that_dies_while_it_advances_goes_on_from_the_block_before(arch: s
         first.write(slice(0, 2), torch.full((2, LENGTH, WIDTH), torch.nan), torch.full((2, LENGTH, WIDTH), torch.nan) if carries else None)
         second = HiddenStates(tmp_path, ROWS, LENGTH, WIDTH, carries)
         assert second.restore(state)
-        for found, whole in zip(second.read(slice(0, ROWS)), expected, strict=True):
-            assert (found is None) == (whole is None) and (found is None or torch.equal(found, whole))
+        for result, whole in zip(second.read(slice(0, ROWS)), expected, strict=True):
+            assert (result is None) == (whole is None) and (result is None or torch.equal(result, whole))
         advance(model.block, of_block(weights, layer), second, 2)
         first = second
 
 
-def test_hidden_states_that_are_not_what_they_were_are_noticed(tmp_path: Path) -> None:
+def test_hidden_states_that_have_changed_are_detected(tmp_path: Path) -> None:
     weights = random_weights("rwkv7")
     x = embedded("rwkv7", weights)
     stream = HiddenStates(tmp_path, ROWS, LENGTH, WIDTH, with_carry=True)
     stream.fill(lambda rows: x[rows], 2)
     advance(rwkv7.block, of_block(weights, 0), stream, 2)
     state = stream.state()
-    for name, noticed in (("hidden.1.f32", True), ("hidden_carry.f32", True), ("hidden.0.f32", False)):  # the last will be written anew
+    for name, noticed in (("hidden.1.f32", True), ("hidden_carry.f32", True), ("hidden.0.f32", False)):  # the last will be written again
         whole = (tmp_path / name).read_bytes()
         for damage in (whole[:-4] + b"\1\2\3\4", whole[:-4]):
             (tmp_path / name).write_bytes(damage)

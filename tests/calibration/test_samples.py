@@ -1,4 +1,4 @@
-"""Text becomes rows of tokens as documented, and a text that is none is refused in one sentence."""
+"""Text becomes rows of tokens as documented, and a file that is not text is refused in one sentence."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_jsonl_gives_one_document_a_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["a.JSONL", "a.json", "a.jsonl.txt", "a"])
-def test_json_lines_are_told_by_their_content(tmp_path: Path, name: str) -> None:
+def test_json_lines_are_recognised_by_their_content(tmp_path: Path, name: str) -> None:
     assert load_documents(write(tmp_path / name, '\n{"text": "one"}\n{"text": "\\u00e9"}\n')) == ["one", "é"]
 
 
@@ -69,7 +69,7 @@ def test_single_zero_bytes_are_characters_of_the_text(tmp_path: Path) -> None:
         ("number.jsonl", '{"text": 3}', 'line 1: no "text"'),
     ],
 )
-def test_what_is_no_text_is_refused(tmp_path: Path, name: str, content: str | bytes, message: str) -> None:
+def test_a_file_that_is_not_text_is_refused(tmp_path: Path, name: str, content: str | bytes, message: str) -> None:
     with pytest.raises(CalibrationError, match=message):
         load_documents(write(tmp_path / name, content))
 
@@ -81,7 +81,7 @@ def test_a_directory_and_a_missing_file_are_refused(tmp_path: Path) -> None:
         load_documents(tmp_path / "none.txt")
 
 
-def test_token_0_stands_before_each_document_and_rows_follow_without_gaps() -> None:
+def test_token_0_is_before_each_document_and_rows_have_no_gaps() -> None:
     rows = calibration_rows(["abcde"], Letters(), rows=2, length=3)
     assert rows.tolist() == [[0, 1, 2], [3, 4, 5]]
     documents = ["abc", "defgh", "ij"]
@@ -90,7 +90,7 @@ def test_token_0_stands_before_each_document_and_rows_follow_without_gaps() -> N
     assert stream.startswith(" ") and sorted(stream.split()) == documents
 
 
-def test_at_most_the_rows_asked_for_and_fewer_where_the_text_ends() -> None:
+def test_at_most_as_many_rows_as_asked_for_and_fewer_where_the_text_ends() -> None:
     documents = ["abcdefghi"] * 3  # 30 tokens with their zeros
     assert calibration_rows(documents, Letters(), rows=2, length=7).shape == (2, 7)
     assert calibration_rows(documents, Letters(), rows=9, length=7).shape == (4, 7)
@@ -112,7 +112,7 @@ def test_no_more_text_is_encoded_than_needed() -> None:
     assert tokenizer.documents == 4
 
 
-def test_few_rows_see_other_documents_with_another_seed_and_the_same_with_the_same() -> None:
+def test_the_seed_decides_which_documents_a_few_rows_have() -> None:
     documents = [letter * 20 for letter in "abcdefghijklmnopqrstuvwxyz"]
     first, again, other = (calibration_rows(documents, Letters(), 3, 10, seed=seed) for seed in (0, 0, 1))
     assert np.array_equal(first, again) and not np.array_equal(first, other)

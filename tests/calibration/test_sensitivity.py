@@ -49,7 +49,7 @@ def parts_of(checkpoint: Checkpoint) -> tuple[ModelParts, ModuleType, dict[str, 
 
 
 class Listened:
-    """A matrix that keeps its input and its output, for autograd to leave a gradient at."""
+    """A matrix that keeps its input and its output, so that autograd can store the output's gradient."""
 
     def __init__(self, W: Tensor) -> None:
         self.W = W
@@ -65,7 +65,7 @@ def whole_model(checkpoint: Checkpoint, batch: int) -> dict[str, Sensitivity]:
     parts, module, outer = parts_of(checkpoint)
     names = {m.name for m in checkpoint.logical_matrices() if m.spec.role in QUANTIZED_ROLES}
     draws = torch.Generator().manual_seed(SEED)
-    found: dict[str, Sensitivity] = {}
+    result: dict[str, Sensitivity] = {}
     for start in range(0, len(TOKENS), batch):
         heard: dict[str, Listened] = {}
         x, carry = module.embed(outer, torch.from_numpy(TOKENS[start : start + batch])).requires_grad_(True), None
@@ -81,68 +81,68 @@ def whole_model(checkpoint: Checkpoint, batch: int) -> dict[str, Sensitivity]:
         for name, matrix in heard.items():
             assert matrix.y.grad is not None, name
             out, width = matrix.W.shape
-            found.setdefault(name, Sensitivity(out, width))
-            found[name].add(matrix.x.detach().reshape(-1, width), matrix.y.grad.reshape(-1, out))
-    assert set(found) == names
-    return found
+            result.setdefault(name, Sensitivity(out, width))
+            result[name].add(matrix.x.detach().reshape(-1, width), matrix.y.grad.reshape(-1, out))
+    assert set(result) == names
+    return result
 
 
 def forward(parts: ModelParts, batch: int, folder: Path, seed: int = SEED) -> Backward:
-    found = Backward(parts, TOKENS, batch, folder, seed)
-    found.forward()
-    return found
+    result = Backward(parts, TOKENS, batch, folder, seed)
+    result.forward()
+    return result
 
 
 @pytest.mark.parametrize(("arch", "batch"), [("rwkv6", 2), ("rwkv7", 2), ("rwkv7", 5)])
 def test_blocks_backward_are_the_whole_model_backward(tmp_path: Path, arch: str, batch: int) -> None:
-    """For RWKV-7 that takes the gradient which reaches block 0's values by v_first, from every block behind."""
+    """For RWKV-7 that needs the gradient that reaches block 0's values through v_first from every later block."""
     checkpoint = tiny(tmp_path, arch)
     expected, seen = whole_model(checkpoint, batch), 0
     for layer, weights, sensitivities in forward(parts_of(checkpoint)[0], batch, tmp_path).blocks():
-        for key, found in sensitivities.items():
+        for key, result in sensitivities.items():
             other = expected[f"blocks.{layer}.{key}"]
             E = torch.randn(weights[key].shape, generator=torch.Generator().manual_seed(1))
             every = torch.arange(len(E))
-            torch.testing.assert_close(found.inputs.H, other.inputs.H, rtol=1e-4, atol=1e-6)
+            torch.testing.assert_close(result.inputs.H, other.inputs.H, rtol=1e-4, atol=1e-6)
             scale = float(other.rows.max())
-            torch.testing.assert_close(found.rows / scale, other.rows / scale, rtol=2e-3, atol=1e-5)
-            assert found.loss(E, every) == pytest.approx(other.loss(E, every), rel=2e-3)
+            torch.testing.assert_close(result.rows / scale, other.rows / scale, rtol=2e-3, atol=1e-5)
+            assert result.loss(E, every) == pytest.approx(other.loss(E, every), rel=2e-3)
             seen += 1
     assert seen == len(expected) > 20
 
 
 def test_loss_is_its_formula() -> None:
-    """KL = 1/2 sum_r f_r E_r H_g E_r^T, worked out token by token."""
+    """KL = 1/2 sum_r f_r E_r H_g E_r^T, computed token by token."""
     rng = np.random.default_rng(0)
     x, g, E = rng.normal(size=(11, 4)), rng.normal(size=(11, 6)), rng.normal(size=(3, 4))
     rows = [5, 0, 2]
-    found = Sensitivity(6, 4)
+    result = Sensitivity(6, 4)
     for part in (slice(0, 5), slice(5, 11)):
-        found.add(torch.from_numpy(x[part]).float(), torch.from_numpy(g[part]).float())
+        result.add(torch.from_numpy(x[part]).float(), torch.from_numpy(g[part]).float())
     f = (g**2).mean(0)
     H_g = sum(np.sum(g[t] ** 2) * np.outer(x[t], x[t]) for t in range(11)) / np.sum(g**2)
     expected = 0.5 * sum(f[row] * e @ H_g @ e for row, e in zip(rows, E, strict=True))
-    assert found.rows.numpy() == pytest.approx(f, rel=1e-6)
-    assert found.loss(torch.from_numpy(E), torch.tensor(rows)) == pytest.approx(expected, rel=1e-5)
+    assert result.rows.numpy() == pytest.approx(f, rel=1e-6)
+    assert result.loss(torch.from_numpy(E), torch.tensor(rows)) == pytest.approx(expected, rel=1e-5)
 
 
-def test_where_no_gradient_arrives_nothing_is_lost() -> None:
-    found = Sensitivity(2, 3)
-    found.add(torch.ones(4, 3), torch.zeros(4, 2))
-    assert found.loss(torch.ones(2, 3), torch.arange(2)) == 0.0
+def test_without_a_gradient_the_loss_is_0() -> None:
+    result = Sensitivity(2, 3)
+    result.add(torch.ones(4, 3), torch.zeros(4, 2))
+    assert result.loss(torch.ones(2, 3), torch.arange(2)) == 0.0
 
 
 def test_predicted_loss_is_the_divergence_of_a_slightly_changed_model(tmp_path: Path) -> None:
-    """To second order, with all gradients drawn anew many times: within a factor of two, for errors that are independent noise."""
+    """To second order, as a mean over many draws of the tokens: within a factor of two, for errors that are independent noise."""
     checkpoint = tiny(tmp_path, "rwkv6")
     parts, module, outer = parts_of(checkpoint)
     key, layer = "ffn.value.weight", LAYERS - 1
     predicted = []
     for seed in range(8):
-        at, weights, found = next(forward(parts, 5, tmp_path, seed).blocks())
+        at, weights, result = next(forward(parts, 5, tmp_path, seed).blocks())
         assert at == layer
         E = 0.01 * torch.randn(weights[key].shape, generator=torch.Generator().manual_seed(2))
-        predicted.append(found[key].loss(E, torch.arange(len(E))))
+        predicted.append(result[key].loss(E, torch.arange(len(E))))
 
     def log_p(change: float) -> Tensor:
         x, carry = module.embed(outer, torch.from_numpy(TOKENS)), None
@@ -164,11 +164,11 @@ def test_a_block_that_overflows_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("arch", ["rwkv6", "rwkv7"])
-def test_another_process_goes_on_behind_any_block(tmp_path: Path, arch: str) -> None:
-    """With the very numbers of one that was never interrupted, though the first had begun with the next block."""
+def test_another_process_continues_after_any_block(tmp_path: Path, arch: str) -> None:
+    """With exactly the numbers of a run that was never interrupted, even if the first process had begun the next block."""
     parts, expected = parts_of(tiny(tmp_path, arch))[0], {}
-    for layer, _, found in forward(parts, 2, tmp_path).blocks():
-        expected[layer] = {key: (each.rows, each.inputs.H) for key, each in found.items()}
+    for layer, _, result in forward(parts, 2, tmp_path).blocks():
+        expected[layer] = {key: (each.rows, each.inputs.H) for key, each in result.items()}
     for stop in range(LAYERS, -1, -1):
         first = forward(parts, 2, tmp_path)
         blocks = first.blocks()
@@ -178,14 +178,14 @@ def test_another_process_goes_on_behind_any_block(tmp_path: Path, arch: str) -> 
         next(blocks, None)
         second = Backward(parts, TOKENS, 2, tmp_path, SEED)
         assert second.restore(state)
-        seen = {layer: {key: (each.rows, each.inputs.H) for key, each in found.items()} for layer, _, found in second.blocks()}
+        seen = {layer: {key: (each.rows, each.inputs.H) for key, each in result.items()} for layer, _, result in second.blocks()}
         assert list(seen) == list(range(stop))[::-1]
         assert all(
             torch.equal(a, b) for layer in seen for key in seen[layer] for a, b in zip(seen[layer][key], expected[layer][key], strict=True)
         )
 
 
-def test_files_that_are_not_what_they_were_are_noticed(tmp_path: Path) -> None:
+def test_files_that_have_changed_are_detected(tmp_path: Path) -> None:
     parts = parts_of(tiny(tmp_path, "rwkv7"))[0]
     state = forward(parts, 2, tmp_path).state()
     for name in ("inputs.f32", "first.f32", "gradient.0.f32", "first_gradient.0.f32"):

@@ -1,4 +1,4 @@
-"""H and the mean square are what their formulas say, however the tokens are cut in batches."""
+"""H and the mean square follow their formulas, for any split of the tokens into batches."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the kernel tests share: every native body of this CPU, poisoned outputs between guard bands, and arrays at odd addresses."""
+"""Helpers of the kernel tests: every native body of this CPU, poisoned outputs between guard bands, and arrays at odd addresses."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def assert_same_bits(results: dict[str, NDArray[np.float32]], want: NDArray[np.f
 
 
 def at_offset(array: NDArray, offset: int) -> NDArray:
-    """A copy whose first byte stands `offset` bytes after a multiple of 64."""
+    """A copy whose first byte is `offset` bytes after a multiple of 64."""
     memory = np.zeros(array.nbytes + 128, np.uint8)
     start = -memory.ctypes.data % 64 + offset
     copy = memory[start : start + array.nbytes].view(array.dtype)

@@ -19,7 +19,7 @@ def random_bytes(rng: np.random.Generator, count: int, below: int = 256) -> NDAr
 
 
 def row_scales(rng: np.random.Generator, rows: int) -> NDArray[np.float16]:
-    """Of whole row-blocks: what stands behind the last row is read by kernels, and must not show."""
+    """Row scales of whole row-blocks: kernels read those after the last row, which must not change the result."""
     scales = (rng.random(tiles.padded(rows, 16)) + 0.1).astype(np.float16)
     scales[rows:] = np.nan
     return scales
@@ -81,7 +81,7 @@ def bfloat(rows: int, cols: int, seed: int = 0) -> PackedTensor:
 
 
 def fields(matrix: PackedTensor, **changes: Any) -> dict[str, Any]:
-    """What `native.Matrix` is made of, some of it changed."""
+    """The arguments of `native.Matrix`, with some changes."""
     form = matrix.native_form()
     assert form is not None
     arguments = form.arguments(matrix)
@@ -90,17 +90,19 @@ def fields(matrix: PackedTensor, **changes: Any) -> dict[str, Any]:
 
 
 def every_layout(rows: int, cols: int) -> list[PackedTensor]:
-    """One matrix of each layout and width, with side information that differs from one to the next."""
+    """One matrix of each layout and width, with different side information."""
     grids = [(False, 8), (True, 16), (False, 16), (True, 8)]
-    found = []
+    result = []
     for at, (bits, tile_cols) in enumerate(UNIFORM):
         symmetric, scale_bits = grids[(at + at // 4) % 4]
         for group_size in (64, 128, 1 << 20) if tile_cols == 64 else (32, 64, 96, 160):
-            found.append(uniform(rows, cols, bits, tile_cols, group_size, symmetric, scale_bits))
+            result.append(uniform(rows, cols, bits, tile_cols, group_size, symmetric, scale_bits))
     for bits, group_rows in CODEBOOKS:
-        found += [codebook(rows, cols, bits, group_rows, rank, shift) for rank, shift in ((0, 0), (1, 0), (3, 9), (4, 8), (5, 10), (8, 14))]
-    found += [pairs(rows, cols, bits, group_rows) for bits in range(4, 9) for group_rows in (16, 48)]
-    return [*found, dense(rows, cols, 16), dense(rows, cols, 32), bfloat(rows, cols)]
+        result += [
+            codebook(rows, cols, bits, group_rows, rank, shift) for rank, shift in ((0, 0), (1, 0), (3, 9), (4, 8), (5, 10), (8, 14))
+        ]
+    result += [pairs(rows, cols, bits, group_rows) for bits in range(4, 9) for group_rows in (16, 48)]
+    return [*result, dense(rows, cols, 16), dense(rows, cols, 32), bfloat(rows, cols)]
 
 
 def name(matrix: PackedTensor) -> str:

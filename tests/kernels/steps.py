@@ -1,4 +1,4 @@
-"""What holds for the step of either architecture; test_rwkv7.py and test_rwkv6.py call it."""
+"""Properties of the step of both architectures; test_rwkv7.py and test_rwkv6.py call them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ FIELDS = ("att_shift", "ffn_shift", "wkv")
 
 
 def random_model(arch, batch=3, **shape):
-    """Weights, embedding rows (batch, C), and a state that is nowhere zero."""
+    """Weights, embedding rows (batch, C), and a state without zeros."""
     weights = step_weights(random_state_dict(arch, width=48, head_size=16, hidden=100, vocab=60, **shape))
     zeros = ARCHITECTURES[arch].zero_state(state_sizes(weights), batch)
     rng = np.random.default_rng(0)
@@ -48,12 +48,12 @@ def float32_is_float64_but_for_rounding(step, arch):
     weights, x, state = random_model(arch)
     logits, after = step(weights, x, state)
     wide = {name: values.astype(np.float64) for name, values in weights.items()}
-    judge, judge_after = step(wide, x.astype(np.float64), state.map(lambda array: array.astype(np.float64)))
-    assert (logits.dtype, judge.dtype) == (np.float32, np.float64)
-    assert 0 < np.abs(logits - judge).max() < 1e-5 * np.abs(judge).max()
+    reference, reference_after = step(wide, x.astype(np.float64), state.map(lambda array: array.astype(np.float64)))
+    assert (logits.dtype, reference.dtype) == (np.float32, np.float64)
+    assert 0 < np.abs(logits - reference).max() < 1e-5 * np.abs(reference).max()
     for field in FIELDS:
-        assert (getattr(after, field).dtype, getattr(judge_after, field).dtype) == (np.float32, np.float64)
-        np.testing.assert_allclose(getattr(after, field), getattr(judge_after, field), rtol=1e-5, atol=1e-5)
+        assert (getattr(after, field).dtype, getattr(reference_after, field).dtype) == (np.float32, np.float64)
+        np.testing.assert_allclose(getattr(after, field), getattr(reference_after, field), rtol=1e-5, atol=1e-5)
 
 
 def blocks_that_write_nothing_leave_the_embedding(step, arch):

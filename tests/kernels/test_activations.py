@@ -57,7 +57,7 @@ def test_every_magnitude_fits_int8(power: int) -> None:
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_what_is_not_finite_shows_in_its_own_group(bad: float) -> None:
+def test_values_that_are_not_finite_show_in_their_own_group(bad: float) -> None:
     x = np.ones(128, np.float32)
     x[3] = bad
     xq, xscale = quantize_activations(x)
@@ -66,7 +66,7 @@ def test_what_is_not_finite_shows_in_its_own_group(bad: float) -> None:
 
 
 def natural_and_awkward() -> np.ndarray:
-    """(vectors, 130): ordinary values of every magnitude, halves, zeros of both signs, subnormals, and what is not finite."""
+    """(vectors, 130): ordinary values of every magnitude, halves, zeros of both signs, subnormals, and values that are not finite."""
     rng = np.random.default_rng(3)
     rows = [np.ldexp(rng.standard_normal(130), power) for power in range(-149, 124, 3)]
     rows += [rng.integers(-254, 255, 130) / 2, np.zeros(130), np.full(130, -0.0), rng.integers(-5, 6, 130) * 2.0**-149]

@@ -40,7 +40,7 @@ def product(tensor: CodebookTensor | PairCodebookTensor, xq: NDArray[np.int8], x
 
 
 def assert_rounded_once_an_operation(tensor: CodebookTensor | PairCodebookTensor, rng: np.random.Generator) -> None:
-    """Against the decoded weights in float64, and for one activation of 1, which leaves nothing to round, exactly."""
+    """Against the decoded weights in float64, and exactly for one activation of 1, where nothing is rounded."""
     cols = tensor.shape[1]
     xq, xscale = activations(rng, cols)
     W, x = tensor.decode().astype(np.float64), xq[:cols] * xscale.astype(np.float64).repeat(64)[:cols]
@@ -78,7 +78,7 @@ def test_the_largest_sums_of_pairs_are_exact(centroid: int, activation: int) -> 
 
 
 def test_sums_are_rounded_in_the_order_of_the_columns() -> None:
-    """2^24 + 1 - 2^24 over three groups of 64 columns: the 1 is lost, as it would not be in another order."""
+    """2^24 + 1 - 2^24 over three groups of 64 columns: the 1 is lost; in another order it would not be."""
     books = np.full((1, 16, 2), 64 + 1, np.uint8)
     tensor = PairCodebookTensor(np.zeros((1, 96), np.uint8), 4, books, np.ones(1, np.float16), 192)
     xq, xscale = np.zeros(192, np.int8), np.array([2.0**24, 1, 2.0**24], np.float32)
@@ -91,7 +91,7 @@ def test_sums_are_rounded_in_the_order_of_the_columns() -> None:
 def test_expanded_codebooks_are_those_of_the_file(
     shape: tuple[int, int], table: tuple[int, int], rank: int, shift: int, values: str, seed: int
 ) -> None:
-    """With whatever bytes the arrays are filled: the definition in kernels is that of formats."""
+    """For arrays of any bytes, the definition in kernels is that of formats."""
     (rows, cols), (bits, group_rows), rng = shape, table, np.random.default_rng(seed)
     tensor = examples.codebook(rng, shape, bits, group_rows, rank)
     assert tensor.factors is not None

@@ -1,4 +1,4 @@
-"""Which body runs, and that it does not matter: one operation, one answer."""
+"""Which body runs, and that all bodies give the same result."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ def test_layer_norm_of_a_known_row():
     np.testing.assert_allclose(layer_norm(x, weight, bias), [[9, 8, 13, 14]], rtol=1e-5)
 
 
-def test_head_norm_normalises_each_head_on_its_own_with_its_own_eps():
+def test_head_norm_normalises_each_head_separately_with_its_own_eps():
     x = np.array([[[1, 3], [100, 300], [0.04, 0.08]]], np.float32)  # variances 1, 10000 and 4e-4
     small = 0.02 / np.sqrt(4e-4 + 64e-5)
     expected = [[-1 / np.sqrt(1.00064), 1 / np.sqrt(1.00064), -1, 1, -small, small]]

@@ -1,4 +1,4 @@
-"""gemv_uniform, the definition: it is the product it says it is. That native bodies give its bits is in test_product.py."""
+"""gemv_uniform, the definition, is the product of the decoded weights. test_product.py compares native bodies with it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ GROUPS = [(64, 64), (64, 128), (32, 32), (32, 96), (32, 128)]
 @pytest.mark.parametrize(("tile_cols", "group_size"), GROUPS)
 @pytest.mark.parametrize("symmetric", [True, False], ids=["symmetric", "asymmetric"])
 @pytest.mark.parametrize("wide_scales", [True, False], ids=["float16", "uint8"])
-def test_the_definition_rounds_once_an_operation(bits: int, tile_cols: int, group_size: int, symmetric: bool, wide_scales: bool) -> None:
+def test_the_definition_rounds_once_for_each_operation(
+    bits: int, tile_cols: int, group_size: int, symmetric: bool, wide_scales: bool
+) -> None:
     """Against code, zero and scale in float64, for every width, tile and group."""
     rng = np.random.default_rng(bits)
     rows, cols = 21, 230

@@ -1,4 +1,4 @@
-"""Whatever a matrix is said to be, the native module refuses it or multiplies: `make sanitize` watches every byte of it."""
+"""For any claimed sizes of a matrix, the native module refuses it or multiplies; `make sanitize` checks every byte that it reads."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ SOUND = [
 
 
 def given_what_it_asks_for(matrix: PackedTensor, changes: dict[str, Any], rng: np.random.Generator) -> tuple[Any, dict[str, Any]] | None:
-    """The native matrix with some numbers changed, of arrays with random bytes and just as long as it wants them, and these arrays.
+    """A native matrix with some numbers changed, and its arrays: random bytes, exactly as many as it asks for.
 
-    None if it refuses the numbers, or wants more than a megabyte.
+    None if it refuses the numbers, or asks for more than a megabyte.
     """
     fields = matrices.fields(matrix, **changes)
     arrays: dict[str, Any] = {suffix: np.zeros(0, array.dtype) for suffix, array in matrix.arrays.items()}
@@ -40,18 +40,18 @@ def given_what_it_asks_for(matrix: PackedTensor, changes: dict[str, Any], rng: n
         try:
             return _native.Matrix(**(fields | {"arrays": arrays})), arrays
         except ValueError as refusal:
-            found = WANTED.search(str(refusal))
-            if found is None or found[2] is None or int(found[2]) > 1 << 20:
+            result = WANTED.search(str(refusal))
+            if result is None or result[2] is None or int(result[2]) > 1 << 20:
                 return None
-            dtype = arrays[found[1]].dtype
-            arrays[found[1]] = rng.integers(0, 256, int(found[2]) * dtype.itemsize, np.uint8).view(dtype)
+            dtype = arrays[result[1]].dtype
+            arrays[result[1]] = rng.integers(0, 256, int(result[2]) * dtype.itemsize, np.uint8).view(dtype)
         except (TypeError, OverflowError):
             return None
     raise AssertionError(f"{matrices.name(matrix)} with {changes} goes on asking")
 
 
 def multiply(held: Any, rows: int, cols: int) -> None:
-    """By every body, int8 and float32, one vector and several, whole and by halves; all arrays exactly as long as they must be."""
+    """In every body, with int8 and float32, one vector and several, whole and by halves; all arrays are exactly as long as needed."""
     groups = -(-cols // 64)
     for isa in _native.available_isas():
         with body(isa):
@@ -75,22 +75,22 @@ def test_a_wrong_number_is_refused_or_harmless(matrix: PackedTensor) -> None:
     rng, accepted, refused = np.random.default_rng(0), 0, 0
     for key in NUMBERED:
         for number in (True, False) if key == "symmetric" else NUMBERS:
-            found = given_what_it_asks_for(matrix, {key: number}, rng)
-            refused += found is None
-            accepted += found is not None
+            result = given_what_it_asks_for(matrix, {key: number}, rng)
+            refused += result is None
+            accepted += result is not None
             rows, cols = (number if key == name else size for name, size in zip(("rows", "cols"), matrix.shape, strict=True))
-            if found is not None and rows * cols < 1 << 20:
-                multiply(found[0], rows, cols)
+            if result is not None and rows * cols < 1 << 20:
+                multiply(result[0], rows, cols)
     assert accepted > 20 and refused > 20
 
 
 @pytest.mark.parametrize("matrix", SOUND, ids=matrices.name)
-def test_arrays_of_just_the_bytes_that_are_asked_for_are_enough_and_no_less(matrix: PackedTensor) -> None:
+def test_arrays_of_exactly_the_bytes_asked_for_are_enough_and_fewer_are_not(matrix: PackedTensor) -> None:
     rng = np.random.default_rng(0)
     for rows, cols in ((1, 2), (16, 64), (17, 65), (48, 32), (33, 200)):
-        found = given_what_it_asks_for(matrix, {"rows": rows, "cols": cols}, rng)
-        assert found is not None
-        held, arrays = found
+        result = given_what_it_asks_for(matrix, {"rows": rows, "cols": cols}, rng)
+        assert result is not None
+        held, arrays = result
         multiply(held, rows, cols)
         for suffix, array in arrays.items():
             for wrong in (array[:-1], np.repeat(array, 2)[::2], array.reshape(1, -1), np.zeros(len(array)), None, "codes"):

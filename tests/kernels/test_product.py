@@ -1,4 +1,4 @@
-"""product: every native body gives the bits of the NumPy definition, for every layout, any number of vectors, and any split of rows."""
+"""Every native body gives the bits of the NumPy definition of `product`, for every layout, number of vectors, and split of rows."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def int8_parts(q: NDArray[np.int8]) -> tuple[Any, Any, Any]:
 
 
 def native_int8(matrix: PackedTensor, q: NDArray[np.int8]) -> dict[str, Floats]:
-    """By instruction set, (count * rows,) products of activations given as whole numbers, a scale of 1 each."""
+    """By instruction set, (count * rows,) products of activations that are whole numbers with scale 1."""
     held, parts = matrix.native(_native), int8_parts(q)
     run: Callable[[Floats], None] = lambda out: _native.product(held, *parts, None, len(q), out, matrix.shape[0], 0, matrix.shape[0])  # noqa: E731
     return on_every_body(run, len(q) * matrix.shape[0])
@@ -55,7 +55,7 @@ def native(matrix: PackedTensor, x: Floats, int8: bool = True) -> dict[str, Floa
 
 
 def check(matrix: PackedTensor, x: Floats, int8: bool = True) -> None:
-    """All vectors together, and the first one alone, which is another loop."""
+    """All vectors together, and the first one alone, which runs another loop."""
     want = matrix.product(x, int8)
     for count in {1, len(x)}:
         for isa, got in native(matrix, x[:count], int8).items():
@@ -64,7 +64,7 @@ def check(matrix: PackedTensor, x: Floats, int8: bool = True) -> None:
 
 
 def decoded(matrix: PackedTensor) -> NDArray[np.float64]:
-    """By the codec's `unpack`, which knows nothing of products."""
+    """Decoded by the codec's `unpack`, which shares no code with products."""
     if matrix.layout == "dense.bf16":  # the upper two bytes of a float32
         values = [struct.unpack(">f", struct.pack(">H2x", value))[0] for value in matrix.arrays["values"]]
         return np.array(values).reshape(matrix.shape)
@@ -99,7 +99,7 @@ def test_float32_activations_give_the_bits_of_the_definition() -> None:
 
 @pytest.mark.parametrize("int8", [True, False], ids=["int8", "float32"])
 def test_the_definition_is_the_product_of_the_decoded_weights(int8: bool) -> None:
-    """Within one rounding for each float32 operation on the longest path; the weights are decoded by another file."""
+    """Within one rounding for each float32 operation on the longest path; the weights are decoded by other code."""
     for matrix in matrices.every_layout(30, 250):
         x = vectors(2, 250)
         x64 = x.astype(np.float64)
@@ -137,7 +137,7 @@ def one_hot(column: int, padded: int = 64) -> NDArray[np.int8]:
 
 @pytest.mark.parametrize(("bits", "tile_cols"), matrices.UNIFORM)
 def test_every_code_is_read_from_its_own_place(bits: int, tile_cols: int) -> None:
-    """With one activation of 1 the product is one column of codes; as many matrices as codes put every code in every place."""
+    """With one activation of 1 the product is one column of codes; with as many matrices as codes, every code is in every place once."""
     base = np.arange(16)[:, None] + 3 * np.arange(64)
     ones, zeros = np.ones((16, 1), np.uint8), np.zeros((16, 1), np.uint8)
     sides = {"scales": tiles.pack_scales(ones), "row_scale": np.ones(16, np.float16), "zeros": tiles.pack_zeros(zeros, bits)}
@@ -239,8 +239,8 @@ def test_every_finite_float16_is_decoded_exactly() -> None:
 
 
 @pytest.mark.parametrize("offset", [1, 2, 4, 31, 63])
-def test_arrays_of_a_file_and_codes_may_stand_at_any_address(offset: int) -> None:
-    """What is no part of a file, numbers of 4 bytes, stands where such numbers may stand, or is refused."""
+def test_arrays_of_a_file_and_codes_may_be_at_any_address(offset: int) -> None:
+    """Arrays of 4-byte numbers that are not part of a file must be aligned, and are refused otherwise."""
     for matrix in matrices.every_layout(35, 100):
         moved = replace(matrix, arrays={name: at_offset(array, offset) for name, array in matrix.arrays.items()})
         held = moved.native(_native)
@@ -255,7 +255,7 @@ def test_arrays_of_a_file_and_codes_may_stand_at_any_address(offset: int) -> Non
 
 
 @pytest.mark.parametrize(("argument", "name"), [(1, "scale"), (2, "minus_sum")])
-def test_numbers_that_stand_between_their_places_are_refused(argument: int, name: str) -> None:
+def test_numbers_that_are_not_aligned_are_refused(argument: int, name: str) -> None:
     arguments: list[Any] = [*int8_parts(np.zeros((1, 64), np.int8)), None, 1, np.zeros(16, np.float32), 16, 0, 16]
     arguments[argument] = at_offset(arguments[argument], 2)
     with pytest.raises(ValueError, match=rf"\[product\] {name} must be aligned as its type is"):
@@ -345,7 +345,7 @@ def test_a_matrix_keeps_its_arrays_alive() -> None:
 
 
 def test_numbers_are_narrowed_where_that_is_exact_and_only_there() -> None:
-    """float16 first; bfloat16 for what is larger or finer; float32 for what neither holds. Signs of zeros stay."""
+    """float16 first; bfloat16 for what is larger or finer; float32 for all others. Signs of zeros stay."""
     halves = np.array([0.0, -0.0, 1.5, -65504.0, 2.0**-24], np.float32)
     wide = np.array([-0.0, 2.0**127, -1.5 * 2.0**-120, 0.0, 1.0], np.float32)
     for values, dtype in ((halves, np.float16), (wide, np.uint16), (np.array([1.5, 1 + 2.0**-20], np.float32), np.float32)):

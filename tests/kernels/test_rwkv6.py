@@ -1,4 +1,4 @@
-"""The step against what must hold; tests/models/test_parity.py holds it against the `rwkv` package."""
+"""Properties of the step; tests/models/test_parity.py compares it with the `rwkv` package."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The step against what must hold; tests/models/test_parity.py holds it against the `rwkv` package."""
+"""Properties of the step; tests/models/test_parity.py compares it with the `rwkv` package."""
 
 import numpy as np
 import pytest
@@ -60,6 +60,6 @@ def test_with_a_of_one_the_old_value_under_the_removal_key_is_gone():
     weights, _, _ = random_model("rwkv7")
     lora_off(weights, "w", -1000)
     lora_off(weights, "a", 1000)
-    weights["blocks.0.att.k_k"][:] = 1  # removal key = key, but for its length
+    weights["blocks.0.att.k_k"][:] = 1  # removal key = key, except for its length
     _, k, v, S = mix(weights)
     np.testing.assert_allclose(np.einsum("bhij,bhj->bhi", S, k), v * (k * k).sum(-1, keepdims=True), rtol=1e-4, atol=1e-4)

@@ -1,4 +1,4 @@
-"""The native draw is the definition's, in every body, but for numbers that fall between two tokens to the last digits."""
+"""The native draw is that of the definition, in every body, except for numbers at the very border between two tokens."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_equal_scores_stay_together_however_small_top_p_is() -> None:
     assert drawn == {0, 1, 2, 3}
 
 
-def test_the_ends_of_the_interval_are_tokens_that_can_be() -> None:
+def test_the_ends_of_the_interval_give_possible_tokens() -> None:
     scores = np.array([-np.inf, 0, -1000, 0, -np.inf], np.float32)
     assert _native.draw(scores, 1.0, 1.0, 0.0) == 1
     assert _native.draw(scores, 1.0, 1.0, np.nextafter(1, 0)) == 3

@@ -1,7 +1,7 @@
-"""Each native operation beside the products is its NumPy definition, the same bits in every body, and writes its columns only.
+"""Each native operation except products is its NumPy definition, has the same bits in every body, and writes only its columns.
 
-Errors are against the definition in float64: at most twice those of the definition in float32, plus what one rounding of the
-largest result costs.
+Errors are measured against the definition in float64. They are at most twice those of the definition in float32, plus one rounding
+of the largest result.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ def assert_as_good_as(got: Array, definition: Callable[..., Any], *arrays: Array
         out = definition(*(None if array is None else array.astype(dtype) for array in arrays))
         return np.asarray(out if part is None else out[part])
 
-    judge = run(np.float64)
-    allowed = 2 * np.abs(run(np.float32) - judge).max() + 4 * ROUNDING * np.abs(judge).max()
-    assert np.abs(got - judge).max() <= allowed
+    reference = run(np.float64)
+    allowed = 2 * np.abs(run(np.float32) - reference).max() + 4 * ROUNDING * np.abs(reference).max()
+    assert np.abs(got - reference).max() <= allowed
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -79,12 +79,14 @@ def test_functions(name: str) -> None:
     results = on_every_body(run, len(x))
     assert_same_bits(results, results["plain"])
     with np.errstate(over="ignore"):
-        judge = FUNCTIONS[name](x.astype(np.float64))
-    error = np.abs(results["plain"] - judge)
-    assert (error <= 4 * ROUNDING * np.abs(judge) + 2e-36).all()  # the last term: below 1e-38 exp gives 0, and silu takes 100 of it
+        reference = FUNCTIONS[name](x.astype(np.float64))
+    error = np.abs(results["plain"] - reference)
+    assert (
+        error <= 4 * ROUNDING * np.abs(reference) + 2e-36
+    ).all()  # the last term: below 1e-38 exp gives 0, and silu multiplies it by up to 100
 
 
-def test_functions_pass_nan_on_and_survive_infinity() -> None:
+def test_functions_keep_nan_and_take_infinity() -> None:
     for isa in _native.available_isas():
         with body(isa):
             for name, ends in (("sigmoid", (0, 1)), ("tanh", (-1, 1)), ("squared_relu", (0, np.inf))):
@@ -93,12 +95,12 @@ def test_functions_pass_nan_on_and_survive_infinity() -> None:
                 assert np.isnan(x[0]) and tuple(x[1:]) == ends, (isa, name)
 
 
-def test_decay6_is_between_0_and_1_whatever_it_is_given() -> None:
+def test_decay6_is_between_0_and_1_for_any_input() -> None:
     d = np.concatenate([np.linspace(-60, 200, 2600), [-np.inf, np.inf]]).astype(np.float32)
     results = on_every_body(lambda w: _native.decay6(np.zeros_like(d), d, w), len(d))
     assert_same_bits(results, results["plain"])
-    judge = decay6(np.zeros(len(d)), d.astype(np.float64))
-    assert np.abs(results["plain"] - judge).max() < 2 * ROUNDING
+    reference = decay6(np.zeros(len(d)), d.astype(np.float64))
+    assert np.abs(results["plain"] - reference).max() < 2 * ROUNDING
     assert (results["plain"] >= 0).all() and (results["plain"] <= 1).all()
 
 

@@ -15,7 +15,7 @@ def random_codes(rows: int, cols: int, bits: int, seed: int = 0) -> np.ndarray:
 
 
 def tile_by_definition(codes: np.ndarray, bits: int, tile_cols: int) -> bytes:
-    """One bit at a time, with no word of the implementation."""
+    """One bit at a time, independent of the implementation."""
     blocks, column_tiles = -(-codes.shape[0] // 16), -(-codes.shape[1] // tile_cols)
     tile_bytes = 2 * tile_cols * bits
     out = bytearray(blocks * column_tiles * tile_bytes)
@@ -119,7 +119,7 @@ def test_known_order_of_codebooks_that_serve_more_rows() -> None:
 
 
 def test_known_order_of_coefficients() -> None:
-    """Rank 3 for 2 rows x 32 columns: the 8 triples of a tile stand together, signed."""
+    """Rank 3 for 2 rows x 32 columns: the 8 triples of a tile are together, signed."""
     coefficients = np.zeros((9, 2, 3), np.int8)  # 18 rows, 64 columns
     coefficients[3, 1] = [-128, 5, 127]
     coefficients[8, 0] = [-1, -2, -3]
@@ -153,7 +153,7 @@ def test_every_code_survives_in_every_place_of_a_tile(bits: int, tile_cols: int)
 def test_every_remainder_up_to_two_tiles_survives(tile_cols: int) -> None:
     for rows in range(1, 33):
         for cols in range(1, 2 * tile_cols + 1):
-            bits = 1 + (rows + cols) % 8  # all widths meet all remainders along the diagonals
+            bits = 1 + (rows + cols) % 8  # along the diagonals, every width is tried with every remainder
             codes = random_codes(rows, cols, bits, seed=rows)
             packed = tiles.pack_tiles(codes, bits, tile_cols)
             assert packed.size == tiles.packed_bytes(rows, cols, bits, tile_cols)
@@ -195,7 +195,7 @@ def test_every_remainder_of_the_tables_of_pairs_survives() -> None:
             assert np.array_equal(tiles.unpack_pair_codebooks(np.append(packed, np.uint8(9)), rows, group_rows, bits), books)
 
 
-def test_chunks_join_without_a_seam(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chunks_give_the_same_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     codes = random_codes(100, 70, 5)
     tiled, in_rows = tiles.pack_tiles(codes, 5, 32), tiles.pack_rows(codes, 5)
     monkeypatch.setattr(tiles, "_CHUNK_CODES", 1)

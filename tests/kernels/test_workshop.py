@@ -1,4 +1,4 @@
-"""The native dynamic programme is quantizers/shared/clustering.py's definition, by every body that this CPU can run."""
+"""The native dynamic programme is the definition in quantizers/shared/clustering.py, in every body that this CPU can run."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ def points(kind: str, groups: int, n: int) -> tuple[torch.Tensor, torch.Tensor]:
     x, p = rng.normal(size=(groups, n)) * 30, rng.exponential(size=(groups, n))
     if kind == "ties":
         x, p = np.round(x / 10) * 10, np.round(p) + 1
-    if kind == "zeros":  # many points of weight 0, the last ones of every group too
+    if kind == "zeros":  # many points of weight 0, with the last ones of every group
         p *= rng.random((groups, n)) < 0.4
         p[:, n - n // 3 :] = 0
         p[:, 0] = 1
     if kind == "equal":
         x[:], p[:] = 7.25, 1
-    if kind == "outside":  # of what centroids can be
+    if kind == "outside":  # the range of centroids
         x *= 10
     if kind == "tiny":
         x, p = x * 1e-12, p * 1e-9
@@ -42,12 +42,12 @@ KINDS = ["plain", "ties", "zeros", "equal", "outside", "tiny"]
 def test_with_limits_centroids_are_those_of_the_definition(kind: str) -> None:
     for groups, n, k in SIZES:
         x, p = points(kind, groups, n)
-        found, expected = native(x, p, k, LIMITS), exact_definition(x, p, k, LIMITS)
-        assert bool((found.diff(dim=1) >= 0).all()) and bool((found == found.round()).all())
+        result, expected = native(x, p, k, LIMITS), exact_definition(x, p, k, LIMITS)
+        assert bool((result.diff(dim=1) >= 0).all()) and bool((result == result.round()).all())
         if kind in ("ties", "tiny", "equal", "outside"):  # many sets of centroids cost the same
-            same_cost(x, p, found, expected)
+            same_cost(x, p, result, expected)
         else:
-            assert torch.equal(found, expected), (groups, n, k)
+            assert torch.equal(result, expected), (groups, n, k)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -55,20 +55,20 @@ def test_with_limits_centroids_are_those_of_the_definition(kind: str) -> None:
 def test_without_limits_centroids_cost_what_the_definitions_do(kind: str) -> None:
     for groups, n, k in SIZES:
         x, p = points(kind, groups, n)
-        found = native(x, p, k, None)
-        assert bool(found.isfinite().all()) and bool((found.diff(dim=1) >= 0).all())
-        same_cost(x, p, found, exact_definition(x, p, k, None))
+        result = native(x, p, k, None)
+        assert bool(result.isfinite().all()) and bool((result.diff(dim=1) >= 0).all())
+        same_cost(x, p, result, exact_definition(x, p, k, None))
 
 
 def native(x: torch.Tensor, p: torch.Tensor, k: int, limits: tuple[int, int] | None) -> torch.Tensor:
-    found = workshop.exact_kmeans(x.numpy(), p.numpy(), k, limits)
-    assert found is not None
-    return torch.from_numpy(found)
+    result = workshop.exact_kmeans(x.numpy(), p.numpy(), k, limits)
+    assert result is not None
+    return torch.from_numpy(result)
 
 
-def same_cost(x: torch.Tensor, p: torch.Tensor, found: torch.Tensor, expected: torch.Tensor) -> None:
+def same_cost(x: torch.Tensor, p: torch.Tensor, result: torch.Tensor, expected: torch.Tensor) -> None:
     energy = float((p * x.square()).sum(1).max())
-    torch.testing.assert_close(clustering_cost(x, p, found), clustering_cost(x, p, expected), rtol=1e-9, atol=1e-12 * energy)
+    torch.testing.assert_close(clustering_cost(x, p, result), clustering_cost(x, p, expected), rtol=1e-9, atol=1e-12 * energy)
 
 
 def test_bodies_agree_to_the_bit() -> None:

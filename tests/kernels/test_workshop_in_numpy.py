@@ -1,4 +1,4 @@
-"""Native loops of the workshop against short NumPy definitions, by every body: torch-free, so that sanitizers and other CPUs run them."""
+"""Native loops of the workshop against short NumPy definitions, in every body. No torch, so sanitizers and other CPUs can run them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ROWS = (1, 7, 63, 64, 130)
 
 
 def least_cost(x: Floats, p: Floats, k: int) -> float:
-    """Of k means of sorted points, by trying every end of the last cluster (Wang and Song 2011)."""
+    """The least cost of k means of sorted points, by trying every start of the last cluster (Wang and Song 2011)."""
     n = len(x)
 
     def cost(first: int, end: int) -> float:
@@ -35,9 +35,9 @@ def test_centroids_cost_the_least_that_is_possible(groups: int, n: int, k: int, 
     rng = np.random.default_rng([groups, n])
     x, p = np.sort(rng.normal(size=(groups, n)), axis=1), rng.exponential(size=(groups, n))
     with body(isa):
-        found = workshop.exact_kmeans(x, p, k, None, threads=2)
-    assert found is not None
-    for of_group, weights, centroids in zip(x, p, found, strict=True):
+        result = workshop.exact_kmeans(x, p, k, None, threads=2)
+    assert result is not None
+    for of_group, weights, centroids in zip(x, p, result, strict=True):
         cost = float((weights * ((of_group[:, None] - centroids) ** 2).min(axis=1)).sum())
         assert cost == pytest.approx(least_cost(of_group, weights, k), rel=1e-9, abs=1e-12)
 
@@ -69,7 +69,7 @@ def test_columns_are_rounded_one_after_the_other(rows: int, isa: str) -> None:
 
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("rows", ROWS)
-def test_codes_descend_and_say_by_how_much_values_changed(rows: int, isa: str) -> None:
+def test_codes_descend_and_the_changes_of_values_are_returned(rows: int, isa: str) -> None:
     W, U, table, scale, zero = grids(8, rows)
     H = U @ U.T
     codes = np.random.default_rng(rows).integers(0, 8, (8, rows), dtype=np.uint8)
@@ -100,5 +100,5 @@ def test_sums_of_h_are_by_pairs_of_codes(rows: int, group_rows: int, isa: str) -
         chosen = np.eye(K)[codes[:, r]]  # (columns, K)
         want[r // group_rows] += scale[r] ** 2 * chosen.T @ H @ chosen
     with body(isa):
-        found = workshop.code_gram(codes, H, scale, group_rows, K, 2)
-    np.testing.assert_allclose(found, want, rtol=0, atol=1e-9)
+        result = workshop.code_gram(codes, H, scale, group_rows, K, 2)
+    np.testing.assert_allclose(result, want, rtol=0, atol=1e-9)

@@ -4,7 +4,7 @@ import torch
 
 @pytest.fixture(autouse=True, scope="package")
 def one_thread():
-    """On tensors as small as these, threads wait for each other longer than they work."""
+    """One thread: on tensors this small, threads wait longer than they work."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

@@ -1,10 +1,10 @@
 """Logits of the `rwkv` package, an independent forward: `python rwkv_package.py rwkv7|rwkv6 JOBS.json`.
 
-JOBS.json is a list of {"checkpoint": .pth, "tokens": [ids], "logits": .npy to write}. A program of its own, because the package chooses
-its architecture from the environment when it is imported.
+JOBS.json is a list of {"checkpoint": .pth, "tokens": [ids], "logits": .npy to write}. It is a separate program, because the package
+chooses its architecture from the environment when it is imported.
 
 The package normalises RWKV-6's embedding in the checkpoint's own dtype (in bf16 that costs 3e-3 of the largest logit), and
-everything else in the dtype asked for; so a checkpoint is widened to float32 first, which changes no value.
+everything else in the requested dtype. So a checkpoint is first converted to float32, which changes no value.
 """
 
 from __future__ import annotations

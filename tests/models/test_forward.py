@@ -70,7 +70,7 @@ def test_the_numpy_step_gives_the_same_logits_and_the_same_state(model, state_di
         np.testing.assert_allclose(getattr(state, name), np.stack([block[i] for block in whole[1]]), **TOLERANCE)
 
 
-def test_a_state_is_left_as_it_was(model, tokens, whole):
+def test_a_state_is_not_changed(model, tokens, whole):
     _, state = whole
     before = [[x.clone() for x in block] for block in state]
     first, _ = model.forward(tokens, state)
@@ -79,7 +79,7 @@ def test_a_state_is_left_as_it_was(model, tokens, whole):
     assert all(torch.equal(x, y) for block, copies in zip(state, before, strict=True) for x, y in zip(block, copies, strict=True))
 
 
-def test_a_tuned_state_is_where_reading_begins_and_stays_as_it_was(model, state_dict, tokens, whole):
+def test_reading_begins_with_the_tuned_state_and_does_not_change_it(model, state_dict, tokens, whole):
     assert torch.equal(model.forward(tokens)[0], whole[0])
     zero = [tuple(torch.zeros_like(x) for x in block) for block in whole[1]]
     assert not torch.allclose(model.forward(tokens, zero)[0][:, 0], whole[0][:, 0], atol=1e-3)

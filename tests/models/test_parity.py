@@ -1,7 +1,7 @@
 """Torch, the NumPy step and the `rwkv` package agree: three forwards that share no code but float32 rounding.
 
 The package runs any head size on a CPU; only its CUDA kernels fix it to 64. It does not read time_state for RWKV-7, so its script
-hands it over as the first state.
+passes it as the first state.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ ODD = {
     "width 40, heads of 8, ranks 3 to 9": dict(width=40, head_size=8, ranks={"Rw": 3, "Ra": 5, "Rv": 7, "Rg": 9, "Rm": 3, "Rd": 5}),
 }
 STEPS = {"rwkv7": rwkv7.step, "rwkv6": rwkv6.step}
-TOLERANCE = 1e-5  # of the largest logit; 2e-6 is what rounding costs, 1e-3 what is promised, and a wrong eps in a norm lies between
+TOLERANCE = 1e-5  # of the largest logit. Rounding costs 2e-6, the promise is 1e-3, and a wrong eps in a norm is between them
 TOKENS = 40
 
 
@@ -52,7 +52,7 @@ def package_logits(checkpoints, tmp_path_factory):
     """(architecture, case) -> (tokens, (T, V) logits of the package)."""
     folder = tmp_path_factory.mktemp("package")
     tokens = {key: draw_tokens(open_checkpoint(path).dims.vocab) for key, path in checkpoints.items()}
-    runs, found = {}, {}
+    runs, result = {}, {}
     for arch in TRAINED:  # the two programs side by side
         cases = [key for key in checkpoints if key[0] == arch]
         outputs = {key: folder / f"{arch}-{i}.npy" for i, key in enumerate(cases)}
@@ -64,8 +64,8 @@ def package_logits(checkpoints, tmp_path_factory):
     for run, outputs in runs.values():
         said, _ = run.communicate()
         assert run.returncode == 0, said
-        found |= {key: (tokens[key], np.load(output)) for key, output in outputs.items()}
-    return found
+        result |= {key: (tokens[key], np.load(output)) for key, output in outputs.items()}
+    return result
 
 
 def draw_tokens(vocab):
@@ -89,10 +89,10 @@ def torch_logits(path, tokens):
     return TorchModel(CheckpointSource(open_checkpoint(path))).forward(torch.tensor([tokens]))[0][0].numpy()
 
 
-def assert_agree(found, expected):
-    assert found.shape == expected.shape
-    assert found.dtype == np.float32
-    assert np.abs(found - expected).max() <= TOLERANCE * np.abs(expected).max()
+def assert_agree(result, expected):
+    assert result.shape == expected.shape
+    assert result.dtype == np.float32
+    assert np.abs(result - expected).max() <= TOLERANCE * np.abs(expected).max()
 
 
 @pytest.mark.parametrize("case", ["trained", *ODD])

@@ -37,7 +37,7 @@ def test_chosen_rows_are_those_of_the_whole():
 
 
 @pytest.mark.parametrize("tensor", [CODEBOOKS[-1], PAIRS[-1], UNIFORM[-1]], ids=["codebook", "pairs", "uniform"])
-def test_products_do_not_ask_how_a_weight_is_kept(tensor):
+def test_dense_and_quantised_weights_have_the_same_products(tensor):
     dense, quantised = torch.from_numpy(tensor.decode()), QuantizedMatrix(tensor)
     x = torch.randn(2, 7, tensor.shape[1])
     assert torch.equal(linear(x, quantised), linear(x, dense))

@@ -1,4 +1,4 @@
-"""The activations that architectures/ names are what the forward multiplies weights with: calibration relies on it."""
+"""The forward multiplies weights with the activations that architectures/ names; calibration relies on it."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ B, T, C = 2, 19, 48
 
 
 class Listened:
-    """Two blocks and the head of a random model run once: every tap, and what every matrix was really multiplied with."""
+    """Two blocks and the head of a random model run once: every tap, and the real input of every matrix."""
 
     def __init__(self, arch, folder, monkeypatch):
         state_dict = random_state_dict(arch, layers=2, width=C, head_size=16, vocab=60)
@@ -75,7 +75,7 @@ def test_no_tap_is_missing_and_none_is_unknown(listened):
         assert set(run.taps[layer]) == named
 
 
-def test_shift_delta_is_the_previous_token_less_the_present_one(listened):
+def test_shift_delta_is_the_previous_token_minus_the_current_one(listened):
     run, _ = listened
     for layer, (weights, taps) in enumerate(zip(run.weights, run.taps, strict=True)):
         x = functional.layer_norm(run.x[layer], (C,), weights["ln1.weight"], weights["ln1.bias"])

@@ -20,7 +20,7 @@ def case7(tokens, size, decay="random", keys="random", seed=0):
     S = torch.randn(2, 2, size, size, generator=generator, dtype=torch.float64)
     kappa, a = normalize(kappa, dim=-1), torch.sigmoid(a)
     w = {"random": FASTEST ** torch.sigmoid(10 * w), "fastest": FASTEST.expand_as(w), "none": torch.ones_like(w)}[decay]
-    if keys == "one":  # every token removes, wholly, what the one before has stored
+    if keys == "one":  # every token removes all that the previous one has stored
         kappa, a = kappa[:, :1].expand_as(kappa), torch.ones_like(a)
         k = 8 * kappa
     return [x.float().double() for x in (r, w, k, v, kappa, a, S)]
@@ -36,10 +36,10 @@ def case6(tokens, size, low=-10.0, high=5.0, seed=0):
     return [x.float().double() for x in (r, -d.exp(), k, v, u, S)]
 
 
-def error(form, arguments, judge):
-    """The error in float32, root mean square of all outputs, and of the state: a maximum would hang on one unlucky element."""
-    found = form(*(x.float() for x in arguments))
-    return [float((mine.double() - right).square().mean().sqrt()) for mine, right in zip(found, judge, strict=True)]
+def error(form, arguments, reference):
+    """The error in float32, root mean square of all outputs, and of the state: a maximum would depend on one bad element."""
+    result = form(*(x.float() for x in arguments))
+    return [float((mine.double() - right).square().mean().sqrt()) for mine, right in zip(result, reference, strict=True)]
 
 
 # The definitions, unrolled
@@ -113,8 +113,8 @@ def test_wkv6_chunked_is_stepwise(tokens, chunk):
 @pytest.mark.parametrize("size", [8, 64])
 def test_wkv7_chunked_errs_at_most_twice_as_much_as_stepwise(size, decay):
     arguments = case7(100, size, decay)
-    judge = wkv7_stepwise(*arguments)
-    for chunked, stepwise in zip(error(wkv7_chunked, arguments, judge), error(wkv7_stepwise, arguments, judge), strict=True):
+    reference = wkv7_stepwise(*arguments)
+    for chunked, stepwise in zip(error(wkv7_chunked, arguments, reference), error(wkv7_stepwise, arguments, reference), strict=True):
         assert chunked <= 2 * stepwise
 
 
@@ -122,8 +122,8 @@ def test_wkv7_chunked_errs_at_most_twice_as_much_as_stepwise(size, decay):
 def test_wkv7_chunked_errs_at_most_by_chunk_roundings_when_every_token_removes_the_last(decay):
     """Stepwise forgets its rounding errors with what is removed; the chunked form adds up a chunk's before they cancel."""
     arguments = case7(100, 64, decay, keys="one")
-    judge = wkv7_stepwise(*arguments)
-    for mine, right in zip(wkv7_chunked(*(x.float() for x in arguments)), judge, strict=True):
+    reference = wkv7_stepwise(*arguments)
+    for mine, right in zip(wkv7_chunked(*(x.float() for x in arguments)), reference, strict=True):
         assert float((mine - right).abs().max()) <= CHUNK * EPS * float(right.abs().max())
 
 
@@ -131,12 +131,12 @@ def test_wkv7_chunked_errs_at_most_by_chunk_roundings_when_every_token_removes_t
 @pytest.mark.parametrize("size", [8, 64])
 def test_wkv6_chunked_errs_at_most_twice_as_much_as_stepwise(size, low, high):
     arguments = case6(100, size, low, high)
-    judge = wkv6_stepwise(*arguments)
-    for chunked, stepwise in zip(error(wkv6_chunked, arguments, judge), error(wkv6_stepwise, arguments, judge), strict=True):
+    reference = wkv6_stepwise(*arguments)
+    for chunked, stepwise in zip(error(wkv6_chunked, arguments, reference), error(wkv6_stepwise, arguments, reference), strict=True):
         assert chunked <= 2 * stepwise
 
 
-def test_wkv6_chunked_survives_decays_that_forget_everything():
+def test_wkv6_chunked_is_right_for_decays_that_forget_everything():
     r, log_w, k, v, u, S = case6(40, size=8)
     log_w[:, 3:20:2] = -torch.inf
     log_w[:, 25:27] = -1e30
@@ -145,7 +145,7 @@ def test_wkv6_chunked_survives_decays_that_forget_everything():
 
 
 @pytest.mark.parametrize("form", [wkv7_chunked, wkv7_stepwise])
-def test_wkv7_leaves_what_it_was_given_as_it_was(form):
+def test_wkv7_does_not_change_its_input(form):
     arguments = case7(20, size=8)
     before = [x.clone() for x in arguments]
     form(*arguments)
@@ -153,7 +153,7 @@ def test_wkv7_leaves_what_it_was_given_as_it_was(form):
 
 
 @pytest.mark.parametrize("form", [wkv6_chunked, wkv6_stepwise])
-def test_wkv6_leaves_what_it_was_given_as_it_was(form):
+def test_wkv6_does_not_change_its_input(form):
     arguments = case6(20, size=8)
     before = [x.clone() for x in arguments]
     form(*arguments)

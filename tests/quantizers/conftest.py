@@ -1,4 +1,4 @@
-"""One thread for matrices this small, as waiting for a second one takes most of the time on a busy machine; and every device there is."""
+"""One thread, because matrices this small spend most of the time waiting for a second one on a busy machine; and all devices."""
 
 from __future__ import annotations
 

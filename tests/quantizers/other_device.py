@@ -1,7 +1,7 @@
-"""A device that is not there: tensors that say they are on it, are worked on by the CPU, and never mix with the CPU's own.
+"""A pretended device: its tensors claim to be on it, the CPU computes with them, and they must not mix with ordinary CPU tensors.
 
-Where no GPU is, this finds what a GPU would refuse: an operation on tensors of two devices, a tensor made without `device=` that meets
-one of another, and `.numpy()` of a tensor that was not brought back by `.cpu()`. It says nothing of results or speed on a GPU.
+Without a GPU, this finds what a GPU would refuse: an operation on tensors of two devices, for example with a tensor made without
+`device=`, and `.numpy()` of a tensor without `.cpu()` before it. It says nothing about results or speed on a GPU.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
-DEVICE = torch.device("meta")  # which torch knows everywhere, without values; `Elsewhere` has them
+DEVICE = torch.device("meta")  # torch has this device everywhere; its tensors have no values, so `Elsewhere` keeps them
 
 
 class Elsewhere(Tensor):
@@ -43,7 +43,7 @@ class Elsewhere(Tensor):
 
 
 class OtherDevice(TorchDispatchMode):
-    """While it is entered, `there` makes tensors of DEVICE, and operations on two devices fail."""
+    """Inside this context, `there` makes tensors of DEVICE, and operations on two devices fail."""
 
     def there(self, values: Tensor) -> Tensor:
         return Elsewhere(values.clone())
@@ -62,9 +62,9 @@ class OtherDevice(TorchDispatchMode):
         if device is not None:
             here = torch.device(device).type == DEVICE.type
             kwargs["device"] = torch.device("cpu")
-        found = func(*tree_map(_inner, args), **tree_map(_inner, kwargs))
+        result = func(*tree_map(_inner, args), **tree_map(_inner, kwargs))
         same = {id(x.inner): x for x in tensors if isinstance(x, Elsewhere)}
-        return tree_map(lambda x: same.get(id(x), Elsewhere(x) if here else x) if isinstance(x, Tensor) else x, found)
+        return tree_map(lambda x: same.get(id(x), Elsewhere(x) if here else x) if isinstance(x, Tensor) else x, result)
 
 
 def _inner(x: Any) -> Any:

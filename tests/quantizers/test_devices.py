@@ -1,4 +1,4 @@
-"""Quantisers work where their weight is: on the CPU, on a GPU where there is one, and never on two devices at once."""
+"""Quantisers work on the device of their weight: the CPU, or a GPU where there is one; never on two devices at once."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ IDS = [f"{method}-{codec}-{options.style}" for method, codec, options in METHODS
 
 
 def error_of(method: str, codec: Any, options: QuantizerOptions, move: Callable[[Tensor], Tensor]) -> float:
-    """Quantised on another device: everything is moved there first, and the result comes back in arrays."""
+    """The error after quantising on another device: all inputs are moved there first, and the result is NumPy arrays."""
     W, H = (torch.from_numpy(part) for part in matrix_and_hessian(1, 10, 70))
     there = move(W)
     quantised = quantizer_for(method, codec)(there, Hessian(move(H), W.dtype), codec, options)
@@ -44,7 +44,7 @@ def error_of(method: str, codec: Any, options: QuantizerOptions, move: Callable[
 
 
 @pytest.mark.parametrize(("method", "codec", "options"), METHODS, ids=IDS)
-def test_every_method_loses_as_much_on_every_device(method: str, codec: Any, options: QuantizerOptions, device: torch.device) -> None:
+def test_every_method_has_the_same_loss_on_every_device(method: str, codec: Any, options: QuantizerOptions, device: torch.device) -> None:
     expected = error_of(method, codec, options, lambda x: x)
     assert error_of(method, codec, options, lambda x: x.to(device)) == pytest.approx(expected, rel=0.02)
 
@@ -57,7 +57,7 @@ def test_no_method_mixes_devices(method: str, codec: Any, options: QuantizerOpti
 
 
 @pytest.mark.parametrize("reading", READINGS)
-def test_vectors_and_their_importance_may_lie_elsewhere(reading: str) -> None:
+def test_vectors_and_activations_may_be_on_another_device(reading: str) -> None:
     mu, X = torch.randn(100), torch.randn(20, 100)
     importance = Importance(100, reading)
     importance.add(X)
@@ -68,7 +68,7 @@ def test_vectors_and_their_importance_may_lie_elsewhere(reading: str) -> None:
         np.testing.assert_array_equal(vector_codebook(other.there(mu), elsewhere.weights, 3, reading).decode(), expected)
 
 
-def test_sums_and_corrections_stay_where_the_text_is() -> None:
+def test_sums_and_corrections_stay_on_the_device_of_the_activations() -> None:
     X, G, W = torch.randn(30, 16), torch.randn(30, 8), torch.randn(8, 16)
     with OtherDevice() as other:
         x, g, w = other.there(X), other.there(G), other.there(W)
@@ -82,7 +82,7 @@ def test_sums_and_corrections_stay_where_the_text_is() -> None:
         assert target.device == DEVICE and hessian_loss(w, target.cpu().numpy(), inputs.H) > 0
 
 
-def test_the_device_that_is_not_there_notices() -> None:
+def test_the_pretended_device_refuses_what_a_gpu_refuses() -> None:
     with OtherDevice() as other:
         x = other.there(torch.ones(3))
         assert (x + 1).device == torch.zeros(1, device=DEVICE).device == DEVICE and (x + x).cpu().numpy().tolist() == [2, 2, 2]

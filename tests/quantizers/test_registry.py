@@ -1,4 +1,4 @@
-"""A method's name and a codec's parameters find a quantiser; another package's codec goes the same way, without an edit here."""
+"""A method's name and a codec's parameters give a quantiser; the codec of another package is registered in the same way."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ METHODS = [
 
 @dataclass(frozen=True)
 class SignConfig:
-    """A toy codec: every weight is its row's mean size, with a sign."""
+    """A toy codec: every weight is plus or minus the mean size of its row."""
 
 
 @dataclass(frozen=True)
@@ -55,9 +55,9 @@ def signs(W: torch.Tensor, hessian: Hessian | None, codec: SignConfig, options: 
 
 @pytest.fixture
 def toy() -> Iterator[Quantizer]:
-    found = register("signs", SignConfig, signs)
-    yield found
-    unregister(found)
+    quantizer = register("signs", SignConfig, signs)
+    yield quantizer
+    unregister(quantizer)
 
 
 def test_a_toy_codec_is_quantised_by_the_same_call(toy: Quantizer) -> None:
@@ -86,8 +86,8 @@ def test_options_reach_the_methods() -> None:
     unrefined, paper = replace(options, refined=False), QuantizerOptions("paper", "weight", False, 0.01)
 
     def decoded(method: str, codec: Any, options: QuantizerOptions, hessian: bool = True) -> NDArray[np.float32]:
-        found: NDArray[np.float32] = quantizer_for(method, codec)(W, Hessian(H, W.dtype) if hessian else None, codec, options).decode()
-        return found
+        weights: NDArray[np.float32] = quantizer_for(method, codec)(W, Hessian(H, W.dtype) if hessian else None, codec, options).decode()
+        return weights
 
     by_hand = gptq(W, H, grid, damping=0.05, act_order=True, clip_search="hessian")
     np.testing.assert_array_equal(decoded("gptq", grid, unrefined), by_hand.decode())
@@ -101,7 +101,7 @@ def test_options_reach_the_methods() -> None:
     np.testing.assert_array_equal(decoded("kmeans", codebook, paper), kmeans_paper(W, 3, 2, rank=4).decode())
 
 
-def test_factors_are_made_once_and_by_their_options() -> None:
+def test_a_factor_is_made_once_for_each_set_of_options() -> None:
     _, H = matrix_and_hessian(3)
     hessian, made = Hessian(torch.from_numpy(H), torch.float64), []
 
@@ -114,8 +114,11 @@ def test_factors_are_made_once_and_by_their_options() -> None:
     assert made == [(0.1, True), (0.2, False)]
 
 
-def test_all_that_is_registered_is_there_and_the_rest_is_refused() -> None:
-    assert all(callable(_load(found.function)) and (found.errors is None or callable(_load(found.errors))) for found in quantizers())
+def test_registered_functions_exist_and_other_pairs_are_refused() -> None:
+    assert all(
+        callable(_load(quantizer.function)) and (quantizer.errors is None or callable(_load(quantizer.errors)))
+        for quantizer in quantizers()
+    )
     with pytest.raises(ConfigError, match="the method gptq does not quantise to PairConfig; methods that do: kmeans, gptvq"):
         quantizer_for("gptq", PairConfig())
     with pytest.raises(ConfigError, match="SignConfig; methods that do: none"):

@@ -1,4 +1,4 @@
-"""Algorithm 1 makes C F of the tensors SQ, by thresholds that Eq. (18) uses as they are."""
+"""Algorithm 1 gives C F of the tensors uniform grids (SQ), with thresholds that Eq. (18) uses as they are."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_by_hand() -> None:
 
 
 @pytest.mark.parametrize("count", [10, 30, 166, 384, 1000])
-def test_the_share_of_sq_is_coarse_share_times_fine_share(count: int) -> None:
+def test_the_share_of_grids_is_coarse_share_times_fine_share(count: int) -> None:
     choices, _ = algorithm1(distinct(count))
     assert len(choices) == count
     assert len(on_grids(choices)) == count // 10
@@ -46,39 +46,39 @@ def test_other_shares_count_exactly(coarse_share: float, fine_share: float, expe
 
 
 def test_the_chosen_are_the_least_fine_of_the_least_coarse() -> None:
-    found = distinct(200, seed=3)
-    choices, _ = algorithm1(found)
-    coarsest = sorted(found, key=lambda name: found[name][0])[:100]
-    assert on_grids(choices) == set(sorted(coarsest, key=lambda name: found[name][1])[:20])
+    result = distinct(200, seed=3)
+    choices, _ = algorithm1(result)
+    coarsest = sorted(result, key=lambda name: result[name][0])[:100]
+    assert on_grids(choices) == set(sorted(coarsest, key=lambda name: result[name][1])[:20])
 
 
 @pytest.mark.parametrize("count", range(10))
-def test_fewer_than_ten_tensors_are_all_vq(count: int) -> None:
+def test_fewer_than_ten_tensors_all_get_codebooks(count: int) -> None:
     choices, _ = algorithm1(distinct(count))
     assert len(choices) == count and not on_grids(choices)
 
 
 def test_ties_at_a_threshold_are_not_below_it() -> None:
     assert not on_grids(algorithm1({f"t{i}": (0.5, 3.0) for i in range(50)})[0])
-    tied = {f"t{i}": (0.1 if i < 3 else 0.5, float(i)) for i in range(100)}  # 50 are wanted, 3 are below
+    tied = {f"t{i}": (0.1 if i < 3 else 0.5, float(i)) for i in range(100)}  # tau_c should have 50 below it, and has 3
     choices, thresholds = algorithm1(tied)
     assert thresholds.coarse == 0.5
     assert on_grids(choices) == {"t0", "t1", "t2"}  # F C M = 10 of three: all of them
 
 
 def test_a_choice_does_not_depend_on_order_or_names() -> None:
-    found = distinct(40)
-    backwards = dict(reversed(found.items()))
-    assert algorithm1(backwards)[1] == algorithm1(found)[1]
-    assert algorithm1(backwards)[0] == algorithm1(found)[0]
+    result = distinct(40)
+    backwards = dict(reversed(result.items()))
+    assert algorithm1(backwards)[1] == algorithm1(result)[1]
+    assert algorithm1(backwards)[0] == algorithm1(result)[0]
 
 
 def test_fixed_thresholds_need_both_proxies_strictly_below() -> None:
-    found = {"below": (1.53, 29.9), "at tau_c": (1.54, 1.0), "at tau_f": (1.0, 30.0), "above": (2.0, 50.0)}
-    assert on_grids(choose(found, FIXED_THRESHOLDS["paper-rwkv7"])) == {"below"}
-    assert on_grids(choose(found, FIXED_THRESHOLDS["readme"])) == {"below", "at tau_c", "at tau_f"}
+    result = {"below": (1.53, 29.9), "at tau_c": (1.54, 1.0), "at tau_f": (1.0, 30.0), "above": (2.0, 50.0)}
+    assert on_grids(choose(result, FIXED_THRESHOLDS["paper-rwkv7"])) == {"below"}
+    assert on_grids(choose(result, FIXED_THRESHOLDS["readme"])) == {"below", "at tau_c", "at tau_f"}
 
 
 def test_thresholds_alone_are_those_of_the_algorithm() -> None:
-    found = distinct(77)
-    assert choose(found, percentile_thresholds(found)) == algorithm1(found)[0]
+    result = distinct(77)
+    assert choose(result, percentile_thresholds(result)) == algorithm1(result)[0]

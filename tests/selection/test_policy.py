@@ -1,4 +1,4 @@
-"""The bit budget is met from below, with an error close to the least possible; overrides say when they match nothing."""
+"""The result never exceeds the bit budget, with an error close to the least possible; overrides that match nothing are refused."""
 
 from __future__ import annotations
 
@@ -20,30 +20,30 @@ NAMES = [
 
 @st.composite
 def small_cases(draw: st.DrawFn) -> tuple[Candidates, dict[str, int]]:
-    """Up to four matrices with up to five candidates: in any order, with ties, with dominated ones, hulls of any shape."""
+    """Up to four matrices with up to five candidates: in any order, with ties, with dominated ones, and hulls of any shape."""
     candidate = st.tuples(st.integers(1, 40), st.integers(0, 100).map(float))
-    found = {
+    result = {
         name: [(size, error, f"{name}{i}") for i, (size, error) in enumerate(draw(st.lists(candidate, min_size=1, max_size=5)))]
         for name in draw(st.sampled_from(["a", "ab", "abc", "abcd"]))
     }
-    return found, {name: draw(st.integers(4, 40)) for name in found}
+    return result, {name: draw(st.integers(4, 40)) for name in result}
 
 
 def cost(candidates: Candidates, grids: dict[str, str]) -> tuple[int, float]:
-    by_grid = {grid: (size, error) for found in candidates.values() for size, error, grid in found}
+    by_grid = {grid: (size, error) for result in candidates.values() for size, error, grid in result}
     chosen = [by_grid[grid] for grid in grids.values()]
     return sum(size for size, _ in chosen), sum(error for _, error in chosen)
 
 
 def brute_force(candidates: Candidates, budget: float) -> float | None:
-    """The least total error of all choices within the budget, None where there is none."""
+    """The least total error of all choices within the budget; None where there is no such choice."""
     sums = [(sum(c[0] for c in choice), sum(c[1] for c in choice)) for choice in itertools.product(*candidates.values())]
     return min((error for size, error in sums if size <= budget), default=None)
 
 
 def largest_step(candidates: Candidates) -> float:
-    errors = [[error for _, error, _ in found] for found in candidates.values()]
-    return max(max(found) - min(found) for found in errors)
+    errors = [[error for _, error, _ in result] for result in candidates.values()]
+    return max(max(result) - min(result) for result in errors)
 
 
 @settings(max_examples=400, deadline=None)
@@ -69,7 +69,7 @@ def test_close_to_the_best_choice_and_never_above_the_budget(case: tuple[Candida
 def test_more_bits_never_hurt(case: tuple[Candidates, dict[str, int]], spare: int, more: int) -> None:
     candidates, weights = case
     total = sum(weights.values())
-    budget = sum(min(found)[0] for found in candidates.values()) + spare
+    budget = sum(min(result)[0] for result in candidates.values()) + spare
     less, enough = (fit_budget(candidates, weights, 8 * (b + 0.5) / total, explicit=True)[0] for b in (budget, budget + more))
     assert cost(candidates, enough)[1] <= cost(candidates, less)[1]
 
@@ -101,7 +101,7 @@ def test_known_answer() -> None:
 
 
 def test_a_budget_met_exactly_is_met() -> None:
-    """3.3 bits of 80 weights are 33 bytes, although the double nearest to 3.3 lies below it."""
+    """3.3 bits of 80 weights are 33 bytes, although the double nearest to 3.3 is below it."""
     grids, reached = fit_budget({"a": [(30, 1.0, "small"), (33, 0.0, "large")]}, {"a": 80}, 3.3, explicit=True)
     assert grids == {"a": "large"} and reached == 3.3
 
@@ -114,8 +114,8 @@ def test_the_choice_does_not_depend_on_the_order_of_the_candidates() -> None:
     for _ in range(20):
         names = source.sample(list(candidates), len(candidates))
         shuffled = {name: source.sample(candidates[name], 6) for name in names}
-        found = fit_budget(shuffled, weights, 4.0, explicit=False)[0]
-        assert cost(candidates, found) == cost(candidates, expected)
+        result = fit_budget(shuffled, weights, 4.0, explicit=False)[0]
+        assert cost(candidates, result) == cost(candidates, expected)
 
 
 @pytest.mark.parametrize(("weights", "smallest", "advice"), [(80, r"3\.0000", "3.0"), (77, r"3\.1169", "3.117")])
@@ -154,8 +154,8 @@ def test_patterns_match_runs_of_dotted_parts(pattern: str, expected: list[str]) 
 
 
 def test_the_last_matching_pattern_counts() -> None:
-    found = override_bits(["att=4", "blocks.0=8"], NAMES)
-    assert found["blocks.0.att.w1"] == 8 and found["blocks.1.att.w1"] == 4 and "blocks.1.ffn.value.weight" not in found
+    result = override_bits(["att=4", "blocks.0=8"], NAMES)
+    assert result["blocks.0.att.w1"] == 8 and result["blocks.1.att.w1"] == 4 and "blocks.1.ffn.value.weight" not in result
 
 
 def test_a_misspelt_pattern_names_the_near_ones() -> None:

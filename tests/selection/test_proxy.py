@@ -50,74 +50,74 @@ def test_both_proxies_are_their_equations(count: int, reading: str, dtype: type[
     W = samples(dtype, count)
     gaps = fraction_gaps(W, reading)
     assert gaps
-    found = proxies(W, reading)
+    result = proxies(W, reading)
     coarse, fine = by_definition(gaps)
-    assert found.gaps == len(gaps)
-    assert found.coarse == pytest.approx(coarse, rel=1e-9, abs=1e-12)
+    assert result.gaps == len(gaps)
+    assert result.coarse == pytest.approx(coarse, rel=1e-9, abs=1e-12)
     for (K, signed), expected in fine.items():
-        assert found.fine(K, signed) == pytest.approx(expected, rel=1e-9, abs=1e-9)
+        assert result.fine(K, signed) == pytest.approx(expected, rel=1e-9, abs=1e-9)
 
 
-def test_chunks_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     W = samples(np.float16, 500)
     whole = {reading: proxies(W, reading, "float16") for reading in READINGS}
     for chunk in (1, 7, 499, 500):
         monkeypatch.setattr(proxy, "CHUNK", chunk)
         for reading in READINGS:
-            found = proxies(W, reading, "float16")
-            assert found.gaps == whole[reading].gaps
-            assert found.coarse == pytest.approx(whole[reading].coarse, rel=1e-12)
-            assert found.moments == pytest.approx(whole[reading].moments, rel=1e-12)
+            result = proxies(W, reading, "float16")
+            assert result.gaps == whole[reading].gaps
+            assert result.coarse == pytest.approx(whole[reading].coarse, rel=1e-12)
+            assert result.moments == pytest.approx(whole[reading].moments, rel=1e-12)
 
 
 @pytest.mark.parametrize("reading", ["paper", "unique"])
 def test_equal_gaps_are_perfectly_uniform(reading: str) -> None:
-    found = proxies(np.arange(-8.0, 9.0).reshape(1, 17), reading)
-    assert found.gaps == (16 if reading == "paper" else 1)
-    assert found.coarse == 0
-    assert [found.fine(K) for K in ORDERS] == [0] * 5
+    result = proxies(np.arange(-8.0, 9.0).reshape(1, 17), reading)
+    assert result.gaps == (16 if reading == "paper" else 1)
+    assert result.coarse == 0
+    assert [result.fine(K) for K in ORDERS] == [0] * 5
 
 
 def test_one_gap_among_ties_by_hand() -> None:
     """Two values: of n gaps one is everything. P_c = ln n; y - 1 is n - 1 once and -1 otherwise."""
     n = 9
-    found = proxies(np.float32([2.5] * 4 + [7.0] * 6))
+    result = proxies(np.float32([2.5] * 4 + [7.0] * 6))
     moments = [((n - 1) ** k + (n - 1) * (-1) ** k) / n for k in ORDERS]
-    assert found.gaps == n
-    assert found.coarse == pytest.approx(math.log(n))
-    assert found.moments == pytest.approx(moments)
-    assert found.fine() == pytest.approx(moments[0] / 2 + moments[1] / 6 + moments[2] / 12)
+    assert result.gaps == n
+    assert result.coarse == pytest.approx(math.log(n))
+    assert result.moments == pytest.approx(moments)
+    assert result.fine() == pytest.approx(moments[0] / 2 + moments[1] / 6 + moments[2] / 12)
     assert proxies(np.float32([2.5] * 4 + [7.0] * 6), "unique").coarse == 0  # one distinct gap
 
 
 def test_dropping_the_sign_matters_for_odd_orders_only() -> None:
-    found = proxies(np.array([0.0, 1.0, 2.0, 10.0]))
-    even, odd = found.moments[0] / 2 + found.moments[2] / 12, found.moments[1] / 6
+    result = proxies(np.array([0.0, 1.0, 2.0, 10.0]))
+    even, odd = result.moments[0] / 2 + result.moments[2] / 12, result.moments[1] / 6
     assert odd > 0
-    assert found.fine(4, signed=False) == pytest.approx(even + odd)
-    assert found.fine(4, signed=True) == pytest.approx(even - odd)
-    assert found.fine(2, signed=True) == found.fine(2, signed=False)
+    assert result.fine(4, signed=False) == pytest.approx(even + odd)
+    assert result.fine(4, signed=True) == pytest.approx(even - odd)
+    assert result.fine(2, signed=True) == result.fine(2, signed=False)
 
 
 def test_the_signed_series_approaches_the_coarse_proxy() -> None:
     gaps = 1 + 0.5 * np.random.default_rng(0).uniform(0, 1, 1000) ** 4  # |y - 1| < 1, where the series converges; skewed
-    found = proxies(np.cumsum(gaps))
-    errors = [abs(found.fine(K, signed=True) - found.coarse) for K in ORDERS]
+    result = proxies(np.cumsum(gaps))
+    errors = [abs(result.fine(K, signed=True) - result.coarse) for K in ORDERS]
     assert errors == sorted(errors, reverse=True)
-    assert errors[-1] < 1e-3 * found.coarse
-    assert found.fine(6, signed=False) > 1.05 * found.coarse
+    assert errors[-1] < 1e-3 * result.coarse
+    assert result.fine(6, signed=False) > 1.05 * result.coarse
 
 
 def test_tiny_departures_from_uniform_keep_their_digits() -> None:
     """ln n - H would lose all of a P_c of 1e-15 / 2."""
     n, small = 1 << 16, 2.0**-25
     gaps = np.where(np.arange(n) % 2 == 0, 1 + small, 1 - small)
-    found = proxies(np.concatenate([[0.0], np.cumsum(gaps)]))
-    assert found.coarse == pytest.approx(small**2 / 2, rel=1e-3, abs=0)
-    assert found.fine(2) == pytest.approx(small**2 / 2, rel=1e-3, abs=0)
+    result = proxies(np.concatenate([[0.0], np.cumsum(gaps)]))
+    assert result.coarse == pytest.approx(small**2 / 2, rel=1e-3, abs=0)
+    assert result.fine(2) == pytest.approx(small**2 / 2, rel=1e-3, abs=0)
 
 
-def test_rounding_of_the_gaps_has_no_part_in_the_coarse_proxy() -> None:
+def test_rounding_of_the_gaps_does_not_change_the_coarse_proxy() -> None:
     """Every y is off by up to 1e-16, and mean(y ln y) by their mean; y ln y - (y - 1) is off by its square."""
     gaps = 0.3 * (1 + 1e-9 * np.random.default_rng(0).uniform(-1, 1, 99))
     exact = [Fraction(gap) for gap in gaps]
@@ -129,8 +129,8 @@ def test_rounding_of_the_gaps_has_no_part_in_the_coarse_proxy() -> None:
 @pytest.mark.parametrize("W", [[], [3.0], [2.0] * 5], ids=["none", "one", "equal"])
 @pytest.mark.parametrize("reading", ["paper", "unique"])
 def test_no_gap_at_all_is_uniform(W: list[float], reading: str) -> None:
-    found = proxies(np.float32(W), reading)
-    assert (found.coarse, found.fine(6)) == (0, 0)
+    result = proxies(np.float32(W), reading)
+    assert (result.coarse, result.fine(6)) == (0, 0)
 
 
 @pytest.mark.parametrize("reading", ["paper", "unique"])
@@ -138,16 +138,16 @@ def test_scale_shift_and_order_do_not_matter(reading: str) -> None:
     W = np.random.default_rng(1).integers(-500, 500, (40, 10)).astype(np.float64)
     plain = proxies(W, reading)
     for changed in (W * 2.0**-40, W + 1024, -W, np.random.default_rng(2).permutation(W.ravel())):
-        found = proxies(changed, reading)
-        assert found.coarse == pytest.approx(plain.coarse, rel=1e-12)
-        assert found.moments == pytest.approx(plain.moments, rel=1e-12)
+        result = proxies(changed, reading)
+        assert result.coarse == pytest.approx(plain.coarse, rel=1e-12)
+        assert result.moments == pytest.approx(plain.moments, rel=1e-12)
 
 
 def test_independent_uniform_weights_without_ties_give_one_minus_gamma() -> None:
     """Gaps are exponential: E[y ln y] = 1 - gamma, and E[(y-1)^k] = 1, 2, 9 for k = 2, 3, 4, so P_f = 1/2 + 2/6 + 9/12."""
-    found = proxies(np.random.default_rng(0).uniform(-1, 1, 1 << 20))
-    assert found.coarse == pytest.approx(1 - 0.5772156649, abs=0.005)  # 3 standard errors: sqrt(var(y ln y)) = 1.5 over 2**10
-    assert found.fine() == pytest.approx(19 / 12, abs=0.1)
+    result = proxies(np.random.default_rng(0).uniform(-1, 1, 1 << 20))
+    assert result.coarse == pytest.approx(1 - 0.5772156649, abs=0.005)  # 3 standard errors: sqrt(var(y ln y)) = 1.5 over 2**10
+    assert result.fine() == pytest.approx(19 / 12, abs=0.1)
 
 
 def test_gaussian_weights_give_kl_from_uniform_plus_one_minus_gamma() -> None:
@@ -155,7 +155,7 @@ def test_gaussian_weights_give_kl_from_uniform_plus_one_minus_gamma() -> None:
     low, high = W.min(), W.max()
     log_density = -0.5 * math.log(2 * math.pi) - (low**2 + low * high + high**2) / 6  # mean of ln f over low..high
     kl = -math.log(high - low) - log_density
-    assert proxies(W).coarse == pytest.approx(kl + 0.4228, abs=0.15)  # the few gaps far out are large and few: they vary by this much
+    assert proxies(W).coarse == pytest.approx(kl + 0.4228, abs=0.15)  # the gaps in the tails are large and few, and vary by this much
 
 
 @pytest.mark.parametrize("dtype", sorted(SOURCE_STEPS))
@@ -178,15 +178,15 @@ def test_dither_steps_are_those_of_numpy() -> None:
             assert 2 * np.abs(moved).max() == pytest.approx(float(np.spacing(rounded)), rel=0.01)
 
 
-def test_dither_gives_a_tied_tensor_its_theory_back() -> None:
+def test_dithered_ties_have_the_theoretical_proxies_again() -> None:
     W = np.random.default_rng(0).uniform(1, 2, 1 << 18).astype(np.float16)  # 1024 values only
     assert proxies(W, "paper").coarse > 5
-    found = proxies(W, "dithered", "float16")
-    assert found.coarse == pytest.approx(0.4228, abs=0.02)
-    assert found.fine() == pytest.approx(19 / 12, abs=0.3)
+    result = proxies(W, "dithered", "float16")
+    assert result.coarse == pytest.approx(0.4228, abs=0.02)
+    assert result.fine() == pytest.approx(19 / 12, abs=0.3)
 
 
-def test_dither_depends_on_seed_and_values_alone() -> None:
+def test_dither_depends_only_on_seed_and_values() -> None:
     W = samples(np.float16, 400)
     shuffled = np.random.default_rng(3).permutation(W).reshape(20, 20)
     assert proxies(W, "dithered", "float16", seed=5) == proxies(shuffled, "dithered", "float16", seed=5)
@@ -194,7 +194,7 @@ def test_dither_depends_on_seed_and_values_alone() -> None:
 
 
 @pytest.mark.parametrize("reading", READINGS)
-def test_the_weights_are_left_alone(reading: str) -> None:
+def test_the_weights_are_not_changed(reading: str) -> None:
     W = samples(np.float32, 50)
     before = W.copy()
     proxies(W, reading)

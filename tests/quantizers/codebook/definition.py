@@ -34,7 +34,7 @@ def least_cost_of_all_partitions(x: Array, p: Array, k: int, whole: bool) -> flo
 
 
 def kmeans_by_definition(x: Array, p: Array, k: int, whole: bool) -> Array:
-    """x (n,) -> centroids (k,), not sorted where runs are empty, by the recursion over runs, each cost worked out from its points."""
+    """x (n,) -> centroids (k,), not sorted where runs are empty, by the recursion over runs; each cost is computed from its points."""
     order = np.argsort(x, kind="stable")
     x, p, n = x[order], p[order], len(x)
     runs = {(i, j): run_cost(x[i:j], p[i:j], whole) for i in range(n + 1) for j in range(i, n + 1)}
@@ -50,17 +50,17 @@ def kmeans_by_definition(x: Array, p: Array, k: int, whole: bool) -> Array:
         i = before[level, j]
         centroids.append(runs[i, j][1])
         j = i
-    found = np.array(centroids[::-1])
-    return np.where(np.isnan(found), found[~np.isnan(found)][0], found)  # an empty run serves no point: any value will do
+    result = np.array(centroids[::-1])
+    return np.where(np.isnan(result), result[~np.isnan(result)][0], result)  # an empty run serves no point: any value will do
 
 
 def code_by_definition(x: float, centroids: Array) -> int:
-    """The nearest; the first of equals."""
+    """The nearest centroid; the first of equals."""
     return int(np.argmin(np.abs(x - centroids)))
 
 
 def row_scales_by_definition(W: Array, k: int, group_rows: int, group_cols: int, importance: Array) -> NDArray[np.float16]:
-    found = []
+    result = []
     for top in range(0, len(W), group_rows):
         block_rows = W[top : top + group_rows]
         size = np.sqrt((block_rows**2).mean(1, keepdims=True))
@@ -70,8 +70,8 @@ def row_scales_by_definition(W: Array, k: int, group_rows: int, group_cols: int,
             p = importance[b] * size**2 * np.ones_like(block_rows[:, b])
             c = kmeans_by_definition((block_rows[:, b] / size).ravel(), p.ravel(), k, whole=False)
             reach = max(reach, c.max() / 63, -c.min() / 64)
-        found += [np.float16(s) for s in (reach * size)[:, 0]]
-    return np.array(found, np.float16)
+        result += [np.float16(s) for s in (reach * size)[:, 0]]
+    return np.array(result, np.float16)
 
 
 def gptvq_by_definition(

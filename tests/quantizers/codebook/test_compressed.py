@@ -1,4 +1,4 @@
-"""Compressed codebooks: the walk is the definition with these tables, no stage loses, and little is lost by the rank."""
+"""Compressed codebooks: the walk is the definition with these tables, no stage loses, and compression loses little."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def consistent(q: CodebookTensor) -> bool:
 
 
 def walk_by_definition(W: torch.Tensor, H: torch.Tensor, plain: CodebookTensor, rank: int, damping: float) -> tuple[np.ndarray, np.ndarray]:
-    """Codes and centroids, one column at a time, the inverse recomputed; coefficients fitted to the weights as they then are."""
+    """Codes and centroids, one column at a time, the inverse recomputed; coefficients are fitted to the corrected weights."""
     rows, cols = W.shape
     basis, shift = find_basis(W, plain, H.diagonal().expand(W.shape), rank)
     s, weight = torch.from_numpy(plain.row_scale).double(), H.diagonal()
@@ -68,11 +68,11 @@ def test_the_walk_is_the_definition(rows: int, cols: int, group_rows: int, rank:
     factor = factorize(H, damping=0.02, act_order=False)
     plain = gptvq_with(factor, W, H, group_rows=group_rows, rounds=0)
     codes, centroids = walk_by_definition(W, H, plain, rank, 0.02)
-    found = compress_with(factor, W, plain, rank)
-    np.testing.assert_array_equal(found.codebooks, centroids + 64)
+    result = compress_with(factor, W, plain, rank)
+    np.testing.assert_array_equal(result.codebooks, centroids + 64)
     expected = CodebookTensor(codes, 3, (centroids + 64).astype(np.uint8), plain.row_scale, group_rows)
-    np.testing.assert_array_equal(found.decode(), expected.decode())
-    assert consistent(found)
+    np.testing.assert_array_equal(result.decode(), expected.decode())
+    assert consistent(result)
 
 
 @pytest.mark.parametrize("act_order", [False, True])
@@ -98,7 +98,7 @@ def test_new_coefficients_lose_in_no_row_block(seed: int) -> None:
 
 
 def test_the_basis_goes_to_the_least_squares_solution() -> None:
-    """A basis that was moved away comes back, to where least squares on all its numbers says, but for their rounding."""
+    """A basis that was moved away goes to the least-squares solution for all its numbers, except for rounding."""
     W, H = problem(3, 40, 64)
     q = gptvq(W, H, rank=2, rounds=0)
     assert q.factors is not None
@@ -113,9 +113,9 @@ def test_the_basis_goes_to_the_least_squares_solution() -> None:
     A = torch.stack([spread(one.view(2, 8)) for one in torch.eye(16, dtype=W.dtype)], -1)
     L = torch.linalg.cholesky(H)
     step = np.linalg.lstsq((L.T @ A).flatten(0, 1).numpy(), (E @ L).flatten().numpy(), rcond=None)[0].reshape(2, 8)
-    found = move_basis(W, H, q)
-    assert found.factors is not None and consistent(found) and np.abs(step).max() > 1
-    np.testing.assert_allclose(found.factors.basis, (basis.numpy() + step).clip(-127, 127), atol=1.0)  # four steps, and rounding
+    result = move_basis(W, H, q)
+    assert result.factors is not None and consistent(result) and np.abs(step).max() > 1
+    np.testing.assert_allclose(result.factors.basis, (basis.numpy() + step).clip(-127, 127), atol=1.0)  # four steps, and rounding
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -133,7 +133,7 @@ def test_little_is_lost_by_half_the_rank() -> None:
     W, H = matrix_and_hessian(4, 64, 128, tokens=2000)
     loss = {rank: hessian_error(W, gptvq(W, H, group_rows=4, rank=rank).decode(), H) for rank in (0, 2, 4, 8)}
     assert loss[8] < 1.05 * loss[0] and loss[4] < 1.2 * loss[0] and loss[4] < loss[2]
-    assert loss[4] < hessian_error(W, gptvq(W, H, group_rows=8).decode(), H)  # which stores as much
+    assert loss[4] < hessian_error(W, gptvq(W, H, group_rows=8).decode(), H)  # which needs as many bytes
 
 
 def test_without_feedback_codes_are_the_nearest() -> None:
@@ -151,7 +151,7 @@ def test_without_feedback_codes_are_the_nearest() -> None:
     assert losses[0] < losses[1] < losses[2] < 3 * losses[0]
 
 
-def test_zeros_dead_columns_and_singular_hessians_are_survived() -> None:
+def test_zeros_dead_columns_and_singular_hessians_give_finite_weights() -> None:
     W, H = matrix_and_hessian(6, 6, 64, tokens=10)
     H[3], H[:, 3] = 0, 0
     for matrix in (W, 0 * W):
@@ -160,7 +160,7 @@ def test_zeros_dead_columns_and_singular_hessians_are_survived() -> None:
     assert not q.decode().any()
 
 
-def test_least_squares_needs_no_preconditioner_to_be_right() -> None:
+def test_least_squares_is_right_without_a_preconditioner() -> None:
     W, H = problem(7, 4, 16)
     q = kmeans_codebooks(W, 2, 2, 16)
     tables = table_map(q, W)
@@ -174,7 +174,7 @@ def test_least_squares_needs_no_preconditioner_to_be_right() -> None:
 
 
 @pytest.mark.parametrize("rank", [0, 2])
-def test_tables_fitted_a_few_at_a_time_are_those_fitted_at_once(rank: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fitting_a_few_tables_at_a_time_gives_the_same_tables(rank: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Columns out of order: all tables are fitted to the original weights, here two column blocks at a time, the last of 6 columns."""
     W, H = problem(8, 7, 70)
     whole = gptvq(W, H, rank=rank, rounds=0)
@@ -184,8 +184,8 @@ def test_tables_fitted_a_few_at_a_time_are_those_fitted_at_once(rank: int, monke
     np.testing.assert_array_equal(parts.codebooks, whole.codebooks)
 
 
-def test_the_basis_moves_alike_by_the_curvature_of_some_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Seven row blocks of 13, the last of three rows: the gradient is exact, so a basis that was moved away comes back nearly as far."""
+def test_the_basis_moves_nearly_as_far_by_the_curvature_of_some_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seven row blocks of 13, the last of three rows: the gradient is exact, so a basis that was moved away returns nearly as far."""
     W, H = problem(9, 51, 64)
     q = gptvq(W, H, rank=2, group_rows=4, rounds=0)
     assert q.factors is not None

@@ -1,4 +1,4 @@
-"""Compressed tables: the arithmetic is the format's, real factors are the least there are, and no step of whole ones loses."""
+"""Compressed tables: the arithmetic is that of the format, real factors have the least loss, and no step of whole ones loses."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ def random_factors(seed: int, count: int, rank: int, k: int = 8) -> tuple[torch.
 def test_centroids_are_those_of_the_format(shift: int, dtype: torch.dtype) -> None:
     u, basis = random_factors(0, 60, 8, 16)
     stored = codebook_factors(u.view(6, 10, 8), basis, shift).centroids()
-    found = centroids_of(u.to(dtype), basis.to(dtype), shift)
-    np.testing.assert_array_equal(found.view(6, 10, 16).numpy() + CENTROID_ZERO, stored)
+    result = centroids_of(u.to(dtype), basis.to(dtype), shift)
+    np.testing.assert_array_equal(result.view(6, 10, 16).numpy() + CENTROID_ZERO, stored)
 
 
 @pytest.mark.parametrize("rank", [1, 2, 4, 8])
-def test_alike_weights_leave_the_singular_vectors(rank: int) -> None:
+def test_equal_weights_give_the_singular_vectors(rank: int) -> None:
     C = tables(1, 50)
     U, V = factor_tables(C, torch.full_like(C, 0.3), rank)
     left, size, right = np.linalg.svd(C.numpy(), full_matrices=False)
@@ -49,7 +49,7 @@ def test_alike_weights_leave_the_singular_vectors(rank: int) -> None:
     np.testing.assert_allclose((V @ V.T).numpy(), np.eye(rank), atol=1e-9)
 
 
-def test_tables_of_a_rank_are_found_whatever_the_weights() -> None:
+def test_tables_of_this_rank_are_exact_for_any_weights() -> None:
     rng = np.random.default_rng(2)
     C = torch.from_numpy(rng.standard_normal((40, 3)) @ rng.standard_normal((3, 8)))
     weights = torch.from_numpy(rng.lognormal(0, 2, (40, 8)))
@@ -74,7 +74,7 @@ def test_whole_factors_fit_and_keep_the_product(size: float) -> None:
         half_a_step_of_either = 0.5 * (u.abs() @ torch.ones_like(basis) + torch.ones_like(u) @ basis.abs()) + 0.25 * 4
         bound = half_a_step_of_either / 2**shift
         assert bool(((u @ basis / 2**shift - size * U @ V).abs() <= bound).all())
-        assert max(float(u.abs().max()), float(basis.abs().max())) > 63  # a bit more would not fit
+        assert max(float(u.abs().max()), float(basis.abs().max())) > 63  # one more bit would not fit
 
 
 def test_a_step_never_loses_and_is_better_than_rounding() -> None:
@@ -96,15 +96,15 @@ def test_a_step_never_loses_and_is_better_than_rounding() -> None:
     assert bool((change(stepped) <= change(rounded)).all())
 
 
-def test_fitting_recovers_points_that_a_table_holds() -> None:
-    """Points on centroids, from tables that are near them: the coefficients come back, or others with the same centroids."""
+def test_fitting_recovers_points_of_a_table() -> None:
+    """From tables near the points, fitting finds the points' own coefficients, or others with the same centroids."""
     basis = torch.tensor([[-120.0, -80, -50, -17, 17, 50, 80, 120], [90, 30, -10, -30, -30, -10, 30, 90]], dtype=torch.float64)
     u = torch.from_numpy(np.random.default_rng(6).integers([60, -30], [110, 30], (40, 2)).astype(float))
     centroids = centroids_of(u, basis, 8)
     x = centroids.repeat(1, 6)
     near = (centroids + torch.from_numpy(np.random.default_rng(7).integers(-2, 3, centroids.shape).astype(float))).sort(1).values
-    found = centroids_of(fit_coefficients(x, torch.ones_like(x), near, basis, 8), basis, 8)
-    np.testing.assert_array_equal(found.numpy(), centroids.numpy())
+    result = centroids_of(fit_coefficients(x, torch.ones_like(x), near, basis, 8), basis, 8)
+    np.testing.assert_array_equal(result.numpy(), centroids.numpy())
 
 
 def test_the_nearest_of_tables_in_any_order() -> None:

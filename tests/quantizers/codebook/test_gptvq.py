@@ -1,4 +1,4 @@
-"""GPTVQ is the column-by-column definition, code for code; then, and only then, that it loses less than other methods."""
+"""GPTVQ is the column-by-column definition, code for code; and it loses less than other methods."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ def test_gptvq_is_the_definition(shape: tuple[int, int], block: tuple[int, int, 
     bits, group_rows, group_cols = block
     importance = H.diagonal() if weighting == "hessian" else None
     expected = gptvq_by_definition(W, H, bits, group_rows, group_cols, damping=0.01, importance=importance)
-    found = gptvq(
+    result = gptvq(
         W, H, bits=bits, group_rows=group_rows, group_cols=group_cols, damping=0.01, act_order=False, weighting=weighting, rounds=0
     )
-    np.testing.assert_array_equal(found.row_scale, expected.row_scale)
-    np.testing.assert_array_equal(found.codebooks, expected.codebooks)
-    np.testing.assert_array_equal(found.codes, expected.codes)
+    np.testing.assert_array_equal(result.row_scale, expected.row_scale)
+    np.testing.assert_array_equal(result.codebooks, expected.codebooks)
+    np.testing.assert_array_equal(result.codes, expected.codes)
 
 
 @pytest.mark.parametrize("act_order", [False, True])
@@ -48,7 +48,7 @@ def test_feedback_with_given_codebooks_does_not_depend_on_the_blocks(act_order: 
     np.testing.assert_array_equal(codes.numpy(), q.codes)
 
 
-def test_tables_may_stand_in_any_order() -> None:
+def test_centroids_may_be_in_any_order() -> None:
     W, H = (torch.from_numpy(a) for a in matrix_and_hessian(2, 4, 70))
     factor = factorize(H, damping=0.01, act_order=True)
     q = gptvq_with(factor, W, H, rounds=0)
@@ -65,7 +65,7 @@ def test_uncorrelated_inputs_leave_k_means() -> None:
 
 
 @pytest.mark.parametrize("act_order", [False, True])
-def test_feedback_pays_and_so_does_every_round(act_order: bool) -> None:
+def test_feedback_and_every_round_gain(act_order: bool) -> None:
     W, H = matrix_and_hessian(4, 16, 128, tokens=2000)
     loss = [hessian_error(W, gptvq(W, H, act_order=act_order, weighting="hessian", rounds=rounds).decode(), H) for rounds in (0, 1, 2)]
     assert loss[2] < loss[1] < loss[0]
@@ -75,7 +75,7 @@ def test_feedback_pays_and_so_does_every_round(act_order: bool) -> None:
 
 def test_reassigning_never_loses_in_any_row() -> None:
     W, H = (torch.from_numpy(a) for a in matrix_and_hessian(5, 9, 70))
-    factor = factorize(H, damping=1.0, act_order=False)  # feedback for another loss than H's, so that rows do get worse
+    factor = factorize(H, damping=1.0, act_order=False)  # feedback for a different loss, so that some rows become worse
     q = gptvq(W, H, damping=0.001, act_order=False, weighting="none", rounds=1)
     before, after = row_losses(W, q.decode(), H), row_losses(W, reassign(factor, W, H, q).decode(), H)
     assert bool((after <= before).all())
@@ -83,7 +83,7 @@ def test_reassigning_never_loses_in_any_row() -> None:
     assert not np.array_equal(feedback_codes(factor, W, centroids, row_scale, 2, 32).numpy(), q.codes)
 
 
-def test_dead_columns_and_singular_hessians_are_survived(caplog: pytest.LogCaptureFixture) -> None:
+def test_dead_columns_and_singular_hessians_give_finite_weights(caplog: pytest.LogCaptureFixture) -> None:
     W, H = matrix_and_hessian(6, 4, 64, tokens=10)
     H[3], H[:, 3] = 0, 0
     with caplog.at_level(logging.WARNING):
@@ -91,7 +91,7 @@ def test_dead_columns_and_singular_hessians_are_survived(caplog: pytest.LogCaptu
     assert np.isfinite(q.decode()).all() and "singular" in caplog.text
 
 
-def test_inputs_stay_as_they_were() -> None:
+def test_inputs_are_not_changed() -> None:
     W, H = (torch.from_numpy(a) for a in matrix_and_hessian(7, 4, 64))
     W_before, H_before = W.clone(), H.clone()
     refine(factorize(H, damping=0.01, act_order=False), W, H, gptvq(W, H), 1)

@@ -1,4 +1,4 @@
-"""Codebooks as stored: every code is the nearest stored centroid, scales reach, edges and zeros are no exception."""
+"""Codebooks as stored: every code is the nearest stored centroid, and scales are large enough, also at edges and for zeros."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ def test_odd_shapes_are_stored_and_read_back(shape: tuple[int, int]) -> None:
     np.testing.assert_array_equal(back.decode(), q.decode())
 
 
-def test_what_centroids_can_express_is_kept_exactly() -> None:
-    """Eight values a block, whole multiples of the row's scale, the outermost in reach of 63 and -64."""
+def test_weights_that_centroids_can_represent_are_exact() -> None:
+    """Eight values in each block, whole multiples of the row's scale; the outermost are 63 and -64 times the scale, or nearer to 0."""
     rng = np.random.default_rng(0)
     values = np.array([-64, -30, -7, 0, 1, 12, 40, 63])
     row = values[np.concatenate([rng.permutation(8) for _ in range(8)])]
@@ -57,7 +57,7 @@ def test_what_centroids_can_express_is_kept_exactly() -> None:
 
 
 def test_rows_of_unequal_size_share_the_shape_of_a_codebook() -> None:
-    """A row is quantised as well beside a smaller copy of itself as beside an equal one."""
+    """A row has the same result next to a smaller copy of itself as next to an equal copy."""
     row = weights(1, 64)[0]
     alike, unlike = kmeans_codebooks(np.stack([row, row])), kmeans_codebooks(np.stack([row, row / 8]))
     np.testing.assert_array_equal(alike.decode()[0], unlike.decode()[0])

@@ -17,7 +17,7 @@ from tests.quantizers.examples import matrix_and_hessian
 
 
 def walk_by_definition(W: np.ndarray, H: np.ndarray, group_rows: int, damping: float) -> np.ndarray:
-    """Codes, with real tables in the weights' own units, fitted without weights where a column block begins."""
+    """Codes, and real tables in the units of W, fitted without importance when a column block begins."""
     rows, cols = W.shape
     H, W = H + damping * H.diagonal().mean() * np.eye(cols), W.copy()
     codes, tables = np.zeros((rows, cols), np.uint8), {}
@@ -49,17 +49,17 @@ def test_the_gradient_is_that_of_the_loss(rank: int) -> None:
     shapes = [(4, rank), (rank, 8)] if rank else [(4, 8)]
     factors = [torch.randn(shape, dtype=W.dtype) for shape in shapes]
     loss = _set_gradients(W, H, tables, factors)
-    wanted = [factor.clone().requires_grad_() for factor in factors]
-    E = W - tables.spread(wanted[0] @ wanted[1] if rank else wanted[0])
+    copies = [factor.clone().requires_grad_() for factor in factors]
+    E = W - tables.spread(copies[0] @ copies[1] if rank else copies[0])
     total = ((E @ H) * E).sum()
     total.backward()
     np.testing.assert_allclose(loss, float(total.detach()), rtol=1e-9)
-    for factor, other in zip(factors, wanted, strict=True):
+    for factor, other in zip(factors, copies, strict=True):
         assert factor.grad is not None and other.grad is not None
         np.testing.assert_allclose(factor.grad.numpy(), other.grad.numpy(), rtol=1e-6, atol=1e-9)
 
 
-def test_the_m_step_gains_or_leaves_all_as_it_was() -> None:
+def test_the_m_step_gains_or_changes_nothing() -> None:
     W, H = (torch.from_numpy(a) for a in matrix_and_hessian(3, 8, 64))
     q = gptvq_paper(W, H, rank=0)
     tables = table_map(q, W)
@@ -86,7 +86,7 @@ def test_what_is_stored_is_consistent(bits: int, group_rows: int, rank: int | No
             np.testing.assert_array_equal(q.codebooks, q.factors.centroids())
 
 
-def test_it_is_no_match_for_the_tuned_one() -> None:
+def test_it_loses_more_than_the_tuned_method() -> None:
     W, H = matrix_and_hessian(5, 16, 128, tokens=2000)
     paper, tuned = gptvq_paper(W, H), gptvq(W, H, rank=4)
     assert hessian_error(W, tuned.decode(), H) < 0.8 * hessian_error(W, paper.decode(), H)

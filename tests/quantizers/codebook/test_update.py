@@ -1,4 +1,4 @@
-"""The M-step: never a higher loss as stored, no single centroid left that could do better, and near the least there is."""
+"""The M-step: the loss as stored never rises, no single centroid can be improved, and the loss is near the least possible."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.quantizers.examples import matrix_and_hessian
 
 
 def block_losses(W: torch.Tensor, q: CodebookTensor, H: torch.Tensor) -> torch.Tensor:
-    """The row blocks' shares, (row blocks,)."""
+    """The loss of each row block, (row blocks,)."""
     losses = row_losses(W, q.decode(), H)
     return torch.nn.functional.pad(losses, (0, -len(losses) % q.group_rows)).view(-1, q.group_rows).sum(1)
 
@@ -30,9 +30,9 @@ def problem(rows: int = 5, cols: int = 70, seed: int = 0) -> tuple[torch.Tensor,
 
 
 def least_real_loss(W: torch.Tensor, H: torch.Tensor, q: CodebookTensor) -> torch.Tensor:
-    """The minimum over real centroids, by one least-squares problem a row block: |L^T (w - s A c)|^2 with H = L L^T."""
+    """The minimum over real centroids, by one least-squares problem for each row block: |L^T (w - s A c)|^2 with H = L L^T."""
     L = torch.linalg.cholesky(H)
-    found = []
+    result = []
     for top in range(0, len(W), q.group_rows):
         rows = range(top, min(top + q.group_rows, len(W)))
         design = torch.zeros(len(rows), W.shape[1], q.codebooks[0].size, dtype=W.dtype)
@@ -42,8 +42,8 @@ def least_real_loss(W: torch.Tensor, H: torch.Tensor, q: CodebookTensor) -> torc
         A = (L.T @ design).flatten(0, 1).numpy()
         b = (W[list(rows)] @ L).flatten().numpy()
         c = np.linalg.lstsq(A, b, rcond=None)[0]
-        found.append(float(np.square(A @ c - b).sum()))
-    return torch.tensor(found, dtype=torch.float64)
+        result.append(float(np.square(A @ c - b).sum()))
+    return torch.tensor(result, dtype=torch.float64)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
@@ -78,7 +78,7 @@ def test_the_loss_is_near_the_least_of_real_centroids() -> None:
     after = block_losses(W, update_codebooks(W, H, q, real_sweeps=2, whole_sweeps=2), H)
     assert bool((least <= after).all())
     gained = (start - after) / (start - least)
-    assert float(gained.min()) > 0.6, gained  # whole numbers and five sweeps leave some of it
+    assert float(gained.min()) > 0.6, gained  # whole numbers and five sweeps do not reach all of it
 
 
 def test_no_single_centroid_can_do_better() -> None:
@@ -100,7 +100,7 @@ def test_uncorrelated_inputs_leave_k_means_as_it_is() -> None:
     np.testing.assert_array_equal(update_codebooks(W, torch.eye(70, dtype=W.dtype), q).decode(), q.decode())
 
 
-def test_a_damaged_codebook_is_mended() -> None:
+def test_a_damaged_codebook_is_repaired() -> None:
     W, _ = problem()
     q = kmeans_codebooks(W)
     rng = np.random.default_rng(0)

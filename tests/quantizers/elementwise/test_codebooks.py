@@ -1,4 +1,4 @@
-"""Codebooks of element-wise vectors have the least loss of Eq. (19); the paper's and the authors' weights are what they say."""
+"""Codebooks of element-wise vectors have the least loss of Eq. (19); the weights of the paper and of the authors are as documented."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ def test_loss_is_the_least_of_all_codebooks(seed: int) -> None:
     X, mu = rng.normal(size=(20, 11)) * rng.uniform(0.1, 3, 11), rng.normal(size=11)
     importance = Importance(11)
     importance.add(X)
-    found = weighted_codebook(mu, importance.weights, bits=2, group_size=16)
-    assert equation_19(X, mu, found.decode()) == pytest.approx(20 * least_loss(mu, importance.weights, 4), rel=1e-5)
+    result = weighted_codebook(mu, importance.weights, bits=2, group_size=16)
+    assert equation_19(X, mu, result.decode()) == pytest.approx(20 * least_loss(mu, importance.weights, 4), rel=1e-5)
 
 
-def test_each_group_is_alone_and_the_last_may_be_short() -> None:
+def test_groups_are_independent_and_the_last_may_be_short() -> None:
     mu = np.random.default_rng(0).normal(size=150)
     weights = np.random.default_rng(1).uniform(size=150)
     whole = weighted_codebook(mu, weights, group_size=64)
@@ -64,7 +64,7 @@ def test_a_heavy_element_is_exact_and_weightless_ones_do_not_matter() -> None:
     assert weighted_codebook(mu, weights).decode()[[3, 20, 40]] == pytest.approx(mu[[3, 20, 40]], rel=1e-6)
     no_weights = weighted_codebook(mu, np.zeros(64))
     assert np.array_equal(no_weights.decode(), weighted_codebook(mu, np.ones(64)).decode())
-    short = weighted_codebook(mu[:50], np.zeros(50))  # what fills the group up has no part in it
+    short = weighted_codebook(mu[:50], np.zeros(50))  # the elements that fill up the group do not count
     assert np.array_equal(short.decode(), weighted_codebook(mu[:50], np.ones(50)).decode())
 
 
@@ -101,7 +101,7 @@ def test_the_clip_is_by_each_samples_own_percentiles() -> None:
     assert plain.weights == pytest.approx([(1 + 100) / 2 * np.mean(X**2)])
 
 
-def test_the_mean_of_a_token_shift_knows_only_its_last_token() -> None:
+def test_the_mean_of_a_token_shift_depends_only_on_its_last_token() -> None:
     """Why "paper" and "authors" weights say little about x_r .. x_g: two texts with the same last token have the same weights."""
     rng = np.random.default_rng(0)
     quiet, loud = rng.normal(size=(200, 5)), rng.normal(size=(200, 5)) * [1, 5, 10, 20, 40]
@@ -118,7 +118,7 @@ def test_the_mean_of_a_token_shift_knows_only_its_last_token() -> None:
 
 
 def authors_by_definition(mu: list[float], weights: list[float]) -> NDArray[np.float64]:
-    """One group, element by element: the docstring of authors_codebook in plain loops. A short group starts filled up with its last."""
+    """One group, by element: the docstring of authors_codebook in plain loops. A short group is first filled with its last element."""
     x, p = np.array(mu), np.array(weights)
     filled = np.array(mu + mu[-1:] * (64 - len(mu)))
     order = np.argsort((filled - filled.mean()) ** 2, kind="stable")
@@ -139,9 +139,9 @@ def test_the_authors_variant_is_its_definition(scale: float) -> None:
     rng = np.random.default_rng(5)
     mu, weights = rng.normal(size=178), scale * rng.uniform(size=178)
     expected = np.concatenate([authors_by_definition(mu[at : at + 64].tolist(), weights[at : at + 64].tolist()) for at in (0, 64, 128)])
-    found = authors_codebook(mu, weights)
-    assert found.centroids.shape == (3, 8)
-    assert found.decode() == pytest.approx(expected, rel=1e-6, abs=1e-9)
+    result = authors_codebook(mu, weights)
+    assert result.centroids.shape == (3, 8)
+    assert result.decode() == pytest.approx(expected, rel=1e-6, abs=1e-9)
 
 
 def test_the_authors_variant_loses_to_the_exact_one() -> None:
@@ -151,6 +151,6 @@ def test_the_authors_variant_loses_to_the_exact_one() -> None:
     assert np.sum(weights * (mu - exact) ** 2) < np.sum(weights * (mu - theirs) ** 2)
 
 
-def test_the_authors_variant_survives_constants_zeros_and_short_vectors() -> None:
+def test_the_authors_variant_takes_constants_zeros_and_short_vectors() -> None:
     assert np.array_equal(authors_codebook(np.zeros(64), np.ones(64)).decode(), np.zeros(64))
     assert authors_codebook(np.full(70, 0.5), np.full(70, 1000.0)).decode() == pytest.approx(np.full(70, 0.5))

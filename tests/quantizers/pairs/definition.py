@@ -25,7 +25,7 @@ def feedback_pairs_by_definition(
     pairs = [list(range(at, min(at + 2, cols))) for at in range(0, cols, 2)]
     if act_order:
         pairs.sort(key=lambda pair: -H.diagonal()[pair].sum())
-    H = H + damping * H.diagonal().sum() / (cols + cols % 2) * np.eye(cols)  # a partner that is not there counts in the mean
+    H = H + damping * H.diagonal().sum() / (cols + cols % 2) * np.eye(cols)  # the mean includes a missing second column
     W = W.copy()
     codes = np.zeros((rows, -(-cols // 2)), np.uint8)
     todo = [q for pair in pairs for q in pair]

@@ -1,4 +1,4 @@
-"""Two-dimensional k-means: Lloyd's iteration is its definition, and splitting ends near what many random starts find."""
+"""Two-dimensional k-means: Lloyd's iteration is its definition, and splitting is nearly as good as the best of many random starts."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ def points(seed: int, groups: int, n: int) -> tuple[torch.Tensor, torch.Tensor]:
 def test_the_nearest_is_the_definition() -> None:
     x, p = points(0, 3, 50)
     centroids = points(1, 3, 16)[0]
-    found = nearest_pairs(x, p, centroids)
+    result = nearest_pairs(x, p, centroids)
     for group, i in np.ndindex(3, 50):
         costs = (p[group, i] * (x[group, i] - centroids[group]).square()).sum(1)
-        assert int(found[group, i]) == int(costs.argmin())
+        assert int(result[group, i]) == int(costs.argmin())
 
 
 def test_a_round_puts_centroids_on_weighted_means() -> None:
@@ -38,7 +38,7 @@ def test_a_round_puts_centroids_on_weighted_means() -> None:
 
 
 def test_empty_clusters_are_put_to_use() -> None:
-    """As many of them as there are clusters to share with: 2, 4, 8 are in use after one round, two and three."""
+    """In each round as many of them as there are clusters in use: 2, 4 and 8 are in use after one, two and three rounds."""
     x, p = points(3, 1, 300)
     centroids = torch.cat([x[:, :2], torch.full((1, 6, 2), 1e6, dtype=x.dtype)], 1)
     for _ in range(4):

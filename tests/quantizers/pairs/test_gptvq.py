@@ -1,4 +1,4 @@
-"""Two-dimensional codebooks: the walk is its definition, code for code; then, and only then, that it loses less than the others."""
+"""Two-dimensional codebooks: the walk is the definition, code for code; and it loses less than other methods."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def test_the_walk_is_the_definition(rows: int, cols: int, group_rows: int, act_o
     tables, scale = fit_pair_tables(W, 4, group_rows, H.diagonal())
     expected = feedback_pairs_by_definition(W.numpy(), H.numpy(), tables.numpy(), scale[:, 0].numpy(), group_rows, 0.02, act_order)
     factor = factorize_pairs(H, damping=0.02, act_order=act_order)
-    found = feedback_pairs(factor, W, tables, scale, group_rows, block_size)
-    np.testing.assert_array_equal(found.numpy(), expected)
+    result = feedback_pairs(factor, W, tables, scale, group_rows, block_size)
+    np.testing.assert_array_equal(result.numpy(), expected)
 
 
 @pytest.mark.parametrize("cols", [8, 9])
@@ -60,8 +60,8 @@ def test_uncorrelated_inputs_leave_k_means() -> None:
     np.testing.assert_array_equal(gptvq_pairs(W, np.eye(30), bits=4, rounds=0).decode(), pair_codebooks(W, 4, 16).decode())
 
 
-def test_weights_that_a_table_holds_are_kept() -> None:
-    """16 different pairs of whole numbers that reach -64, in every row another order of the same: nothing is lost."""
+def test_weights_that_a_table_can_represent_are_exact() -> None:
+    """16 different pairs of whole numbers that reach -64, in a different order in every row: nothing is lost."""
     rng = np.random.default_rng(0)
     table = np.concatenate([[[-64, -64]], rng.permutation(120)[:30].reshape(15, 2) - 60])
     W = np.stack([table[rng.permutation(48) % 16] for _ in range(20)]).reshape(20, 96) * 0.3
@@ -104,26 +104,26 @@ def test_the_m_step_loses_nowhere_where_rounding_hurts_most() -> None:
 def test_choosing_codes_again_never_loses_in_any_row() -> None:
     W, H = problem(5, 20, 30)
     q = gptvq_pairs(W, H, bits=4, damping=0.001, rounds=1)
-    factor = factorize_pairs(H, damping=1.0, act_order=False)  # feedback for another loss than H's, so that rows do get worse
+    factor = factorize_pairs(H, damping=1.0, act_order=False)  # feedback for a different loss, so that some rows become worse
     again = reassign_pairs(factor, W, H, q)
     assert bool((row_losses(W, again.decode(), H) <= row_losses(W, q.decode(), H)).all())
 
 
-def test_every_round_pays_and_feedback_does() -> None:
+def test_feedback_and_every_round_gain() -> None:
     W, H = matrix_and_hessian(4, 64, 128, tokens=2000)
     loss = [hessian_error(W, gptvq_pairs(W, H, group_rows=64, rounds=rounds).decode(), H) for rounds in (0, 1, 2)]
     assert loss[2] < loss[1] < loss[0] < 0.8 * hessian_error(W, pair_codebooks(W, 6, 64, H.diagonal().copy()).decode(), H)
     assert loss[2] < hessian_error(W, gptq(W, H, GridConfig(3, 64), clip_search="hessian").decode(), H)  # at fewer bits
 
 
-def test_groups_of_more_rows_than_there_are_hold_them_all() -> None:
+def test_a_group_may_have_more_rows_than_the_matrix() -> None:
     W, H = problem(6, 10, 24)
     wide, exact = (gptvq_pairs(W, H, bits=4, group_rows=group_rows) for group_rows in (4096, 10))
     np.testing.assert_array_equal(wide.decode(), exact.decode())
     assert wide.codebooks.shape == (1, 16, 2)
 
 
-def test_dead_columns_singular_hessians_and_zeros_are_survived() -> None:
+def test_dead_columns_singular_hessians_and_zeros_give_finite_weights() -> None:
     W, H = matrix_and_hessian(7, 6, 24, tokens=10)
     H[3], H[:, 3], H[:, 8:10], H[8:10] = 0, 0, 0, 0
     for matrix in (W, 0 * W):
@@ -133,7 +133,7 @@ def test_dead_columns_singular_hessians_and_zeros_are_survived() -> None:
     assert np.isfinite(gptvq_pairs(W, 0 * H, bits=5).decode()).all()
 
 
-def test_inputs_stay_as_they_were_and_the_result_is_the_same_again() -> None:
+def test_inputs_are_not_changed_and_a_second_call_gives_the_same() -> None:
     W, H = problem(8, 16, 24)
     W_before, H_before = W.clone(), H.clone()
     factor = factorize_pairs(H, damping=0.05, act_order=True)

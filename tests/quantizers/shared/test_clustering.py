@@ -1,4 +1,4 @@
-"""The exact clustering costs what the best of all partitions costs; Lloyd's costs no less and comes to rest."""
+"""The exact clustering costs as little as the best of all partitions; Lloyd's iteration costs no less, and converges."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def points(kind: str, groups: int, n: int, seed: int = 0) -> tuple[torch.Tensor,
         x[:] = x[:, :1]
     if kind == "zeros":
         p[rng.random((groups, n)) < 0.6] = 0
-    if kind == "huge":  # far from 0 for their spread, so that a sum of squares loses its digits
+    if kind == "huge":  # far from 0 compared with their spread, so that a sum of squares loses digits
         x += 1e5
     return torch.from_numpy(x), torch.from_numpy(p)
 
@@ -53,13 +53,13 @@ def test_groups_of_real_size_are_the_definition(limits: tuple[int, int] | None) 
         np.testing.assert_allclose(c.numpy(), kmeans_by_definition(of_points, of_weights, 8, limits is not None), rtol=1e-10)
 
 
-def test_groups_do_not_depend_on_their_company() -> None:
+def test_groups_do_not_depend_on_each_other() -> None:
     x, p = points("plain", CHUNK_GROUPS + 3, 8)
     alone = torch.cat([exact_kmeans(x[i : i + 1], p[i : i + 1], 4) for i in (0, CHUNK_GROUPS - 1, CHUNK_GROUPS, len(x) - 1)])
     assert torch.equal(exact_kmeans(x, p, 4)[[0, CHUNK_GROUPS - 1, CHUNK_GROUPS, len(x) - 1]], alone)
 
 
-def test_few_distinct_points_are_met_exactly() -> None:
+def test_few_distinct_points_are_kept_exactly() -> None:
     x = torch.tensor([[3.0, -7.0, 3.0, 0.0, -7.0, 3.0]])
     for limits in (None, LIMITS):
         c = exact_kmeans(x, torch.ones_like(x), 8, limits)
@@ -67,18 +67,18 @@ def test_few_distinct_points_are_met_exactly() -> None:
 
 
 @pytest.mark.parametrize("find", [exact_kmeans, lloyd_kmeans])
-def test_a_group_without_weights_is_taken_unweighted(find: type) -> None:
+def test_in_a_group_of_weights_0_all_points_count_equally(find: type) -> None:
     x, _ = points("plain", 3, 16)
     assert torch.equal(find(x, torch.zeros_like(x), 4), find(x, torch.ones_like(x), 4))
 
 
 @pytest.mark.parametrize("start", STARTS)
 @pytest.mark.parametrize("kind", ["plain", "ties", "few", "equal", "zeros"])
-def test_lloyd_comes_to_rest_and_is_never_better_than_exact(kind: str, start: str) -> None:
+def test_lloyd_converges_and_is_never_better_than_exact(kind: str, start: str) -> None:
     x, p = points(kind, 50, 64)
     c = lloyd_kmeans(x, p, 8, start)
     codes = nearest_codes(x, c).long()
-    for code in range(8):  # a centroid that serves anyone is the mean of those it serves
+    for code in range(8):  # a centroid with points is the mean of its points
         served = torch.where(codes == code, p, 0.0)
         some = served.sum(1) > 0
         mean = (served * x).sum(1)[some] / served.sum(1)[some]
@@ -97,15 +97,15 @@ def test_a_tie_goes_to_the_lower_centroid() -> None:
 def test_thinned_points_are_means_of_neighbours(kind: str) -> None:
     x, p = points(kind, 3, 40)
     x, p = x.sort(1).values, p.index_fill(0, torch.tensor(1), 0.0)
-    found, weights = thinned(x, p, 10)
-    assert found.shape == weights.shape == (3, 10)
-    assert bool((found[:, 1:] >= found[:, :-1] - 1e-9).all())
+    result, weights = thinned(x, p, 10)
+    assert result.shape == weights.shape == (3, 10)
+    assert bool((result[:, 1:] >= result[:, :-1] - 1e-9).all())
     torch.testing.assert_close(weights.sum(1), p.sum(1))
-    torch.testing.assert_close((found * weights).sum(1), (x * p).sum(1), rtol=1e-9, atol=1e-9)
-    torch.testing.assert_close(found[1], x[1].view(10, 4).mean(1))  # without weights, plain means
+    torch.testing.assert_close((result * weights).sum(1), (x * p).sum(1), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(result[1], x[1].view(10, 4).mean(1))  # without weights, plain means
 
 
-def test_few_points_and_those_that_do_not_come_apart_are_not_thinned() -> None:
+def test_few_points_and_unequal_parts_are_not_thinned() -> None:
     x, p = points("normal", 3, 40)
     assert all(thinned(x, p, most)[0] is x for most in (40, 64, 15, 7))
     assert thinned(x, p, 20)[0].shape == (3, 20)

@@ -1,4 +1,4 @@
-"""The native loops over columns and tables are the definitions, by every body, for any rows, and on any number of threads."""
+"""The native loops over columns and tables are the definitions, in every body, for any number of rows and of threads."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from rwkvquant.quantizers.uniform.grid import find_matrix_grids
 from rwkvquant.quantizers.uniform.rtn import rtn
 from tests.quantizers.examples import matrix_and_hessian
 
-ROWS = [1, 63, 64, 130]  # rows are worked on by 64
+ROWS = [1, 63, 64, 130]  # the native loops take 64 rows at a time
 DTYPES = [torch.float32, torch.float64]
 
 
@@ -48,12 +48,12 @@ def block_and_factor(rows: int, dtype: torch.dtype, columns: int = 20) -> tuple[
     return torch.from_numpy(W).T.contiguous().to(dtype), factorize(torch.from_numpy(H), damping=0.01, act_order=False).U.to(dtype)
 
 
-def agree(found: tuple[Tensor, Tensor] | None, expected: tuple[Tensor, Tensor], dtype: torch.dtype) -> None:
-    """Codes are the same; in float32 all but those that the rounding of a sum decides."""
-    assert found is not None
-    assert float((found[0] == expected[0]).double().mean()) >= (1.0 if dtype == torch.float64 else 0.99)
+def agree(result: tuple[Tensor, Tensor] | None, expected: tuple[Tensor, Tensor], dtype: torch.dtype) -> None:
+    """Codes are the same; in float32 except the few that the rounding of a sum decides."""
+    assert result is not None
+    assert float((result[0] == expected[0]).double().mean()) >= (1.0 if dtype == torch.float64 else 0.99)
     if dtype == torch.float64:
-        torch.testing.assert_close(found[1], expected[1], rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(result[1], expected[1], rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -95,8 +95,8 @@ def test_a_pass_of_descent_is_the_definition(kind: str, rows: int) -> None:
     }[kind]()
     native, plain = Residual(W, H, q.decode()), Residual(W, H, q.decode())
     steps: Any = uniform_descent.STEPS if kind in ("grid", "scale16") else codebook_descent.STEPS
-    found, expected = descent._native_pass(steps, q, native), descent.one_pass(steps, q, plain)
-    assert found is not None and torch.equal(found, expected) and bool((torch.from_numpy(q.codes) != expected.T).any())
+    result, expected = descent._native_pass(steps, q, native), descent.one_pass(steps, q, plain)
+    assert result is not None and torch.equal(result, expected) and bool((torch.from_numpy(q.codes) != expected.T).any())
     torch.testing.assert_close(native.G, plain.G, rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(native.E, plain.E, rtol=1e-9, atol=1e-9)
 
@@ -108,9 +108,9 @@ def test_sums_by_codes_are_the_definition(rows: int, cols: int, group_rows: int)
     centroids = Centroids(Residual(W, H, 0 * W), gptvq(W, H, group_rows=group_rows, rounds=0))
     for block, codes in enumerate(centroids.codes):
         columns = slice(32 * block, min(32 * block + 32, cols))
-        found = centroids._native_gram(columns)
-        assert found is not None
-        torch.testing.assert_close(found, centroids._gram(codes, H[columns, columns]), rtol=1e-10, atol=1e-12)
+        result = centroids._native_gram(columns)
+        assert result is not None
+        torch.testing.assert_close(result, centroids._gram(codes, H[columns, columns]), rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize(("K", "R", "tables"), [(2, 1, 3), (8, 4, 100), (16, 8, 300)])
@@ -121,8 +121,8 @@ def test_steps_of_coefficients_are_the_definition(K: int, R: int, tables: int) -
     N, g = torch.from_numpy(A @ A.transpose(0, 2, 1)), torch.from_numpy(rng.normal(size=(tables, K)) * 100)
     u, solved = (torch.from_numpy(rng.integers(-127, 128, (tables, R)).astype(float)) for _ in range(2))
     basis = torch.from_numpy(rng.integers(-127, 128, (R, K)).astype(float))
-    found, expected = (step(N, g, u, solved, basis, 7) for step in (codebook_factors._native_steps, codebook_factors._steps))
-    assert torch.equal(found, expected) and bool((found != u).any()) and float(found.abs().max()) <= 127
+    result, expected = (step(N, g, u, solved, basis, 7) for step in (codebook_factors._native_steps, codebook_factors._steps))
+    assert torch.equal(result, expected) and bool((result != u).any()) and float(result.abs().max()) <= 127
 
 
 def test_threads_and_bodies_change_no_bit() -> None:
@@ -171,6 +171,6 @@ def test_without_the_module_the_definitions_run(monkeypatch: pytest.MonkeyPatch)
             for where in (workshop, descent, codebook_factors):
                 monkeypatch.setattr(where, "native_module", lambda: None)
         results.append([gptvq(W, H, rank=rank, rounds=2).decode() for rank in (0, 2)] + [gptq(W, H, GridConfig(3, 32)).decode()])
-    for found, expected in zip(*results, strict=True):
-        np.testing.assert_array_equal(found, expected)
+    for result, expected in zip(*results, strict=True):
+        np.testing.assert_array_equal(result, expected)
     assert TableColumns(torch.zeros(1, 1, 8), torch.ones(2, 1), 2).bits == 3

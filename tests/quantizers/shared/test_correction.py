@@ -1,4 +1,4 @@
-"""The corrected target is the damped least-squares solution, worked out from all tokens at once."""
+"""The corrected target is the damped least-squares solution, computed from all tokens at once."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def streams(seed: int) -> tuple[np.ndarray, ...]:
     return rng.normal(size=(WIDTH, INPUTS)), x, h, x + 0.3 * rng.normal(size=x.shape), h + 0.3 * rng.normal(size=h.shape)
 
 
-def found_target(W: np.ndarray, x: np.ndarray, h: np.ndarray, full_x: np.ndarray, full_h: np.ndarray, strength: float) -> np.ndarray:
-    """By the module under test, in two batches of one text each."""
+def computed_target(W: np.ndarray, x: np.ndarray, h: np.ndarray, full_x: np.ndarray, full_h: np.ndarray, strength: float) -> np.ndarray:
+    """The target by the module under test, from two batches of one text each."""
     cross = CrossStatistics(torch.from_numpy(W))
     for part in (slice(0, 20), slice(20, TOKENS)):
         batch = [torch.from_numpy(a[part])[None] for a in (full_x - x, full_h - h, h)]
@@ -41,23 +41,23 @@ def test_target_is_dense_least_squares(seed: int) -> None:
     A = np.vstack([h / np.sqrt(TOKENS), np.sqrt(damping) * np.eye(INPUTS)])
     B = np.vstack([(full_x + full_h @ W.T - x) / np.sqrt(TOKENS), np.sqrt(damping) * W.T])
     expected = np.linalg.lstsq(A, B, rcond=None)[0].T
-    whole = found_target(W, x, h, full_x, full_h, 1.0)
+    whole = computed_target(W, x, h, full_x, full_h, 1.0)
     assert np.abs(expected - W).max() > 0.05
     assert whole == pytest.approx(expected, rel=1e-5, abs=1e-6)
-    assert found_target(W, x, h, full_x, full_h, 0.25) == pytest.approx(W + 0.25 * (expected - W), rel=1e-5, abs=1e-6)
+    assert computed_target(W, x, h, full_x, full_h, 0.25) == pytest.approx(W + 0.25 * (expected - W), rel=1e-5, abs=1e-6)
 
 
 def test_without_strength_or_without_errors_the_target_is_the_weight() -> None:
     W, x, h, full_x, full_h = streams(5)
-    assert np.array_equal(found_target(W, x, h, full_x, full_h, 0.0), W)
-    assert np.array_equal(found_target(W, x, h, x, h, 1.0), W)
+    assert np.array_equal(computed_target(W, x, h, full_x, full_h, 0.0), W)
+    assert np.array_equal(computed_target(W, x, h, x, h, 1.0), W)
 
 
 def test_target_makes_up_for_an_error_that_the_input_explains() -> None:
     """If the residual stream lacks h D^T, the product adds it."""
     W, x, h, *_ = streams(6)
     D = np.random.default_rng(0).normal(size=W.shape)
-    target = found_target(W, x, h, x + h @ D.T, h, 1.0)
+    target = computed_target(W, x, h, x + h @ D.T, h, 1.0)
     before, after = np.sum((h @ D.T) ** 2), np.sum((h @ (W + D - target).T) ** 2)
     assert after < 0.05 * before
 
@@ -65,4 +65,4 @@ def test_target_makes_up_for_an_error_that_the_input_explains() -> None:
 def test_inputs_that_are_always_zero_leave_the_weight() -> None:
     W, x, h, full_x, _ = streams(7)
     zero = np.zeros_like(h)
-    assert np.array_equal(found_target(W, x, zero, full_x, zero, 1.0), W)
+    assert np.array_equal(computed_target(W, x, zero, full_x, zero, 1.0), W)

@@ -1,4 +1,4 @@
-"""Coordinate descent: a pass is its definition, code for code; it never loses, and it ends where no single code can gain."""
+"""Coordinate descent: a pass is the definition, code for code; it never loses, and ends where no single code can gain."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ STEPS: dict[str, Any] = {
 
 
 def one_pass_by_definition(W: np.ndarray, H: np.ndarray, q: Any) -> np.ndarray:
-    """Every code in turn, first those of the first column: all its values tried, each with the whole loss of its row."""
+    """Every code in turn, column by column: try all its values, each with the whole loss of its row."""
     count = 2**q.bits
     codes = q.codes.copy()
     values = [replace(q, codes=np.full_like(q.codes, code)).decode().astype(np.float64) for code in range(count)]
@@ -65,23 +65,23 @@ def test_a_pass_is_the_definition(kind: str) -> None:
     W, H = matrix_and_hessian(1, 6, 37 if kind == "pairs" else 40)
     q = KINDS[kind](W, H)
     expected = one_pass_by_definition(W, H, q)
-    found = descend(STEPS[kind], torch.from_numpy(W), torch.from_numpy(H), q)
+    result = descend(STEPS[kind], torch.from_numpy(W), torch.from_numpy(H), q)
     assert (expected != q.codes).any()
-    np.testing.assert_array_equal(found.decode(), replace(q, codes=expected).decode())  # codes of equal centroids are alike
+    np.testing.assert_array_equal(result.decode(), replace(q, codes=expected).decode())  # equal centroids may have different codes
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_many_columns_go_by_the_same_rule(kind: str) -> None:
-    """More columns than are kept up to date at once."""
+def test_many_columns_are_also_the_definition(kind: str) -> None:
+    """More columns than one block, whose gradient is kept up to date at once."""
     W, H = matrix_and_hessian(2, 3, 140)
     q = KINDS[kind](W, H)
-    found = descend(STEPS[kind], torch.from_numpy(W), torch.from_numpy(H), q)
-    np.testing.assert_array_equal(found.decode(), replace(q, codes=one_pass_by_definition(W, H, q)).decode())
+    result = descend(STEPS[kind], torch.from_numpy(W), torch.from_numpy(H), q)
+    np.testing.assert_array_equal(result.decode(), replace(q, codes=one_pass_by_definition(W, H, q)).decode())
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("kind", KINDS)
-def test_no_row_loses_and_passes_pay(kind: str, dtype: torch.dtype) -> None:
+def test_no_row_loses_and_every_pass_gains(kind: str, dtype: torch.dtype) -> None:
     W, H = matrix_and_hessian(3, 20, 70)
     q = KINDS[kind](W, H)
     W, H = torch.from_numpy(W).to(dtype), torch.from_numpy(H)
@@ -103,7 +103,7 @@ def test_dead_columns_keep_their_codes(kind: str) -> None:
     for column in (3, 8, 9):
         H[column], H[:, column] = 0, 0
     q = KINDS[kind](W, H)
-    found = descend(STEPS[kind], torch.from_numpy(W), torch.from_numpy(H), q, 2)
-    assert np.isfinite(found.decode()).all()
-    np.testing.assert_array_equal(found.decode()[:, 8:10], q.decode()[:, 8:10])
-    assert hessian_error(W, found.decode(), H) < hessian_error(W, q.decode(), H)
+    result = descend(STEPS[kind], torch.from_numpy(W), torch.from_numpy(H), q, 2)
+    assert np.isfinite(result.decode()).all()
+    np.testing.assert_array_equal(result.decode()[:, 8:10], q.decode()[:, 8:10])
+    assert hessian_error(W, result.decode(), H) < hessian_error(W, q.decode(), H)

@@ -1,4 +1,4 @@
-"""The inverse by halves is the inverse, down to any size of the last halves."""
+"""The inverse by halves is the inverse, for every size of the smallest halves."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from tests.quantizers.examples import matrix_and_hessian
 def test_halves_give_the_inverse(monkeypatch: pytest.MonkeyPatch, n: int, small: int) -> None:
     monkeypatch.setattr(inverse, "SMALL", small)
     H = torch.from_numpy(matrix_and_hessian(1, 2, max(n, 8))[1])[:n, :n]
-    found = inverse.inverse_cholesky(H)
-    assert found is not None
-    torch.testing.assert_close(found.T @ found, torch.linalg.inv(H), rtol=1e-8, atol=1e-10)
-    assert torch.equal(found, found.tril()) and bool((found.diagonal() > 0).all())
+    result = inverse.inverse_cholesky(H)
+    assert result is not None
+    torch.testing.assert_close(result.T @ result, torch.linalg.inv(H), rtol=1e-8, atol=1e-10)
+    assert torch.equal(result, result.tril()) and bool((result.diagonal() > 0).all())
 
 
 @pytest.mark.parametrize("bad", [0, 7, 11])
-def test_what_is_not_positive_definite_has_none_wherever_that_shows(monkeypatch: pytest.MonkeyPatch, bad: int) -> None:
+def test_a_matrix_that_is_not_positive_definite_has_none_in_any_half(monkeypatch: pytest.MonkeyPatch, bad: int) -> None:
     monkeypatch.setattr(inverse, "SMALL", 3)
     H = torch.from_numpy(matrix_and_hessian(2, 2, 12)[1])
     H[bad, bad] = -1

@@ -1,4 +1,4 @@
-"""What is kept up to date is what would be worked out from the start."""
+"""Values that are kept up to date are the same as values computed from the beginning."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from tests.quantizers.examples import matrix_and_hessian
 
 @pytest.mark.parametrize("far", [150, 256, 1024])
 @pytest.mark.parametrize("width", [1, 2, 48, 64, 200])
-def test_a_sweep_leaves_error_and_gradient_as_they_are(width: int, far: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every column is changed by a share of its own gradient, which it must therefore see as it then is."""
+def test_a_sweep_keeps_error_and_gradient_up_to_date(width: int, far: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every column is changed by a share of its own gradient, which must therefore be current."""
     monkeypatch.setattr(module, "FAR", far)
     W, H = (torch.from_numpy(part) for part in matrix_and_hessian(1, 5, 300))
     Q = torch.zeros_like(W)
@@ -34,7 +34,7 @@ def test_a_sweep_leaves_error_and_gradient_as_they_are(width: int, far: int, mon
     torch.testing.assert_close(residual.losses(), row_losses(W, Q, H), rtol=1e-9, atol=0)
 
 
-def test_rows_go_back_to_what_was_kept() -> None:
+def test_rows_are_restored_from_a_copy() -> None:
     W, H = (torch.from_numpy(part) for part in matrix_and_hessian(2, 4, 20))
     residual = Residual(W, H, 0 * W)
     kept, before = residual.copy(), residual.losses()

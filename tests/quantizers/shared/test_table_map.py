@@ -50,8 +50,8 @@ def test_conjugate_gradients_find_the_least_squares_solution() -> None:
         A = torch.stack([tables.spread(one.view(tables.shape)) for one in torch.eye(count, dtype=W.dtype)], -1)  # (rows, cols, tables)
         L = torch.linalg.cholesky(H)
         solution = np.linalg.lstsq((L.T @ A).flatten(0, 1).numpy(), (W @ L).flatten().numpy(), rcond=None)[0]
-        for independent in (0, 1):  # row blocks do not touch each other, so both must end alike
-            found = least_squares(tables.gather(W @ H), H, tables.spread, tables.gather, lambda g: g, independent, 3 * count)
-            left = [tables.spread(t) - W for t in (found, torch.from_numpy(solution).view(tables.shape))]
+        for independent in (0, 1):  # row blocks are independent, so both must end with the same loss
+            result = least_squares(tables.gather(W @ H), H, tables.spread, tables.gather, lambda g: g, independent, 3 * count)
+            left = [tables.spread(t) - W for t in (result, torch.from_numpy(solution).view(tables.shape))]
             losses = [float(((e @ H) * e).sum()) for e in left]
             np.testing.assert_allclose(losses[0], losses[1], rtol=1e-6)

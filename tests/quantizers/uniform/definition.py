@@ -17,17 +17,17 @@ def ideal_scale(w: Array, grid: GridConfig, shrink: float = 1.0) -> float:
 
 
 def row_scales_by_definition(W: Array, grid: GridConfig) -> NDArray[np.float16] | None:
-    """The smallest float16 that reaches the largest min/max scale of a row with code 255."""
+    """The smallest float16 that is at least the largest min/max scale of a row when multiplied by 255."""
     if grid.scale_bits == 16:
         return None
-    found = []
+    result = []
     for row in W:
         largest = max(ideal_scale(row[at : at + grid.group_size], grid) for at in range(0, len(row), grid.group_size))
         half = max(np.float16(min(largest / 255, 65504)), np.float16(2**-24))
         while 255 * float(half) < largest and half < 65504:
             half = np.nextafter(half, np.float16(np.inf))
-        found.append(half)
-    return np.array(found, np.float16)
+        result.append(half)
+    return np.array(result, np.float16)
 
 
 def grid_by_definition(

@@ -1,4 +1,4 @@
-"""Blocked GPTQ is the column-by-column definition, code for code; then, and only then, that it loses less than RTN."""
+"""Blocked GPTQ is the column-by-column definition, code for code; and it loses less than RTN."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ def test_blocked_gptq_is_the_definition(block_size: int, group_size: int, symmet
     W, H = matrix_and_hessian(1)
     grid = GridConfig(3, group_size, symmetric, scale_bits)
     static_groups, act_order = ORDERS[order]
-    found = gptq(W, H, grid, damping=0.01, act_order=act_order, static_groups=static_groups, block_size=block_size)
-    assert same(found, expected(grid, order, "none"))
+    result = gptq(W, H, grid, damping=0.01, act_order=act_order, static_groups=static_groups, block_size=block_size)
+    assert same(result, expected(grid, order, "none"))
 
 
 @pytest.mark.parametrize("clip_search", ["weight", "hessian"])
@@ -58,17 +58,17 @@ def test_clip_search_in_gptq_is_the_definition(order: str, clip_search: str) -> 
     W, H = matrix_and_hessian(1)
     grid = GridConfig(2, 64)
     static_groups, act_order = ORDERS[order]
-    found = gptq(W, H, grid, damping=0.01, act_order=act_order, static_groups=static_groups, clip_search=clip_search, block_size=96)
-    assert same(found, expected(grid, order, clip_search))
+    result = gptq(W, H, grid, damping=0.01, act_order=act_order, static_groups=static_groups, clip_search=clip_search, block_size=96)
+    assert same(result, expected(grid, order, clip_search))
 
 
 @pytest.mark.parametrize("bits", range(1, 9))
 def test_every_width_is_the_definition(bits: int) -> None:
     W, H = matrix_and_hessian(2, rows=2, cols=70)
     grid = GridConfig(bits, 32)
-    found = gptq(W, H, grid, damping=0.01, act_order=True)
-    assert same(found, gptq_by_definition(W, H, grid, damping=0.01, act_order=True, static_groups=True))
-    assert found.codes.max() < 2**bits
+    result = gptq(W, H, grid, damping=0.01, act_order=True)
+    assert same(result, gptq_by_definition(W, H, grid, damping=0.01, act_order=True, static_groups=True))
+    assert result.codes.max() < 2**bits
 
 
 @pytest.mark.parametrize("order", ORDERS)
@@ -77,8 +77,8 @@ def test_gptq_loses_less_than_rtn(bits: int, order: str) -> None:
     W, H = matrix_and_hessian(3)
     grid = GridConfig(bits, 32)
     static_groups, act_order = ORDERS[order]
-    found = gptq(W, H, grid, damping=0.01, act_order=act_order, static_groups=static_groups)
-    assert hessian_error(W, found.decode(), H) < hessian_error(W, rtn(W, grid).decode(), H)
+    result = gptq(W, H, grid, damping=0.01, act_order=act_order, static_groups=static_groups)
+    assert hessian_error(W, result.decode(), H) < hessian_error(W, rtn(W, grid).decode(), H)
 
 
 def test_float32_is_close_to_float64() -> None:
@@ -86,7 +86,7 @@ def test_float32_is_close_to_float64() -> None:
     grid = GridConfig(3, 64)
     double = gptq(W, H, grid)
     single = gptq(W.astype(np.float32), H, grid)
-    assert (single.codes == double.codes).mean() > 0.99  # a few weights lie within float32's error of a tie
+    assert (single.codes == double.codes).mean() > 0.99  # a few weights are within float32's error of a tie
     loss = hessian_error(W, double.decode(), H)
     assert hessian_error(W, single.decode(), H) == pytest.approx(loss, rel=0.02)
 
@@ -112,19 +112,19 @@ def test_the_factor_is_that_of_the_inverse(act_order: bool) -> None:
 
 
 @pytest.mark.parametrize("damping", [0.0, 0.05])
-def test_dead_columns_are_rounded_to_nearest_and_stand_alone(damping: float) -> None:
+def test_dead_columns_are_rounded_to_nearest_and_change_no_other_column(damping: float) -> None:
     W, H = matrix_and_hessian(7)
     dead, alive = [3, 77, 149], [q for q in range(COLS) if q not in (3, 77, 149)]
     H[dead] = 0
     H[:, dead] = 0
     grid = GridConfig(3, 32)
     assert factorize(torch.from_numpy(H), damping=damping, act_order=True).damping == damping  # not singular
-    found = gptq(W, H, grid, damping=damping, act_order=True)
+    result = gptq(W, H, grid, damping=damping, act_order=True)
     nearest = rtn(W, grid)
-    assert np.array_equal(found.codes[:, dead], nearest.codes[:, dead])
+    assert np.array_equal(result.codes[:, dead], nearest.codes[:, dead])
     changed = W.copy()
     changed[:, dead] = np.clip(0.9 * W[:, dead], -1, 1)  # within every group's range: the grids stay
-    assert np.array_equal(gptq(changed, H, grid, damping=damping, act_order=True).codes[:, alive], found.codes[:, alive])
+    assert np.array_equal(gptq(changed, H, grid, damping=damping, act_order=True).codes[:, alive], result.codes[:, alive])
 
 
 def test_an_input_that_was_always_zero_leaves_rtn() -> None:
@@ -141,7 +141,9 @@ def test_an_uncorrelated_input_leaves_rtn() -> None:
 
 @pytest.mark.parametrize("below_zero", [0.0, 0.05], ids=["rank1", "indefinite"])
 def test_a_singular_hessian_raises_the_damping_and_says_so(below_zero: float, caplog: pytest.LogCaptureFixture) -> None:
-    H = np.ones((COLS, COLS)) - below_zero * np.eye(COLS)  # every input is the same; and worse than rounding could make it
+    H = np.ones((COLS, COLS)) - below_zero * np.eye(
+        COLS
+    )  # all inputs are the same; with below_zero it is worse than rounding could make it
     with caplog.at_level(logging.WARNING):
         factor = factorize(torch.from_numpy(H), damping=0.0, act_order=True)
     assert factor.damping == pytest.approx(0.1 if below_zero else 1e-4)
@@ -162,7 +164,7 @@ def test_the_inputs_are_not_changed() -> None:
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_one_number_that_is_not_finite_is_found(value: float) -> None:
+def test_one_number_that_is_not_finite_is_detected(value: float) -> None:
     values = torch.zeros(7, 9)
     assert is_finite(values)
     values[3, 5] = value

@@ -1,4 +1,4 @@
-"""The errors of many grids at once are those of rounding to one after the other, to the last bit, and are worked out in few steps."""
+"""The errors of many grids at once are those of rounding to each grid, to the last bit, and need few operations."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class Counter(TorchDispatchMode):
 
 
 def test_a_small_matrix_takes_few_operations() -> None:
-    """One by one they are about 15000: their number, not the numbers, is what the time of a small matrix goes to."""
+    """One grid after the other needs about 15000; for a small matrix the time depends on how many operations there are."""
     with Counter() as counter:
         rtn_errors(weights(16, 256), GRIDS, QuantizerOptions())
     assert counter.calls < 100 * len(GRIDS)

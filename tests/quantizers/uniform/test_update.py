@@ -1,4 +1,4 @@
-"""Scales never lose more, they are the best that the file can hold for a group alone, and rounds of scales and codes only gain."""
+"""Scales never lose more, a single group gets the best scale that the file can hold, and rounds of scales and codes only gain."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ def test_no_row_ever_loses_more(grid: GridConfig) -> None:
             assert (losses(W, H, moved) <= before * (1 + 1e-6)).all()
             assert (losses(W, H, refined) <= losses(W, H, moved) * (1 + 1e-6)).all()
             assert losses(W, H, refined).sum() < 0.97 * before.sum()
-            for found in (moved, refined):  # what does not move
-                assert (found.zeros is None) == (q.zeros is None) and (q.zeros is None or np.array_equal(found.zeros, q.zeros))
-                assert (found.row_scale is None) == (q.row_scale is None)
-                assert q.row_scale is None or np.array_equal(found.row_scale, q.row_scale)
-                assert q.scale_codes is None or (found.scale_codes is not None and found.scale_codes.min() >= 1)
+            for result in (moved, refined):  # what does not move
+                assert (result.zeros is None) == (q.zeros is None) and (q.zeros is None or np.array_equal(result.zeros, q.zeros))
+                assert (result.row_scale is None) == (q.row_scale is None)
+                assert q.row_scale is None or np.array_equal(result.row_scale, q.row_scale)
+                assert q.scale_codes is None or (result.scale_codes is not None and result.scale_codes.min() >= 1)
 
 
 @pytest.mark.parametrize("symmetric", [False, True])
@@ -65,19 +65,19 @@ def test_one_group_gets_the_best_float16_scale() -> None:
     q = rtn(W, GridConfig(3, 64, False, 16))
     assert q.scales is not None
     q = replace(q, scales=(q.scales * np.float16(0.6)).astype(np.float16))
-    found = update_scales(W, H, q)
-    assert found.scales is not None and found.scales.dtype == np.float16
+    result = update_scales(W, H, q)
+    assert result.scales is not None and result.scales.dtype == np.float16
     for step in (np.float16(-np.inf), np.float16(np.inf)):  # neither neighbour is better
-        beside = replace(q, scales=np.nextafter(found.scales, step))
-        assert (losses(W, H, found) <= losses(W, H, beside) * (1 + 1e-9)).all()
+        beside = replace(q, scales=np.nextafter(result.scales, step))
+        assert (losses(W, H, result) <= losses(W, H, beside) * (1 + 1e-9)).all()
 
 
-def test_dead_columns_and_rows_of_zeros_are_left_alone() -> None:
+def test_dead_columns_and_rows_of_zeros_stay_as_they_are() -> None:
     W, H = problem(3)
     H[:, 32:64] = H[32:64] = 0  # a whole group that no input reaches
     W[2] = 0
     q = gptq(W, H, GridConfig(3, 32))
-    found = refine_grid(W, H, q)
-    assert np.isfinite(found.decode()).all()
-    assert (losses(W, H, found) <= losses(W, H, q) * (1 + 1e-6)).all()
-    assert np.array_equal(found.group_scales()[:, 1], q.group_scales()[:, 1])
+    result = refine_grid(W, H, q)
+    assert np.isfinite(result.decode()).all()
+    assert (losses(W, H, result) <= losses(W, H, q) * (1 + 1e-6)).all()
+    assert np.array_equal(result.group_scales()[:, 1], q.group_scales()[:, 1])
