@@ -102,9 +102,8 @@ class HiddenStates:
         return self._x.restore(state["x"]) and whole
 
     def _tensor(self, values: NDArray[np.float32]) -> Tensor:
-        return (
-            torch.from_numpy(values).clone().to(self.device)
-        )  # torch's memory has the same alignment in every process, so the sums are the same
+        # A copy in torch's own memory has the same alignment in every process, so sums are the same.
+        return torch.from_numpy(values).clone().to(self.device)
 
 
 @torch.no_grad()

@@ -141,9 +141,8 @@ def test_an_uncorrelated_input_leaves_rtn() -> None:
 
 @pytest.mark.parametrize("below_zero", [0.0, 0.05], ids=["rank1", "indefinite"])
 def test_a_singular_hessian_raises_the_damping_and_says_so(below_zero: float, caplog: pytest.LogCaptureFixture) -> None:
-    H = np.ones((COLS, COLS)) - below_zero * np.eye(
-        COLS
-    )  # all inputs are the same; with below_zero it is worse than rounding could make it
+    # All inputs are the same; with `below_zero`, H is worse than rounding could make it.
+    H = np.ones((COLS, COLS)) - below_zero * np.eye(COLS)
     with caplog.at_level(logging.WARNING):
         factor = factorize(torch.from_numpy(H), damping=0.0, act_order=True)
     assert factor.damping == pytest.approx(0.1 if below_zero else 1e-4)

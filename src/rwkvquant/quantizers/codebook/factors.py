@@ -37,9 +37,8 @@ def factor_tables(C: Tensor, weights: Tensor, rank: int) -> tuple[Tensor, Tensor
     The rows of V are orthonormal, the largest first.
     """
     C, n = C.double(), weights.double()
-    n = (
-        n / n.mean() + 1e-6 if bool((n > 0).any()) else torch.ones_like(n)
-    )  # a centroid that serves no weight gets a little weight, and stays where it is
+    # 1e-6: a centroid that serves no weight stays where it is.
+    n = n / n.mean() + 1e-6 if bool((n > 0).any()) else torch.ones_like(n)
     V = _row_space(n.mean(1, keepdim=True).sqrt() * C, rank)
     for _ in range(ALTERNATIONS):
         U = solve_blocks(torch.einsum("rk,tk,qk->trq", V, n, V), (n * C) @ V.T)
