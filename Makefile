@@ -1,4 +1,4 @@
-# Two commands do all the set-up: `make demo` and `make test`.
+# `make demo` and `make test` each do all the set-up they need.
 
 PYTHON ?= python3
 VENV := .venv

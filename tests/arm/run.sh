@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # The native module on 64-bit ARM: `make test-arm`.
 #
-# It is cross-compiled by Debian's g++ and run by qemu, in Debian's own Python for ARM. That one, its C library and NumPy's wheels are
-# unpacked into build/arm and nowhere else; only the compiler and qemu are installed. cortex-a53 has no dot products, cortex-a76 has
-# them, and `max` (qemu 7 has no other) has the matrix multiplication of int8 too.
+# Debian's g++ cross-compiles it, and qemu runs it in Debian's Python for ARM. That Python, its C library and NumPy's wheels are unpacked
+# into build/arm and nowhere else; only the compiler and qemu are installed. cortex-a53 has no dot products, cortex-a76 has them, and `max`
+# (the only such CPU of qemu 7) has the matrix multiplication of int8 too.
 #
 # What needs torch or starts processes is left out, as in tests/cpus/run.sh. qemu says nothing about speed.
 set -euo pipefail
@@ -23,7 +23,7 @@ if [ ${#missing[@]} -gt 0 ]; then
 fi
 qemu-aarch64 --version | head -1
 
-unpack_debian() {  # ARM's packages by lists of their own, so that the machine's lists and architectures stay as they are
+unpack_debian() {  # uses separate lists of packages for ARM: the machine's own lists and architectures do not change
     local apt=$build/apt
     local arm=(-o APT::Architecture=arm64 -o APT::Architectures=arm64 -o Acquire::Languages=none -o APT::Sandbox::User=root
         -o Dir::State="$apt" -o Dir::State::lists="$apt/lists" -o Dir::State::status="$apt/status" -o Dir::Cache="$apt")
@@ -37,7 +37,7 @@ unpack_debian() {  # ARM's packages by lists of their own, so that the machine's
     mv "$sysroot.new" "$sysroot"
 }
 
-pip_arm() {  # ARM's wheels, for the Python above
+pip_arm() {  # installs ARM's wheels for that Python
     "$PYTHON" -m pip install --quiet --upgrade --target "$build/site" --python-version 3.11 --only-binary=:all: \
         --platform manylinux_2_28_aarch64 --platform manylinux_2_27_aarch64 --platform manylinux_2_17_aarch64 --platform manylinux2014_aarch64 "$@"
 }
@@ -55,14 +55,14 @@ if [ ! -e "$build/tools/.ready" ]; then
     touch "$build/tools/.ready"
 fi
 
-on() {  # on CPU PYTHON_ARGUMENTS...: OpenBLAS is told of a CPU that all of these are
+on() {  # on CPU PYTHON_ARGUMENTS...: OpenBLAS gets ARMV8, which all these CPUs are
     local cpu=$1
     shift
     env -u RWKVQUANT_ISA -u RWKVQUANT_KERNELS -u OPENBLAS_L2_SIZE OMP_NUM_THREADS=1 OPENBLAS_CORETYPE=ARMV8 PYTHONDONTWRITEBYTECODE=1 \
         PYTHONPATH="$build/package:$build/site" qemu-aarch64 -cpu "$cpu" -L "$sysroot" "$sysroot/usr/bin/python3.11" "$@"
 }
 
-# CMake asks Python for its version and the ending of modules.
+# CMake runs Python for its version and the suffix of modules.
 cat > "$build/python" <<SCRIPT
 #!/bin/sh
 exec qemu-aarch64 -L "$sysroot" "$sysroot/usr/bin/python3.11" "\$@"
@@ -74,7 +74,7 @@ PYTHONPATH=$build/tools "$build/tools/bin/cmake" -S . -B "$build/native" -G Ninj
     -DPython_EXECUTABLE="$build/python" -DPython_INCLUDE_DIR="$sysroot/usr/include/python3.11" -Dnanobind_DIR="$nanobind" > "$build/cmake.log"
 "$build/tools/bin/ninja" -C "$build/native" --quiet
 
-# The package with this module in the place of the machine's own.
+# The package, with this module instead of the machine's own.
 rm -rf "$build/package"
 mkdir -p "$build/package/rwkvquant"
 for entry in src/rwkvquant/*; do
@@ -89,8 +89,8 @@ check() {  # check CPU BODIES PYTEST_ARGUMENTS...
     EXPECTED_BODIES=$bodies on "$cpu" -m pytest --noconftest -p no:cacheprovider "$@"
 }
 
-# check_body has the golden words, and a thirtieth of the lengths that test_product takes minutes for; what reads every code from its own
-# place is left to the CPU that runs all bodies at once.
+# check_body has the golden words, and a thirtieth of the lengths for which test_product takes minutes. Only `max`, which runs all bodies,
+# has the tests that read every code from its own place.
 suite=(tests/cpus/check_body.py tests/kernels/test_product.py tests/kernels/test_activations.py tests/kernels/test_steps.py
     tests/kernels/test_sampling.py tests/kernels/test_workshop_in_numpy.py)
 work=$(mktemp -d)

@@ -1,8 +1,8 @@
 """The native module on one emulated CPU: it loads, finds the bodies that this CPU runs, takes the best, and all of them are right.
 
-run.sh, here and in tests/arm, calls this under qemu and names the bodies in EXPECTED_BODIES; by its name it is no part of `make test`.
-What is expected of the numbers is what the native tests expect, the NumPy definitions and the golden words, and the bits that the real
-CPU gave (real_cpu.py) in the folder REAL_CPU.
+run.sh, here and in tests/arm, calls this under qemu and names the bodies in EXPECTED_BODIES; by its name it is not part of `make test`.
+The numbers must be those of the NumPy definitions, the golden words, and the bits that the real CPU gave (real_cpu.py), which are in the
+folder REAL_CPU.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tests.runtime.test_golden import GOLDEN, PROMPT
 
 EXPECTED = os.environ["EXPECTED_BODIES"].split()
 REAL_CPU = Path(os.environ["REAL_CPU"])
-STRIDE = 33  # of every_layout: one length has each 33rd layout, the next length the ones behind them
+STRIDE = 33  # of every_layout: one length has each 33rd layout, the next length the layouts after them
 
 
 def test_the_bodies_of_this_cpu_are_found_and_the_best_is_taken() -> None:

@@ -1,6 +1,6 @@
-"""What the real CPU makes of random models: `python -m tests.cpus.real_cpu FOLDER` writes models, and their logits to be found again.
+"""The logits of random models on the real CPU: `python -m tests.cpus.real_cpu FOLDER` writes the models, and the logits to compare with.
 
-The definition in NumPy is no judge of these bits: its own products round as OpenBLAS does for the CPU it runs on.
+NumPy cannot be the reference for these bits: its products round as OpenBLAS does for the CPU it runs on.
 """
 
 from __future__ import annotations

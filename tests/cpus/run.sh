@@ -1,14 +1,15 @@
 #!/usr/bin/env bash
-# The native module on CPUs that this machine is not: `make test-cpus`.
+# The native module on older CPUs than this machine's, emulated: `make test-cpus`.
 #
 # qemu raises an illegal instruction for what the named CPU lacks. Nehalem is the oldest one that NumPy's wheels run on
 # (x86-64-v2, no AVX), SandyBridge has AVX without AVX2, Haswell AVX2 without AVX-512.
 #
-# Left out: AVX-512, which qemu does not emulate. Tests that start processes, which would run on the real CPU, and tests/conftest.py,
-# which imports torch. Every length with every layout takes qemu too long: check_body.py has every length with some, in turn. The
-# engine's threads on models with heads of 64 likewise (a minute each, five threads waiting for one another); the other sizes stay.
-# The comparison of int8 logits with NumPy's, which counts roundings that BLAS decides otherwise on each CPU: here the logits must be
-# the bits that the real CPU gives.
+# Left out:
+# - AVX-512, which qemu does not emulate.
+# - Tests that start processes, which would run on the real CPU, and tests/conftest.py, which imports torch.
+# - Every length with every layout, which takes too long: check_body.py has every length with some of the layouts.
+# - The engine's threads on models with heads of 64 (a minute each, because five threads wait for one another); the other sizes stay.
+# - The comparison of int8 logits with NumPy's, where BLAS rounds differently on each CPU: here the logits must be the bits of the real CPU.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 PYTHON=${PYTHON:-.venv/bin/python}
@@ -26,7 +27,7 @@ trap 'rm -rf "$work"' EXIT
 mkdir "$work/real_cpu"
 PYTHONPATH=.${PYTHONPATH:+:$PYTHONPATH} "$PYTHON" -m tests.cpus.real_cpu "$work/real_cpu"
 
-on() {  # on CPU BODIES PYTEST_ARGUMENTS...: OpenBLAS is told the CPU too, as a setting for the real one would crash it
+on() {  # on CPU BODIES PYTEST_ARGUMENTS...: OpenBLAS gets the CPU too, because it would crash with the real CPU's setting
     local cpu=$1 bodies=$2
     shift 2
     echo "== $cpu: $bodies"

@@ -1,7 +1,7 @@
-"""No file of a body gives the linker a function that it could take for another body: the compiled files are looked into.
+"""No compiled file of a body has a function that the linker could use for another body.
 
-Of a weak symbol, such as an inline function of the C++ library, the linker keeps one copy. If it kept the one that was compiled for
-AVX-512, a CPU without it would stop in code that looks harmless. A static initialiser would run on every CPU as well.
+Of a weak symbol, such as an inline function of the C++ library, the linker keeps one copy. If it kept the copy compiled for AVX-512, a CPU
+without AVX-512 would stop in code that looks harmless. A static initialiser would run on every CPU too.
 """
 
 from __future__ import annotations
@@ -24,34 +24,34 @@ HARMLESS = {"DW.ref.__gxx_personality_v0"}  # no code: the address of the librar
 
 def listed(name: str) -> list[str]:
     """A list of sources in CMakeLists.txt."""
-    found = re.search(rf"set\({name} ([^)]+)\)", CMAKE)
-    assert found, f"CMakeLists.txt has no list {name}"
-    return found[1].split()
+    match = re.search(rf"set\({name} ([^)]+)\)", CMAKE)
+    assert match, f"CMakeLists.txt has no list {name}"
+    return match[1].split()
 
 
 def bodies() -> dict[str, tuple[list[str], list[str]]]:
-    """The flags and sources of each body that this machine's compiler can make, as CMakeLists.txt has them."""
-    found = {}
+    """(flags, sources) of each body that this machine's compiler can build, from CMakeLists.txt."""
+    result = {}
     for name, products_only, given in re.findall(r"^ *rwkvquant_body\((\w+)( PRODUCTS_ONLY)?(?: FLAGS ([^)]+))?\)", CMAKE, re.MULTILINE):
         flags = [flag for flag in given.split() if not flag.startswith("$")]
         if name == "plain" or (("-march=arm" in given) == ARM and (X86 or ARM)):
             more = ["-DRWKVQUANT_PRODUCTS_ONLY"] if products_only else []
-            found[name] = (flags + more, listed("PRODUCTS") + ([] if products_only else listed("VECTORS")))
-    return found
+            result[name] = (flags + more, listed("PRODUCTS") + ([] if products_only else listed("VECTORS")))
+    return result
 
 
 BODIES = bodies()
 
 
 def tool(*names: str) -> str:
-    found = next((path for name in names if (path := shutil.which(name))), None)
-    assert found, f"this test needs one of {', '.join(names)}: install binutils and a C++ compiler"
-    return found
+    path = next((path for name in names if (path := shutil.which(name))), None)
+    assert path, f"this test needs one of {', '.join(names)}: install binutils and a C++ compiler"
+    return path
 
 
 def shared_symbols(source: Path, body: str, folder: Path) -> list[str]:
-    """What a file of a body gives to all others but must not, compiled without optimisation: then every inline function that is used is
-    really there, and what is absent now is absent with any flags."""
+    """The symbols that a file of a body must not share with other files but does. It is compiled without optimisation: then every inline
+    function that is used is really there, and what is absent now is absent with any flags."""
     flags = ["-std=c++20", "-O0", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-Wno-psabi", "-w", *ARCHITECTURE, *BODIES[body][0]]
     defined = [f"-DRWKVQUANT_BODY={body}", f'-DRWKVQUANT_LANES="lanes_{body}.h"', f"-I{NATIVE}"]
     compiled = folder / f"{source.stem}.o"
@@ -62,7 +62,7 @@ def shared_symbols(source: Path, body: str, folder: Path) -> list[str]:
 
 
 def unwanted(table: str) -> list[str]:
-    """Of what nm prints: defined symbols that are weak or unique, and static initialisers."""
+    """The weak or unique symbols that are defined, and the static initialisers, in the output of nm."""
     parts = [line.split(maxsplit=2) for line in table.splitlines() if line and line[0] != " "]
     return [name for _, kind, name in parts if name not in HARMLESS and (kind in "WVuw" or "_GLOBAL__sub_I" in name)]
 
@@ -75,8 +75,8 @@ def test_the_bodies_and_their_sources_are_found() -> None:
 
 @pytest.mark.parametrize("body", BODIES)
 def test_no_weak_symbol_leaves_a_body(body: str, tmp_path: Path) -> None:
-    found = {source: shared_symbols(NATIVE / source, body, tmp_path) for source in BODIES[body][1]}
-    assert not any(found.values()), {source: symbols for source, symbols in found.items() if symbols}
+    shared = {source: shared_symbols(NATIVE / source, body, tmp_path) for source in BODIES[body][1]}
+    assert not any(shared.values()), {source: symbols for source, symbols in shared.items() if symbols}
 
 
 def test_a_vector_or_a_static_initialiser_in_a_body_is_noticed(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Threads that cannot be started, and memory that is not there: fewer threads with the same results, or a Python exception."""
+"""Where threads cannot be started, fewer threads give the same results; where there is no memory, there is a Python exception."""
 
 from __future__ import annotations
 
@@ -61,28 +61,28 @@ def test_a_model_says_how_many_threads_it_really_has() -> None:
     assert limited(program, prepare) == "2 1 True"
 
 
-def test_memory_that_is_not_there_is_a_python_exception() -> None:
-    """Of the working space of one thread, 22 MB; the process goes on."""
+def test_missing_memory_is_a_python_exception() -> None:
+    """The working space of one thread is 22 MB, and 4 are left. The process continues."""
     said = limited("try:\n    large(2)\nexcept MemoryError as error:\n    print(error)\nassert (small(2) == want).all()")
     assert said == "[exact_kmeans] there is no memory for the working space of 2 threads; try fewer"
 
 
-def test_python_threads_may_quantise_at_once_and_with_any_number_of_threads() -> None:
+def test_python_threads_may_quantise_at_the_same_time_with_any_number_of_threads() -> None:
     rng = np.random.default_rng(0)
     x, p = np.sort(rng.standard_normal((320, 24)), axis=1), rng.exponential(size=(320, 24))
     want = workshop.exact_kmeans(x, p, 4, None, 1)
-    found: list[object] = []
+    results: list[object] = []
 
-    def ask(threads: int) -> None:
+    def quantize(threads: int) -> None:
         for _ in range(20):
-            found.append(workshop.exact_kmeans(x, p, 4, None, threads))
+            results.append(workshop.exact_kmeans(x, p, 4, None, threads))
 
-    callers = [threading.Thread(target=ask, args=(threads,)) for threads in (2, 3, 7, 1000)]
+    callers = [threading.Thread(target=quantize, args=(threads,)) for threads in (2, 3, 7, 1000)]
     for caller in callers:
         caller.start()
     for caller in callers:
         caller.join()
-    assert len(found) == 80 and all(np.array_equal(each, want) for each in found)
+    assert len(results) == 80 and all(np.array_equal(each, want) for each in results)
 
 
 def test_a_forked_process_quantises_too() -> None:

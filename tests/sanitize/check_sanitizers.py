@@ -1,4 +1,4 @@
-"""The sanitizers are really there: the module under test is the one built with them, and a read past an array ends the process."""
+"""The sanitizers really work: the module under test is built with them, and a read past the end of an array ends the process."""
 
 from __future__ import annotations
 
@@ -24,6 +24,6 @@ def test_the_module_is_the_sanitized_one() -> None:
 
 
 def test_a_read_past_the_end_of_an_array_ends_the_process() -> None:
-    """NumPy can be told that an array is longer than it is; nothing else here could make the module read too far."""
+    """NumPy can describe an array as longer than it is; nothing else here could make the module read too far."""
     result = subprocess.run([sys.executable, "-c", OVERRUN], capture_output=True, text=True)
     assert result.returncode != 0 and "heap-buffer-overflow" in result.stderr

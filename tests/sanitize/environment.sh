@@ -1,8 +1,8 @@
-# Builds the package with AddressSanitizer and UndefinedBehaviorSanitizer, unless that is newer than its sources, and says how to run
-# it: sourced from the repository's root, it gives `sanitized COMMAND...` and `python`, the interpreter to call with it.
+# Source this from the repository's root. It builds the package with AddressSanitizer and UndefinedBehaviorSanitizer, unless the build is
+# newer than the sources, and defines `sanitized COMMAND...` and `$python`, the interpreter to run with it.
 #
-# The build is the wheel's own, into build/sanitize/site. The virtual environment's base interpreter runs it, because there no
-# editable install comes before it.
+# The package is built as a wheel is, into build/sanitize/site. The base interpreter of the virtual environment runs it, because it has no
+# editable install that would be imported first.
 PYTHON=${PYTHON:-.venv/bin/python}
 export CXX=g++
 site=$PWD/build/sanitize/site
@@ -19,8 +19,8 @@ fi
 python=$("$PYTHON" -c 'import sys; print(sys._base_executable)')
 packages=$("$PYTHON" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 
-# libstdc++ comes along because the interpreter does not load it, and ASan must find the exceptions it watches at the start.
-# Leaks are not looked for: Python keeps much to the end. With PYTHONMALLOC=malloc every object has guard bands of its own.
+# libstdc++ is preloaded because the interpreter does not load it, and ASan must find its exceptions at the start. Leaks are not looked for:
+# Python keeps much memory to the end. With PYTHONMALLOC=malloc every object has its own guard bands.
 sanitized() {
     LD_PRELOAD="$($CXX -print-file-name=libasan.so) $($CXX -print-file-name=libstdc++.so)" \
         ASAN_OPTIONS="detect_leaks=0:allocator_may_return_null=1${ASAN_MORE:+:$ASAN_MORE}" UBSAN_OPTIONS=print_stacktrace=1 \

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The native module built with AddressSanitizer and UndefinedBehaviorSanitizer, under the tests that call it: `make sanitize`.
-# torch is left out with tests/conftest.py. Arguments are pytest's, instead of all these tests.
+# Runs the tests that call the native module, with a module built with AddressSanitizer and UndefinedBehaviorSanitizer: `make sanitize`.
+# Without tests/conftest.py, so without torch. Arguments go to pytest in place of the list of tests.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 source tests/sanitize/environment.sh
@@ -10,5 +10,5 @@ tests=(tests/sanitize/check_sanitizers.py tests/kernels/test_product.py tests/ke
     tests/kernels/test_dispatch.py tests/kernels/test_hostile.py tests/runtime/test_engine.py tests/runtime/test_hostile.py
     tests/runtime/test_golden.py)
 if [ $# -eq 0 ]; then set -- "${tests[@]}"; fi
-# --capture=sys: what a sanitizer says before it ends the process must not end with it.
+# --capture=sys: a sanitizer's message must be seen though it ends the process.
 sanitized "$python" -m pytest --noconftest -p no:cacheprovider --capture=sys "$@"

@@ -1,7 +1,7 @@
 // float32 activations -> int8 in groups of 64; the definition is kernels/activations.py.
 //
-// x (count, padded) -> q (count, padded), scale = absmax / 127 (count, groups), and for the products minus the sums of q over each group
-// and over its second half (count, 2 groups). Halves of a step round to even.
+// x (count, padded) -> q (count, padded) and scale = absmax / 127 (count, groups). For the products also minus_sum (count, 2 groups): minus
+// the sum of q over each group, and over its second half. Halves round to even.
 #include "operations.h"
 #include "tiles.h"
 #include "vectors.h"
@@ -16,7 +16,7 @@ constexpr std::size_t kVectors = kActivationGroup / kLanes;
 
 RWKVQUANT_INLINE IntVec larger(IntVec a, IntVec b) { return a > b ? a : b; }
 
-// What `combine` makes of all lanes.
+// All lanes, combined by `combine`.
 template <typename Combine>
 RWKVQUANT_INLINE std::int32_t over_lanes(IntVec values, Combine combine) {
     typedef std::int32_t Eight __attribute__((vector_size(32)));
@@ -31,7 +31,8 @@ RWKVQUANT_INLINE std::int32_t over_lanes(IntVec values, Combine combine) {
     return combine(two, Four{two[1], two[0], two[3], two[2]})[0];
 }
 
-// As whole numbers, magnitudes compare as they should, infinities and NaN above all others: one of those becomes the scale.
+// The largest |x|. The bits of magnitudes, compared as whole numbers, have the right order, with infinities and NaN above all others: one
+// of those becomes the scale.
 RWKVQUANT_INLINE float largest(const Vec* x) {
     IntVec most = (IntVec)x[0] & kMagnitude;
     for (std::size_t i = 1; i < kVectors; ++i) most = larger(most, (IntVec)x[i] & kMagnitude);
@@ -41,13 +42,14 @@ RWKVQUANT_INLINE float largest(const Vec* x) {
     return value;
 }
 
-// x / step, rounded, -127..127. 0 / 0 in a group of zeros is 0, as is what is not finite; up to 190 where step is subnormal.
+// x / step, rounded, in -127..127. What is not finite becomes 0, and so does 0 / 0 in a group of zeros. Where step is subnormal, x / step
+// may be up to 190 before it is clamped.
 RWKVQUANT_INLINE IntVec in_steps(Vec x, float step) {
     Vec steps = x / spread(step);
     steps = ((IntVec)steps & kMagnitude) < kInfinity ? steps : Vec{};
     steps = steps > 127.0f ? spread(127.0f) : steps;
     steps = steps < -127.0f ? spread(-127.0f) : steps;
-    const Vec round = spread(0x1.8p23f);  // what is added to it keeps no fraction
+    const Vec round = spread(0x1.8p23f);  // a number added to this keeps no fraction
     return __builtin_convertvector((steps + round) - round, IntVec);
 }
 

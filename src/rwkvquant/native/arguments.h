@@ -1,4 +1,4 @@
-// What all bindings ask of their arguments: flat arrays of the right type and size. Below the bindings are raw pointers.
+// What all bindings check of their arguments: flat arrays of the right type and size. The code below the bindings has raw pointers.
 //
 // Arrays may be longer than needed: the file pads them to 64 bytes.
 #pragma once
@@ -46,7 +46,7 @@ inline const std::uint8_t* checked(const char* op, const char* name, const Array
     return static_cast<const std::uint8_t*>(array.data());
 }
 
-// The same for arrays that are no part of a file: they must stand where numbers of their type may stand. Those of a file stand anywhere.
+// The same for arrays that are not from a file: they must be aligned for their type. Those from a file may be at any address.
 template <typename T>
 const T* checked_numbers(const char* op, const char* name, const Array& array, nb::dlpack::dtype type, std::size_t count) {
     const std::uint8_t* data = checked(op, name, array, type, count);

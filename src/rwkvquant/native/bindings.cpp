@@ -63,8 +63,10 @@ NB_MODULE(_native, module) {
     module.def("read_memory", &rwkvquant::read_memory, "memory"_a, "ahead"_a,
                "The xor of all 64-bit words of memory (uint8), read once as fast as one core can, prefetching `ahead` bytes.");
     module.def("dot_bytes", &rwkvquant::dot_bytes, "a"_a, "q"_a, "rounds"_a,
-               "The sum, modulo 2**32, of `rounds` times 16,384 products, made as fast as one core can. See native/dot_rate.cpp.");
-    module.def("available_isas", &rwkvquant::available_isas, "What this CPU can run, slowest first.");
-    module.def("isa", [] { return std::string(rwkvquant::operations().isa); }, "What runs now.");
-    module.def("set_isa", &rwkvquant::set_isa, "name"_a, "Choose what runs, in the whole process. Raises ValueError.");
+               "The sum, modulo 2**32, of `rounds` times 16,384 products, calculated as fast as one core can. See native/dot_rate.cpp.");
+    module.def("available_isas", &rwkvquant::available_isas,
+               "Names of the instruction sets that this CPU and build can run, slowest first.");
+    module.def("isa", [] { return std::string(rwkvquant::operations().isa); }, "Name of the instruction set in use.");
+    module.def("set_isa", &rwkvquant::set_isa, "name"_a,
+               "Choose the instruction set for the whole process. Raises ValueError for one that is not available.");
 }

@@ -1,4 +1,4 @@
-// The engine, as Python sees it. Sizes are checked once more here, because below are raw pointers into a file.
+// The engine for Python. Sizes are checked again here, because the engine has raw pointers into a file.
 #include "bindings.h"
 
 #include <nanobind/ndarray.h>
@@ -44,12 +44,12 @@ class BoundEngine {
             return value;
         };
         const ModelSizes model = {size("layers"), size("width"), size("hidden"), size("vocab"), size("heads"), size("head_size")};
-        require(model.heads * model.head_size == model.width, "sizes", "heads times head_size is the width");
+        require(model.heads * model.head_size == model.width, "sizes", "heads times head_size must be the width");
         require(threads > 0 && threads <= kMaxThreads, "threads", "must lie in 1 to 1024; got " + std::to_string(threads));
         Weights weights;
         for (const auto [key, value] : matrices) {
             const std::string name = nb::cast<std::string>(key);
-            require(nb::isinstance<HeldMatrix>(value), name, "must be a native Matrix");
+            require(nb::isinstance<HeldMatrix>(value), name, "must be a native.Matrix");
             const HeldMatrix& held = *nb::inst_ptr<HeldMatrix>(value);
             require(held.codec().product != nullptr, name, std::string(held.codec().name) + " are read row by row and have no product");
             weights.matrices[name] = kept(held);
@@ -60,10 +60,11 @@ class BoundEngine {
             std::memcpy(copy.data(), array.data(), array.size() * sizeof(float));
             weights.vectors[nb::cast<std::string>(key)] = std::move(copy);
         }
-        require(embedding.codec().decode_row != nullptr, "emb.weight", std::string("no row of ") + embedding.codec().name + " can be read alone");
+        require(embedding.codec().decode_row != nullptr, "emb.weight",
+                std::string("rows of ") + embedding.codec().name + " cannot be read one by one");
         weights.embedding = kept(embedding);
         const bool fits = weights.embedding.rows == model.vocab && weights.embedding.cols == model.width;
-        require(fits, "emb.weight", "has one row of the width for each token");
+        require(fits, "emb.weight", "must have one row of the width for each token");
         try {
             engine_ = make_engine(arch, model, std::move(weights), threads, quantize_activations);
         } catch (const std::invalid_argument& error) {
@@ -71,40 +72,44 @@ class BoundEngine {
         }
     }
 
-    // `sequences` are (tokens, slot) in the order of their tokens; `wanted` the tokens whose logits are written, one row each.
+    // `sequences`: (number of tokens, slot) of each, in the order of their tokens. `wanted`: the tokens whose logits are written, one row
+    // each.
     void forward(const Indices& tokens, const std::vector<std::tuple<std::size_t, std::size_t>>& sequences, const ReadFloats& att_shift,
                  const ReadFloats& ffn_shift, const ReadFloats& wkv, const Floats& att_shift_to, const Floats& ffn_shift_to,
                  const Floats& wkv_to, const Indices& wanted, const Floats& logits) {
         const ModelSizes& sizes = engine_->sizes;
         const std::size_t count = tokens.size();
-        require(count > 0 && count <= kMaxTokens, "tokens", "a step has 1 to 64 of them; got " + std::to_string(count));
-        for (std::size_t m = 0; m < count; ++m) require(tokens.data()[m] < sizes.vocab, "tokens", "lie below the vocabulary's size");
+        require(count > 0 && count <= kMaxTokens, "tokens", "a step must have 1 to 64; got " + std::to_string(count));
+        for (std::size_t m = 0; m < count; ++m) {
+            require(tokens.data()[m] < sizes.vocab, "tokens", "must be below the size of the vocabulary");
+        }
 
         const auto state = [&](const auto& att, const auto& ffn, const auto& heads) {
             const std::size_t shift = sizes.layers * sizes.width;
             const std::size_t batch = att.size() / shift;
             const bool fits = batch > 0 && att.size() == batch * shift && ffn.size() == att.size() &&
                 heads.size() == att.size() * sizes.head_size;
-            require(fits, "state", "its arrays are those of kernels/state.py for the model's sizes");
+            require(fits, "state", "its arrays must have the shapes of kernels/state.py for the model's sizes");
             return StateArrays{const_cast<float*>(att.data()), const_cast<float*>(ffn.data()), const_cast<float*>(heads.data()), batch};
         };
         Step step = {};
         step.from = state(att_shift, ffn_shift, wkv), step.to = state(att_shift_to, ffn_shift_to, wkv_to);
-        require(step.from.batch == step.to.batch, "state", "both have as many sequences");
+        require(step.from.batch == step.to.batch, "state", "both states must have the same number of sequences");
 
         std::vector<Sequence> parts;
         std::vector<bool> used(step.from.batch);
         std::size_t covered = 0;
         for (const auto& [length, slot] : sequences) {
-            require(length > 0 && length <= count - covered, "sequences", "cover the tokens once");
-            require(slot < step.from.batch && !used[slot], "sequences", "each have a state of their own");
+            require(length > 0 && length <= count - covered, "sequences", "must cover each token once");
+            require(slot < step.from.batch && !used[slot], "sequences", "must have slots that exist and differ from one another");
             used[slot] = true;
             parts.push_back({covered, length, slot});
             covered += length;
         }
-        require(covered == count, "sequences", "cover the tokens once");
-        for (std::size_t j = 0; j < wanted.size(); ++j) require(wanted.data()[j] < count, "wanted", "are tokens of the step");
-        require(wanted.size() <= count && logits.size() == wanted.size() * sizes.vocab, "logits", "have one row for each wanted token");
+        require(covered == count, "sequences", "must cover each token once");
+        for (std::size_t j = 0; j < wanted.size(); ++j) require(wanted.data()[j] < count, "wanted", "must be tokens of the step");
+        require(wanted.size() <= count && logits.size() == wanted.size() * sizes.vocab, "logits",
+                "must have one row for each wanted token");
 
         step.tokens = {tokens.data(), count};
         step.sequences = parts;

@@ -1,4 +1,4 @@
-// The one place where a matrix from Python is checked; which rules hold is in the codec's file (codec.h).
+// The one place where a matrix from Python is checked. The rules themselves are in the codec's file (codec.h).
 #include "bindings_matrix.h"
 
 #include <nanobind/stl/string.h>
@@ -78,14 +78,14 @@ class PythonDescription final : public Description {
     std::size_t total_ = 0;
 };
 
-// Of the codecs that `has` accepts.
+// The names of the codecs that `has` accepts.
 template <typename Has>
 std::vector<std::string> names(const Has& has) {
-    std::vector<std::string> found;
+    std::vector<std::string> result;
     for (const Codec* const* codec = operations().codecs; *codec != nullptr; ++codec) {
-        if (has(**codec)) found.emplace_back((*codec)->name);
+        if (has(**codec)) result.emplace_back((*codec)->name);
     }
-    return found;
+    return result;
 }
 
 std::size_t place_of(const std::string& name) {
@@ -106,7 +106,7 @@ HeldMatrix::HeldMatrix(const std::string& codec, std::size_t rows, std::size_t c
     const bool sizes = rows > 0 && cols > 0 && rows < kMaxSize && cols < kMaxSize;
     const std::string came = "; got " + std::to_string(rows) + " x " + std::to_string(cols);
     check_rule(kMatrix, sizes, "rows and cols must be 1 to 2**31 - 1" + came);
-    check_rule(kMatrix, rows * cols < kMaxWeights, "a matrix must have less than 2**40 weights" + came);
+    check_rule(kMatrix, rows * cols < kMaxWeights, "a matrix must have fewer than 2**40 weights" + came);
     matrix_.codec = place_of(codec), matrix_.rows = rows, matrix_.cols = cols;
     PythonDescription given(numbers, arrays, arrays_);
     this->codec().describe(given, matrix_);
@@ -117,7 +117,7 @@ void bind_matrix(nb::module_& module) {
     using namespace nb::literals;
     nb::class_<HeldMatrix>(module, "Matrix",
                            "A packed matrix and its arrays, which it keeps alive. The codec's file in native/ says which numbers and arrays "
-                           "it has; others are not looked at. Arrays are flat, of their own type or raw bytes (uint8).")
+                           "it has; others are ignored. Arrays are flat, of the codec's type or as raw bytes (uint8).")
         .def(nb::init<const std::string&, std::size_t, std::size_t, const nb::dict&, const nb::dict&>(), "codec"_a, "rows"_a, "cols"_a,
              "numbers"_a, "arrays"_a);
     module.def("codecs_with_a_product", [] { return names([](const Codec& codec) { return codec.product != nullptr; }); },

@@ -1,4 +1,4 @@
-// A matrix as Python holds it: what the codec's file made of the numbers and arrays, and the arrays themselves.
+// A matrix for Python: what the codec's `describe` made of its numbers and arrays, and the arrays themselves.
 #pragma once
 
 #include <string>
@@ -11,7 +11,7 @@ namespace rwkvquant {
 
 class HeldMatrix {
   public:
-    // Throws ValueError unless everything fits: the codec's `describe` says what that is.
+    // Throws ValueError unless everything fits the rules in the codec's `describe`.
     HeldMatrix(const std::string& codec, std::size_t rows, std::size_t cols, const nb::dict& numbers, const nb::dict& arrays);
 
     const Matrix& matrix() const { return matrix_; }

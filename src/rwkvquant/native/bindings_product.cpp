@@ -27,7 +27,7 @@ void product(const HeldMatrix& held, const std::optional<Array>& q, const std::o
     check_count(op, count, matrix.cols);
     const bool in_rows = row_begin <= row_end && row_end <= matrix.rows;
     const bool whole = row_begin % kTileRows == 0 && (row_end % kTileRows == 0 || row_end == matrix.rows);
-    check_rule(op, in_rows && whole, "rows begin and end at multiples of 16, or end at the last one");
+    check_rule(op, in_rows && whole, "rows must begin and end at multiples of 16, or end at the last row");
     check_rule(op, out_stride >= matrix.rows && out_stride < kMaxSize && out.shape(0) >= (count - 1) * out_stride + matrix.rows,
                "out must hold (count - 1) * out_stride + rows values, and out_stride be at least rows");
     const std::size_t groups = ceil_divide(matrix.cols, kActivationGroup), padded = groups * kActivationGroup;
@@ -35,12 +35,12 @@ void product(const HeldMatrix& held, const std::optional<Array>& q, const std::o
     activations.cols = matrix.cols;
     activations.count = count;
     if (q) {
-        check_rule(op, scale && minus_sum, "q comes with scale and minus_sum");
+        check_rule(op, scale && minus_sum, "q needs scale and minus_sum");
         activations.q = reinterpret_cast<const std::int8_t*>(checked(op, "q", *q, kInt8, count * padded));
         activations.scale = checked_numbers<float>(op, "scale", *scale, kFloat32, count * groups);
         activations.minus_sum = checked_numbers<std::int32_t>(op, "minus_sum", *minus_sum, kInt32, 2 * count * groups);
     }
-    check_rule(op, x || (q && !held.codec().float_only), "x is needed where q is not given, and by dense matrices");
+    check_rule(op, x || (q && !held.codec().float_only), "x must be given where q is not, and for dense matrices");
     if (x) activations.x = checked_numbers<float>(op, "x", *x, kFloat32, count * padded);
 
     const nb::gil_scoped_release released;

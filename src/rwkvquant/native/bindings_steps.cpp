@@ -1,4 +1,4 @@
-// The operations beside the products, one by one, so that tests can hold each against its definition in kernels/.
+// The operations besides the products, one by one, so that tests can compare each with its definition in kernels/.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
@@ -25,7 +25,7 @@ void check_sizes(const char* op, std::size_t size, std::initializer_list<std::si
 }
 
 void check_range(const char* op, std::size_t begin, std::size_t end, std::size_t size) {
-    check_rule(op, begin <= end && end <= size, "columns begin and end inside the vector");
+    check_rule(op, begin <= end && end <= size, "columns must begin and end inside the vector");
 }
 
 void layer_norm(const Read& x, const Read& weight, const Read& bias, float eps, std::size_t begin, std::size_t end, const Output& y) {
@@ -44,7 +44,7 @@ void token_shift(const Read& x, const Read& previous, const Read& mu, const std:
 void apply(const std::string& name, const Output& x, std::size_t begin, std::size_t end) {
     check_range("apply", begin, end, x.size());
     const bool known = name == "sigmoid" || name == "tanh" || name == "silu" || name == "squared_relu";
-    check_rule("apply", known, "the function is sigmoid, tanh, silu or squared_relu; got " + name);
+    check_rule("apply", known, "function must be sigmoid, tanh, silu or squared_relu; got " + name);
     const Function function = name == "sigmoid" ? Function::kSigmoid
                               : name == "tanh"  ? Function::kTanh
                               : name == "silu"  ? Function::kSilu
@@ -56,7 +56,7 @@ void keys7(const Read& k, const Read& v, const Read& w, const Read& a, const std
            const std::optional<Read>& v0, const Read& k_k, const Read& k_a, const Output& v_first, const Output& w_to, const Output& k_to,
            const Output& v_to, const Output& kappa, const Output& a_kappa) {
     const std::size_t N = k.size();
-    check_rule("keys7", v_gate.has_value() == v0.has_value(), "v_gate and v0 come together");
+    check_rule("keys7", v_gate.has_value() == v0.has_value(), "v_gate and v0 must be given together");
     check_sizes("keys7", N, {v.size(), w.size(), a.size(), w0.size(), a0.size(), k_k.size(), k_a.size(), v_first.size(), w_to.size()});
     check_sizes("keys7", N, {k_to.size(), v_to.size(), kappa.size(), a_kappa.size(), v_gate ? v_gate->size() : N, v0 ? v0->size() : N});
     operations().keys7({k.data(), v.data(), w.data(), a.data(), v_gate ? v_gate->data() : nullptr, w0.data(), a0.data(),

@@ -1,4 +1,4 @@
-// What quantising calls. Every dtype, size and contiguity is checked here, because below are raw pointers.
+// The loops of quantising, for Python. Every dtype, size and contiguity is checked here, because the loops have raw pointers.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
@@ -23,8 +23,8 @@ using Points = nb::ndarray<const double, nb::ndim<2>, nb::c_contig, nb::device::
 using Centroids = nb::ndarray<double, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 constexpr std::size_t kMostCentroids = 16, kMostPoints = 1 << 14, kUnitsWorthAThread = 4, kMostThreads = 1024;
 
-// The threads of all quantising in this process, as many as were ever asked for. They are never joined: a Python thread may be among them
-// when the process ends.
+// The threads of all quantising in this process: as many as the largest number asked for. They are never joined, because a Python thread
+// may still use them when the process ends.
 struct Shared {
     std::mutex busy;
     std::unique_ptr<ThreadPool> pool;
@@ -34,8 +34,8 @@ Shared& shared() {
     return only;
 }
 
-// Calls run(task, begin, end, scratch) for parts of 0..total that begin at multiples of the task's unit, on as many threads; results do not
-// depend on the parts. While another Python thread has the pool, its caller works alone.
+// Calls run(task, begin, end, scratch) for parts of 0..total, one on each thread. Parts begin at multiples of the task's unit; results do
+// not depend on them. While another Python thread uses the pool, the caller works alone.
 template <class Task>
 void share(std::size_t total, std::size_t threads, const Task& task, void (*run)(const Task&, std::size_t, std::size_t, void*)) {
     const std::size_t units = (total + Task::kUnit - 1) / Task::kUnit, scratch_bytes = (task.scratch_bytes() + 63) / 64 * 64;
@@ -67,10 +67,16 @@ void in_parts(const char* op, std::size_t total, std::size_t threads, const Task
     }
 }
 
+void require(bool fits, const char* message) {
+    if (!fits) throw nb::value_error(message);
+}
+
 void exact_kmeans(const Points& x, const Points& p, bool limited, double low, double high, Centroids out, std::size_t threads) {
     const std::size_t groups = x.shape(0), n = x.shape(1), k = out.shape(1);
-    if (p.shape(0) != groups || p.shape(1) != n || out.shape(0) != groups) throw nb::value_error("[exact_kmeans] x, p and out differ in shape");
-    if (k < 1 || k > kMostCentroids || n < 1 || n > kMostPoints) throw nb::value_error("[exact_kmeans] 1 to 16 centroids for 1 to 16384 points");
+    require(p.shape(0) == groups && p.shape(1) == n && out.shape(0) == groups,
+            "[exact_kmeans] x, p and out must have the same groups, and p the shape of x");
+    require(k >= 1 && k <= kMostCentroids && n >= 1 && n <= kMostPoints,
+            "[exact_kmeans] a group must have 1 to 16 centroids and 1 to 16384 points");
     const KMeans task{x.data(), p.data(), groups, n, static_cast<int>(k), limited, low, high, out.data()};
     in_parts("exact_kmeans", groups, threads, task, operations().exact_kmeans);
 }
@@ -85,33 +91,32 @@ auto of_type(F32 f32, F64 f64) {
 template <class T, int axes>
 using Array = nb::ndarray<T, nb::ndim<axes>, nb::c_contig, nb::device::cpu>;
 
-void require(bool fits, const char* message) {
-    if (!fits) throw nb::value_error(message);
-}
-
 template <class T>
 void round_columns(bool descent, int bits, Array<T, 2> block, const Array<const T, 2>& matrix, const Array<const std::int32_t, 1>& table,
                    const std::optional<Array<const float, 2>>& scale, const std::optional<Array<const float, 2>>& zero,
                    const std::optional<Array<const T, 3>>& centroids, const std::optional<Array<const std::uint8_t, 3>>& names,
                    const std::optional<Array<const T, 1>>& row_scale, Array<std::uint8_t, 2> codes, Array<T, 2> changes, std::size_t threads) {
     const std::size_t columns = block.shape(0), rows = block.shape(1), K = std::size_t(1) << bits;
-    require(bits >= 1 && bits <= 8 && columns > 0, "[round_columns] bits 1 to 8, and at least one column");
-    require(matrix.shape(0) == columns && matrix.shape(1) == columns && table.shape(0) == columns, "[round_columns] matrix or table differ from block");
+    require(bits >= 1 && bits <= 8 && columns > 0, "[round_columns] bits must be 1 to 8, and block must have a column");
+    require(matrix.shape(0) == columns && matrix.shape(1) == columns && table.shape(0) == columns,
+            "[round_columns] matrix and table must have the columns of block");
     require(codes.shape(0) == columns && codes.shape(1) == rows && changes.shape(0) == columns && changes.shape(1) == rows,
-            "[round_columns] codes or changes differ from block");
-    require(centroids.has_value() != scale.has_value(), "[round_columns] grids or codebooks");
+            "[round_columns] codes and changes must have the shape of block");
+    require(centroids.has_value() != scale.has_value(), "[round_columns] either scale or centroids must be given");
     std::size_t tables = 0;
     if (scale) {
         tables = scale->shape(0);
-        require(scale->shape(1) == rows && zero && zero->shape(0) == tables && zero->shape(1) == rows, "[round_columns] scale and zero differ from block");
+        require(scale->shape(1) == rows && zero && zero->shape(0) == tables && zero->shape(1) == rows,
+                "[round_columns] scale and zero must have the rows of block");
     } else {
         tables = centroids->shape(0);
         require(bits <= 4 && centroids->shape(1) == K && centroids->shape(2) == rows && row_scale && row_scale->shape(0) == rows,
-                "[round_columns] centroids or row_scale differ from block");
-        require(descent || (names && names->shape(0) == tables && names->shape(1) == K && names->shape(2) == rows), "[round_columns] names differ");
+                "[round_columns] centroids and row_scale must have the rows of block");
+        require(descent || (names && names->shape(0) == tables && names->shape(1) == K && names->shape(2) == rows),
+                "[round_columns] names must have the shape of centroids");
     }
     for (std::size_t i = 0; i < columns; ++i) {
-        require(table(i) >= 0 && static_cast<std::size_t>(table(i)) < tables, "[round_columns] a column's table does not exist");
+        require(table(i) >= 0 && static_cast<std::size_t>(table(i)) < tables, "[round_columns] each column must have a table that exists");
     }
     const Columns<T> task{descent, columns, rows, tables, bits, block.data(), matrix.data(), table.data(), scale ? scale->data() : nullptr,
                           zero ? zero->data() : nullptr, centroids ? centroids->data() : nullptr, names ? names->data() : nullptr,
@@ -123,24 +128,28 @@ template <class T>
 void code_gram(const Array<const std::uint8_t, 2>& codes, const Array<const T, 2>& H, const Array<const T, 1>& scale, std::size_t group_rows,
                Array<T, 3> N, std::size_t threads) {
     const std::size_t columns = codes.shape(0), rows = codes.shape(1), K = N.shape(1);
-    require(H.shape(0) == columns && H.shape(1) == columns && scale.shape(0) == rows, "[code_gram] H or scale differ from codes");
-    require(K >= 1 && K <= kMostCentroids && N.shape(2) == K, "[code_gram] 1 to 16 codes");
-    require(group_rows > 0 && N.shape(0) == (rows + group_rows - 1) / group_rows, "[code_gram] one table for each row block");
+    require(H.shape(0) == columns && H.shape(1) == columns && scale.shape(0) == rows,
+            "[code_gram] H must have the columns of codes, and scale its rows");
+    require(K >= 1 && K <= kMostCentroids && N.shape(2) == K, "[code_gram] N must be (row blocks, K, K) with K 1 to 16");
+    require(group_rows > 0 && N.shape(0) == (rows + group_rows - 1) / group_rows, "[code_gram] N must have one table for each row block");
     const std::uint8_t* end = codes.data() + columns * rows;
-    require(std::find_if(codes.data(), end, [K](std::uint8_t code) { return code >= K; }) == end, "[code_gram] a code has no centroid");
+    require(std::find_if(codes.data(), end, [K](std::uint8_t code) { return code >= K; }) == end, "[code_gram] codes must be below K");
     const Gram<T> task{codes.data(), H.data(), scale.data(), columns, rows, group_rows, K, N.data()};
     in_parts("code_gram", N.shape(0), threads, task, of_type<T>(operations().code_gram_f32, operations().code_gram_f64));
 }
 
 template <class T>
 void step_coefficients(const Array<const T, 3>& N, const Array<const T, 2>& g, const Array<const T, 2>& u, const Array<const T, 2>& solved,
-                       const Array<const T, 2>& basis, int shift, int passes, T low, T high, T largest, Array<T, 2> found, std::size_t threads) {
+                       const Array<const T, 2>& basis, int shift, int passes, T low, T high, T largest, Array<T, 2> better,
+                       std::size_t threads) {
     const std::size_t tables = N.shape(0), K = N.shape(1), R = basis.shape(0);
-    require(K <= kMostCentroids && N.shape(2) == K && g.shape(0) == tables && g.shape(1) == K && basis.shape(1) == K && R <= K, "[step_coefficients] K");
-    require(u.shape(0) == tables && solved.shape(0) == tables && found.shape(0) == tables && u.shape(1) == R && solved.shape(1) == R &&
-                found.shape(1) == R && shift >= 0 && shift <= 14,
-            "[step_coefficients] u, solved and found have R coefficients a table");
-    const Coefficients<T> task{N.data(), g.data(), u.data(), solved.data(), basis.data(), K, R, shift, passes, low, high, largest, found.data()};
+    require(K <= kMostCentroids && N.shape(2) == K && g.shape(0) == tables && g.shape(1) == K && basis.shape(1) == K && R <= K,
+            "[step_coefficients] N, g and basis must have the same K, at most 16, and R must be at most K");
+    require(u.shape(0) == tables && solved.shape(0) == tables && better.shape(0) == tables && u.shape(1) == R && solved.shape(1) == R &&
+                better.shape(1) == R && shift >= 0 && shift <= 14,
+            "[step_coefficients] u, solved and better must have R coefficients for each table, and shift must be 0 to 14");
+    const Coefficients<T> task{N.data(), g.data(), u.data(), solved.data(), basis.data(), K, R, shift, passes, low, high, largest,
+                               better.data()};
     in_parts("step_coefficients", tables, threads, task, of_type<T>(operations().step_coefficients_f32, operations().step_coefficients_f64));
 }
 
@@ -149,12 +158,12 @@ void bind_of(nb::module_& module) {
     using namespace nanobind::literals;
     module.def("round_columns", &round_columns<T>, "descent"_a, "bits"_a, "block"_a.noconvert(), "matrix"_a.noconvert(), "table"_a.noconvert(),
                "scale"_a.none(), "zero"_a.none(), "centroids"_a.none(), "names"_a.none(), "row_scale"_a.none(), "codes"_a.noconvert(),
-               "changes"_a.noconvert(), "threads"_a, "A block of columns, by error feedback or descent. See native/workshop.h.");
+               "changes"_a.noconvert(), "threads"_a, "Rounds a block of columns, by error feedback or descent. See native/workshop.h.");
     module.def("code_gram", &code_gram<T>, "codes"_a, "H"_a.noconvert(), "scale"_a.noconvert(), "group_rows"_a, "N"_a.noconvert(), "threads"_a,
                "Sums of H by pairs of codes; writes N (row blocks, K, K). See quantizers/codebook/update.py.");
     module.def("step_coefficients", &step_coefficients<T>, "N"_a.noconvert(), "g"_a.noconvert(), "u"_a.noconvert(), "solved"_a.noconvert(),
-               "basis"_a.noconvert(), "shift"_a, "passes"_a, "low"_a, "high"_a, "largest"_a, "found"_a.noconvert(), "threads"_a,
-               "Better coefficients of compressed tables; writes found (tables, R). See quantizers/codebook/factors.py.");
+               "basis"_a.noconvert(), "shift"_a, "passes"_a, "low"_a, "high"_a, "largest"_a, "better"_a.noconvert(), "threads"_a,
+               "Better coefficients of compressed tables; writes better (tables, R). See quantizers/codebook/factors.py.");
 }
 
 }  // namespace

@@ -10,8 +10,8 @@
 #include <sys/sysctl.h>
 #endif
 
-// All bodies of the architecture, slowest first, each with what a CPU must have for it. A new one is an entry here, a header of lanes, and
-// a line in CMakeLists.txt.
+// All bodies of the architecture, slowest first, each with what a CPU must have for it. A new body needs an entry here, a header of lanes,
+// and a line in CMakeLists.txt.
 #if defined(RWKVQUANT_X86)
 #define RWKVQUANT_BODIES(body) body(plain, true) body(avx2, cpu.avx2) body(avx512, cpu.avx512)
 #elif defined(RWKVQUANT_ARM)
@@ -31,7 +31,7 @@ namespace {
 
 constexpr bool has(unsigned word, int bit) { return (word >> bit & 1u) != 0; }
 
-// What must be saved at a task switch, by the operating system's promise: XCR0. Bits 1, 2: xmm and ymm; 5, 6, 7: zmm and masks.
+// XCR0: the registers that the operating system saves at a task switch. Bits 1, 2: xmm and ymm; 5, 6, 7: zmm and masks.
 std::uint64_t saved_state() {
     unsigned low = 0, high = 0;
     __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
@@ -97,11 +97,11 @@ Cpu read_cpu() { return {}; }
 
 std::vector<const Operations*> find_available() {
     [[maybe_unused]] const Cpu cpu = read_cpu();
-    std::vector<const Operations*> found;
-#define RWKVQUANT_FOUND(name, runs) \
-    if (runs) found.push_back(&name::table);
-    RWKVQUANT_BODIES(RWKVQUANT_FOUND)
-    return found;
+    std::vector<const Operations*> bodies;
+#define RWKVQUANT_ADDED(name, runs) \
+    if (runs) bodies.push_back(&name::table);
+    RWKVQUANT_BODIES(RWKVQUANT_ADDED)
+    return bodies;
 }
 
 std::atomic<const Operations*> chosen = available().back();
@@ -109,8 +109,8 @@ std::atomic<const Operations*> chosen = available().back();
 }  // namespace
 
 const std::vector<const Operations*>& available() {
-    static const std::vector<const Operations*> found = find_available();
-    return found;
+    static const std::vector<const Operations*> bodies = find_available();
+    return bodies;
 }
 
 const Operations& operations() {

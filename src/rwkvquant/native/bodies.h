@@ -1,4 +1,4 @@
-// Which body runs: chosen at load by what the CPU and the operating system can do.
+// Which body runs. It is chosen at load, by what the CPU and the operating system can do.
 #pragma once
 
 #include <string_view>
@@ -8,10 +8,10 @@
 
 namespace rwkvquant {
 
-// What runs here, slowest first; "plain" always does.
+// The bodies that run on this CPU, slowest first; "plain" always does.
 const std::vector<const Operations*>& available();
 
-// The best one available, until set_operations has named another.
+// The body in use: the best one available, until set_operations has named another.
 const Operations& operations();
 
 // False, and nothing changes, when `isa` is not available.

@@ -1,4 +1,4 @@
-// Memory that is made once and used again: aligned to a cache line, zero at first.
+// Memory that is allocated once and used many times: aligned to a cache line, zero at first.
 #pragma once
 
 #include <cstddef>

@@ -24,8 +24,8 @@ T clamped(T value, T low, T high) {
 inline float whole_below(float value) { return __builtin_floorf(value); }
 inline double whole_below(double value) { return __builtin_floor(value); }
 
-// N = sum over the rows of a block of s^2 A^T H A, A being the one-hot codes of a row (columns, K): first A^T H, whole rows of H at a
-// time, then its columns.
+// N = sum over the rows of a block of s^2 A^T H A, where A (columns, K) is the one-hot codes of a row. First A^T H, from whole rows of H,
+// then its columns.
 template <class T>
 void sum(const Gram<T>& task, std::size_t begin, std::size_t end, void* scratch) {
     T* const of_code = static_cast<T*>(scratch);  // (K, columns)
@@ -68,7 +68,7 @@ struct Table {
         }
     }
 
-    // d N d^T - 2 g.d of the centroids that these coefficients lead to.
+    // d N d^T - 2 g.d, where d is how far these coefficients move the centroids.
     T change(const T* u) const {
         T d[kMost], total = 0;
         centroids(u, d);
@@ -86,7 +86,7 @@ template <class T>
 void step(const Coefficients<T>& task, std::size_t begin, std::size_t end) {
     for (std::size_t table = begin; table < end; ++table) {
         const Table<T> here(task, table);
-        T* best = task.found + table * task.R;
+        T* best = task.better + table * task.R;
         T tried[kMost], least = 0;
         copy(task.u + table * task.R, task.R, best);
         const auto take = [&] {

@@ -1,10 +1,10 @@
 // The shuffle tables of a codebook tile: 64 bytes, 16 for each 4 rows, from what is stored.
 //
-// A table of 2^bits centroids serves `group_rows` rows. The 16 bytes of 4 rows hold it once, or twice as many for 2 rows each, one
-// behind the other; the index of a row is then its code, plus 2^bits in the second pair of rows.
+// A table of 2^bits centroids serves `group_rows` rows. The 16 bytes of 4 rows hold one table, or two tables of 2 rows each, one after the
+// other. The index of a row is its code; with two tables, plus 2^bits in the second pair of rows.
 //
-// Here for codebooks that are stored, (16 / group_rows) * 2^bits bytes a tile: every four bytes are copied to where they serve.
-// CompressedTables (table_places.h) make them.
+// This file is for codebooks that are stored, (16 / group_rows) * 2^bits bytes for each tile: every four bytes are copied to where they are
+// used. CompressedTables (table_places.h) calculate the tables.
 #pragma once
 
 #include "lanes.h"
@@ -31,7 +31,7 @@ class StoredTables : public TablePlaces<bits, two_tables> {
     }
 
   private:
-    std::int32_t source[16];  // which four bytes of a tile's come to these four
+    std::int32_t source[16];  // which four bytes of the tile are copied to these four
 };
 
 }  // namespace

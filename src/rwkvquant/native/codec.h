@@ -1,7 +1,7 @@
-// What a codec is to the native module: one file that says which numbers and arrays a matrix has, and multiplies or decodes it.
+// A codec in the native module: one file that says which numbers and arrays a matrix has, and multiplies or decodes it.
 //
-// A new codec is such a file, a line in codecs.cpp and a line in CMakeLists.txt. Codecs are part of every body (operations.h): their
-// files are compiled once for each instruction set, and keep the rules for such files that are written there.
+// A new codec needs such a file, a line in codecs.cpp and a line in CMakeLists.txt. Codecs are part of every body: their files are compiled
+// once for each instruction set, and must follow the rules for such files in operations.h.
 #pragma once
 
 #include <initializer_list>
@@ -15,7 +15,7 @@ enum class Type { kUint8, kInt8, kUint16, kFloat16, kFloat32 };
 constexpr std::size_t kMaxSize = std::size_t{1} << 31;     // of a number: below it, none overflows when rounded up to whole groups
 constexpr std::size_t kMaxWeights = std::size_t{1} << 40;  // of a matrix: below it, no product of sizes overflows
 
-// The numbers and arrays of a matrix by name, as Python gives them. Whatever does not fit throws; the message has the rule and what came.
+// The numbers and arrays of a matrix by name, as Python gives them. What does not fit throws; the message has the rule and what came.
 class Description {
   public:
     // A number from `least` to `most`, or one of some choices.
@@ -31,15 +31,15 @@ class Description {
 
 struct Codec {
     const char* name;
-    // Fills matrix.fields; rows and cols are there, 1 to 2^31 - 1 each, and their product is below kMaxWeights.
+    // Fills matrix.fields. matrix.rows and cols are set before, 1 to 2^31 - 1 each, and their product is below kMaxWeights.
     void (*describe)(Description& given, Matrix& matrix);
-    // out[b * out_stride + r] for rows row_begin .. row_end, multiples of 16; row_end may be `rows`. The bits depend neither on how the
-    // rows are split nor on how many vectors stand side by side. Null: the codec is read row by row and has no product.
+    // Writes out[b * out_stride + r] for rows row_begin .. row_end, multiples of 16; row_end may be `rows`. The bits depend neither on how
+    // the rows are split nor on how many vectors there are. Null: the codec is read row by row and has no product.
     void (*product)(const Matrix& matrix, const Activations& activations, float* out, std::size_t out_stride, std::size_t row_begin,
                     std::size_t row_end);
-    // x[c] of one row for columns begin .. end; null where the codec is multiplied only.
+    // Writes x[c] of one row for columns begin .. end. Null: single rows cannot be read.
     void (*decode_row)(const Matrix& matrix, std::size_t row, std::size_t begin, std::size_t end, float* x);
-    bool float_only;  // the product reads x and never q
+    bool float_only;  // the product reads x, never q
 };
 
 }  // namespace rwkvquant

@@ -1,7 +1,7 @@
 // Codes out of a tile (tiles.h), for any width and both tile widths.
 //
-// In every plane, steps j and j + half share a line and stand 4 bits apart. So the planes of at most 4 bits meet in one register of
-// two codes a byte, for one merge; and a code of more than 4 bits is a tile of 4-bit codes, followed by a tile of the upper bits.
+// In every plane, steps j and j + half are in the same line, 4 bits apart. So the planes of codes of at most 4 bits are merged in one
+// register with two codes in each byte. A code of more than 4 bits is a tile of 4-bit codes, followed by a tile of the upper bits.
 #pragma once
 
 #include "lanes.h"
@@ -11,11 +11,11 @@ namespace rwkvquant::RWKVQUANT_BODY {
 template <int bits>
 constexpr std::uint8_t kCodeMask = (1 << bits) - 1;
 
-// Steps j and j + steps / 2 of a tile of `bits` <= 4 bits, at bits 0 and 4 of each byte; bits between them are anything.
+// Steps j and j + steps / 2 of a tile of `bits` <= 4 bits, at bits 0 and 4 of each byte; the other bits may be anything.
 template <int bits, int steps, int j>
 RWKVQUANT_INLINE Bytes two_steps(const std::uint8_t* tile) {
     if constexpr (bits == 3) {
-        constexpr int kLines = steps / 8;  // of the upper plane, behind steps / 4 lines of the lower one
+        constexpr int kLines = steps / 8;  // of the upper plane, after steps / 4 lines of the lower one
         const Bytes high = bytes_from(tile + kStepBytes * (steps / 4 + j % kLines));
         return select(0x33, two_steps<2, steps, j>(tile), shift<2 - j / kLines>(high));
     } else {
@@ -42,7 +42,7 @@ RWKVQUANT_INLINE void unpack_codes(const std::uint8_t* tile, Bytes* step) {
     });
 }
 
-// start + sums of code * x over the columns of a tile, one a row.
+// start + sums of code * x over the columns of a tile, one sum for each row.
 template <int bits, int steps>
 RWKVQUANT_INLINE Ints dot_codes(Ints start, const std::uint8_t* tile, const std::int8_t* x) {
     if constexpr (bits > 4) {

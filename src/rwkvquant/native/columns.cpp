@@ -1,6 +1,7 @@
 // Rounding a block of columns, 64 rows at a time: with error feedback (quantizers/uniform/gptq.py, codebook_walk.py), or by coordinate descent
-// (quantizers/shared/descent.py). Those are the definitions; what they do to a column of all rows is done here to all columns of some rows,
-// so that a block stays in the cache. Rows do not depend on one another, hence neither do results on how rows are dealt out.
+// (quantizers/shared/descent.py). Those are the definitions: they go from column to column, with all rows. Here all columns of some rows
+// come first, so that a block stays in the cache. Rows do not depend on one another, so results do not depend on which thread has which
+// rows.
 #include "operations.h"
 
 namespace rwkvquant::RWKVQUANT_BODY {
@@ -13,11 +14,11 @@ inline T clamped(T value, T low, T high) {
     return value < low ? low : high < value ? high : value;
 }
 
-// Half to even, as torch rounds. Beyond 2^22 (floats) it rounds coarsely, and clamping follows.
+// Rounds half to even, as torch does. Above 2^22 (floats) it rounds coarsely, but the result is clamped.
 inline double round_even(double v) { return (v + 6755399441055744.0) - 6755399441055744.0; }
 inline float round_even(float v) { return (v + 12582912.0f) - 12582912.0f; }
 
-// Rows first..first + count of a (columns, rows) array, into kTile of them; beyond the edge stands `fill`.
+// Copies rows first..first + count of a (columns, rows) array into kTile rows; the rest of these is `fill`.
 template <class From, class To>
 void load(const From* from, std::size_t columns, std::size_t rows, std::size_t first, std::size_t count, To* to, To fill) {
     for (std::size_t i = 0; i < columns; ++i) {
@@ -45,7 +46,7 @@ struct Grids {
         load(of + task.table[column] * task.rows, 1, task.rows, first, count, to, fill);
     }
 
-    // The nearest grid point of w.
+    // The grid point nearest to w.
     void nearest(std::size_t column, const T* w, T* value, T* code) const {
         float s[kTile], z[kTile];
         row(task.scale, column, s, 1.0f), row(task.zero, column, z, 0.0f);
@@ -56,7 +57,7 @@ struct Grids {
         }
     }
 
-    // The code of least h x^2 - 2 G x, x being the change of the value; 0 where none gains.
+    // The code with the least h x^2 - 2 G x, where x is the change of the value; x is 0 where no code gains.
     void descend(std::size_t column, T h, const T* G, T* code, T* x) const {
         float s[kTile];
         row(task.scale, column, s, 1.0f);
@@ -70,7 +71,7 @@ struct Grids {
     }
 };
 
-// Codebooks of some rows: ascending, with their names, for `nearest`; in any order for `descend`.
+// Codebooks of some rows: in ascending order with their codes (`names`) for `nearest`, in any order for `descend`.
 template <class T>
 struct Codebooks {
     const Columns<T>& task;
@@ -86,7 +87,7 @@ struct Codebooks {
         load(of + task.table[column] * K * task.rows, K, task.rows, first, count, to, T(0));
     }
 
-    // The nearest centroid of w / scale; a tie goes to the lower one.
+    // The centroid nearest to w / scale; of two equally near ones the lower.
     void nearest(std::size_t column, const T* w, T* value, T* code) const {
         T c[kMost * kTile], name[kMost * kTile], x[kTile], best[kTile];
         table(task.centroids, column, c), table(task.names, column, name);

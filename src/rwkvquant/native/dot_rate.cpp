@@ -1,5 +1,5 @@
-// Dot products of bytes that lie in the first-level cache, as fast as one core can: the measure that products with many vectors are
-// held against. It is their innermost loop without unpacking, scales and sums in float.
+// Dot products of bytes in the first-level cache, as fast as one core can: the limit that products with many vectors are compared with.
+// It is their innermost loop without unpacking, scales and sums in float.
 //
 // a (2, 16, 16, 4), below 128: two row-blocks, steps, rows, columns. q (8, 64): vectors. Returns, modulo 2^32, `rounds` times the sum
 // of all products of row and vector, 2 * 16 * 8 * 64 = 16,384 multiplications a round.
@@ -17,7 +17,7 @@ std::uint32_t dot_tile(const std::uint8_t* rows, const std::int8_t* x, std::size
     Ints sums[kBlocks * kVectors];
     for (Ints& sum : sums) sum = splat(0);
     for (std::size_t round = 0; round < rounds; ++round) {
-        __asm__ volatile("" ::: "memory");  // the bytes are read again, and no round is made from another
+        __asm__ volatile("" ::: "memory");  // so that the compiler reads the bytes again in every round
         for (std::size_t step = 0; step < kGroupSteps; ++step) {
             Bytes bytes[kBlocks];
             unroll<kBlocks>([&](auto b) RWKVQUANT_ALWAYS { bytes[b.v] = bytes_from(rows + b.v * kBlockBytes + step * kStepBytes); });

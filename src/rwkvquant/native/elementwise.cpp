@@ -1,4 +1,4 @@
-// Functions of single elements, and sums and products of two vectors; the definitions are in kernels/functions.py.
+// Functions of each element, and sums and products of two vectors; the definitions are in kernels/functions.py.
 #include "operations.h"
 #include "vectors.h"
 

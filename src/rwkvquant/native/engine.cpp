@@ -19,11 +19,11 @@ struct {
     Make* make;
 } constexpr kEngines[] = {{"rwkv7", make_rwkv7}, {"rwkv6", make_rwkv6}};
 
-constexpr std::size_t kRowUnit = 32;  // two row-blocks: many vectors are multiplied with two at a time
+constexpr std::size_t kRowUnit = 32;  // two row-blocks: products with many vectors take two at a time
 constexpr float kLayerNormEps = 1e-5f;
 
-// How a matrix is divided. One token: by index, because a new piece begins before its memory comes, and all cores share the memory.
-// Many: half of it is dealt, in pieces that are large beside what a call costs.
+// How a matrix is divided among threads. For few tokens by index only: a new piece waits for its first memory, and all cores share the
+// memory. For many tokens half of it is handed out, in pieces that are large enough for what a call costs.
 struct Division {
     std::size_t pieces, single;
 
@@ -42,29 +42,29 @@ constexpr std::size_t ceil_divide(std::size_t a, std::size_t b) { return (a + b 
 }  // namespace
 
 const Matrix* Weights::matrix(const std::string& name, std::size_t rows, std::size_t cols) const {
-    const auto found = matrices.find(name);
-    if (found == matrices.end()) refuse(name, "the engine needs this matrix");
-    const Matrix& W = found->second;
+    const auto entry = matrices.find(name);
+    if (entry == matrices.end()) refuse(name, "the engine needs this matrix");
+    const Matrix& W = entry->second;
     if (W.rows != rows || W.cols != cols) {
         const auto shape = [](std::size_t r, std::size_t c) { return std::to_string(r) + " x " + std::to_string(c); };
         refuse(name, "a matrix must have the shape of the model's sizes, " + shape(rows, cols) + "; got " + shape(W.rows, W.cols));
     }
-    return &found->second;
+    return &entry->second;
 }
 
 const float* Weights::vector(const std::string& name, std::size_t size) const {
-    const auto found = vectors.find(name);
-    if (found == vectors.end()) refuse(name, "the engine needs this vector");
-    if (found->second.size() != size) {
-        refuse(name, "a vector must have " + std::to_string(size) + " elements; got " + std::to_string(found->second.size()));
+    const auto entry = vectors.find(name);
+    if (entry == vectors.end()) refuse(name, "the engine needs this vector");
+    if (entry->second.size() != size) {
+        refuse(name, "a vector must have " + std::to_string(size) + " elements; got " + std::to_string(entry->second.size()));
     }
-    return found->second.data();
+    return entry->second.data();
 }
 
 std::size_t Weights::rank(const std::string& name) const {
-    const auto found = matrices.find(name);
-    if (found == matrices.end()) refuse(name, "the engine needs this matrix");
-    return found->second.rows;
+    const auto entry = matrices.find(name);
+    if (entry == matrices.end()) refuse(name, "the engine needs this matrix");
+    return entry->second.rows;
 }
 
 Vectors::Vectors(std::size_t cols)
@@ -150,7 +150,7 @@ void Engine::head(const Worker& worker, const Step& step) {
     }
     quantize(head_x_, step.wanted.size(), own);
     worker.barrier();
-    deal_rows(worker, *head_, step.wanted.size(),
+    hand_out_rows(worker, *head_, step.wanted.size(),
               [&](Range rows) { multiply(*head_, head_x_, step.wanted.size(), step.logits, sizes.vocab, rows); });
 }
 
@@ -192,7 +192,7 @@ void Engine::multiply(const Matrix& W, const Vectors& x, std::size_t count, floa
 }
 
 void Engine::add_branch(const Worker& worker, const Matrix& W, const Vectors& y, const Vectors* gate, std::size_t count) const {
-    deal_rows(worker, W, count, [&](Range rows) {
+    hand_out_rows(worker, W, count, [&](Range rows) {
         multiply(W, y, count, branch_.row(0), branch_.stride(), rows);
         for (std::size_t m = 0; m < count; ++m) {
             if (gate != nullptr) operations().multiply(branch_.row(m), gate->row(m), rows.begin, rows.end);
@@ -201,8 +201,9 @@ void Engine::add_branch(const Worker& worker, const Matrix& W, const Vectors& y,
     });
 }
 
-// The list is laid out as one line of work, in bytes or, for many tokens, in multiplications, and divided in equal lengths of it, each
-// cut where a piece of rows ends. What another product reads is cut at its groups of 64, so that one thread can quantise them.
+// The products are put one after another into one line of work, measured in bytes or, for many tokens, in multiplications. The line is cut
+// into equal lengths, each cut moved to the end of a unit of rows. A product whose output another product reads is cut at groups of 64, so
+// that one thread can quantise each group.
 void Engine::multiply_all(const Worker& worker, std::span<const Product> products, std::size_t count) const {
     const auto cost = [&](const Product& product) {
         return count < kManyTokens ? product.W->bytes : product.W->rows * product.W->cols;
@@ -211,7 +212,7 @@ void Engine::multiply_all(const Worker& worker, std::span<const Product> product
     for (const Product& product : products) total += cost(product), bytes += product.W->bytes;
 
     const Division division(worker, bytes, count);
-    worker.deal(division.pieces, division.single, [&](Range part) {
+    worker.hand_out(division.pieces, division.single, [&](Range part) {
         std::size_t before = 0;
         for (const Product& product : products) {
             const std::size_t unit = product.feeds_product ? kColumnGroup : kRowUnit;
@@ -237,10 +238,10 @@ void Engine::multiply_part(const Product& product, std::size_t count, Range rows
 }
 
 template <typename Body>
-void Engine::deal_rows(const Worker& worker, const Matrix& W, std::size_t count, const Body& body) const {
+void Engine::hand_out_rows(const Worker& worker, const Matrix& W, std::size_t count, const Body& body) const {
     const Division division(worker, W.bytes, count);
     const std::size_t rows = W.rows, units = ceil_divide(rows, kRowUnit);
-    worker.deal(division.pieces, division.single, [&](Range part) {
+    worker.hand_out(division.pieces, division.single, [&](Range part) {
         const auto row = [&](std::size_t piece) { return std::min(rows, units * piece / division.pieces * kRowUnit); };
         if (row(part.begin) < row(part.end)) body(Range{row(part.begin), row(part.end)});
     });

@@ -1,10 +1,10 @@
-// What both architectures share: weights by name, the tokens of one step, and the products that all threads do together.
+// What the engines of all architectures share: weights by name, the tokens of one step, and the products that all threads do together.
 //
 //     L  layers    C  width    F  hidden width    V  vocabulary    H  heads    N  head size
-//     M  tokens of a step: one of each of many sequences (decoding), many of one (prefill), or any mixture
+//     M  tokens of a step: one each of many sequences (decoding), many of one sequence (prefill), or any mixture
 //
-// A step is one function on all threads. Columns and rows are dealt out by index, a multiple of 64 or 16 at a time, and each token is
-// computed as if alone: logits are the same bits for any number of threads, of sequences side by side, and of tokens in a step.
+// A step is one function on all threads. Each thread gets columns in multiples of 64 and rows in multiples of 32, and each token is
+// computed as if it were alone. So logits are the same bits for any number of threads, of sequences in a step, and of tokens in a step.
 #pragma once
 
 #include <algorithm>
@@ -27,20 +27,20 @@ namespace rwkvquant {
 
 constexpr std::size_t kMaxTokens = 64;     // of a step: enough to pay for decoding each tile once
 constexpr std::size_t kColumnGroup = 64;   // columns that share an activation scale
-constexpr std::size_t kManyTokens = 4;     // from here on a product is limited by arithmetic, not by memory
+constexpr std::size_t kManyTokens = 4;     // from this number on a product is limited by arithmetic, not by memory
 
 struct ModelSizes {
     std::size_t layers, width, hidden, vocab, heads, head_size;
 };
 
-// Everything that was in the file. Matrices and embedding point into it; vectors are copies in float32.
+// All weights of a model. Matrices and embedding point into the file; vectors are copies in float32.
 class Weights {
   public:
     std::unordered_map<std::string, Matrix> matrices;
     std::unordered_map<std::string, Buffer<float>> vectors;
     Matrix embedding;  // of a codec that decodes rows
 
-    // Both throw std::invalid_argument, naming the tensor, if it is missing or has another shape.
+    // All throw std::invalid_argument, with the name of the tensor, if it is missing or has another shape.
     const Matrix* matrix(const std::string& name, std::size_t rows, std::size_t cols) const;
     const float* vector(const std::string& name, std::size_t size) const;
     std::size_t rank(const std::string& name) const;  // the rows of a LoRA factor
@@ -71,7 +71,7 @@ struct StateArrays {
     std::size_t batch;
 };
 
-// Consecutive tokens of one sequence: `count` of them from `first` on, whose state is number `slot`.
+// Consecutive tokens of one sequence: `count` tokens of the step from `first` on. `slot` is the number of its state.
 struct Sequence {
     std::size_t first, count, slot;
 };
@@ -80,7 +80,7 @@ struct Step {
     std::span<const std::uint32_t> tokens;     // (M,)
     std::span<const Sequence> sequences;       // cover the tokens in their order
     StateArrays from, to;                      // may be the same
-    std::span<const std::uint32_t> wanted;     // the tokens whose logits are asked for
+    std::span<const std::uint32_t> wanted;     // the tokens whose logits are written
     float* logits;                             // (wanted, V)
 };
 
@@ -88,7 +88,7 @@ class Engine {
   public:
     virtual ~Engine() = default;
 
-    // Reads the tokens of a step. One step at a time; other callers wait.
+    // Reads the tokens of a step and writes states and logits. One step at a time; other callers wait.
     void forward(const Step& step);
 
     // The threads of a step: fewer than asked for where the system gives fewer.
@@ -108,7 +108,7 @@ class Engine {
     };
     Norm norm(const std::string& name) const;
 
-    // out[b] = finish(W x[b]), quantised again if another product will read it.
+    // out[b] = finish(W x[b]), quantised again if another product reads it.
     struct Product {
         const Matrix* W;
         const Vectors* x;
@@ -116,27 +116,28 @@ class Engine {
         std::optional<Function> finish = {};
         bool feeds_product = false;
     };
-    // All of them at once: one thread's part is a run of rows through the list.
+    // All products together: a thread's part is a run of rows through the list.
     void multiply_all(const Worker& worker, std::span<const Product> products, std::size_t count) const;
     void multiply(const Matrix& W, const Vectors& x, std::size_t count, float* out, std::size_t stride, Range rows) const;
-    // x_ += gate * (W y), without the gate if there is none
+    // x_ += gate * (W y); without `gate` if it is null
     void add_branch(const Worker& worker, const Matrix& W, const Vectors& y, const Vectors* gate, std::size_t count) const;
 
     // A thread's columns: whole groups of activations and whole heads.
     Range own_columns(const Worker& worker) const { return worker.share(sizes.width, column_unit_); }
-    // All columns in such pieces, for many tokens half of them dealt: body(range of columns).
+    // Calls body(range of columns) for all columns, in pieces of whole groups and heads; for many tokens half of them are handed out.
     template <typename Body>
-    void deal_columns(const Worker& worker, std::size_t count, const Body& body) const {
+    void hand_out_columns(const Worker& worker, std::size_t count, const Body& body) const {
         const std::size_t pieces = (sizes.width + column_unit_ - 1) / column_unit_;
-        worker.deal(pieces, count < kManyTokens ? 0 : pieces / 2, [&](Range part) {
+        worker.hand_out(pieces, count < kManyTokens ? 0 : pieces / 2, [&](Range part) {
             body(Range{part.begin * column_unit_, std::min(sizes.width, part.end * column_unit_)});
         });
     }
     // y[m] = ln(x_[m]), the thread's columns of it.
     void normalize(const Norm& ln, std::size_t count, const Vectors& y, Range own) const;
-    // The row of y before token m: of the token before, or the shift that the sequence's state remembers.
+    // The row before token m of a sequence: of y, or for its first token the shift in its state.
     const float* previous(const Vectors& y, const Sequence& sequence, std::size_t m, const float* shift, std::size_t layer,
                           const StateArrays& state) const;
+    // Writes the row of each sequence's last token to the shift in its state, the thread's columns of it.
     void remember(const Step& step, const Vectors& y, std::size_t layer, float* StateArrays::*shift, Range own) const;
     void quantize(const Vectors& y, std::size_t count, Range own) const;
     float* state_of(const StateArrays& state, std::size_t layer, std::size_t slot, std::size_t head) const;
@@ -148,7 +149,7 @@ class Engine {
   private:
     void multiply_part(const Product& product, std::size_t count, Range rows) const;
     template <typename Body>
-    void deal_rows(const Worker& worker, const Matrix& W, std::size_t count, const Body& body) const;
+    void hand_out_rows(const Worker& worker, const Matrix& W, std::size_t count, const Body& body) const;
     void embed(const Worker& worker, const Step& step);
     void head(const Worker& worker, const Step& step);
 

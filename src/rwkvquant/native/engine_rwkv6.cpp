@@ -2,7 +2,7 @@
 //
 //     C  width    F  hidden width    H  heads    N  head size    Rm, Rd  ranks of the mix and the decay    M  tokens of the step
 //
-// Ten barriers a block, marked by their number: between them a thread works on its own columns, heads or rows.
+// A block has ten barriers, with their numbers in comments. Between two barriers a thread works on its own columns, heads or rows.
 #include "bodies.h"
 #include "engine.h"
 
@@ -82,13 +82,13 @@ class Rwkv6 final : public Engine {
         shift(step, layer, step.from.att_shift, W.maa_x, nullptr, xx_, own);         // (M, C)
         worker.barrier();  // 1
 
-        // How far each of the five inputs leans on the previous token depends on the data.
+        // How much each of the five inputs takes from the previous token depends on the data.
         const Product hidden[] = {{W.maa_w1, &xx_, &maa_hidden_, Function::kTanh}};  // (M, 5 Rm)
         multiply_all(worker, hidden, count);
         worker.barrier();  // 2
         slice(worker, count);                                                        // 5 x (M, Rm)
         worker.barrier();  // 3
-        deal_columns(worker, count, [&](Range part) {
+        hand_out_columns(worker, count, [&](Range part) {
             for (std::size_t i = 0; i < kMixes; ++i) {
                 multiply(*W.maa_w2[i], maa_slices_[i], count, d_.row(0), d_.stride(), part);  // (M, C): the lean
                 shift(step, layer, step.from.att_shift, W.maa[i], &d_, mixed_[i], part);      // (M, C)
@@ -107,7 +107,7 @@ class Rwkv6 final : public Engine {
         multiply_all(worker, products, count);
         worker.barrier();  // 5
 
-        deal_columns(worker, count, [&](Range part) {
+        hand_out_columns(worker, count, [&](Range part) {
             multiply(*W.decay_w2, decay_hidden_, count, d_.row(0), d_.stride(), part);  // (M, C)
             for (std::size_t head = part.begin / sizes.head_size; head < part.end / sizes.head_size; ++head) {
                 for (const Sequence& sequence : step.sequences) heads(worker, step, sequence, layer, head);  // (M, C) -> out_
@@ -149,7 +149,7 @@ class Rwkv6 final : public Engine {
         quantize(mixed, step.tokens.size(), own);
     }
 
-    // The hidden vector in five, each to stand at the beginning of an activation group.
+    // Copies the hidden vector into five, so that each begins an activation group.
     void slice(const Worker& worker, std::size_t count) const {
         const Range own = worker.share(count * kMixes, 1);
         for (std::size_t piece = own.begin; piece < own.end; ++piece) {
@@ -159,7 +159,7 @@ class Rwkv6 final : public Engine {
         }
     }
 
-    // One head of one sequence, token by token: its state stays in the cache meanwhile.
+    // One head of one sequence, token by token, so that its state stays in the cache.
     void heads(const Worker& worker, const Step& step, const Sequence& sequence, std::size_t layer, std::size_t head) const {
         const Operations& ops = operations();
         const Layer& W = layers_[layer];

@@ -2,7 +2,7 @@
 //
 //     C  width    F  hidden width    H  heads    N  head size    R*  ranks of the LoRA pairs    M  tokens of the step
 //
-// Seven barriers a block, marked by their number: between them a thread works on its own columns, heads or rows.
+// A block has seven barriers, with their numbers in comments. Between two barriers a thread works on its own columns, heads or rows.
 #include "bodies.h"
 #include "engine.h"
 
@@ -90,7 +90,7 @@ class Rwkv7 final : public Engine {
         remember(step, y_, layer, &StateArrays::att_shift, own);
         worker.barrier();  // 1
 
-        // The LoRA pairs' first factors stand before the projections: the line of work is then cut inside a large matrix.
+        // The first factors of the LoRA pairs come before the projections: the line of work is then cut inside a large matrix.
         const bool first = layer == 0;
         const Product products[] = {
             {W.g.down, &xg_, &g_hidden_, Function::kSigmoid, true},  // (M, Rg)
@@ -104,7 +104,7 @@ class Rwkv7 final : public Engine {
         multiply_all(worker, std::span(products).first(first ? 6 : 7), count);
         worker.barrier();  // 2
 
-        deal_columns(worker, count, [&](Range part) {
+        hand_out_columns(worker, count, [&](Range part) {
             multiply(*W.w.up, w_hidden_, count, w_.row(0), w_.stride(), part);  // (M, C) each
             multiply(*W.a.up, a_hidden_, count, a_.row(0), a_.stride(), part);
             multiply(*W.g.up, g_hidden_, count, g_.row(0), g_.stride(), part);
@@ -143,7 +143,7 @@ class Rwkv7 final : public Engine {
         quantize(mixed, step.tokens.size(), own);
     }
 
-    // One head of one sequence, token by token: its state stays in the cache meanwhile.
+    // One head of one sequence, token by token, so that its state stays in the cache.
     void heads(const Worker& worker, const Step& step, const Sequence& sequence, std::size_t layer, std::size_t head) const {
         const Operations& ops = operations();
         const Layer& W = layers_[layer];

@@ -1,9 +1,9 @@
 // Exact 1-D k-means of many small groups: the dynamic programme of quantizers/shared/clustering.py, for 8 groups side by side.
 //
 //     cost(i, j) = S2 - S1^2 / S0  (+ S0 (m - stored(m))^2)          of the points i .. j-1, from running sums; m = S1 / S0
-//     D_l(j)     = min over i <= j of  D_(l-1)(i) + cost(i, j)       kept for all l and j; the runs are found by walking back
+//     D_l(j)     = min over i <= j of  D_(l-1)(i) + cost(i, j)       kept for all l and j; walking back through them gives the runs
 //
-// Every group takes the same steps, so a lane is a group and nothing is gathered. In float64, as the definition is.
+// Every group takes the same steps, so each lane is a group and no loads are scattered. In float64, as the definition is.
 #include "operations.h"
 
 namespace rwkvquant::RWKVQUANT_BODY {
@@ -24,12 +24,12 @@ void fill(Lanes& lanes, double value) {
 inline double larger(double a, double b) { return a < b ? b : a; }
 inline double clamped(double value, double low, double high) { return value < low ? low : high < value ? high : value; }
 
-// Half to even, as torch rounds; |v| is far below 2^51.
+// Rounds half to even, as torch does; |v| is far below 2^51.
 inline double round_even(double v) { return (v + 6755399441055744.0) - 6755399441055744.0; }
 
 struct Runs {
     const KMeans& task;
-    Lanes *const s0, *const s1, *const s2, *const plain;  // running sums of p, p x, p x^2 and x, from 0; x counted from the group's weighted mean
+    Lanes *const s0, *const s1, *const s2, *const plain;  // running sums of p, p x, p x^2 and x, from 0; x minus the group's weighted mean
     Lanes middle{};
 
     Runs(const KMeans& of, Lanes* memory)
@@ -65,7 +65,7 @@ struct Runs {
         return spread + w * away * away;
     }
 
-    // The weighted mean of a run as stored; the plain one where all weights are 0; what no run has where it is empty.
+    // The weighted mean of a run as stored; the plain mean where all weights are 0; infinity for an empty run.
     double centroid(std::size_t i, std::size_t j, std::size_t lane) const {
         if (i == j) return kInfinity;
         const double w = s0[j].at[lane] - s0[i].at[lane];
@@ -94,7 +94,7 @@ void fill_least(const Runs& runs, Lanes* least) {
                 }
             }
         }
-        for (int l = 1; l <= k; ++l) {  // a run may be empty: then k is the most there can be
+        for (int l = 1; l <= k; ++l) {  // a run may be empty, so k is the largest number of runs
             const Lanes& fewer = least[(l - 1) * stride + j];
             for (std::size_t lane = 0; lane < kLanes; ++lane) {
                 const double of_this = j ? best[l].at[lane] : kInfinity;
@@ -119,7 +119,7 @@ void walk_back(const Runs& runs, const Lanes* least, std::size_t lane, double* c
     }
 }
 
-// Empty runs take the centroid before them, or the first there is: no code points at them, and order is kept.
+// An empty run gets the centroid before it, or the first one there is: no code points at it, and the order stays ascending.
 void fill_empty(double* centroids, int k) {
     int first = 0;
     while (first < k && centroids[first] == kInfinity) ++first;

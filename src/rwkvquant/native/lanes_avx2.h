@@ -84,8 +84,8 @@ RWKVQUANT_INLINE Ints column(Bytes a) {
     return {_mm256_and_si256(_mm256_srli_epi32(a.top, 8 * c), byte), _mm256_and_si256(_mm256_srli_epi32(a.bottom, 8 * c), byte)};
 }
 
-// maddubs adds two byte products into 16 bits, saturating at 32767. Bytes below 2^7 cannot reach it, so one pair fits and each
-// step is widened; bytes of 8 bits (2 * 255 * 127 = 64770) would, and are multiplied as 16-bit numbers.
+// maddubs adds two byte products into 16 bits and saturates at 32767. Bytes below 2^7 cannot reach that, so one pair fits and each step
+// is widened. Bytes of 8 bits would (2 * 255 * 127 = 64770), so they are multiplied as 16-bit numbers.
 static_assert(2 * 127 * 128 <= 32767 && 2 * 255 * 127 > 32767);
 
 template <int bits>
@@ -134,8 +134,8 @@ RWKVQUANT_INLINE Ints zeros_of(const std::uint8_t* packed) {
 
 namespace {
 
-// Sums of code * x over a tile whose codes of `bits` <= 4 bits lie two in a byte, at bits 0 and 4. A tile has at most 8 steps of
-// two codes, so both sums stay in 16 bits, and they are widened once a tile.
+// Sums of code * x over a tile whose codes of `bits` <= 4 bits are two in a byte, at bits 0 and 4. A tile has at most 8 steps of
+// two codes, so both sums fit in 16 bits, and they are widened once for each tile.
 template <int bits>
 struct NibbleSums {
     static constexpr int kCode = (1 << bits) - 1;
@@ -167,13 +167,13 @@ using Line = Bytes;
 RWKVQUANT_INLINE Line mix(Line a, Line b) { return {_mm256_xor_si256(a.top, b.top), _mm256_xor_si256(a.bottom, b.bottom)}; }
 
 // What was measured to be best for AVX2.
-constexpr int kBlocks = 1, kVectors = 4;          // row-blocks and vectors multiplied side by side; each pair of them has a register of sums
+constexpr int kBlocks = 1, kVectors = 4;          // row-blocks and vectors multiplied together; each pair has a register of sums
 constexpr int kDenseVectors = 1;                  // the same for a row of dense weights
-constexpr int kEnough = 8;                        // sums at a time: fewer wait for one another
-constexpr bool kOneVectorFace = true;             // whether one int8 vector has a loop of its own (product.h)
-constexpr bool kSevenBitFace = true;              // whether bytes below 128 are multiplied faster than all bytes
+constexpr int kEnough = 8;                        // sums at a time: with fewer, instructions wait for one another
+constexpr bool kOneVectorLoop = true;             // whether one int8 vector has its own loop (product.h)
+constexpr bool kSevenBitLoop = true;              // whether bytes below 128 are multiplied faster than all bytes
 constexpr std::size_t kCodesAhead = 8192, kDenseAhead = 8192, kTablesAhead = 3072, kScalesAhead = 1024, kZerosAhead = 512;  // bytes to prefetch
-constexpr std::size_t kStripsAhead = 4;           // from asking memory to decoding (product_decoded.cpp): 6 KiB a row-block at 3 bits
+constexpr std::size_t kStripsAhead = 4;           // from prefetching to decoding (product_decoded.cpp): 6 KiB a row-block at 3 bits
 
 }  // namespace rwkvquant::RWKVQUANT_BODY
 
@@ -191,8 +191,8 @@ RWKVQUANT_INLINE Bytes spread_fours(const std::uint8_t* tile, std::size_t tile_b
 
 namespace {
 
-// Rank at most `most`, 4 or 8. One dot product of two 16-bit numbers: coefficients stand in the upper byte, 256 times too large, and the
-// shift takes that off. |sum| <= 256 * 8 * 2^14 = 2^25.
+// Rank at most `most`, 4 or 8. One dot product of two 16-bit numbers: coefficients are in the upper byte, 256 times too large, and the
+// shift corrects that. |sum| <= 256 * 8 * 2^14 = 2^25.
 template <int bits, bool two_tables, int most>
 class CompressedTables : public TablePlaces<bits, two_tables> {
     using Places = TablePlaces<bits, two_tables>;
@@ -269,7 +269,8 @@ class PairTables : PairEntries<bits, false> {
   public:
     using Entries::Entries;
 
-    // Sixteen entries a shuffle, chosen by the upper bits of the code, for each component; then both side by side, row by row.
+    // For each component: a shuffle looks up 16 entries, and the upper bits of the code choose among the shuffles. Then both components
+    // side by side, row by row.
     RWKVQUANT_INLINE_MEMBER void look_up(Bytes codes, Bytes* step) const {
         half(codes.top, step[0].top, step[1].top);
         half(codes.bottom, step[0].bottom, step[1].bottom);

@@ -14,7 +14,7 @@ namespace rwkvquant::RWKVQUANT_BODY {
 
 using Ints = __m512i;
 using Floats = __m512;
-struct Bytes {  // not an alias: Ints and Bytes are different things
+struct Bytes {  // not an alias, so that Ints and Bytes are different types
     __m512i all;
 };
 
@@ -67,13 +67,13 @@ RWKVQUANT_INLINE Ints column(Bytes a) {
 }
 
 using Four = __m512i;
-struct FourBytes {  // what an instruction reads and spreads by itself
+struct FourBytes {  // which the instruction copies to all lanes
     std::int8_t each[4];
 };
 RWKVQUANT_INLINE Four four_from(const std::int8_t* x) { return splat(load<std::int32_t>(x)); }
 
 // Products are added in 32 bits: 64 * 255 * 128 is far below 2^31.
-// Written out for GNU compilers: GCC 12 copies the sums of a loop back and forth around the intrinsic, which halved the speed.
+// Assembly for GNU compilers: GCC 12 copies the sums of a loop back and forth around the intrinsic, which halved the speed.
 template <int bits>
 RWKVQUANT_INLINE Ints dot(Ints sum, Bytes a, Four x) {
 #if defined(__GNUC__)
@@ -120,8 +120,8 @@ RWKVQUANT_INLINE Ints zeros_of(const std::uint8_t* packed) {
 
 namespace {
 
-// Sums of code * x over a tile whose codes of `bits` <= 4 bits lie two in a byte, at bits 0 and 4. The upper ones stay there, and
-// their sums are sixteen times too large (15 << 4 = 240 is a byte still) until the end. Two chains of each.
+// Sums of code * x over a tile whose codes of `bits` <= 4 bits are two in a byte, at bits 0 and 4. The upper ones stay there,
+// so their sums are 16 times too large until the end (15 << 4 = 240 still fits in a byte). Two chains of each.
 template <int bits>
 struct NibbleSums {
     Ints low[2], high[2] = {splat(0), splat(0)};
@@ -145,13 +145,13 @@ using Line = __m512i;
 RWKVQUANT_INLINE Line mix(Line a, Line b) { return _mm512_xor_si512(a, b); }
 
 // What was measured to be best for AVX-512.
-constexpr int kBlocks = 2, kVectors = 8;          // row-blocks and vectors multiplied side by side; each pair of them has a register of sums
+constexpr int kBlocks = 2, kVectors = 8;          // row-blocks and vectors multiplied together; each pair has a register of sums
 constexpr int kDenseVectors = 4;                  // the same for a row of dense weights
-constexpr int kEnough = 8;                        // sums at a time: fewer wait for one another
-constexpr bool kOneVectorFace = true;             // whether one int8 vector has a loop of its own (product.h)
-constexpr bool kSevenBitFace = false;             // whether bytes below 128 are multiplied faster than all bytes
+constexpr int kEnough = 8;                        // sums at a time: with fewer, instructions wait for one another
+constexpr bool kOneVectorLoop = true;             // whether one int8 vector has its own loop (product.h)
+constexpr bool kSevenBitLoop = false;             // whether bytes below 128 are multiplied faster than all bytes
 constexpr std::size_t kCodesAhead = 8192, kDenseAhead = 8192, kTablesAhead = 3072, kScalesAhead = 1024, kZerosAhead = 512;  // bytes to prefetch
-constexpr std::size_t kStripsAhead = 4;           // from asking memory to decoding (product_decoded.cpp): 6 KiB a row-block at 3 bits
+constexpr std::size_t kStripsAhead = 4;           // from prefetching to decoding (product_decoded.cpp): 6 KiB a row-block at 3 bits
 
 }  // namespace rwkvquant::RWKVQUANT_BODY
 
@@ -168,8 +168,7 @@ RWKVQUANT_INLINE Bytes spread_fours(const std::uint8_t* tile, std::size_t tile_b
 namespace {
 
 // Rank at most `most`, 4 or 8. One dot product of four bytes gives 16 entries, four for each lane: coefficients + 128 are the unsigned
-// side, and 128 * (sum of a column of the basis) is taken off before. `quarter` counts the four entries that stand at bytes
-// 4 * quarter .. of a lane.
+// side, and `start` already has minus 128 * (sum of a column of the basis). `quarter`: the four entries at bytes 4 * quarter .. of a lane.
 template <int bits, bool two_tables, int most>
 class CompressedTables : public TablePlaces<bits, two_tables> {
     using Places = TablePlaces<bits, two_tables>;
@@ -186,7 +185,7 @@ class CompressedTables : public TablePlaces<bits, two_tables> {
         std::uint16_t word[32] = {};
         std::uint8_t byte[kTables][kFours][kStepBytes];
         for (std::size_t lane = 0; lane < 4; ++lane) {
-            // Sixteen bytes that begin at an even one hold the coefficients of the lane's tables.
+            // 16 bytes that begin at an even byte hold the coefficients of the lane's tables.
             const std::size_t first = Places::table(lane, 0, matrix.group_rows) * rank, even = first / 2;
             for (std::size_t w = 0; w < 8; ++w) word[8 * lane + w] = static_cast<std::uint16_t>(even + w);
             for (std::size_t table = 0; table < kTables; ++table) {
@@ -253,12 +252,12 @@ class PairTables : PairEntries<bits, true> {
     RWKVQUANT_INLINE_MEMBER void look_up(Bytes codes, Bytes* step) const {
         const __m512i first = _mm512_set4_epi32(static_cast<int>(0x800D800Cu), static_cast<int>(0x80098008u), static_cast<int>(0x80058004u),
                                                 static_cast<int>(0x80018000u));
-        step[0] = found(_mm512_shuffle_epi8(codes.all, first));
-        step[1] = found(_mm512_shuffle_epi8(codes.all, _mm512_add_epi16(first, _mm512_set1_epi16(2))));
+        step[0] = pairs_at(_mm512_shuffle_epi8(codes.all, first));
+        step[1] = pairs_at(_mm512_shuffle_epi8(codes.all, _mm512_add_epi16(first, _mm512_set1_epi16(2))));
     }
 
   private:
-    RWKVQUANT_INLINE_MEMBER Bytes found(__m512i index) const {
+    RWKVQUANT_INLINE_MEMBER Bytes pairs_at(__m512i index) const {
         const auto part = [&](std::size_t at) { return _mm512_loadu_si512(pairs + 64 * at); };  // 32 entries
         if constexpr (bits <= 5) return {_mm512_permutexvar_epi16(index, part(0))};
         __m512i result = _mm512_permutex2var_epi16(part(0), index, part(1));

@@ -1,6 +1,5 @@
-// What every spelling of the lanes needs first; lanes.h says what a spelling is. RWKVQUANT_ALWAYS is defined by its header: registers must
-// stay registers through every function, so nothing is left to the compiler's judgement. Only plain C++ has arrays, and would take minutes
-// to compile.
+// What every header of lanes (lanes.h) includes first. Each defines RWKVQUANT_ALWAYS before: it forces inlining, so that values stay in
+// registers through every function. Only lanes_plain.h leaves it empty: with its arrays forced inlining would take minutes to compile.
 #pragma once
 
 #include <cstddef>
@@ -14,7 +13,7 @@
 
 namespace rwkvquant::RWKVQUANT_BODY {
 
-// Packed arrays lie where the file has them; nothing is assumed to be aligned.
+// Packed arrays are where the file has them, so no alignment is assumed.
 template <typename T>
 RWKVQUANT_INLINE T load(const void* from) {
     T value;
@@ -22,8 +21,8 @@ RWKVQUANT_INLINE T load(const void* from) {
     return value;
 }
 
-// Asks for the lines of a tile that will be needed `ahead` bytes later. The hardware follows a stream, but stops at each 4 KiB
-// page; asking 8 KiB ahead was worth 20 % from memory (docs/methods/tile.md). Beyond the end of an array it does nothing.
+// Prefetches the lines of a tile that are `ahead` bytes later. The hardware follows a stream, but stops at each 4 KiB page; 8 KiB ahead
+// made reading from memory 20 % faster (docs/methods/tile.md). Past the end of an array it does no harm.
 template <std::size_t bytes>
 RWKVQUANT_INLINE void prefetch(const void* from, std::size_t ahead) {
     for (std::size_t line = 0; line < bytes; line += 64) __builtin_prefetch(static_cast<const char*>(from) + ahead + line);
@@ -34,7 +33,7 @@ struct Int {
     static constexpr int v = value;
 };
 
-// body(Int<0>{}) .. body(Int<n - 1>{}): a loop whose index is a constant, as shifts need.
+// body(Int<0>{}) .. body(Int<n - 1>{}): a loop whose index is a constant, which shifts need.
 template <int n, int i = 0, typename Body>
 RWKVQUANT_INLINE void unroll(const Body& body) {
     if constexpr (i < n) {
@@ -45,7 +44,7 @@ RWKVQUANT_INLINE void unroll(const Body& body) {
 
 static constexpr std::size_t ceil_divide(std::size_t a, std::size_t b) { return (a + b - 1) / b; }
 
-// IEEE 754 binary16 -> binary32, exactly, subnormals, infinities and NaN included.
+// IEEE 754 binary16 -> binary32, exactly, including subnormals, infinities and NaN.
 RWKVQUANT_INLINE float float_from_f16(std::uint16_t half) {
     const std::uint32_t sign = (half & 0x8000u) << 16, exponent = (half >> 10) & 31u, fraction = half & 0x3FFu;
     if (exponent == 0) {  // zero or subnormal: fraction * 2^-24
@@ -57,7 +56,7 @@ RWKVQUANT_INLINE float float_from_f16(std::uint16_t half) {
     return load<float>(&bits);
 }
 
-// Number `index` of an array at any address.
+// Element `index` of a float16 array at any address.
 RWKVQUANT_INLINE float half_at(const std::uint8_t* from, std::size_t index) { return float_from_f16(load<std::uint16_t>(from + 2 * index)); }
 
 }  // namespace rwkvquant::RWKVQUANT_BODY

@@ -1,4 +1,4 @@
-// lanes.h in NEON with the matrix multiplication of int8 (armv8.2-a+i8mm): lanes_neon.h with one instruction more.
+// lanes.h in NEON with the matrix multiplication of int8 (armv8.2-a+i8mm): lanes_neon.h with one more instruction.
 #pragma once
 
 #define RWKVQUANT_I8MM

@@ -1,6 +1,6 @@
 // lanes.h in NEON with dot products (armv8.2-a): four 128-bit registers, rows 0..3, 4..7, 8..11 and 12..15.
 //
-// `sdot` multiplies signed bytes with signed ones, so bytes below 128 go in as they are. RWKVQUANT_I8MM adds `usdot`, for 8 bits.
+// `sdot` multiplies signed bytes, so it takes bytes below 128 as they are. RWKVQUANT_I8MM adds `usdot`, for bytes of 8 bits.
 #pragma once
 
 #include <arm_neon.h>
@@ -24,7 +24,7 @@ struct Bytes {
     uint8x16_t rows[4];
 };
 
-// function(0) .. function(3), written out: what loops index, GCC 12 keeps in memory.
+// function(0) .. function(3), without a loop: GCC 12 keeps in memory what a loop indexes.
 template <typename Result, typename Function>
 RWKVQUANT_INLINE Result each_four(const Function& function) {
     return {{function(Int<0>{}), function(Int<1>{}), function(Int<2>{}), function(Int<3>{})}};
@@ -102,7 +102,7 @@ RWKVQUANT_INLINE Bytes select(std::uint8_t m, Bytes a, Bytes b) {
 RWKVQUANT_INLINE Bytes index_of(Bytes code, std::uint8_t m, Bytes offset) {
     return each_four<Bytes>([&](auto i) RWKVQUANT_ALWAYS { return vorrq_u8(vandq_u8(code.rows[i.v], vdupq_n_u8(m)), offset.rows[i.v]); });
 }
-// `tbl` gives 0 where an index is 16 or more; the other spellings do not look at bits 4 to 6.
+// `tbl` gives 0 where an index is 16 or more; the other versions ignore bits 4 to 6.
 RWKVQUANT_INLINE Bytes lookup(Bytes tables, Bytes index) {
     return each_four<Bytes>([&](auto i) RWKVQUANT_ALWAYS { return vqtbl1q_u8(tables.rows[i.v], vandq_u8(index.rows[i.v], vdupq_n_u8(15))); });
 }
@@ -114,11 +114,12 @@ RWKVQUANT_INLINE Ints column(Bytes a) {
     });
 }
 
-// A dot product spreads the first four bytes by itself.
+// The dot product instruction copies the first four bytes to all rows.
 using Four = int8x8_t;
 RWKVQUANT_INLINE Four four_from(const std::int8_t* x) { return vreinterpret_s8_s32(vset_lane_s32(load<std::int32_t>(x), vdup_n_s32(0), 0)); }
 
-// Products are added in 32 bits: nothing is near 2^31. Without usdot, a byte of 8 bits is twice its upper seven plus the lowest.
+// Products are added in 32 bits: no sum is near 2^31. Without usdot, a byte of 8 bits is split: twice its upper seven bits, plus the
+// lowest.
 template <int bits>
 RWKVQUANT_INLINE int32x4_t dot_rows(int32x4_t sum, uint8x16_t a, Four x) {
     if constexpr (bits < 8) return vdotq_lane_s32(sum, vreinterpretq_s8_u8(a), x, 0);
@@ -143,7 +144,7 @@ RWKVQUANT_INLINE Ints multiply_zeros(Ints zeros, std::int32_t factor) {
     return each_four<Ints>([&](auto i) RWKVQUANT_ALWAYS { return vmulq_n_s32(zeros.rows[i.v], factor); });
 }
 
-// A plane of width p: four rows are 4 * p bits, row r of them at bit p * r.
+// A plane of width p: four rows are 4 * p bits, with row r at bit p * r.
 template <int p>
 RWKVQUANT_INLINE Ints plane_zeros(const std::uint8_t* packed) {
     const std::int32_t places[4] = {0, -p, -2 * p, -3 * p};
@@ -162,8 +163,8 @@ RWKVQUANT_INLINE Ints zeros_of(const std::uint8_t* packed) {
 
 namespace {
 
-// Sums of code * x over a tile whose codes of `bits` <= 4 bits lie two in a byte, at bits 0 and 4. Up to 3 bits the upper ones stay
-// there, below 128, and their sums are sixteen times too large until the end; a shift of bytes leaves 4 bits alone, and needs no mask.
+// Sums of code * x over a tile whose codes of `bits` <= 4 bits are two in a byte, at bits 0 and 4. Up to 3 bits the upper ones stay
+// there, below 128, so their sums are 16 times too large until the end. With 4 bits they are shifted by bytes, which needs no mask.
 template <int bits>
 struct NibbleSums {
     static constexpr bool kStay = bits < 4;
@@ -186,13 +187,13 @@ struct NibbleSums {
 }  // namespace
 
 // What was measured to be best for NEON.
-constexpr int kBlocks = 1, kVectors = 4;          // row-blocks and vectors multiplied side by side; each pair of them has a register of sums
+constexpr int kBlocks = 1, kVectors = 4;          // row-blocks and vectors multiplied together; each pair has a register of sums
 constexpr int kDenseVectors = 1;                  // the same for a row of dense weights
-constexpr int kEnough = 2;                        // sums at a time: fewer wait for one another; each is four registers, of 32
-constexpr bool kOneVectorFace = true;             // whether one int8 vector has a loop of its own (product.h)
-constexpr bool kSevenBitFace = true;              // whether bytes below 128 are multiplied faster than all bytes
+constexpr int kEnough = 2;                        // sums at a time: with fewer, they wait for one another; each is four of 32 registers
+constexpr bool kOneVectorLoop = true;             // whether one int8 vector has its own loop (product.h)
+constexpr bool kSevenBitLoop = true;              // whether bytes below 128 are multiplied faster than all bytes
 constexpr std::size_t kCodesAhead = 8192, kDenseAhead = 8192, kTablesAhead = 3072, kScalesAhead = 1024, kZerosAhead = 512;  // bytes to prefetch
-constexpr std::size_t kStripsAhead = 4;           // from asking memory to decoding (product_decoded.cpp): 6 KiB a row-block at 3 bits
+constexpr std::size_t kStripsAhead = 4;           // from prefetching to decoding (product_decoded.cpp): 6 KiB a row-block at 3 bits
 
 }  // namespace rwkvquant::RWKVQUANT_BODY
 
@@ -200,7 +201,7 @@ constexpr std::size_t kStripsAhead = 4;           // from asking memory to decod
 
 namespace rwkvquant::RWKVQUANT_BODY {
 
-// The tables of one lane stand side by side; what follows them no index reaches.
+// The tables of one lane are next to one another; no index reaches the bytes after them.
 template <std::size_t used>
 RWKVQUANT_INLINE uint8x16_t table_of_lane(const std::uint8_t* from) {
     if constexpr (used == 16) return load<uint8x16_t>(from);
@@ -277,8 +278,8 @@ class PairTables : PairEntries<bits, false> {
   public:
     using Entries::Entries;
 
-    // Up to 64 entries an instruction, for each component; then both side by side, row by row. Codes come by reference: GCC 12 copies
-    // what it is given through memory, and puts tables together there unless one instruction loads them.
+    // For each component: one instruction looks up 64 entries at most. Then both components side by side, row by row. Codes are passed by
+    // reference, because GCC 12 copies values through memory; it also builds tables in memory unless one instruction loads them.
     RWKVQUANT_INLINE_MEMBER void look_up(const Bytes& codes, Bytes* step) const {
         const Bytes first = component(pairs, codes), second = component(pairs + kEntries, codes);
         unroll<4>([&](auto i) RWKVQUANT_ALWAYS {
@@ -297,17 +298,17 @@ class PairTables : PairEntries<bits, false> {
         } else if constexpr (bits == 5) {
             const uint8x16x2_t entries = vld1q_u8_x2(table);
             return each_four<Bytes>([&](auto i) RWKVQUANT_ALWAYS { return vqtbl2q_u8(entries, codes.rows[i.v]); });
-        } else {  // an index of 64 or more leaves what was found before
-            Bytes found = splat_byte(0);
+        } else {  // an index of 64 or more leaves the entry of an earlier part
+            Bytes result = splat_byte(0);
             unroll<static_cast<int>(kEntries / 64)>([&](auto part) RWKVQUANT_ALWAYS {
                 const uint8x16x4_t entries = vld1q_u8_x4(table + 64 * part.v);
                 const uint8x16_t begin = vdupq_n_u8(64 * part.v);
                 unroll<4>([&](auto i) RWKVQUANT_ALWAYS {
                     const uint8x16_t index = vsubq_u8(codes.rows[i.v], begin);
-                    found.rows[i.v] = part.v == 0 ? vqtbl4q_u8(entries, index) : vqtbx4q_u8(found.rows[i.v], entries, index);
+                    result.rows[i.v] = part.v == 0 ? vqtbl4q_u8(entries, index) : vqtbx4q_u8(result.rows[i.v], entries, index);
                 });
             });
-            return found;
+            return result;
         }
     }
 };

@@ -1,4 +1,4 @@
-// lanes.h in plain C++: arrays, and loops that compilers turn into whatever the CPU has.
+// lanes.h in plain C++: arrays and loops, which compilers turn into the vector instructions of the CPU.
 #pragma once
 
 #define RWKVQUANT_ALWAYS
@@ -131,7 +131,7 @@ RWKVQUANT_INLINE Ints zeros_of(const std::uint8_t* packed) {
 
 namespace {
 
-// Sums of code * x over a tile whose codes of `bits` <= 4 bits lie two in a byte, at bits 0 and 4.
+// Sums of code * x over a tile whose codes of `bits` <= 4 bits are two in a byte, at bits 0 and 4.
 template <int bits>
 struct NibbleSums {
     Ints sum;
@@ -157,13 +157,13 @@ RWKVQUANT_INLINE Line mix(Line a, const Line& b) {
 }
 
 // What was measured to be best for plain C++.
-constexpr int kBlocks = 1, kVectors = 1;          // row-blocks and vectors multiplied side by side; each pair of them has a register of sums
+constexpr int kBlocks = 1, kVectors = 1;          // row-blocks and vectors multiplied together; each pair has a register of sums
 constexpr int kDenseVectors = 1;                  // the same for a row of dense weights
-constexpr int kEnough = 8;                        // sums at a time: fewer wait for one another
-constexpr bool kOneVectorFace = false;            // whether one int8 vector has a loop of its own (product.h); plain C++ is bound by arithmetic
-constexpr bool kSevenBitFace = false;             // whether bytes below 128 are multiplied faster than all bytes
+constexpr int kEnough = 8;                        // sums at a time: with fewer, instructions wait for one another
+constexpr bool kOneVectorLoop = false;            // whether one int8 vector has its own loop (product.h); plain C++ is bound by arithmetic
+constexpr bool kSevenBitLoop = false;             // whether bytes below 128 are multiplied faster than all bytes
 constexpr std::size_t kCodesAhead = 8192, kDenseAhead = 8192, kTablesAhead = 3072, kScalesAhead = 1024, kZerosAhead = 512;  // bytes to prefetch
-constexpr std::size_t kStripsAhead = 4;           // from asking memory to decoding (product_decoded.cpp): 6 KiB a row-block at 3 bits
+constexpr std::size_t kStripsAhead = 4;           // from prefetching to decoding (product_decoded.cpp): 6 KiB a row-block at 3 bits
 
 }  // namespace rwkvquant::RWKVQUANT_BODY
 

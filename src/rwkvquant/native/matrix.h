@@ -1,8 +1,8 @@
-// A packed matrix, the vectors it is multiplied with, and the rules of their product. The definition is kernels/product.py.
+// A packed matrix and the vectors it is multiplied with. The definition of the product is kernels/product.py.
 //
 //     out[b, r] = sum over c of W[r, c] * x[b, c]        r in row_begin .. row_end
 //
-// Packed arrays are the raw bytes that the file holds, at any address; formats/layout.py says which array a layout has.
+// Packed arrays are the raw bytes of the file, at any address; each codec says which arrays it has (codec.h).
 #pragma once
 
 #include <cstddef>
@@ -15,15 +15,15 @@ struct Matrix {
     std::size_t rows = 0, cols = 0;
     std::size_t bytes = 0;  // of all its arrays
 
-    // What only the codec knows: its numbers, and where its arrays begin. The struct that lies here is in the codec's own file.
+    // What only the codec knows: its numbers, and where its arrays begin. The struct that is stored here is in the codec's file.
     static constexpr std::size_t kFieldBytes = 112;
     alignas(8) unsigned char fields[kFieldBytes] = {};
 };
 
 // `count` vectors one after another. `padded` is cols up to the next multiple of 64, `groups` is padded / 64.
 //
-// q null is the path with float32 activations, the judge of the other one; it needs x. With q, quantised layouts read q, scale and
-// minus_sum, and x may be null. Dense layouts read x alone, always.
+// With q null, activations are float32 and x is needed: the reference for the int8 path. With q, quantised codecs read q, scale and
+// minus_sum, and x may be null. Dense codecs always read x.
 struct Activations {
     const std::int8_t* q = nullptr;           // (count, padded), zeros in the padding
     const float* scale = nullptr;             // (count, groups): x is q * scale

@@ -1,4 +1,4 @@
-// Layer norm, and with a head's columns and another eps the head norm; the definition is in kernels/functions.py.
+// Layer norm. With the columns of a head and another eps it is the head norm. The definition is in kernels/functions.py.
 #include "operations.h"
 #include "vectors.h"
 

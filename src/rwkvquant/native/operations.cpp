@@ -1,4 +1,4 @@
-// The table of a body: all it has for others.
+// The table of a body: all functions that other files call.
 #include "operations.h"
 
 #define RWKVQUANT_OF_PRODUCTS(each) each(dot_bytes)
@@ -7,8 +7,8 @@
     each(keys7) each(wkv7) each(bonus7) each(exponentials) each(decay6) each(wkv6) each(exact_kmeans) each(round_columns_f32)  \
     each(round_columns_f64) each(code_gram_f32) each(code_gram_f64) each(step_coefficients_f32) each(step_coefficients_f64)
 
-// A body of products alone takes the rest from the plain one. So do ARM's: NEON is part of that architecture, and what a compiler makes
-// of the plain body's vectors is as fast.
+// A body with products only takes the other functions from the plain body. On ARM all do: NEON is part of that architecture, and what a
+// compiler makes of the plain body's vectors is as fast.
 #if defined(RWKVQUANT_PRODUCTS_ONLY)
 #define RWKVQUANT_VECTORS plain
 #else

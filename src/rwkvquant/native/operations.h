@@ -4,10 +4,10 @@
 // The sources are the same for all bodies. CMakeLists.txt names the body (RWKVQUANT_BODY, which is also its namespace), its header of
 // lanes (RWKVQUANT_LANES) and the compiler's flags.
 //
-// A file compiled with such flags must not emit inline functions that other files share: the linker keeps one copy of each, and
-// if it kept the AVX-512 one, an older CPU would meet an illegal instruction in code that looks harmless. So the bodies take nothing of
-// the C++ library but types and constants, memory comes from the caller, and what a body's files share lives in the body's own namespace
-// or is `static`. tests/native/test_bodies.py looks into the compiled files.
+// A file compiled with such flags must not emit inline functions that other files share. The linker keeps one copy of each; if it kept the
+// AVX-512 copy, an older CPU would stop at an illegal instruction in code that looks harmless. So the bodies use only types and constants
+// of the C++ library, memory comes from the caller, and what the files of a body share is `static` or in the body's namespace.
+// tests/native/test_bodies.py looks into the compiled files.
 #pragma once
 
 #include <cstddef>
@@ -22,20 +22,20 @@ namespace rwkvquant {
 struct Operations {
     const char* isa;
 
-    // The codecs, in the same order in every body; null stands after the last.
+    // The codecs, in the same order in every body; null after the last.
     const Codec* const* codecs;
 
-    // The measure of arithmetic: dot_rate.cpp.
+    // Measures the speed of arithmetic: dot_rate.cpp.
     std::uint32_t (*dot_bytes)(const std::uint8_t* a, const std::int8_t* q, std::size_t rounds);
-    // The measure of memory bandwidth: read_memory.cpp.
+    // Measures the bandwidth of memory: read_memory.cpp.
     std::uint64_t (*read_memory)(const std::uint8_t* memory, std::size_t bytes, std::size_t ahead);
 
     // x (count, padded) with zeros in the padding -> q (count, padded), scale (count, groups), minus_sum (count, 2 groups)
     void (*quantize_activations)(const float* x, std::size_t count, std::size_t cols, std::int8_t* q, float* scale,
                                  std::int32_t* minus_sum);
 
-    // What a step does beside products. All arrays are float32 at any address. A range begin..end of columns is one thread's share; what
-    // lies outside of it is read but not written.
+    // The operations of a step besides products. All arrays are float32 at any address. A range begin..end of columns is one thread's
+    // share; what is outside of it is read but not written.
 
     // y[begin..end] = (x - mean) / sqrt(variance + eps) * weight + bias; mean and variance over all cols
     void (*layer_norm)(const float* x, const float* weight, const float* bias, std::size_t cols, float eps, std::size_t begin,
@@ -51,7 +51,7 @@ struct Operations {
     void (*wkv7)(const float* S, float* S_to, const float* r, const Head7& head, std::size_t size, float* o);
     // y = (y + sum(r * k * r_k) v) * g
     void (*bonus7)(const float* r, const float* k, const float* r_k, const float* v, const float* g, std::size_t size, float* y);
-    // y = exp((x - top) / temperature), of all `size` of them; no x is above top
+    // y = exp((x - top) / temperature) of `size` elements; no x is above top
     void (*exponentials)(const float* x, float top, float temperature, std::size_t size, float* y);
     // w = exp(-exp(min(w0 + d, 80)))
     void (*decay6)(const float* w0, const float* d, std::size_t size, float* w);
@@ -59,7 +59,7 @@ struct Operations {
     void (*wkv6)(const float* S, float* S_to, const float* r, const float* w, const float* k, const float* v, const float* u,
                  std::size_t size, float* o);
 
-    // What quantising, not running, would spend its time in: workshop.h. `scratch` has the bytes that it says there.
+    // The loops of quantising: workshop.h. `scratch` has the number of bytes that `scratch_bytes` says there.
     void (*exact_kmeans)(const KMeans& task, std::size_t begin, std::size_t end, void* scratch);
     void (*round_columns_f32)(const Columns<float>& task, std::size_t begin, std::size_t end, void* scratch);
     void (*round_columns_f64)(const Columns<double>& task, std::size_t begin, std::size_t end, void* scratch);

@@ -1,5 +1,5 @@
-// What the codecs' files share. A codec that is multiplied has two faces: a product with one int8 vector, as fast as memory; and a decoder
-// of 16 rows x 64 columns, from which product_decoded.cpp multiplies any number of vectors, int8 or float32.
+// What the files of the codecs share. A codec has two loops: a product with one int8 vector, as fast as memory; and a decoder of 16 rows x
+// 64 columns, with which product_decoded.cpp multiplies any number of vectors, int8 or float32.
 #pragma once
 
 #include "codec.h"
@@ -7,7 +7,7 @@
 
 namespace rwkvquant::RWKVQUANT_BODY {
 
-// A codec's own struct, into the matrix and out of it.
+// Copies a codec's own struct into the matrix, and out of it.
 template <typename Fields>
 RWKVQUANT_INLINE void keep(const Fields& own, Matrix& matrix) {
     static_assert(sizeof(Fields) <= Matrix::kFieldBytes && __is_trivially_copyable(Fields));
@@ -52,10 +52,10 @@ struct Decoder {
 void product_decoded(const Decoder& decoder, const Activations& activations, float* out, std::size_t out_stride, std::size_t row_begin,
                      std::size_t row_end);
 
-// A codec takes one int8 vector itself, where the body has a face for it (kOneVectorFace), and hands everything else to product_decoded.
+// A codec multiplies one int8 vector itself, where that loop is fast in the body (kOneVectorLoop), and leaves all else to product_decoded.
 RWKVQUANT_INLINE bool is_one_int8_vector(const Activations& activations) { return activations.count == 1 && activations.q != nullptr; }
 
-// Rows of a row-block that lie inside the range.
+// The number of rows of a row-block that are inside the range.
 RWKVQUANT_INLINE std::size_t rows_left(std::size_t row, std::size_t row_end) {
     return row_end - row < kTileRows ? row_end - row : kTileRows;
 }

@@ -1,6 +1,6 @@
 // One-dimensional codebooks of 2 to 4 bits in tiles of 32 columns; a centroid c of 0..127 is the weight c - 64.
 //
-// One vector:  isum[r]  = sum over an activation group of (centroid[code] - 64) * q     exact, in integers; two tiles, one at an odd end
+// One vector:  isum[r]  = sum over an activation group of (centroid[code] - 64) * q     exact, in integers; two tiles or the last
 //              y[r]    += float(isum[r]) * xscale                                       groups from left to right
 //              y[r]    *= row_scale[r]
 #include "codebook_tables.h"
@@ -32,10 +32,10 @@ void describe(Description& given, Matrix& matrix) {
     keep(own, matrix);
 }
 
-// start + sums of centroid * x over the 32 columns of a tile, one a row.
+// start + sums of centroid * x over the 32 columns of a tile, one sum for each row.
 //
-// Codes come two in a byte. With tables of at most 8 entries one mask serves both: a shuffle does not look at bits 4 to 6 of its
-// index, and bits 3 and 7 are 0.
+// Codes are two in a byte. With tables of at most 8 entries one mask is enough for both: a shuffle ignores bits 4 to 6 of its index, and
+// bits 3 and 7 are 0.
 template <int bits, typename Tables>
 RWKVQUANT_INLINE Ints dot_centroids(Ints start, const std::uint8_t* tile, Bytes tables, Bytes offset, const std::int8_t* x) {
     constexpr bool kOneMask = Tables::kUsed <= 8;
@@ -108,7 +108,7 @@ template <int bits, typename Tables>
 void with_tables(const Codebook& matrix, const Activations& activations, float* out, std::size_t out_stride, std::size_t row_begin,
                  std::size_t row_end) {
     const Tables tables(matrix);
-    if constexpr (kOneVectorFace) {
+    if constexpr (kOneVectorLoop) {
         if (is_one_int8_vector(activations)) return one_vector<bits>(matrix, tables, activations, out, row_begin, row_end);
     }
     const Source<Tables> source = {matrix, tables};

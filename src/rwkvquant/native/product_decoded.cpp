@@ -1,4 +1,4 @@
-// Any number of vectors with a matrix that is decoded once for all of them, some tiles of one or two row-blocks at a time.
+// The product of a matrix with any number of vectors. A few tiles of one or two row-blocks at a time are decoded once for all vectors.
 //
 // int8 activations, each piece:     isum[r] = sum of (code - zero) * q                exact, in integers
 //                                   y[r]   += float(isum[r]) * (scale[r] * xscale)    pieces from left to right
@@ -6,7 +6,7 @@
 //                                   y[r]   += ((s[0] + s[1]) + (s[2] + s[3])) * scale[r]
 // in the end:                       y[r]   *= row_scale[r]                            where there is one
 //
-// A vector meets the same operations in the same order however many stand beside it.
+// A vector has the same operations in the same order for any number of other vectors.
 #include "codes.h"
 #include "product.h"
 
@@ -14,21 +14,21 @@ namespace rwkvquant::RWKVQUANT_BODY {
 namespace {
 
 constexpr std::size_t kPass = 128;  // vectors that share one decoding
-constexpr std::size_t kStrip = 4;   // activation groups decoded ahead: 4 KiB a row-block, in the first-level cache
+constexpr std::size_t kStrip = 4;   // activation groups decoded together: 4 KiB for each row-block, in the first-level cache
 
 // The vectors of a pass, and the groups that are decoded now.
 struct Pass {
     const Activations& activations;
-    std::size_t padded, groups;      // the distance from vector to vector, and between their scales and sums
+    std::size_t padded, groups;      // columns from vector to vector, and groups from scale to scale
     std::size_t first_group, count;  // of the strip
     const Decoded (*strip)[kStrip];  // [row-block][group of the strip]
     float (*y)[kPass * kTileRows];   // [row-block][vector of the pass, row]
     std::size_t group_bytes, block_bytes;
-    const std::uint8_t* ahead = nullptr;  // the codes to ask memory for meanwhile
+    const std::uint8_t* ahead = nullptr;  // the codes to prefetch meanwhile
 };
 
-// `at` is the place in the pass of vector `vector`. What the loop needs is copied first: behind a store to y, a compiler must take
-// everything else in memory for changed.
+// `at` is the place in the pass of vector `vector`. What the loop needs is copied first: after a store to y, a compiler must
+// assume that everything else in memory has changed.
 template <int value_bits, int blocks, int vectors>
 void add_int8(const Pass& pass, std::size_t vector, std::size_t at) {
     constexpr int kPairs = blocks * vectors, kChains = kPairs < kEnough ? 2 : 1;
@@ -42,7 +42,7 @@ void add_int8(const Pass& pass, std::size_t vector, std::size_t at) {
     const std::int32_t* minus_sum = pass.activations.minus_sum + 2 * (vector * groups + pass.first_group);
     const float* xscale = pass.activations.scale + vector * groups + pass.first_group;
     for (std::size_t g = 0; g < count; ++g, q += kActivationGroup, minus_sum += 2, ++xscale) {
-        // A few lines at a time: a core waits for no more than some dozens, and would stand still until they are there.
+        // A few lines at a time: a core can wait for a few dozen lines only, and would stop until they have come.
         if (at == 0) {
             for (std::size_t b = 0; b < blocks; ++b) {
                 const std::uint8_t* codes = pass.ahead + b * pass.block_bytes + g * pass.group_bytes;
@@ -80,7 +80,7 @@ void add_int8(const Pass& pass, std::size_t vector, std::size_t at) {
                 add_step(isum);
                 add_step(kChains == 2 ? other : isum);
             } while (step < stop);
-            __asm__ volatile("" ::: "memory");  // y is read below, not before the loop: the loop needs its registers (2 %)
+            __asm__ volatile("" ::: "memory");  // so that y is read after the loop, not before: the loop needs the registers (2 %)
             each([&](auto b, auto v) RWKVQUANT_ALWAYS {
                 if constexpr (kChains == 2) isum[b.v][v.v] = add(isum[b.v][v.v], other[b.v][v.v]);
                 const Floats scale = multiply(strip[b.v][g].piece[p].scale, splat(xscale[v.v * groups]));
@@ -136,14 +136,14 @@ using AddStrip = void (*)(const Pass& pass, std::size_t first, std::size_t count
 template <int blocks>
 AddStrip add_strip_for([[maybe_unused]] const Decoder& decoder, const Activations& activations) {
     if (activations.q == nullptr) return add_float_strip<blocks>;
-    if constexpr (kSevenBitFace) {
+    if constexpr (kSevenBitLoop) {
         if (decoder.value_bits == 7) return add_int8_strip<7, blocks>;
     }
     return add_int8_strip<8, blocks>;
 }
 
-// Where the codes lie that will be decoded kStripsAhead strips later. Row-blocks stand side by side, so what follows the last group of one
-// is not the first group of the next.
+// The codes that will be decoded kStripsAhead strips later. kBlocks row-blocks are decoded together, so the strip after the last one of a
+// row-block is that of the row-block kBlocks further.
 RWKVQUANT_INLINE void look_ahead(const Decoder& decoder, std::size_t block, Pass& pass) {
     std::size_t group = pass.first_group + kStripsAhead * kStrip;
     for (; group >= pass.groups; group -= pass.groups) block += kBlocks;

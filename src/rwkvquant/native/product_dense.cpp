@@ -3,7 +3,7 @@
 //     s[l]    = sum over columns 64k + l of W[r, c] * x[c]      64 sums, each from left to right, from 0
 //     y[r]    = the sum of s by halves: s[l] + s[l + 32], then + 16, + 8, + 4, + 2, + 1
 //
-// One row at a time, because memory likes one stream, but with several vectors at once: each weight is read and widened once.
+// One row at a time, because memory is fastest as one stream, but several vectors together: each weight is read and widened once for them.
 #include "product.h"
 
 namespace rwkvquant::RWKVQUANT_BODY {
@@ -45,7 +45,7 @@ float sum_by_halves(const Floats (&sums)[kChains]) {
     return lane[0];
 }
 
-// out[v * out_stride] of one row and some vectors.
+// Writes out[v * out_stride] of one row and some vectors.
 template <Type type, int vectors>
 void multiply_row(const std::uint8_t* row, std::size_t cols, const float* x, std::size_t padded, float* out, std::size_t out_stride) {
     constexpr std::size_t kBytes = kSize<type>, kColumns = kLanes * kChains;
@@ -66,7 +66,7 @@ void multiply_row(const std::uint8_t* row, std::size_t cols, const float* x, std
         prefetch<kColumns * kBytes>(row + c * kBytes, kDenseAhead);
         add_columns(row + c * kBytes, x + c);
     }
-    if (c < cols) {  // the last columns, and zeros behind them
+    if (c < cols) {  // the last columns, and zeros after them
         std::uint8_t last[kColumns * kBytes] = {};
         std::memcpy(last, row + c * kBytes, (cols - c) * kBytes);
         add_columns(last, x + c);

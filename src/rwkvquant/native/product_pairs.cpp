@@ -1,4 +1,4 @@
-// Two-dimensional codebooks: a code of 4 to 8 bits is two neighbouring columns, centroids (c0 - 64, c1 - 64).
+// Two-dimensional codebooks: a code of 4 to 8 bits is the weights of two neighbouring columns, (c0 - 64, c1 - 64).
 //
 // One tile of codes is 64 columns, one activation group; step j of the codes is columns 8j .. 8j + 7, two steps of weights.
 //
@@ -69,7 +69,7 @@ void decode(const void* source, std::size_t block, std::size_t group, std::size_
 template <int bits>
 void with_bits(const Pairs& matrix, const Activations& activations, float* out, std::size_t out_stride, std::size_t row_begin,
                std::size_t row_end) {
-    if constexpr (kOneVectorFace) {
+    if constexpr (kOneVectorLoop) {
         if (is_one_int8_vector(activations)) return one_vector<bits>(matrix, activations, out, row_begin, row_end);
     }
     const Decoder decoder = {decode<bits>, &matrix, matrix.cols, matrix.codes, matrix.row_scale, 7, bits * kStepBytes,

@@ -35,7 +35,8 @@ void describe(Description& given, Matrix& matrix) {
     keep(own, matrix);
 }
 
-// The side information of one weight group and 16 rows. A template, so that the loop over tiles asks neither question: 7 %.
+// Scales and zeros of one weight group and 16 rows. A template, so that the loop over tiles has no branch for the kind of scale and zero
+// (7 % faster).
 template <int bits, bool wide_scales, bool symmetric>
 struct Grid {
     const std::uint8_t *scales, *zeros;
@@ -76,7 +77,7 @@ void one_vector_64(const Uniform& matrix, const Activations& activations, float*
             y = add(y, multiply(to_floats(isum), multiply(scale, splat(*xscale))));
             tile += kTileBytes, q += 64, minus_sum += 2, ++xscale;
         };
-        if (in_group == 1) {  // groups of 64, the usual ones: a third of the instructions would go to an inner loop of one turn
+        if (in_group == 1) {  // groups of 64, the usual size: an inner loop of one round would cost a third of the instructions
             for (std::size_t t = 0; t < tiles; ++t, grid.next()) {
                 grid.prefetch_ahead();
                 add_tile(grid.scale(), grid.zero());
@@ -131,7 +132,7 @@ void one_vector_32(const Uniform& matrix, const Activations& activations, float*
     }
 }
 
-// Scale and zero of one weight group after another, without a division each time.
+// Scale and zero of one weight group after another, without a division for each.
 template <int bits>
 class Pieces {
   public:
@@ -141,7 +142,7 @@ class Pieces {
         if (!matrix.symmetric) prefetch<64>(matrix.zeros + 2 * bits * at, kZerosAhead);
     }
 
-    // The piece that begins here, of `steps` steps, all in one weight group.
+    // The next piece, of `steps` steps, all in one weight group.
     Piece next(int steps) {
         const bool wide_scales = matrix.scale_bits == 16;
         const Piece piece = {steps,
@@ -158,7 +159,7 @@ class Pieces {
 
   private:
     const Uniform& matrix;
-    std::size_t at, left;  // the weight group, and its columns to come
+    std::size_t at, left;  // the weight group, and its columns that are left
 };
 
 template <int bits>
@@ -199,7 +200,7 @@ void one_vector(const Uniform& matrix, const Activations& activations, float* ou
 template <int bits>
 void with_bits(const Uniform& matrix, const Activations& activations, float* out, std::size_t out_stride, std::size_t row_begin,
                std::size_t row_end) {
-    if constexpr (kOneVectorFace) {
+    if constexpr (kOneVectorLoop) {
         if (is_one_int8_vector(activations)) {
             const auto multiply = matrix.scale_bits == 16
                                       ? (matrix.symmetric ? one_vector<bits, true, true> : one_vector<bits, true, false>)

@@ -10,7 +10,7 @@ constexpr int kPlanes[9][3] = {{}, {1}, {2}, {2, 1}, {4}, {4, 1}, {4, 2}, {4, 2,
 constexpr std::size_t kRowMultiple = 64;
 
 struct Rows {
-    std::size_t padded, group_size, groups;  // columns of a row up to whole multiples, of a group; groups of a row
+    std::size_t padded, group_size, groups;  // columns of a row, rounded up to 64; columns of a group; groups of a row
     int bits, scale_bits;
     const std::uint8_t *codes, *scales, *row_scale, *zeros;  // row_scale null with scales of 16 bits, zeros null where symmetric
 };

@@ -1,4 +1,4 @@
-// The draw of a token; the definition is kernels/sampling.py. Weights are float32, sums float64 from the first token on.
+// Draws a token; the definition is kernels/sampling.py. Weights are float32; sums are float64, from the first token on.
 #include "sampling.h"
 
 #include <algorithm>
@@ -11,20 +11,20 @@
 namespace rwkvquant {
 namespace {
 
-constexpr double kLeastTemperature = 1e-30;  // still a float, and as good as 0
+constexpr double kLeastTemperature = 1e-30;  // still a float32, and in effect 0
 constexpr std::size_t kFirstSorted = 256;
 
 // The weight of the last token that top-p keeps.
 float cutoff_of(const std::vector<float>& weights, double top_p) {
     double total = 0;
     for (const float weight : weights) total += weight;
-    // Tokens below this hold less than 1 - top_p together, so top_p is reached before them: sorting the rest is enough.
+    // Tokens with less weight than this have together less than 1 - top_p, so top_p is reached before them: sorting the others is enough.
     const double least = (1 - top_p) * total / static_cast<double>(weights.size());
     std::vector<float> likely;
     for (const float weight : weights) {
         if (weight >= least) likely.push_back(weight);
     }
-    // A few hundred hold it, as a rule; so the first of them are put in order, then eight times as many.
+    // Usually a few hundred tokens reach top_p; so the first 256 are sorted, then eight times as many, and so on.
     double reached = 0;
     for (std::size_t sorted = 0; sorted < likely.size();) {
         const auto begin = likely.begin() + static_cast<std::ptrdiff_t>(sorted);

@@ -1,18 +1,18 @@
-// What the tables of codebooks and of pairs have in common in all spellings; the headers of lanes include this after the lanes, and end
-// with the tables: `spread_fours`, CompressedTables and PairTables.
+// What the tables of codebooks and of pairs share in all headers of lanes. These include this file after the lanes, and end with the
+// tables: `spread_fours`, CompressedTables and PairTables.
 //
-//     spread_fours<used>(tile, tile_bytes, source)    64 bytes, of which four bytes i are four bytes source[i] of the tile's tile_bytes;
-//                                                     `used` of each 16 will be looked at
+//     spread_fours<used>(tile, tile_bytes, source)    64 bytes; bytes 4i .. 4i + 3 are bytes 4 source[i] .. 4 source[i] + 3 of the tile,
+//                                                     which has tile_bytes; of each 16 only `used` are read later
 //
-// CompressedTables make the shuffle tables of a tile (codebook_tables.h) whose codebooks are compressed to rank R:
+// CompressedTables calculate the shuffle tables of a tile (codebook_tables.h) whose codebooks are compressed to rank R:
 //
 //     centroid_k = clamp((sum_r coefficient_r * basis_rk + half) >> shift, -64, 63) + 64        half = 2^(shift-1), or 0 for shift 0
 //
-// (16 / group_rows) * R coefficients a tile are read instead of (16 / group_rows) * 2^bits centroids, which are made in registers. The
-// definition is CodebookFactors in formats/qtensor.py; all bodies give its whole numbers.
+// Each tile has (16 / group_rows) * R coefficients instead of (16 / group_rows) * 2^bits centroids, which are calculated in registers. The
+// definition is CodebookFactors in codecs/codebook.py; all bodies give the same whole numbers.
 //
-// PairTables turn codes into two centroids, side by side: of a step of codes, 16 rows x 4, `look_up` makes two steps of weights, codes 0
-// and 1 of each row, then codes 2 and 3.
+// PairTables replace each code by its two centroids: from a step of codes, 16 rows x 4, `look_up` makes two steps of weights. The first has
+// codes 0 and 1 of each row, the second codes 2 and 3.
 #pragma once
 
 #include "lanes_base.h"
@@ -21,7 +21,7 @@ namespace rwkvquant::RWKVQUANT_BODY {
 
 struct Codebook {
     std::size_t cols, group_rows;  // group_rows: 2, 4, 8 or 16 rows share a table
-    int bits, rank, shift;         // rank 0: `codebooks` are stored; 1..8: they are made from coefficients and basis
+    int bits, rank, shift;         // rank 0: `codebooks` are stored; 1..8: they are calculated from coefficients and basis
     const std::uint8_t *codes, *row_scale, *codebooks, *coefficients, *basis;
 };
 
@@ -33,7 +33,7 @@ struct Pairs {
 
 namespace {
 
-// What the file holds, and where things stand in the 64 bytes: byte 16 * lane + place serves rows 4 * lane .. 4 * lane + 3.
+// The stored tables, and the places of entries in the 64 bytes: byte 16 * lane + place is for rows 4 * lane .. 4 * lane + 3.
 template <int bits, bool two_tables>
 struct TablePlaces {
     static constexpr std::size_t kEntries = 1 << bits;
@@ -46,7 +46,7 @@ struct TablePlaces {
     TablePlaces(const std::uint8_t* from, const Codebook& matrix, std::size_t table_bytes)
         : stored(from), tile_bytes(kTileRows / matrix.group_rows * table_bytes) {}
 
-    // For two tiles from here on: of every line, or it is worth nothing.
+    // For two tiles from `tile` on. Every line must be prefetched, or it brings nothing.
     RWKVQUANT_INLINE_MEMBER void prefetch_ahead(const std::uint8_t* tile) const {
         prefetch<64>(tile, kTablesAhead);
         if (tile_bytes > 32) prefetch<64>(tile + 64, kTablesAhead);
@@ -57,8 +57,8 @@ struct TablePlaces {
     }
     static constexpr std::size_t entry(std::size_t place) { return place % kEntries; }
 
-    // What to add to a code: 2^bits in rows 2 and 3 of each lane if they have a table of their own; for the code at bit 4 too, if
-    // the index leaves bits 3 and 7 free.
+    // What to add to a code: 2^bits in rows 2 and 3 of each lane if they have their own table; the same for the code at bit 4, if the index
+    // leaves bits 3 and 7 free.
     static Bytes offset() {
         std::uint8_t all[kStepBytes] = {};
         for (std::size_t byte = 0; byte < kStepBytes; ++byte) {

@@ -12,7 +12,7 @@
 namespace rwkvquant {
 namespace {
 
-// About 50 microseconds between calls and 100 at a barrier: far longer than neighbours differ, far shorter than a time slice.
+// About 50 microseconds between calls and 100 at a barrier: much longer than threads differ, much shorter than a time slice.
 constexpr int kIdleSpins = 2000, kBarrierSpins = 4000;
 
 void pause() {
@@ -40,7 +40,7 @@ long process_id() {
 #endif
 }
 
-// Thrown at a barrier to end the work of a thread that would wait for ever.
+// Thrown at a barrier to end the work of a thread that would wait forever.
 struct Abandoned {};
 
 }  // namespace
@@ -51,10 +51,10 @@ ThreadPool::~ThreadPool() { stop(); }
 
 void ThreadPool::start() {
     process_ = process_id();
-    others_.reserve(asked_ - 1);  // may throw; below, only what starts a thread may
+    others_.reserve(asked_ - 1);  // may throw; after it, only starting a thread may
     while (others_.size() + 1 < asked_) {
         try {
-            others_.emplace_back([this, index = others_.size() + 1, seen = turn_.load()] { loop(index, seen); });
+            others_.emplace_back([this, index = others_.size() + 1, seen = calls_.load()] { loop(index, seen); });
         } catch (const std::exception&) {  // the system gives no more
             break;
         }
@@ -63,12 +63,12 @@ void ThreadPool::start() {
 }
 
 void ThreadPool::stop() {
-    if (process_ != process_id()) {  // these threads are another process's; nothing here runs or can be joined
+    if (process_ != process_id()) {  // after a fork: the threads are in the parent process, and cannot be joined here
         for (std::thread& other : others_) other.detach();
     } else {
         stopping_ = true;
-        turn_.fetch_add(1, std::memory_order_release);
-        turn_.notify_all();
+        calls_.fetch_add(1, std::memory_order_release);
+        calls_.notify_all();
         for (std::thread& other : others_) other.join();
         stopping_ = false;
     }
@@ -88,8 +88,8 @@ void ThreadPool::run(const std::function<void(const Worker&)>& work) {
     taken_.store(0, std::memory_order_relaxed);
     working_.store(static_cast<unsigned>(others_.size()), std::memory_order_relaxed);
     if (!others_.empty()) {
-        turn_.fetch_add(1, std::memory_order_release);
-        turn_.notify_all();
+        calls_.fetch_add(1, std::memory_order_release);
+        calls_.notify_all();
     }
     take_part(0);
     for (unsigned left; (left = working_.load(std::memory_order_acquire)) != 0;) wait_for_change(working_, left, kBarrierSpins);
@@ -98,8 +98,8 @@ void ThreadPool::run(const std::function<void(const Worker&)>& work) {
 
 void ThreadPool::loop(std::size_t index, unsigned seen) {
     for (;;) {
-        wait_for_change(turn_, seen, kIdleSpins);
-        seen = turn_.load(std::memory_order_acquire);
+        wait_for_change(calls_, seen, kIdleSpins);
+        seen = calls_.load(std::memory_order_acquire);
         if (stopping_) return;
         take_part(index);
         if (working_.fetch_sub(1, std::memory_order_acq_rel) == 1) working_.notify_all();
@@ -116,7 +116,7 @@ void ThreadPool::take_part(std::size_t index) {
             if (thrown_ == nullptr) thrown_ = std::current_exception();
         }
         failed_.store(true, std::memory_order_release);
-        passed_.fetch_add(1, std::memory_order_release);  // wakes who waits at a barrier
+        passed_.fetch_add(1, std::memory_order_release);  // wakes the threads that wait at a barrier
         passed_.notify_all();
     }
 }

@@ -1,7 +1,7 @@
 // A few threads that run one function together, and wait for one another inside it.
 //
-// They spin for a moment, because the next piece of work is usually microseconds away, and then sleep. Work is shared by index alone
-// (`share`), or in part dealt to whoever is free (`deal`): cores that look alike are not always equally fast.
+// When they have no work they spin for a moment, because the next work usually comes within microseconds, and then sleep. Work is divided
+// by index (`share`), or a part of it is given to threads that are free (`hand_out`), because not all cores are always equally fast.
 #pragma once
 
 #include <atomic>
@@ -35,10 +35,10 @@ struct Worker {
         return {cut(index), cut(index + 1)};
     }
 
-    // Calls body(range) for ranges that cover 0..pieces once, on all threads together: the last `single` of them one by one as threads
-    // get free, the others by index. Pieces cost about the same. At most one such call between two barriers.
+    // All threads together call body(range) for ranges that cover 0..pieces once. The last `single` pieces are given one by one to threads
+    // that are free, the others by index. Pieces should cost about the same. At most one such call between two barriers.
     template <typename Body>
-    void deal(std::size_t pieces, std::size_t single, const Body& body) const {
+    void hand_out(std::size_t pieces, std::size_t single, const Body& body) const {
         const std::size_t by_index = pieces - single;
         const Range own = {by_index * index / threads, by_index * (index + 1) / threads};
         if (own.begin < own.end) body(own);
@@ -46,8 +46,8 @@ struct Worker {
         for (std::size_t piece = by_index + take(); piece < pieces; piece = by_index + take()) body(Range{piece, piece + 1});
     }
 
-    // Returns when all threads have called it as often; what they wrote before is seen by all. Throws where another thread has thrown:
-    // it will never come.
+    // Returns when all threads have reached this barrier; then all see what the others wrote before it. Throws if another thread has
+    // thrown, because that one never comes.
     void barrier() const;
 
   private:
@@ -56,13 +56,13 @@ struct Worker {
 
 class ThreadPool {
   public:
-    // Where the system gives fewer threads, those that it gives are used.
+    // `threads` with the caller. Where the system gives fewer, the pool has those: see threads().
     explicit ThreadPool(std::size_t threads);
     ~ThreadPool();
     ThreadPool(const ThreadPool&) = delete;
     ThreadPool& operator=(const ThreadPool&) = delete;
 
-    // Calls work(worker) on all threads, this one among them, and returns when all have finished. If any threw, so does this, what the
+    // Calls work(worker) on all threads, including this one, and returns when all have finished. If threads threw, this throws what the
     // first of them threw. One call at a time.
     void run(const std::function<void(const Worker&)>& work);
 
@@ -80,17 +80,17 @@ class ThreadPool {
     const std::size_t asked_;
     std::size_t threads_ = 1;
     std::vector<std::thread> others_;
-    long process_ = 0;  // whose threads they are: a forked child has none of them
+    long process_ = 0;  // the process of the threads: a forked child has none of them
     const std::function<void(const Worker&)>* work_ = nullptr;
     std::atomic<bool> stopping_ = false;
     std::atomic<bool> failed_ = false;  // a thread has thrown in this call of run
     std::exception_ptr thrown_;         // what the first of them threw
     std::mutex throwing_;
-    alignas(64) std::atomic<unsigned> turn_ = 0;     // counts calls of run
+    alignas(64) std::atomic<unsigned> calls_ = 0;     // counts calls of run
     alignas(64) std::atomic<unsigned> passed_ = 0;   // counts barriers
-    alignas(64) std::atomic<unsigned> arrived_ = 0;  // threads at the present barrier
+    alignas(64) std::atomic<unsigned> arrived_ = 0;  // threads at the current barrier
     alignas(64) std::atomic<unsigned> working_ = 0;  // other threads that have not finished this call of run
-    alignas(64) std::atomic<std::size_t> taken_ = 0;  // pieces dealt since the last barrier
+    alignas(64) std::atomic<std::size_t> taken_ = 0;  // pieces handed out since the last barrier
 };
 
 inline void Worker::barrier() const { pool->barrier(); }

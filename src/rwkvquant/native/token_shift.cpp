@@ -1,4 +1,4 @@
-// How far an input leans on the token before it; the definition is kernels/token_shift.py.
+// Mixes an input with the token before it; the definition is kernels/token_shift.py.
 #include "operations.h"
 #include "vectors.h"
 

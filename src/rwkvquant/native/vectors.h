@@ -1,7 +1,7 @@
-// Sixteen floats as one value, in the compiler's own spelling: one zmm register, two ymm or four xmm, from the same source.
+// Sixteen floats as one value, by the compiler's vector types: one zmm register, two ymm or four xmm, from the same source.
 //
-// What is not a matrix product is written with it: norms, token shift, gates and the recurrences. Each operation rounds on its own
-// (built with -ffp-contract=off) and every sum has one order, so all instruction sets give the same bits, exp and tanh included.
+// Everything except the matrix products is written with it: norms, token shift, gates and the recurrences. Each operation rounds by itself
+// (built with -ffp-contract=off) and every sum has one order, so all instruction sets give the same bits, also for exp and tanh.
 #pragma once
 
 #include <cstddef>
@@ -17,7 +17,7 @@ constexpr std::size_t kLanes = 16;
 
 typedef float Vec __attribute__((vector_size(64)));
 typedef std::int32_t IntVec __attribute__((vector_size(64)));
-typedef std::uint32_t BitsVec __attribute__((vector_size(64)));  // wraps around, where a signed sum may not
+typedef std::uint32_t BitsVec __attribute__((vector_size(64)));  // unsigned, because a signed sum must not wrap around
 
 RWKVQUANT_INLINE Vec spread(float value) { return value - Vec{}; }
 
@@ -29,7 +29,7 @@ RWKVQUANT_INLINE Vec load(const float* from) {
 
 RWKVQUANT_INLINE void store(float* to, Vec values) { std::memcpy(to, &values, sizeof values); }
 
-// The first `count` floats, zeros behind them.
+// The first `count` floats, and zeros after them.
 RWKVQUANT_INLINE Vec load(const float* from, std::size_t count) {
     Vec values = {};
     std::memcpy(&values, from, (count < kLanes ? count : kLanes) * sizeof(float));
@@ -53,8 +53,9 @@ RWKVQUANT_INLINE float sum(Vec values) {
     return (four[0] + four[2]) + (four[1] + four[3]);
 }
 
-// Calls with (column, lanes in use): whole vectors, and a last one of fewer lanes. Functions that use it are RWKVQUANT_FLATTEN, so that
-// `function` is inlined twice, once with 16 a constant: with a variable count every load is a call of memcpy (keys7 took 3 % of decoding).
+// Calls function(column, lanes in use) for whole vectors, and for a last one of fewer lanes. Functions that use it are RWKVQUANT_FLATTEN,
+// so that `function` is inlined twice, once with the constant 16: with a variable count every load calls memcpy (keys7 took 3 % of
+// decoding).
 template <typename Function>
 RWKVQUANT_INLINE void each_vector(std::size_t begin, std::size_t end, Function function) {
     for (; begin + kLanes <= end; begin += kLanes) function(begin, kLanes);
@@ -65,7 +66,7 @@ RWKVQUANT_INLINE Vec absolute(Vec x) { return (Vec)((IntVec)x & 0x7FFFFFFF); }
 
 // exp for x <= 88, to 2 units in the last place; 0 below -87.3, where float32 has only subnormals. Constants: Cephes, expf.
 RWKVQUANT_INLINE Vec exponential(Vec x) {
-    const Vec magic = spread(0x1.8p23f);  // adding it rounds to a whole number, which then stands in the lowest bits
+    const Vec magic = spread(0x1.8p23f);  // adding it rounds to a whole number, which is then in the lowest bits
     const Vec shifted = x * 1.44269504088896341f + magic, n = shifted - magic;
     const Vec r = (x - n * 0.693359375f) - n * -2.12194440e-4f;  // x - n log 2; the first product is exact
     Vec p = r * 1.9875691500e-4f + 1.3981999507e-3f;
@@ -74,7 +75,7 @@ RWKVQUANT_INLINE Vec exponential(Vec x) {
     p = p * r + 1.6666665459e-1f;
     p = p * r + 5.0000001201e-1f;
     p = p * (r * r) + r + 1.0f;
-    const BitsVec power = ((BitsVec)shifted - (BitsVec)magic) << 23;  // of lanes below -87.3 anything
+    const BitsVec power = ((BitsVec)shifted - (BitsVec)magic) << 23;  // may be anything in lanes below -87.3
     const Vec scaled = (Vec)((BitsVec)p + power);
     return x < -87.3f ? Vec{} : (x == x ? scaled : x);  // NaN stays NaN
 }

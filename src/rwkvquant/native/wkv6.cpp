@@ -50,7 +50,7 @@ RWKVQUANT_FLATTEN void wkv6(const float* S, float* S_to, const float* r, const f
     Vec products = {};
     each_vector(0, size, [&](std::size_t c, std::size_t lanes) { products += load(u + c, lanes) * load(k + c, lanes) * load(r + c,
                                                                                                                             lanes); });
-    const float present = sum(products);  // the weight of the present token, which has its bonus u
+    const float present = sum(products);  // the weight of the current token, which has the bonus u
     switch (size) {
         case 64: return rows_in_registers<4>(S, S_to, r, w, k, v, present, o);
         case 32: return rows_in_registers<2>(S, S_to, r, w, k, v, present, o);

@@ -1,9 +1,9 @@
-// RWKV-7's recurrence for one head and one token, and what comes right before and after it; the definition is kernels/wkv7.py.
+// RWKV-7's recurrence for one head and one token, and the steps right before and after it; the definition is kernels/wkv7.py.
 //
 //     S' = S (diag(w) - kappa^T (a * kappa)) + v^T k        o = S' r        S (N, N), [value, key]
 //
-// A row of S meets the same vectors as every other row, so they stay in registers while the rows pass by: each is read and
-// written once. Sums over the key run along the lanes.
+// Every row of S is used with the same vectors, so these stay in registers, and each row is read and written once. Sums over the key go
+// along the lanes.
 #include "operations.h"
 #include "vectors.h"
 

@@ -1,7 +1,7 @@
-// Loops that quantising, not running, would spend its time in. Definitions in quantizers/, which call these where the module is built.
+// The loops in which quantising would spend its time. The definitions are in quantizers/, which call these where the module is built.
 //
-// A range begin..end of groups, rows or tables is one thread's share, and begins at a multiple of the task's `kUnit`. Each thread has memory
-// of its own, `scratch_bytes` of it, aligned to 64: bodies allocate nothing.
+// A range begin..end of groups, rows or tables is one thread's share, and begins at a multiple of the task's `kUnit`. Each thread has its
+// own scratch memory of `scratch_bytes`, aligned to 64: bodies allocate nothing.
 #pragma once
 
 #include <cstddef>
@@ -18,7 +18,7 @@ struct KMeans {
     double low, high;
     double* centroids;    // (groups, k)
 
-    static constexpr std::size_t kUnit = 8;  // groups side by side
+    static constexpr std::size_t kUnit = 8;  // groups calculated together
     std::size_t scratch_bytes() const { return (static_cast<std::size_t>(k) + 5) * (n + 1) * kUnit * sizeof(double); }
 };
 
@@ -30,15 +30,15 @@ struct Columns {
     int bits;
     T* block;                  // the weights as corrected so far; in descent G, which is kept up to date
     const T* matrix;           // (columns, columns) of U, or of H
-    const std::int32_t* table; // (columns) which group or column block each belongs to
+    const std::int32_t* table; // (columns) the group or column block of each
     const float *scale, *zero; // (tables, rows) of grids; zero only for error feedback
     const T* centroids;        // (tables, K, rows) of codebooks, or null
-    const std::uint8_t* names; // (tables, K, rows) their codes; only for error feedback
+    const std::uint8_t* names; // (tables, K, rows) the codes of the centroids; only for error feedback
     const T* row_scale;        // (rows)
     std::uint8_t* codes;       // (columns, rows)
     T* changes;                // (columns, rows) error / U_qq, or the change of the value
 
-    static constexpr std::size_t kUnit = 64;  // rows side by side
+    static constexpr std::size_t kUnit = 64;  // rows calculated together
     std::size_t scratch_bytes() const { return 3 * columns * kUnit * sizeof(T); }
 };
 
@@ -60,8 +60,8 @@ struct Coefficients {
     const T *N, *g, *u, *solved, *basis;  // (tables, K, K), (tables, K), (tables, R) twice, (R, K)
     std::size_t K, R;
     int shift, passes;
-    T low, high, largest;  // of centroids; of coefficients
-    T* found;              // (tables, R)
+    T low, high, largest;  // limits of centroids; of |coefficients|
+    T* better;             // (tables, R) the result
 
     static constexpr std::size_t kUnit = 64;
     std::size_t scratch_bytes() const { return 0; }
