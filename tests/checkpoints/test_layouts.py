@@ -160,9 +160,9 @@ def test_a_misspelt_name_is_named_as_the_file_has_it(tmp_path: Path, layout: str
 def test_a_wrong_shape_is_named_as_the_file_has_it(tmp_path: Path) -> None:
     tensors = fla_rwkv7(half_state_dict("rwkv7"))
     name = "model.layers.1.attn.w_lora.lora.0.weight"
-    for shape, told in [((5, 47), "C = 48 as in emb.weight.*; got \\(47, 5\\)"), ((48, 5), "got \\(5, 48\\)")]:
+    for shape, message in [((5, 47), "C = 48 as in emb.weight.*; got \\(47, 5\\)"), ((48, 5), "got \\(5, 48\\)")]:
         with pytest.raises(
-            CheckpointError, match=rf"a\.st: blocks\.1\.att\.w1 must have the shape \(C, Rw\), .*{told} \({name} in the names"
+            CheckpointError, match=rf"a\.st: blocks\.1\.att\.w1 must have the shape \(C, Rw\), .*{message} \({name} in the names"
         ):
             open_checkpoint(write_safetensors(tmp_path / "a.st", tensors | {name: torch.zeros(shape)}))
     with pytest.raises(

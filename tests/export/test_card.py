@@ -40,10 +40,10 @@ def test_the_card_holds_the_numbers_of_the_run(folder: Path, capsys: pytest.Capt
     assert run([*COMMAND, *options]) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["card"] == ["out/README.md", "out/config.json"]
-    told = header(folder / "out/README.md")
-    assert told["base_model"] == '"BlinkDL/rwkv7-g1"' and told["license"] == '"apache-2.0"'
-    assert told["base_model_relation"] == "quantized" and told["library_name"] == "rwkvquant" and "rwkv7" in told["tags"]
-    (model,) = json.loads(told["model-index"])
+    written = header(folder / "out/README.md")
+    assert written["base_model"] == '"BlinkDL/rwkv7-g1"' and written["license"] == '"apache-2.0"'
+    assert written["base_model_relation"] == "quantized" and written["library_name"] == "rwkvquant" and "rwkv7" in written["tags"]
+    (model,) = json.loads(written["model-index"])
     measured = {metric["type"]: metric["value"] for metric in model["results"][0]["metrics"]}
     assert model["name"] == "model.safetensors" and model["results"][0]["dataset"]["name"] == "some.txt"
     assert measured["kl_divergence"] == pytest.approx(result["divergence"]["kl_mean"], abs=1e-6)

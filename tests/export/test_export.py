@@ -115,8 +115,8 @@ def test_a_config_has_the_sizes(tmp_path: Path, arch: str, layout: str) -> None:
     config, dims = json.loads((tmp_path / "out" / "config.json").read_text()), open_packed(packed).dims
     assert config["model_type"] == arch and config["torch_dtype"] == "bfloat16"
     assert config["architectures"] == [{"hf": arch.capitalize(), "fla": arch.upper()}[layout] + "ForCausalLM"]
-    told = [config[key] for key in ("num_hidden_layers", "hidden_size", "intermediate_size", "vocab_size")]
-    assert told == [dims.layers, dims.width, dims.hidden, dims.vocab]
+    written = [config[key] for key in ("num_hidden_layers", "hidden_size", "intermediate_size", "vocab_size")]
+    assert written == [dims.layers, dims.width, dims.hidden, dims.vocab]
     ranks = {config[key] for key in config if key.endswith("low_rank_dim")}
     assert ranks == (set() if (layout, arch) == ("hf", "rwkv6") else set(dims.ranks.values()))
 
