@@ -68,16 +68,35 @@ def test_without_a_total_nothing_is_left_and_nothing_is_counted(clock: Clock) ->
         assert (pace.count, pace.left) == ("", "")
 
 
-def test_plain_lines_tell_it_so(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
-    progress = PlainProgress()
-    progress.begin(3)
+def test_the_time_left_counts_down_until_it_is_used_up(clock: Clock) -> None:
+    pace, said = Pace(4), []
+    for _ in range(2):
+        clock.now += 60
+        pace.advance()
     for _ in range(3):
-        clock.now += 2
+        clock.now += 50
+        said.append(pace.left)
+    assert said == ["about 1:10 left", "about 0:20 left", ""]
+
+
+def test_what_was_finished_before_takes_no_time(clock: Clock) -> None:
+    pace = Pace(10, first=6)
+    for _ in range(2):
+        clock.now += 60
+        pace.advance()
+    assert (pace.count, pace.left) == ("8/10", "about 2:00 left")
+
+
+def test_plain_lines_count_tensors_and_take_the_time_from_blocks(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+    progress = PlainProgress()
+    progress.begin(4)
+    progress.block(0, 4)
+    for block in range(4):
+        clock.now += 60
         progress.tensor(REPORT)
-    first, second, third = capsys.readouterr().err.splitlines()
-    assert (
-        first.startswith("[      1/3] blocks.0") and second.startswith("[      2/3, about 0:02 left] ") and third.startswith("[      3/3] ")
-    )
+        progress.block(block + 1, 4)
+    counts = [line.partition("]")[0].strip("[ ") for line in capsys.readouterr().err.splitlines()]
+    assert counts == ["1/4", "2/4", "3/4, about 1:00 left", "4/4"]
 
 
 def test_the_live_bar_pulses_until_it_knows(clock: Clock, terminal: Console) -> None:
@@ -98,11 +117,14 @@ def test_the_live_bar_pulses_until_it_knows(clock: Clock, terminal: Console) -> 
         assert "/" not in drawn(progress) and "left" not in drawn(progress)
         progress.begin(10)  # the time before counts for nothing: those were other things
         progress.phase("block 1 of 2: quantising", steps=7)
-        for _ in range(2):
-            clock.now += 1
+        progress.block(0, 4)
+        for block in range(2):
+            clock.now += 5
             progress.tensor(REPORT)
             progress.step()
-        assert "2/10" in drawn(progress) and "about 0:08 left" in drawn(progress)
+            assert "left" not in drawn(progress)
+            progress.block(block + 1, 4)
+        assert "2/10" in drawn(progress) and "about 0:10 left" in drawn(progress)
     finally:
         progress.end()
 

@@ -32,7 +32,7 @@ def test_an_interrupted_job_finishes_its_block_and_goes_on_to_the_same_bytes(tmp
         with open(tmp_path / "some.txt", "w") as text:  # returns when the job has opened the other end, so it is well under way
             job.send_signal(signal.SIGINT)
             assert job.stderr is not None
-            while "finishing the block in hand" not in (line := job.stderr.readline()):
+            while "finishing the current block" not in (line := job.stderr.readline()):
                 assert line, "the job ended without a word"
             text.write(TEXT)
         said = job.stderr.read()
@@ -63,7 +63,7 @@ def test_the_first_signal_asks_and_the_second_does_what_it_did_before(number: si
         with finish_first() as stop:
             assert not stop()
             signal.raise_signal(number)
-            assert stop() and "finishing the block" in capfd.readouterr().err
+            assert stop() and "finishing the current block" in capfd.readouterr().err
             with pytest.raises(KeyboardInterrupt):
                 signal.raise_signal(number)
         assert signal.getsignal(number) is signal.default_int_handler

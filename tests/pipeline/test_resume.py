@@ -1,6 +1,6 @@
-"""A job that dies at any moment goes on to the same bytes, and never from what belongs to another job.
+"""A job that is killed at any moment continues to the same bytes, and never from the work of another job.
 
-That a kernel brings to the disk what was synced, and in that order, cannot be seen from here.
+Whether the kernel writes what was synced, and in that order, cannot be tested here.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ SMALL = {"layers": 2, "width": 32, "head_size": 8, "hidden": 64, "ranks": dict.f
 
 
 def two_candidates(**options: Any) -> Recipe:
-    """The same road with next to nothing to choose from, as it is walked many times."""
+    """The same job with two candidates: it runs many times."""
     recipe = recipe_of(**options)
     if not recipe.measured or len(recipe.candidates) == 2:
         return recipe
@@ -52,21 +52,21 @@ class Job:
         return self.output.read_bytes()
 
     def stopped_after(self, notes: int) -> str:
-        """Run it until it has noted so many things more as complete; what it says then."""
+        """Run it until it has written this many notes; the message of its stop."""
         asked = iter(range(1, notes))
         with pytest.raises(StoppedError) as said:
             self.run(stop=lambda: next(asked, None) is None)
         return str(said.value)
 
     def heard(self, **arguments: object) -> list[str]:
-        """Run it to the end; the notes."""
+        """Run it to the end; what it reported."""
         notes = Notes()
         self.run(progress=notes, **arguments)
         return notes.notes
 
 
 class NothingLost(Progress):
-    """A job has to go on where the one before it died: none may find that what it left is of no use."""
+    """A job must continue where the one before it was killed: what is left must always be usable."""
 
     def note(self, sentence: str) -> None:
         if "starting again" in sentence:
@@ -83,7 +83,7 @@ def test_twenty_kills_at_random_moments_change_no_byte(tmp_path: Path) -> None:
     while kills < KILLS:
         job.output.unlink(missing_ok=True)
         died = killed_at(draw.randrange(1, calls), lambda: job.run(progress=NothingLost())) is None
-        if not died or job.output.exists():  # what has the name is whole, though its writer may have died behind the rename
+        if not died or job.output.exists():  # a file with this name is whole, even if its writer was killed after the rename
             assert job.output.read_bytes() == expected
         if not died:
             (job.work / "plan.json").unlink()  # begin with pass 1 again
@@ -93,7 +93,7 @@ def test_twenty_kills_at_random_moments_change_no_byte(tmp_path: Path) -> None:
     assert sorted(path.name for path in job.work.iterdir()) == ["lock", "plan.json"]
 
 
-# No pass 1, but both streams of hidden states; and the same without error feedback, which is faster.
+# Without pass 1, but with both streams of hidden states; and the same without error feedback, which is faster.
 PLAIN = {"method": "gptq", "bits": None, "code_bits": 3, "correction": 0.5}
 QUICK = PLAIN | {"method": "rtn", "clip_search": "hessian"}
 
@@ -130,6 +130,7 @@ def test_blocks_that_are_finished_are_not_done_again(job: Job) -> None:
     job.run(progress=notes)
     assert f"continuing after block 1 of 2, from {job.work}" in notes.notes
     assert [phase.split(":")[0] for phase in notes.phases if phase.endswith("quantising")] == ["block 2 of 2"]
+    assert notes.blocks == [(1, 2), (2, 2)]
     assert len(notes.reports) == notes.expected and not any(report.name.startswith("blocks.0.att") for report in notes.reports)
 
 
@@ -155,7 +156,7 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("named", CHANGES)
-def test_what_another_job_left_is_refused_or_begun_again(job: Job, named: str) -> None:
+def test_the_work_of_another_job_is_refused_or_begun_again(job: Job, named: str) -> None:
     job.stopped_after(2)
     job.options |= CHANGES[named](job)
     with pytest.raises(ConfigError) as refused:
@@ -190,7 +191,7 @@ def test_a_plan_of_another_method_is_refused_or_measured_again(tmp_path: Path) -
     assert job.output.read_bytes() == job.run(work_dir=None)
 
 
-def test_files_that_moved_but_say_the_same_are_the_same_job(job: Job) -> None:
+def test_files_that_moved_but_have_the_same_content_are_the_same_job(job: Job) -> None:
     expected = job.run(work_dir=None)
     job.stopped_after(2)
     job.source = job.source.rename(job.folder / "moved.pth").rename(job.source)
@@ -232,18 +233,20 @@ def test_torn_files_are_noticed(job: Job, file: str) -> None:
     assert job.run() == expected
 
 
-def test_a_second_process_on_the_work_directory_is_told_so_at_once(job: Job) -> None:
+def test_a_second_process_on_the_work_directory_is_refused_at_once(job: Job) -> None:
     def second() -> bool:
         with pytest.raises(ConfigError, match=rf"another process works in {job.work} \(process {os.getppid()}\)"):
             plan_only(job.folder / "not even looked at", work_dir=job.work)
         return False
 
     expected = job.run(work_dir=None)
-    assert killed_at(-1, lambda: None)  # a child that ends well does not let go of its parent's lock
+    assert killed_at(-1, lambda: None)  # a child that ends normally does not release its parent's lock
     assert job.run(stop=lambda: killed_at(-1, second) is None) == expected
 
 
-def test_a_full_disk_at_any_write_is_one_sentence_and_the_job_goes_on_when_there_is_room(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_at_any_write_is_one_sentence_and_the_job_continues_when_there_is_room(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
     expected, real, room = job.run(work_dir=None), disk.write_all, 5_000
     job.output.unlink()
     sentences = 0

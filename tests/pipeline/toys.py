@@ -1,4 +1,4 @@
-"""What the tests of the pipeline share: tiny checkpoints, a short text, a listener, and few candidates to try."""
+"""What the tests of the pipeline share: tiny checkpoints, a short text, a listener, and recipes with few candidates."""
 
 from __future__ import annotations
 
@@ -18,18 +18,22 @@ TINY = {"layers": 2, "width": 64, "hidden": 96, "vocab": 256, "ranks": dict.from
 
 
 class Notes(Progress):
-    """Keeps what the pipeline says."""
+    """Keeps what the pipeline reports."""
 
     def __init__(self) -> None:
         self.notes: list[str] = []
         self.phases: list[str] = []
         self.reports: list[TensorReport] = []
         self.expected = 0
-        self.promised: list[int] = []  # steps of each phase that told them
+        self.blocks: list[tuple[int, int]] = []  # finished, of all
+        self.promised: list[int] = []  # steps of each phase that announced them
         self.steps: list[int] = []  # and how many came
 
     def begin(self, tensors: int) -> None:
         self.expected = tensors
+
+    def block(self, done: int, blocks: int) -> None:
+        self.blocks.append((done, blocks))
 
     def phase(self, what: str, steps: int = 0) -> None:
         self.phases.append(what)
@@ -62,7 +66,7 @@ def recipe_of(**options: Any) -> Recipe:
 
 
 def few(recipe: Recipe) -> Recipe:
-    """Two codebooks, one group size and every second width of grids in place of all: the road is the same, and shorter."""
+    """Two codebooks, one group size and every second width of grids in place of all: the same job, but shorter."""
     codebooks = (CodebookConfig(2, 16), CodebookConfig(3, 4, 4))
 
     def kept(codec: Any) -> bool:

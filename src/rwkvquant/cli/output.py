@@ -85,16 +85,18 @@ def _line(report: TensorReport) -> str:
 
 
 class Pace:
-    """How long the rest will take, judged by what is finished: the first item alone (a cold disk, an odd size) says too little."""
+    """How long the rest will take, estimated from what is finished: the first item alone (a cold disk, an odd size) says too little."""
 
-    def __init__(self, total: int | None = None) -> None:
-        """None: nobody knows how many items there are."""
-        self.total, self.done, self.started = total, 0, time.monotonic()
+    def __init__(self, total: int | None = None, first: int = 0) -> None:
+        """`total` None: the number of items is not known. `first` of them were finished before."""
+        self.total, self.first, self.done = total, first, first
+        self._started = self._advanced = time.monotonic()
         self._finished = 0  # calls of `advance`
 
     def advance(self, done: int | None = None) -> None:
         """One more item is finished, or several: `done` of them in all."""
         self.done = self.done + 1 if done is None else done
+        self._advanced = time.monotonic()
         self._finished += 1
 
     @property
@@ -103,49 +105,70 @@ class Pace:
 
     @property
     def left(self) -> str:
-        """ "about 2:30 left", or nothing where that is not known: before the second finished item, without a total, and at the end."""
-        if self.total is None or self._finished < 2 or not 0 < self.done < self.total:
+        """ "about 2:30 left", or nothing where that is not known: before the second finished item, without a total, and at the end.
+
+        It counts down between two items. An item that takes longer than that leaves nothing to show.
+        """
+        if self.total is None or self._finished < 2 or not self.first < self.done < self.total:
             return ""
-        seconds = round((time.monotonic() - self.started) / self.done * (self.total - self.done))
+        rest = (self._advanced - self._started) / (self.done - self.first) * (self.total - self.done)
+        seconds = round(rest - (time.monotonic() - self._advanced))
+        if seconds <= 0:
+            return ""
         minutes, hours = seconds // 60, seconds // 3600
         return f"about {f'{hours}:{minutes % 60:02}' if hours else minutes}:{seconds % 60:02} left"
 
 
-class PlainProgress(Progress):
-    """One line a tensor, with the time left where it is known, for logs and pipes."""
+class TimedProgress(Progress):
+    """Counts tensors; the time left comes from blocks, which take about the same time."""
 
     def __init__(self) -> None:
-        self.pace = Pace()
+        self.pace, self._blocks, self.begun = Pace(), Pace(), False
 
     def begin(self, tensors: int) -> None:
-        self.pace = Pace(tensors)
+        self.pace, self.begun = Pace(tensors), True
+
+    def block(self, done: int, blocks: int) -> None:
+        if self._blocks.total is None:
+            self._blocks = Pace(blocks, first=done)
+        else:
+            self._blocks.advance(done)
+
+    @property
+    def left(self) -> str:
+        """The time left of the job once it has begun with its tensors, and of the current phase before that."""
+        return (self._blocks if self.begun else self.pace).left
+
+
+class PlainProgress(TimedProgress):
+    """One line a tensor, with the time left where it is known, for logs and pipes."""
 
     def phase(self, what: str, steps: int = 0) -> None:
         print(what, file=sys.stderr, flush=True)
 
     def tensor(self, report: TensorReport) -> None:
         self.pace.advance()
-        known = ", ".join(filter(None, [f"{self.pace.count:>9}", self.pace.left]))
+        known = ", ".join(filter(None, [f"{self.pace.count:>9}", self.left]))
         print(f"[{known}] {_line(report)}", file=sys.stderr, flush=True)
 
     def note(self, sentence: str) -> None:
         print(f"note: {sentence}", file=sys.stderr, flush=True)
 
 
-class LiveProgress(Progress):
-    """A bar with the phase in hand and the time since the start; how many are finished and the time left where these are known.
+class LiveProgress(TimedProgress):
+    """A bar with the current phase and the time since the start; how many are finished and the time left where these are known.
 
     It counts the tensors once the job says how many there are, and the steps of a phase before that. Finished tensors scroll above it.
     """
 
     def __init__(self) -> None:
-        self.pace, self.begun = Pace(), False
-        self.bar = _bar(lambda: self.pace, TextColumn("{task.description}"), TimeElapsedColumn())
+        super().__init__()
+        self.bar = _bar(lambda: self.pace.count, lambda: self.left, TextColumn("{task.description}"), TimeElapsedColumn())
         self.task = self.bar.add_task("reading", total=None)
         self.bar.start()
 
     def begin(self, tensors: int) -> None:
-        self.begun = True
+        super().begin(tensors)
         self._count(tensors)
 
     def phase(self, what: str, steps: int = 0) -> None:
@@ -182,7 +205,14 @@ class Counter:
 
     def __init__(self, what: str) -> None:
         self.pace = Pace()
-        self.bar = _bar(lambda: self.pace, TextColumn(what), TimeElapsedColumn(), transient=True, disable=not stderr.is_terminal)
+        self.bar = _bar(
+            lambda: self.pace.count,
+            lambda: self.pace.left,
+            TextColumn(what),
+            TimeElapsedColumn(),
+            transient=True,
+            disable=not stderr.is_terminal,
+        )
         self.task = self.bar.add_task(what, total=None)
 
     def __enter__(self) -> Callable[[int, int], None]:
@@ -209,6 +239,5 @@ class _Shown(ProgressColumn):
         return Text(self._text())
 
 
-def _bar(pace: Callable[[], Pace], what: ProgressColumn, elapsed: ProgressColumn, **options: Any) -> Bar:
-    counts, left = _Shown(lambda: pace().count), _Shown(lambda: pace().left)
-    return Bar(what, BarColumn(), counts, elapsed, left, console=stderr, **options)
+def _bar(count: Callable[[], str], left: Callable[[], str], what: ProgressColumn, elapsed: ProgressColumn, **options: Any) -> Bar:
+    return Bar(what, BarColumn(), _Shown(count), elapsed, _Shown(left), console=stderr, **options)

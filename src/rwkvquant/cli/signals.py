@@ -14,7 +14,7 @@ from types import FrameType
 
 from rwkvquant.cli.streams import leave_terminal
 
-ASKED = b"\nrwkvquant: finishing the block in hand, then stopping; once more stops at once\n"
+ASKED = b"\nrwkvquant: finishing the current block, then stopping; a second Ctrl-C or signal stops at once\n"
 
 HANG_UP: int | None = getattr(signal, "SIGHUP", None)  # Windows has none
 SIGNALS = [number for number in (signal.SIGINT, signal.SIGTERM, HANG_UP) if number is not None]

@@ -33,6 +33,12 @@ class Progress:
     def step(self) -> None:
         """One step of the phase is done."""
 
+    def block(self, done: int, blocks: int) -> None:
+        """`done` of all `blocks` are finished. Called before the first block that this run quantises, and after each of them.
+
+        Blocks take about the same time. Tensors do not: most of the time is spent on the text between them.
+        """
+
     def tensor(self, report: TensorReport) -> None:
         """One tensor is done."""
 

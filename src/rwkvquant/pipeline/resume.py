@@ -52,9 +52,12 @@ class Job:
 
     def blocks(self) -> Iterator[int]:
         """The blocks that no run has finished; each is noted when the next is asked for. Raises StoppedError between two."""
-        for layer in range(self._finished or 0, self._layers):
+        first, progress = self._finished or 0, self._work.progress
+        progress.block(min(first, self._layers), self._layers)
+        for layer in range(first, self._layers):
             yield layer
             give_back()
+            progress.block(layer + 1, self._layers)
             self._note(layer + 1, f"block {layer + 1} of {self._layers}")
 
     def embedded(self) -> None:
