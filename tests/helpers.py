@@ -71,7 +71,7 @@ def write_pth(path: Path | str, state_dict: dict[str, torch.Tensor]) -> Path:
 
 
 def killed_at(call: int, work: Callable[[], object]) -> int | None:
-    """Do `work` in a child process that sends itself SIGKILL at this Python call -> None if it died, else the number of calls.
+    """Do `work` in a child process that sends itself SIGKILL at this Python call -> None if it was killed, else its number of calls.
 
     Calls are the same on every machine, busy or not. Any other end of the child is an AssertionError.
     """

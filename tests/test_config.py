@@ -1,4 +1,4 @@
-"""Every rule for options says which option breaks it; what is not said follows from the method; `replace` changes what it says it does."""
+"""An error names its option; defaults follow from the method; `replace` changes only what it names."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_a_broken_rule_names_its_option(option: str, options: dict[str, Any]) ->
     ],
     ids=str,
 )
-def test_parts_have_rules_of_their_own(kind: type, options: dict[str, Any]) -> None:
+def test_parts_have_their_own_rules(kind: type, options: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=next(iter(options))):
         kind(**options)
 
@@ -135,7 +135,7 @@ def usual(**options: Any) -> tuple[Any, ...]:
     return recipe.chooser.rule, how.clip_search, how.act_order, how.damping, recipe.correction, recipe.fall_back
 
 
-def test_what_is_not_said_follows_from_method_and_style() -> None:
+def test_defaults_follow_from_method_and_style() -> None:
     assert usual() == ("error", "hessian", True, 0.05, 0.5, True)
     assert usual(method="gptq") == usual(method="gptvq") == ("error", "hessian", True, 0.05, 0.0, True)
     assert usual(method="rtn") == ("error", "weight", True, 0.05, 0.0, True)
@@ -144,7 +144,7 @@ def test_what_is_not_said_follows_from_method_and_style() -> None:
     assert usual(method="readme") == ("incoherence", "none", False, 0.01, 0.0, False)
 
 
-def test_what_is_said_stays() -> None:
+def test_options_that_are_given_stay() -> None:
     assert usual(clip_search="weight", act_order=False, damping=0.2, correction=0.25, fall_back=False, choice="fixed") == (
         "fixed",
         "weight",
@@ -155,7 +155,7 @@ def test_what_is_said_stays() -> None:
     )
 
 
-def test_a_request_keeps_what_was_said_and_fills_in_nothing() -> None:
+def test_a_request_keeps_what_was_given_and_fills_in_nothing() -> None:
     kept = QuantizeRequest(method="paper").to_dict()
     assert {name for name, value in kept.items() if value not in (None, ())} == {"method", "calibration", "device", "seed"}
 
@@ -193,8 +193,8 @@ SAID: dict[str, Any] = {
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(QuantizeRequest)])
-def test_replacing_one_option_of_a_request_is_saying_it_at_first(name: str, method: str) -> None:
-    """Nothing that an earlier method filled in stays behind."""
+def test_replacing_an_option_of_a_request_equals_giving_it_at_once(name: str, method: str) -> None:
+    """Nothing that an earlier method filled in is left over."""
     replaced = dataclasses.replace(QuantizeRequest(method=method), **{name: SAID[name]})
     assert replaced == QuantizeRequest(**{"method": method, name: SAID[name]})
     back = dataclasses.replace(replaced, **{name: getattr(QuantizeRequest(), name), "method": "rwkvquant"})
@@ -263,7 +263,7 @@ def test_a_recipe_whose_parts_do_not_fit_is_refused(broken: dict[str, Any]) -> N
         dataclasses.replace(made(method="gptq"), **broken)
 
 
-def test_what_is_no_recipe_is_refused() -> None:
+def test_what_is_not_a_recipe_is_refused() -> None:
     kept = made().to_json()
     for broken in ({}, kept | {"head": 3}, kept | {"more": 1}, kept | {"chooser": {"rule": "error", "who": 1}}):
         with pytest.raises(ConfigError):
@@ -295,7 +295,7 @@ WHOLE: list[tuple[float, dict[str, Any]]] = [
 @pytest.mark.parametrize("method", ["gptq", "rtn"])
 @pytest.mark.parametrize(("bits", "form"), WHOLE)
 def test_whole_bits_with_a_group_size_are_the_bits_of_a_code(method: str, bits: float, form: dict[str, Any]) -> None:
-    """As every other tool means them."""
+    """As in every other tool."""
     assert made(method=method, bits=bits, **form) == made(method=method, code_bits=int(bits), **form)
     assert len(made(method=method, bits=bits).candidates) > 1  # alone they are a budget
 
@@ -332,7 +332,7 @@ def test_options_come_back_from_what_a_file_keeps() -> None:
     assert QuantizeRequest.from_dict(json.loads(json.dumps(request.to_dict()))) == request
 
 
-def test_one_pattern_is_not_its_letters() -> None:
+def test_one_pattern_is_not_split_into_letters() -> None:
     assert QuantizeRequest.from_dict({"tensor_bits": "att.value=8"}).tensor_bits == ("att.value=8",)
 
 

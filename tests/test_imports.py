@@ -1,4 +1,4 @@
-"""The engine must start without torch, and this check must be able to fail."""
+"""The engine must start without torch; and this check can fail."""
 
 from __future__ import annotations
 

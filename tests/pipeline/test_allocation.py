@@ -1,27 +1,27 @@
-"""Memory that is free goes back to the system, holes in the heap too."""
+"""Free memory goes back to the system, also from gaps in the middle of the heap."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
 
-HOLES = """
+GAPS = """
 import re
 from pathlib import Path
 from rwkvquant.pipeline.allocation import give_back
 def anonymous():
     return int(re.search(r"RssAnon:\\s+(\\d+)", Path("/proc/self/status").read_text()).group(1)) // 1024
-blocks = [bytearray(b"x" * 65536) for _ in range(1600)]  # 100 MB, too small each for pages of their own
+blocks = [bytearray(b"x" * 65536) for _ in range(1600)]  # 100 MB, each too small to get its own pages
 full = anonymous()
 blocks = blocks[::8]
-holes = anonymous()
+gaps = anonymous()
 give_back()
-print(full, holes, anonymous())
+print(full, gaps, anonymous())
 """
 
 
-def test_holes_go_back() -> None:
-    out = subprocess.run([sys.executable, "-c", HOLES], capture_output=True, text=True, check=True).stdout
-    full, holes, after = map(int, out.split())
-    assert holes > full - 20, "no holes, no test"
+def test_gaps_go_back() -> None:
+    out = subprocess.run([sys.executable, "-c", GAPS], capture_output=True, text=True, check=True).stdout
+    full, gaps, after = map(int, out.split())
+    assert gaps > full - 20, "no gaps, no test"
     assert after < full - 70

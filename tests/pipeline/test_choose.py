@@ -1,4 +1,4 @@
-"""Each rule gives the kinds that it promises, from pass 1's findings made by hand; budgets are fitted among what a rule leaves."""
+"""Each rule gives the kinds that it promises, for hand-made results of pass 1; budgets are spent among what a rule allows."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def hand_made(name: str, recipe: Recipe, weight: float = 1.0, coarse: float = 0.
 
 
 def model_of(measured: dict[str, Measured]) -> Checkpoint:
-    """As much of a checkpoint as choosing asks for."""
+    """As much of a checkpoint as choosing needs."""
     matrices = [SimpleNamespace(name=name, shape=SHAPE, spec=SimpleNamespace(role=Role.PROJECTION)) for name in measured]
     return cast(Checkpoint, SimpleNamespace(logical_matrices=lambda: matrices))
 
@@ -66,7 +66,7 @@ def test_algorithm1_makes_a_tenth_uniform_the_finest_of_the_coarsest() -> None:
 
 
 def test_readings_are_those_asked_for() -> None:
-    """The hand-made "dithered" is "paper" with its sign turned, so the other half is smooth."""
+    """The hand-made "dithered" is "paper" with the other sign, so the other half is smooth."""
     for proxy, smooth in (("paper", lambda p: p < 1.5), ("dithered", lambda p: p > 1.5)):
         recipe = recipe_of(choice="algorithm1", proxy=proxy)
         measured = random_model(recipe)
@@ -127,7 +127,7 @@ def test_what_matters_more_gets_more_bits() -> None:
     assert sizes == sorted(sizes) and sizes[0] < sizes[2]
 
 
-def test_bits_out_of_reach_are_said(capsys: pytest.CaptureFixture[str]) -> None:
+def test_bits_out_of_reach_are_reported(capsys: pytest.CaptureFixture[str]) -> None:
     notes = Notes()
     recipe = recipe_of(choice="uniform", bits=1.5)
     with pytest.raises(ConfigError, match="smallest reachable"):

@@ -1,4 +1,4 @@
-"""What is quantised does not depend on who does it, or when: the same bytes from this process, out of order, and from other processes."""
+"""The result does not depend on who quantises, or when: the same bytes from this process, in another order, and from other processes."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Shuffled:
 
 
 class Others:
-    """Other processes, that are sent every task as bytes."""
+    """Other processes, which get every task as bytes."""
 
     def __init__(self, pool: ProcessPoolExecutor) -> None:
         self.pool = pool
@@ -51,7 +51,7 @@ def written_by(executor: Executor, source: Path, recipe: Recipe, folder: Path) -
 
 
 def test_the_order_of_tasks_changes_no_byte(tmp_path: Path) -> None:
-    """With every kind of task: corrected products, text kept out, an embedding, a head, and inputs that products share."""
+    """With every kind of task: corrected products, text kept out, an embedding, a head, and products that share an input."""
     source = checkpoint_file(tmp_path, "rwkv6", **TINY)
     recipe = few_of(bits=4.0, calibration=calibration_text(tmp_path, rows=8))
     shuffled = Shuffled()
@@ -77,7 +77,7 @@ def in_a_job() -> tuple[int, str]:
 
 
 def test_one_hessian_at_a_time() -> None:
-    """The serial executor asks for a task when the one before it, and what it held, is gone."""
+    """The serial executor takes a task only after the one before it, and its Hessian, is freed."""
     alive: list[weakref.ref[torch.Tensor]] = []
 
     def tasks() -> Iterator[Task]:

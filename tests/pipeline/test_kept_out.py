@@ -1,4 +1,4 @@
-"""Some documents are kept out of what quantisers see, and judge them: where error feedback does worse on these, a tensor does without."""
+"""Quantisers do not see some documents, and are tested on them: a tensor is rounded plainly where error feedback does worse there."""
 
 from __future__ import annotations
 
@@ -59,12 +59,12 @@ def test_documents_kept_out_are_the_last_rows_and_no_others(tmp_path: Path) -> N
     [({"fall_back": False}, 16, LETTERS), ({}, 7, LETTERS), ({}, 14, "abcdefg")],
     ids=["no", "rows", "few"],
 )
-def test_nothing_is_kept_out_of_little_text_or_where_nobody_asks(tmp_path: Path, options: dict, rows: int, documents: str) -> None:
+def test_nothing_is_kept_out_of_little_text_or_without_fall_back(tmp_path: Path, options: dict, rows: int, documents: str) -> None:
     found = calibrated(recipe_of(**options, calibration=letters(tmp_path, rows, documents)))
     assert found.kept_out == 0 and len(found.tokens) == rows
 
 
-def test_statistics_are_of_the_seen_rows_and_judges_of_the_others(tmp_path: Path) -> None:
+def test_statistics_of_seen_rows_and_of_rows_kept_out(tmp_path: Path) -> None:
     checkpoint = open_checkpoint(checkpoint_file(tmp_path, "rwkv6", **TINY))
     recipe = recipe_of(calibration=letters(tmp_path))
     found_text = calibrated(recipe)
@@ -89,7 +89,7 @@ def test_statistics_are_of_the_seen_rows_and_judges_of_the_others(tmp_path: Path
         assert torch.equal(sums.W, source.block(1)[name.removeprefix("blocks.1.")]) and not bool(sums.moment.any())
 
 
-def test_pass_1_sees_nothing_of_what_is_kept_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pass_1_does_not_see_what_is_kept_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[np.ndarray] = []
 
     def stop(checkpoint, recipe, tokens, *rest):  # type: ignore[no-untyped-def]
@@ -121,10 +121,10 @@ def tensor_writer(checkpoint: Checkpoint, recipe: Recipe) -> tuple[TensorWriter,
 
 @pytest.mark.parametrize("method", ["gptq", "gptvq"])
 @pytest.mark.parametrize("judged", [1 << 20, 64 * 32])
-def test_a_tensor_falls_back_where_feedback_does_worse_on_the_judges(
+def test_a_tensor_falls_back_where_feedback_does_worse_on_text_kept_out(
     tmp_path: Path, method: str, judged: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Three tokens, and judges that look everywhere else: feedback has pushed all errors there. 32 rows may say no for all."""
+    """Feedback on three tokens pushes all errors to other inputs, where it is tested. 32 rows may decide for all."""
     monkeypatch.setattr(tasks_module, "TRIED_FIRST", judged)
     tried: list[tuple[str, int]] = []
     real = tasks_module.quantize_matrix
@@ -159,7 +159,7 @@ def test_a_tensor_falls_back_where_feedback_does_worse_on_the_judges(
 
 @pytest.mark.parametrize("judged", [1 << 20, 64 * 32])
 def test_a_matrix_of_zeros_does_not_fall_back(tmp_path: Path, judged: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both ways lose nothing, and that is no reason."""
+    """Both ways lose nothing, which is no reason to fall back."""
     monkeypatch.setattr(tasks_module, "TRIED_FIRST", judged)
     checkpoint = open_checkpoint(checkpoint_file(tmp_path, "rwkv6", **TINY))
     writer, plan = tensor_writer(checkpoint, recipe_of(method="gptq", code_bits=3))
@@ -172,7 +172,7 @@ def test_a_matrix_of_zeros_does_not_fall_back(tmp_path: Path, judged: int, monke
 
 
 @pytest.mark.parametrize("arch", ["rwkv6", "rwkv7"])
-def test_what_was_collected_of_a_block_goes_as_it_is_used(tmp_path: Path, arch: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_statistics_of_a_block_are_freed_as_they_are_used(tmp_path: Path, arch: str, monkeypatch: pytest.MonkeyPatch) -> None:
     real, collected_before, left = TensorWriter.write, [], []
 
     def watched(self: TensorWriter, weights: Any, layer: int | None, roles: Any, collected: Collected = tensors_module.NOTHING) -> Any:
@@ -188,10 +188,10 @@ def test_what_was_collected_of_a_block_goes_as_it_is_used(tmp_path: Path, arch: 
     assert all(each == (set(), set(), set()) for each in left), left
 
 
-def test_the_file_and_the_user_are_told_what_fell_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    spoilt, real = "blocks.0.att.key.weight", tasks_module.quantize_matrix
+def test_the_file_and_the_user_learn_what_fell_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spoiled, real = "blocks.0.att.key.weight", tasks_module.quantize_matrix
     source = checkpoint_file(tmp_path, "rwkv6", **TINY | {"layers": 1})
-    target = torch.from_numpy(open_checkpoint(source).read_matrix(spoilt))
+    target = torch.from_numpy(open_checkpoint(source).read_matrix(spoiled))
 
     def worse(setting, options, W, hessian):  # type: ignore[no-untyped-def]
         broken = setting.feedback and W.shape == target.shape and torch.equal(W, target)
@@ -202,6 +202,6 @@ def test_the_file_and_the_user_are_told_what_fell_back(tmp_path: Path, monkeypat
         recipe = recipe_of(method="gptq", code_bits=4, calibration=letters(tmp_path), fall_back=fall_back)
         notes = Notes()
         result = quantize(source, tmp_path / f"{fall_back}", recipe, progress=notes)
-        assert opened(tmp_path / f"{fall_back}").tensors[spoilt].method == method
-        assert (spoilt in result["fallen_back"]) == fall_back == any(spoilt in note for note in notes.notes)
-        assert next(report for report in notes.reports if report.name == spoilt).method == method
+        assert opened(tmp_path / f"{fall_back}").tensors[spoiled].method == method
+        assert (spoiled in result["fallen_back"]) == fall_back == any(spoiled in note for note in notes.notes)
+        assert next(report for report in notes.reports if report.name == spoiled).method == method

@@ -100,7 +100,7 @@ def test_a_sample_stands_for_the_whole(tmp_path: Path, monkeypatch: pytest.Monke
     assert losses[0]["blocks.0.ffn.key.weight"] != losses[1]["blocks.0.ffn.key.weight"]
 
 
-def test_proxies_of_large_matrices_wait_for_a_rule_that_asks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_proxies_of_large_matrices_wait_for_a_rule_that_needs_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint, whole = measured_model(tmp_path, "rwkv6", few_of())
     monkeypatch.setattr(module, "ALWAYS_PROXIES", 0)
     _, without = measured_model(tmp_path, "rwkv6", few_of())

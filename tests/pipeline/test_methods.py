@@ -50,7 +50,7 @@ def test_every_method_and_style_is_tried() -> None:
     assert tried == {(method, style) for method in METHODS for style in STYLES} - forced
 
 
-def runs_alike(path: Path) -> None:
+def runs_as_torch_does(path: Path) -> None:
     tokens = [7, 250, 3, 99, 99, 0, 42]
     ours, _ = load(path, activations="float32").forward(tokens, logits="all")
     theirs = TorchModel(PackedSource(open_packed(path))).forward(torch.tensor([tokens]))[0][0].numpy()
@@ -65,7 +65,7 @@ def test_every_method_makes_a_file_that_runs(tmp_path: Path, arch: str, options:
     notes = Notes()
     result = quantize(source, out, recipe, progress=notes)
     packed = opened(out)
-    runs_alike(out)
+    runs_as_torch_does(out)
     method, bits = recipe.method, recipe.chooser.bits
     if recipe.chooser.required:
         assert bits - 0.6 < result["bits_per_weight"] <= bits
@@ -82,14 +82,14 @@ def test_every_method_makes_a_file_that_runs(tmp_path: Path, arch: str, options:
 
 @pytest.mark.parametrize("reading", VECTOR_CODEBOOKS)
 def test_vector_codebooks_of_every_reading(tmp_path: Path, reading: str) -> None:
-    """3-bit codebooks for every element-wise vector that they make smaller; the readings differ in what they say matters."""
+    """3-bit codebooks for every element-wise vector that they make smaller; the readings weight the elements differently."""
     source, out = checkpoint_file(tmp_path, "rwkv7", **TINY | WIDE), tmp_path / "out.safetensors"
     recipe = recipe_of(method="rtn", code_bits=4, vector_bits=3, vector_codebook=reading, calibration=calibration_text(tmp_path, rows=4))
     quantize(source, out, recipe)
     packed = opened(out)
     vectors = {name: packed.qtensor(name) for name, entry in packed.tensors.items() if entry.role == "elementwise"}
     assert len(vectors) >= 8 and all(isinstance(tensor, CodebookTensor) and tensor.bits == 3 for tensor in vectors.values())
-    runs_alike(out)
+    runs_as_torch_does(out)
 
 
 def test_vectors_on_a_grid_of_three_bits(tmp_path: Path) -> None:
@@ -98,12 +98,12 @@ def test_vectors_on_a_grid_of_three_bits(tmp_path: Path) -> None:
     packed = opened(out)
     layouts = {entry.layout for entry in packed.tensors.values() if entry.role == "elementwise"}
     assert layouts == {"uniform3.rows"}
-    runs_alike(out)
+    runs_as_torch_does(out)
 
 
 @pytest.mark.parametrize("proxy", PROXY_READINGS)
 def test_another_budget_or_choice_in_the_same_work_directory_skips_pass_1(tmp_path: Path, proxy: str) -> None:
-    """And gives the same file as a run of its own."""
+    """And gives the same file as a separate run."""
     source = checkpoint_file(tmp_path, "rwkv7", **TINY | {"layers": 1})
     common = {"calibration": calibration_text(tmp_path, rows=4)}
     quantize(source, tmp_path / "first", few_of(bits=4.4, **common), work_dir=tmp_path / "work")

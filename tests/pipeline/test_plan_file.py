@@ -1,4 +1,4 @@
-"""plan.json brings back what pass 1 found, and nothing that belongs to another model, text or option."""
+"""plan.json brings back the results of pass 1, and never those of another model, text or option."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Faster products are asked for only where they are float32 products, and not behind the user's back."""
+"""Faster products are used only where they are float32 products, and the setting from before comes back."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rwkvquant.pipeline import products
 CPU = torch.device("cpu")
 
 
-def test_what_was_set_is_set_again() -> None:
+def test_the_setting_from_before_comes_back() -> None:
     before = torch.get_float32_matmul_precision()
     with pytest.raises(KeyError), products.fast_products(CPU):
         a, b = products._operands(300)
@@ -28,7 +28,7 @@ def test_products_that_are_not_float32_are_refused(monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize("before", ["highest", "high", "medium"])
 def test_a_job_on_a_gpu_multiplies_in_float32(before: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """ "medium" and "high" are TF32 there, whatever one product on the CPU shows; and that is not even tried."""
+    """ "medium" and "high" are TF32 there, whatever a product on the CPU shows. No product is tried."""
     monkeypatch.delattr(products, "_exact")
     usual = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision(before)

@@ -1,4 +1,4 @@
-"""The whole road: a checkpoint goes in, a packed file comes out, and the file is what the plan and the definitions say."""
+"""The whole job: a checkpoint goes in, a packed file comes out, and the file is what the plan and the definitions say."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_rtn_file_holds_what_rtn_returns(tmp_path: Path) -> None:
     for matrix in checkpoint.logical_matrices():
         stored = packed.qtensor(matrix.name)
         if matrix.layer is None:
-            continue  # the head has bits of its own
+            continue  # the head has its own bits
         expected = rtn(checkpoint.read_matrix(matrix.name), stored_grid(stored), "weight")
         assert np.array_equal(stored.codes, expected.codes) and np.array_equal(stored.decode(), expected.decode()), matrix.name
 
@@ -106,7 +106,7 @@ def stored_grid(tensor):
 def test_each_block_is_calibrated_on_what_the_quantised_blocks_before_it_give(
     tmp_path: Path, calibration: CalibrationConfig, arch: str
 ) -> None:
-    """The second block's codes are GPTQ's, refined, on the Hessian of the original second block behind the *packed* first one."""
+    """The second block's codes are GPTQ's, refined, on the Hessian of the original second block after the *packed* first one."""
     source = checkpoint_file(tmp_path, arch, layers=2, width=64)
     request = QuantizeRequest(method="gptq", code_bits=3, calibration=calibration)
     quantize(source, tmp_path / "out.safetensors", request)
@@ -131,7 +131,7 @@ def test_each_block_is_calibrated_on_what_the_quantised_blocks_before_it_give(
         H = X.T @ X / len(X)
         expected = gptq(W, H, stored_grid(stored), damping=0.05, act_order=True, clip_search="hessian")
         expected = refine_grid(W, H, expected)
-        # The pipeline adds H up in batches, in another order: a weight that lies between two codes may fall to the other side.
+        # The pipeline adds H up in batches, in another order: a weight halfway between two codes may get the other one.
         assert (stored.codes == expected.codes).mean() > 0.99, matrix.name
         checked += 1
     assert checked == sum(matrix.layer == 1 for matrix in checkpoint.logical_matrices()) > 10
@@ -167,7 +167,7 @@ def leftovers(folder: Path) -> list[str]:
     return [path.name for path in folder.iterdir()]
 
 
-@pytest.mark.parametrize("method", ["gptq", "rwkvquant"])  # the second finds it in pass 1
+@pytest.mark.parametrize("method", ["gptq", "rwkvquant"])  # rwkvquant finds it in pass 1
 def test_nothing_is_left_after_a_failure(
     tmp_path: Path, calibration: CalibrationConfig, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:

@@ -1,4 +1,4 @@
-"""The benchmarks' random checkpoint is one that we and torch can read, and the same each time."""
+"""We and torch can read the random checkpoint of the benchmarks, and it is the same each time."""
 
 from __future__ import annotations
 

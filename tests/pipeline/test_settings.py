@@ -1,4 +1,4 @@
-"""A setting's size is what a tensor quantised by it packs to; --tensor-bits leaves settings of those bits, or says why none."""
+"""A setting's size is what a tensor quantised by it packs to; --tensor-bits leaves settings of those bits, or says why there are none."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rwkvquant.quantizers.shared.hessian import Hessian
 from rwkvquant.recipes import Setting
 from tests.pipeline.toys import recipe_of
 
-SHAPES = [(35, 100), (5, 32)]  # a multiple of nothing; fewer tables than a rank
+SHAPES = [(35, 100), (5, 32)]  # multiples of nothing; fewer codebooks than the rank
 METHODS: dict[str, dict[str, Any]] = {
     "rwkvquant": {},
     "rwkvquant, more bits": {"bits": 6.0},
@@ -30,7 +30,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "gptq symmetric": {"method": "gptq", "code_bits": 5, "group_size": 32, "symmetric": True, "scale_bits": 16},
     "pairs": {"method": "gptvq", "code_bits": 2, "codebook_dim": 2},
     "kmeans pairs": {"method": "kmeans", "code_bits": 3, "codebook_dim": 2},
-    "as much rank as goes": {"method": "kmeans", "code_bits": 2, "codebook_size": 64, "codebook_rank": 3},
+    "the largest rank": {"method": "kmeans", "code_bits": 2, "codebook_size": 64, "codebook_rank": 3},
 }
 NAMES = ["blocks.0.att.key.weight", "blocks.0.att.value.weight", "blocks.1.att.w1"]
 
@@ -48,7 +48,7 @@ def test_stored_bytes_are_what_is_packed(options: dict[str, Any], shape: tuple[i
     W, hessian = matrix_and_hessian(shape)
     settings = recipe.candidates
     assert len(set(settings)) == len(settings) >= 1
-    for setting in settings if len(settings) < 12 else settings[::3]:  # what is left out of one list is in another
+    for setting in settings if len(settings) < 12 else settings[::3]:  # what one list leaves out is in another
         quantised = quantize_matrix(setting, replace(recipe.quantizer, refined=False), W, hessian)
         packed = PackedTensor.pack(quantised, setting.layout(shape))
         assert packed.layout == setting.layout(shape)

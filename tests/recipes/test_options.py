@@ -1,4 +1,4 @@
-"""Any pair of options, with any method: a recipe, or one sentence. Never a traceback, and never a recipe that cannot run."""
+"""Any pair of options with any method gives a recipe that can run, or one sentence; never a traceback."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ VALUES: dict[str, list[Any]] = {
     "vector_bits": [3, 8, 16, 4, 3.0],
     "vector_codebook": ["mean_square", "paper", "authors", "median", 3],
     "own_options": [(), ("nothing=1",), "damping=0.1", ["damping"], (3,)],
-    "tensor_bits": [("att.value=8",), ("*=3",), "att.value=3", ["w1=2", "*=4"], ("att.value",), ("=3",), ("nobody=3",), (3,), 8],
+    "tensor_bits": [("att.value=8",), ("*=3",), "att.value=3", ["w1=2", "*=4"], ("att.value",), ("=3",), ("nothing=3",), (3,), 8],
     "calibration": [CalibrationConfig(rows=3), "text.txt", 128, None, {"rows": 3}],
     "tokenizer": ["world", "bytes", "", 5],
     "device": ["cpu", "cuda", "cuda:1", "tpu", None],
@@ -62,7 +62,7 @@ def one_sentence(told: str) -> bool:
     return bool(told) and "\n" not in told and len(told) < 400 and "Traceback" not in told
 
 
-def test_every_option_is_walked() -> None:
+def test_every_option_is_tried() -> None:
     assert {*VALUES, "method"} == {field.name for field in dataclasses.fields(QuantizeRequest)}
 
 
@@ -92,7 +92,7 @@ def test_any_two_options_make_a_recipe_or_one_sentence(method: str, shapes: Any)
 
 
 def works_on(recipe: Recipe, names: list[str], checkpoint: Any) -> None:
-    """Its settings can be stored in every shape of a model, or the patterns of --tensor-bits are refused."""
+    """Its settings can store every matrix of a model, or the patterns of --tensor-bits are refused."""
     try:
         settings = allowed_settings(recipe, names)
     except RwkvQuantError as error:
@@ -105,7 +105,7 @@ def works_on(recipe: Recipe, names: list[str], checkpoint: Any) -> None:
 
 
 def test_recipes_drawn_at_random_run(tmp_path: Path) -> None:
-    """A sample of what options allow, three at a time, with good values only, through the whole job."""
+    """Three random options at a time, with valid values, through the whole job."""
     draw, text = random.Random(3), calibration_text(tmp_path, rows=4, length=32)
     source = checkpoint_file(tmp_path, "rwkv7", layers=1, width=32, head_size=8, ranks=TINY["ranks"])
     ran, refused = set(), 0

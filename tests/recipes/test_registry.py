@@ -1,4 +1,4 @@
-"""A method that a test defines in one place is known everywhere: to Python, the command line, its help and its mistakes."""
+"""A method that a test defines in one place is known everywhere: to Python, the command line, its help and its error messages."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ GROUP_SIZE = Option("group_size", (96, 160), "Weights that share a scale, an odd
 
 
 def build(said: Said) -> Recipe:
-    """Grids of four bits with an odd group size, and nothing to choose."""
+    """Grids of four bits with an odd group size: one setting for all."""
     candidates = (Setting("rtn", GridConfig(4, said.group_size)),)
     return Recipe(candidates=candidates, chooser=Chooser(), calibrated=False, **shared(said, "rtn"))
 
@@ -56,7 +56,7 @@ def test_the_command_line_lists_it_and_runs_it(toy: Method, tmp_path: Path, caps
     assert Recipe.from_json(packed.quantization_config["recipe"]) == recipe_for(QuantizeRequest(method="toy", group_size=160))
 
 
-def test_without_it_nobody_knows_it(capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_it_nothing_knows_it(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ConfigError, match=r"^method must be one of rwkvquant, paper, readme, gptq, rtn, gptvq, kmeans; got toy$"):
         recipe_for(QuantizeRequest(method="toy"))
     assert run(["quantize", "--help"]) == 0
@@ -74,7 +74,7 @@ def test_the_words_of_other_tools(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert capsys.readouterr().err.startswith("rwkvquant: group_size goes with whole bits")
 
 
-def test_phases_with_steps_keep_their_word(tmp_path: Path) -> None:
+def test_phases_have_the_steps_that_they_announce(tmp_path: Path) -> None:
     from rwkvquant.pipeline.quantize import plan_only
     from tests.pipeline.toys import Notes, calibration_text, few_of
 

@@ -21,7 +21,7 @@ EMBEDDED = Path(__file__).parent.parent / "assets" / "rwkv7-8m-3.275bpw.safetens
 
 def command(
     checkpoint: Annotated[
-        str | None, typer.Option(help="The original checkpoint; without it the packed model in the package only speaks.")
+        str | None, typer.Option(help="The original checkpoint. Without it, the packed model in the package only writes a paragraph.")
     ] = None,
     text: Annotated[str | None, typer.Option(help="Text to compare on, with --checkpoint.")] = None,
     output: Annotated[str | None, typer.Option("--output", "-o", help="Keep the quantised file here.")] = None,
@@ -32,14 +32,14 @@ def command(
     if checkpoint is None:
         if text is not None or output is not None:
             raise ConfigError("--text and --output go with --checkpoint")
-        result = _speak_only()
+        result = _write_only()
         emit(result, as_json, lambda: stdout.print(result["text"]))
     else:
         result = _whole_job(checkpoint, text, output, max_tokens)
         emit(result, as_json, lambda: _show(result))
 
 
-def _speak_only() -> dict[str, Any]:
+def _write_only() -> dict[str, Any]:
     from rwkvquant.formats.container import open_packed
 
     packed = open_packed(str(EMBEDDED))
@@ -54,10 +54,10 @@ def _whole_job(checkpoint: str, text: str | None, output: str | None, max_tokens
 
     if text is None:
         raise ConfigError("give --text FILE to compare on, together with --checkpoint")
-    beside = Path(checkpoint).with_name("tokenizer.json")
-    tokenizer = str(beside) if beside.exists() else None
+    next_to_it = Path(checkpoint).with_name("tokenizer.json")
+    tokenizer = str(next_to_it) if next_to_it.exists() else None
     base, known = load_model(checkpoint, tokenizer)
-    cut = windows.text_windows(text, known, max_tokens=max_tokens)  # a text that is none is found out before the work, not after
+    cut = windows.text_windows(text, known, max_tokens=max_tokens)  # a file that is not text is refused before the work, not after
     with tempfile.TemporaryDirectory() as scratch:
         files = {OURS: output or f"{scratch}/{OURS}.safetensors"} | {method: f"{scratch}/{method}.safetensors" for method in OTHERS}
         reports = {}
@@ -66,8 +66,8 @@ def _whole_job(checkpoint: str, text: str | None, output: str | None, max_tokens
             request = QuantizeRequest(method=method, tokenizer=tokenizer, calibration=CalibrationConfig(rows=ROWS))
             reports[method] = quantize(checkpoint, file, request, progress=quantize_progress())
         with Counter("comparing") as progress:
-            found = divergence.compare_many(base, {m: load_model(f, None)[0] for m, f in files.items()}, cut, progress=progress)
-        compared = {method: comparison.to_json() for method, comparison in found.items()}
+            comparisons = divergence.compare_many(base, {m: load_model(f, None)[0] for m, f in files.items()}, cut, progress=progress)
+        compared = {method: comparison.to_json() for method, comparison in comparisons.items()}
         written = {"original": _paragraph(checkpoint, tokenizer), OURS: _paragraph(files[OURS], None)}
     return {"quantize": reports, "compare": compared, "text": written}
 
@@ -100,7 +100,7 @@ def _show(result: dict[str, Any]) -> None:
         )
     title = f"against the original, {compared[OURS]['tokens']:,} tokens of text it was not calibrated on"
     stdout.print(table(title, ["", "bits/weight", "perplexity", "KL, nats/token", "same top token"], rows))
-    for who, written in result["text"].items():
+    for model, written in result["text"].items():
         stdout.print()
-        stdout.print(who, style="bold")
+        stdout.print(model, style="bold")
         stdout.print(written["text"])

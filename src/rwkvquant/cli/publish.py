@@ -18,7 +18,7 @@ def publish(
 ) -> dict[str, Any]:
     """The result of `quantise`, which writes `output`, with the paths written and the divergence measured.
 
-    What is in the way is found before the work.
+    What would stop publishing is reported before the work.
     """
     from rwkvquant.calibration.samples import load_documents
     from rwkvquant.export import card

@@ -18,7 +18,7 @@ _DEFAULT = QuantizeRequest()
 
 
 class Command(TyperCommand):
-    """Its help tells of the options as the methods that are registered have them, when it is asked for."""
+    """Its help is made when it is shown, from the options of all registered methods."""
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         for param in self.params:
@@ -28,7 +28,7 @@ class Command(TyperCommand):
 
 
 def help_of(name: str) -> str | None:
-    """What an option means, its values and its usual value; methods are named where they differ, or where not all have it."""
+    """What an option means, its values and its default. Methods are named where they differ, or where not all have the option."""
     if name == "method":
         return "; ".join(f"{method.name}: {method.about}" for method in METHODS.values())
     if name == "own_options":
@@ -36,18 +36,18 @@ def help_of(name: str) -> str | None:
         own = [f"{each}: {help_of(each)}" for each in names if not hasattr(_DEFAULT, each)]
         return " ".join(["NAME=VALUE for options that only a method of another package has. May be repeated.", *own])
     owners = {method.name: option for method in METHODS.values() if (option := method.option(name))}
-    told = []
+    sentences = []
     for text in dict.fromkeys(option.help for option in owners.values()):
         having = {method: option for method, option in owners.items() if option.help == text}
         of = "" if len(having) == len(METHODS) else f"[{', '.join(having)}] "
         values = _by_method({method: option.values for method, option in having.items()})
         usual = _by_method({method: _usual(option) for method, option in having.items() if option.default is not None})
-        told.append(f"{of}{text}: {values}." + (f" Default: {usual}." if usual else ""))
-    return " ".join(told) or None
+        sentences.append(f"{of}{text}: {values}." + (f" Default: {usual}." if usual else ""))
+    return " ".join(sentences) or None
 
 
 def _by_method(words: dict[str, str]) -> str:
-    """ "0.5 (rwkvquant), 0.0 (gptq, rtn)", or the words alone where all say the same."""
+    """ "0.5 (rwkvquant), 0.0 (gptq, rtn)", or the words alone if all methods have the same."""
     if len(set(words.values())) < 2:
         return next(iter(words.values()), "")
     return ", ".join(f"{word} ({', '.join(m for m in words if words[m] == word)})" for word in dict.fromkeys(words.values()))
@@ -103,8 +103,8 @@ def command(
     work_dir: Annotated[
         str | None,
         typer.Option(
-            help="Folder for hidden states, the plan and what is finished. A job that was killed goes on from there when the same command "
-            "is given again, to the same bytes; Ctrl-C or SIGTERM finishes the block and exits with 75. Default: a temporary folder."
+            help="Folder for hidden states, the plan and finished tensors. After a kill, the same command continues from there and "
+            "writes the same bytes. Ctrl-C or SIGTERM finishes the block and exits with 75. Default: a temporary folder."
         ),
     ] = None,
     resume: Annotated[
@@ -118,9 +118,9 @@ def command(
         str | None,
         typer.Option(help="world | bytes | a tokenizer.json | a World vocabulary file. Default: the directory's, or by vocabulary size."),
     ] = None,
-    device: Annotated[str, typer.Option(help="cpu | cuda, which has not been run on a GPU yet.")] = _DEFAULT.device,
+    device: Annotated[str, typer.Option(help="cpu | cuda. cuda has not been run on a GPU yet.")] = _DEFAULT.device,
     seed: Annotated[int, typer.Option()] = _DEFAULT.seed,
-    card: Annotated[bool, typer.Option("--card", help="For publishers: write README.md and config.json beside the output.")] = False,
+    card: Annotated[bool, typer.Option("--card", help="For publishers: write README.md and config.json next to the output.")] = False,
     licence: Annotated[
         str | None,
         typer.Option("--license", help="Of the original, for the card, such as apache-2.0. Default: what its directory's card says."),
@@ -164,7 +164,7 @@ def command(
         device=device,
         seed=seed,
     )
-    recipe_for(request)  # what cannot be is said before torch is read
+    recipe_for(request)  # options that do not fit are refused before torch is imported
     from rwkvquant.pipeline import quantize as pipeline
 
     if not card and (licence, base_model, card_text) != (None, None, None):
@@ -189,7 +189,7 @@ def command(
 
 
 def show(result: dict[str, Any], planned: bool = False) -> None:
-    """The ledger of the new file, and before and after side by side."""
+    """The ledger of the new file, then its sizes before and after."""
     source = result["source"]
     stdout.print(ledger_table("planned" if planned else result["output"], result["ledger"]))
     stdout.print()
