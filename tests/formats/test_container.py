@@ -1,4 +1,4 @@
-"""A packed file appears whole or not at all, says what went in, and notices every changed byte."""
+"""A packed file appears complete or not at all, gives back what was written, and notices every changed byte."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_a_flipped_bit_in_any_array_is_found_by_verify_and_never_crashes(packed_
                 reopened.verify()
 
 
-def test_a_flip_anywhere_in_the_header_is_refused_when_the_file_is_opened(packed_path: Path) -> None:
+def test_a_flipped_bit_anywhere_in_the_header_is_refused_when_the_file_is_opened(packed_path: Path) -> None:
     original = packed_path.read_bytes()
     start = open_packed(packed_path)._header.data_start
     for at in [*range(60), *range(60, start, 97), start - 1]:
@@ -121,7 +121,7 @@ def test_a_truncated_or_lengthened_file_is_refused(packed_path: Path) -> None:
         open_packed(packed_path)
 
 
-def test_a_path_that_is_no_packed_file_is_refused_in_a_sentence(tmp_path: Path) -> None:
+def test_a_path_that_is_not_a_packed_file_is_refused_in_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(FormatError, match="No such file"):
         open_packed(tmp_path / "missing")
     with pytest.raises(FormatError, match="is not a file"):
@@ -136,7 +136,7 @@ def test_a_path_that_is_no_packed_file_is_refused_in_a_sentence(tmp_path: Path) 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("kind", ["values", "row_scale"])
-def test_a_number_that_is_none_names_its_tensor(tmp_path: Path, kind: str, value: float) -> None:
+def test_the_message_for_a_number_that_is_not_finite_names_the_tensor(tmp_path: Path, kind: str, value: float) -> None:
     path, bad = tmp_path / "m.safetensors", "blocks.1.att.bad"
     tensor = DenseTensor(np.full((1, 32), value, np.float16))
     with ContainerWriter(path) as out:
@@ -152,7 +152,7 @@ def test_a_number_that_is_none_names_its_tensor(tmp_path: Path, kind: str, value
 
 
 def test_centroids_and_zeros_out_of_range_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Values our own packing refuses, as another writer might store them."""
+    """Values that our packing refuses, as another writer might store them."""
     real = PackedTensor.pack.__func__
 
     def tampered(suffix: str):
@@ -175,7 +175,7 @@ def test_centroids_and_zeros_out_of_range_are_found(tmp_path: Path, monkeypatch:
 
 
 def failing_write(monkeypatch: pytest.MonkeyPatch, at: int, error: BaseException) -> list[int]:
-    """Let the write number `at` fail half-way; returns the count of writes."""
+    """Let the write number `at` fail half-way; returns the number of writes so far."""
     real, count = disk.write_all, [0]
 
     def write(file, data) -> None:
@@ -247,7 +247,7 @@ def test_what_was_written_is_read_back_before_it_gets_its_name(tmp_path: Path, m
     assert os.listdir(tmp_path) == []
 
 
-def test_an_output_that_cannot_be_is_refused_before_any_work(tmp_path: Path) -> None:
+def test_an_output_that_cannot_be_written_is_refused_before_any_work(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"is a directory\. Try"):
         check_output(tmp_path)
     with pytest.raises(ConfigError, match=r"must exist; .*missing does not"):

@@ -1,4 +1,4 @@
-"""A file is replaced as a whole, whenever the process that does it dies, and whatever the disk says."""
+"""A file is replaced as a whole, even if the process dies or the disk refuses."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ DATA = Path(__file__).parents[1] / "data"
 
 def test_a_kill_at_any_call_leaves_the_old_file_or_the_new_one(tmp_path: Path) -> None:
     path, old, new = tmp_path / "journal.json", b"old" * 9, b"new" * 99
-    found, died = [], True
+    contents, died = [], True
     while died:
         path.write_bytes(old)
-        died = killed_at(2 * len(found) + 1, lambda: disk.replace_file(path, new)) is None
-        found.append(path.read_bytes())
-    assert set(found) == {old, new} and found == sorted(found, reverse=True) and len(found) > 20
+        died = killed_at(2 * len(contents) + 1, lambda: disk.replace_file(path, new)) is None
+        contents.append(path.read_bytes())
+    assert set(contents) == {old, new} and contents == sorted(contents, reverse=True) and len(contents) > 20
 
 
 @pytest.mark.parametrize("step", ["rwkvquant.formats.disk.write_all", "os.fsync", "os.replace"])
@@ -71,7 +71,7 @@ def test_an_exception_while_writing_leaves_the_old_file_and_nothing_else(tmp_pat
 
 @pytest.fixture
 def mine(tmp_path: Path) -> Path:
-    """A file that no writer was told of, in a folder of its own."""
+    """A file that no writer gets, in a separate folder."""
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "mine").write_text("mine")
     (tmp_path / "out").mkdir()
@@ -111,7 +111,7 @@ WRITERS = {
 def test_a_link_at_the_name_of_the_unfinished_file_is_neither_followed_nor_removed(
     mine: Path, writer: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """First every name that is used is seen; then a link to somebody's file lies at each of them, and at those used before."""
+    """First collect every name that is used. Then put a link to the file at each of them, and at names that earlier versions used."""
     out, used, real = mine.parents[1] / "out", set(), os.open
 
     def see(path: str | Path, flags: int, *args: int, **kwargs: int | None) -> int:

@@ -46,8 +46,8 @@ def test_the_planes_are_those_of_the_page() -> None:
 
 def test_the_worked_centroids_are_those_of_the_definition() -> None:
     line = re.search(r"<!-- example: compressed codebook -->\n(.*)\n", DOC)[1]
-    found = re.search(r"coefficients (.*)basis (.*)shift (.*)centroids (.*)", line).groups()
-    coefficients, basis, shift, centroids = (np.array(part.split(), int) for part in found)
+    numbers = re.search(r"coefficients (.*)basis (.*)shift (.*)centroids (.*)", line).groups()
+    coefficients, basis, shift, centroids = (np.array(part.split(), int) for part in numbers)
     factors = CodebookFactors(coefficients.astype(np.int8)[None, None], basis.astype(np.int8).reshape(2, 4), int(shift[0]))
     assert factors.centroids().tolist() == [[centroids.tolist()]]
 
@@ -83,7 +83,7 @@ def test_the_places_for_states_are_those_of_the_page() -> None:
 
 
 def test_a_reader_written_from_the_page_alone_decodes_every_matrix(tmp_path: Path) -> None:
-    """Plain loops over the page's formulas; only NumPy's float32 is borrowed."""
+    """Plain loops over the page's formulas; only float32 comes from NumPy."""
     path = write_model(tmp_path / "m.safetensors")
     raw = path.read_bytes()
     (n,) = struct.unpack("<Q", raw[:8])

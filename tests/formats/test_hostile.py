@@ -1,4 +1,4 @@
-"""Files made to harm: with a valid checksum over a header that lies, a reader refuses or works, and never more."""
+"""Hostile files, with a valid checksum over a false header: a reader refuses them or works, and nothing else happens."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_taking_apart_and_putting_together_changes_nothing_that_matters(original
     use_everything(path)
 
 
-def test_a_lying_header_is_refused_or_harmless(original: bytes, tmp_path: Path) -> None:
+def test_a_false_header_is_refused_or_harmless(original: bytes, tmp_path: Path) -> None:
     header, data = take_apart(original)
     path, rng, refused = tmp_path / "m.safetensors", random.Random(2), 0
     choices = Choices(rng.randrange)

@@ -1,4 +1,4 @@
-"""A logical tensor comes back from its arrays as it went in, and its size is known before it exists."""
+"""A logical tensor comes back from its arrays unchanged, and its size is known before it exists."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def stored(packed: PackedTensor) -> int:
 
 @pytest.mark.parametrize("rows_layout", [False, True], ids=["tiles", "rows"])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_uniform_tensors_come_back_and_their_size_was_foretold(shape: tuple[int, int], rows_layout: bool) -> None:
+def test_uniform_tensors_come_back_and_their_size_is_known_before(shape: tuple[int, int], rows_layout: bool) -> None:
     rng = np.random.default_rng(1)
     for grid in GRIDS:
         tensor = examples.uniform(rng, shape, grid)
@@ -82,31 +82,31 @@ shapes = st.tuples(st.integers(1, 70), st.integers(1, 200))
 
 @settings(deadline=None, max_examples=150)
 @given(shapes, st.sampled_from(CODEBOOKS), st.integers(0, 8), st.integers(0, 2**32 - 1))
-def test_codebooks_come_back_and_their_size_was_foretold(shape: tuple[int, int], table: tuple[int, int], rank: int, seed: int) -> None:
+def test_codebooks_come_back_and_their_size_is_known_before(shape: tuple[int, int], table: tuple[int, int], rank: int, seed: int) -> None:
     bits, group_rows = table
     tensor = examples.codebook(np.random.default_rng(seed), shape, bits, group_rows, rank)
     packing = CodebookConfig(bits, group_rows).packing(shape)
-    found = come_back(tensor, f"codebook{bits}.t16x32")
-    assert found == dataclasses.replace(packing, values={**packing.values, "rank": rank}).stored_bytes
-    assert rank >= 2**bits or found == CodebookConfig(bits, group_rows, rank).stored_bytes(shape)
+    size = come_back(tensor, f"codebook{bits}.t16x32")
+    assert size == dataclasses.replace(packing, values={**packing.values, "rank": rank}).stored_bytes
+    assert rank >= 2**bits or size == CodebookConfig(bits, group_rows, rank).stored_bytes(shape)
 
 
 @settings(deadline=None)
 @given(shapes, st.integers(2, 4), st.integers(0, 2**32 - 1))
-def test_codebooks_of_vectors_come_back_and_their_size_was_foretold(shape: tuple[int, int], bits: int, seed: int) -> None:
+def test_codebooks_of_vectors_come_back_and_their_size_is_known_before(shape: tuple[int, int], bits: int, seed: int) -> None:
     tensor = examples.vector_codebook(np.random.default_rng(seed), shape, bits)
     assert come_back(tensor, f"codebook{bits}.rows") == CodebookConfig(bits, 1).stored_bytes(shape, rows=True)
 
 
 @settings(deadline=None)
 @given(shapes, st.integers(4, 8), st.sampled_from([16, 32, 48, 64, 4096]), st.integers(0, 2**32 - 1))
-def test_pairs_come_back_and_their_size_was_foretold(shape: tuple[int, int], bits: int, group_rows: int, seed: int) -> None:
+def test_pairs_come_back_and_their_size_is_known_before(shape: tuple[int, int], bits: int, group_rows: int, seed: int) -> None:
     tensor = examples.pairs(np.random.default_rng(seed), shape, bits, group_rows)
     assert come_back(tensor, f"pairs{bits}.t16x32") == PairConfig(bits, group_rows).stored_bytes(shape)
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_dense_tensors_come_back_and_their_size_was_foretold(shape: tuple[int, int]) -> None:
+def test_dense_tensors_come_back_and_their_size_is_known_before(shape: tuple[int, int]) -> None:
     rng = np.random.default_rng(3)
     assert come_back(examples.dense(rng, shape), "dense.f16") == DenseConfig().stored_bytes(shape)
     assert come_back(examples.dense(rng, (*shape, 2), np.float32), "dense.f32") == DenseConfig(32).stored_bytes((*shape, 2))
@@ -206,7 +206,7 @@ def test_a_group_size_that_fits_no_tile_is_refused_before_any_work() -> None:
         GridConfig(3, 48).stored_bytes((16, 96))
 
 
-def test_a_tensor_goes_into_no_layout_but_its_own() -> None:
+def test_a_tensor_is_packed_in_its_own_layouts_only() -> None:
     rng = np.random.default_rng(4)
     uniform, codebook, vector, pairs, dense = (
         examples.uniform(rng, (16, 64), GridConfig(3, 64)),
@@ -232,7 +232,7 @@ def test_a_codebook_that_no_lane_can_look_up_is_refused() -> None:
             PackedTensor.pack(examples.codebook(np.random.default_rng(0), (32, 64), bits, group_rows), f"codebook{bits}.t16x32")
 
 
-def test_codebooks_that_are_not_those_of_their_factors_are_our_own_mistake() -> None:
+def test_codebooks_that_are_not_those_of_their_factors_are_an_internal_error() -> None:
     tensor = examples.codebook(np.random.default_rng(0), (16, 32), rank=2)
     with pytest.raises(AssertionError, match="not those of their factors"):
         PackedTensor.pack(dataclasses.replace(tensor, codebooks=127 - tensor.codebooks))
@@ -249,7 +249,7 @@ def test_any_factors_give_centroids_in_range(coefficient: int, basis: int, shift
     assert (PackedTensor(packing, arrays).decode() == max(-64, min(63, rounded))).all()
 
 
-def test_a_lonely_last_column_has_the_first_component() -> None:
+def test_an_odd_last_column_has_the_first_component() -> None:
     """2 x 3 weights as pairs, by hand: entry k of the table is (10 + k, 20 + k)."""
     books = np.stack([np.arange(10, 26), np.arange(20, 36)], axis=1).astype(np.uint8)[None]
     tensor = PairCodebookTensor(np.array([[1, 2], [0, 15]], np.uint8), 4, books, np.array([1, 2], np.float16), 3)

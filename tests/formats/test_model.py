@@ -1,4 +1,4 @@
-"""The `model` metadata: what must be there is said by the architecture."""
+"""The `model` metadata: the architecture says what must be there."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def test_what_is_written_is_what_the_first_files_have() -> None:
 
 
 def test_a_file_may_say_its_modality_and_more() -> None:
-    told = FIRST_FILES | {"modality": "text", "later": 1, "dims": SIZES | {"patches": 4}}
-    assert decode_model(json.dumps(told)) == (ARCHITECTURES["rwkv7"], DIMS)
+    more = FIRST_FILES | {"modality": "text", "later": 1, "dims": SIZES | {"patches": 4}}
+    assert decode_model(json.dumps(more)) == (ARCHITECTURES["rwkv7"], DIMS)
 
 
 @pytest.mark.parametrize("modality", ["image", "", 3, None])

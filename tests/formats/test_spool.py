@@ -1,4 +1,4 @@
-"""A spool with a name outlives its process: another writer goes on from it, and notices when it is not what it was."""
+"""A spool with a name outlives its process: another writer continues from it, and notices if it has changed."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def uninterrupted(path: Path) -> bytes:
 
 
 def interrupted(tmp_path: Path) -> str:
-    """What the first writer says of a spool that it wrote a little more to before it died."""
+    """The state of the first writer, which wrote a little more to the spool before it died."""
     with ContainerWriter(tmp_path / "m.safetensors", tmp_path / "spool") as out:
         examples.add_model(out)
         state = out.state()
@@ -36,7 +36,7 @@ def interrupted(tmp_path: Path) -> str:
     return state
 
 
-def test_another_writer_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
+def test_another_writer_continues_to_the_same_bytes(tmp_path: Path) -> None:
     expected, state = uninterrupted(tmp_path / "whole"), interrupted(tmp_path)
     with ContainerWriter(tmp_path / "m.safetensors", tmp_path / "spool") as out:
         out.restore(state)
@@ -46,11 +46,11 @@ def test_another_writer_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
     assert (tmp_path / "m.safetensors").read_bytes() == expected
 
 
-def test_what_a_killed_writer_left_beside_the_output_makes_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_killed_writer_left_next_to_the_output_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     state = interrupted(tmp_path)
     with ContainerWriter(tmp_path / "m.safetensors", tmp_path / "spool") as out, monkeypatch.context() as patch:
         out.restore(state)
-        patch.setattr(Path, "unlink", lambda *_, **__: None)  # a process that is killed cleans nothing up
+        patch.setattr(Path, "unlink", lambda *_, **__: None)  # a process that is killed removes nothing
         patch.setattr("os.replace", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             examples.finish(out)

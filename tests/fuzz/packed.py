@@ -35,7 +35,7 @@ DIMS = {
     "rwkv7": Dims(1, 32, 64, 40, 2, 16, {"Rw": 8, "Ra": 8, "Rv": 8, "Rg": 8}),
     "rwkv6": Dims(1, 32, 64, 40, 2, 16, {"Rm": 8, "Rd": 8}),
 }
-PARAMETERS: dict[str, tuple[Any, ...]] = {  # where an ordinary number would seldom be right
+PARAMETERS: dict[str, tuple[Any, ...]] = {  # where an ordinary number would rarely be right
     "group_size": (32, 64, 96, 128, 1 << 20, 0, 33, 1 << 31, -64),
     "scale_bits": (8, 16, 4, 0),
     "group_rows": (1, 2, 4, 8, 16, 48, 1 << 20, 0, 3, -16),

@@ -82,7 +82,7 @@ def W() -> NDArray[np.float32]:
     return np.random.default_rng(0).standard_normal((DIMS.width, DIMS.width)).astype(np.float32)
 
 
-def test_the_transform_of_today_is_none() -> None:
+def test_the_only_transform_so_far_is_none() -> None:
     assert transform_names() == ("none",)
     identity, W = transform_named("none"), np.eye(3, dtype=np.float32)
     for change in (identity.activations, identity.weights, identity.undone, identity.hessian):
@@ -97,11 +97,11 @@ def test_a_matrix_comes_back_and_its_product_is_that_of_the_transformed_input(
     packed.verify()
     assert packed.ledger().file_bytes == packed.path.stat().st_size
     np.testing.assert_array_equal(packed.decode(NAME), W)
-    found = packed.input_transform(NAME)
-    assert (found.name, found.values) == ("toy-scale", {"power": 2})
+    stored_transform = packed.input_transform(NAME)
+    assert (stored_transform.name, stored_transform.values) == ("toy-scale", {"power": 2})
     x = np.random.default_rng(2).standard_normal((2, DIMS.width)).astype(np.float32)
     stored: PackedTensor = packed.packed(NAME)
-    got = stored.product(found.transform.activations(x, found.values, found.arrays), int8=False)
+    got = stored.product(stored_transform.transform.activations(x, stored_transform.values, stored_transform.arrays), int8=False)
     np.testing.assert_allclose(got, x @ W.T, rtol=1e-4, atol=1e-5)
     assert packed.decoded_layouts() == ["dense.f32"]  # no engine applies a transform yet, and `inspect` says so
 
@@ -155,7 +155,9 @@ def test_what_a_reader_cannot_undo_is_refused_in_a_sentence(
         open_packed(path)
 
 
-def test_a_file_that_needs_it_is_refused_without_it(tmp_path: Path, W: NDArray[np.float32], applied: Applied, scale: Transform) -> None:
+def test_a_file_with_a_transform_is_refused_without_that_transform(
+    tmp_path: Path, W: NDArray[np.float32], applied: Applied, scale: Transform
+) -> None:
     path = write(tmp_path / "m.safetensors", W, applied)
     unregister(scale)
     with pytest.raises(FormatError, match="knows no transform 'toy-scale'"):
