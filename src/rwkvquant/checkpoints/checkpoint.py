@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from rwkvquant.architectures import QUANTIZED_ROLES, Role, TensorSpec
 from rwkvquant.checkpoints.detect import detect
 from rwkvquant.checkpoints.summary import summary
+from rwkvquant.checkpoints.tied_head import WithHead
 from rwkvquant.checkpoints.translate import TranslatedFile
 from rwkvquant.errors import CheckpointError
 
@@ -44,15 +45,17 @@ class Checkpoint:
 
     `architecture`, and `arch`, its name      `dims`: all sizes      `tensors`: name -> TensorInfo(name, dtype, shape), in the file's order
     `layout`: which name table of names.py the file uses              `format`: "pth" | "safetensors"
+    `tied_head`: the name of the head if the file has none because its embedding is the head, else None. `tensors` has it.
     """
 
     def __init__(self, path: Path, file: TranslatedFile, files: list[Path]) -> None:
         """`files`: all files that were read. Raises CheckpointError unless the tensors are those of a supported architecture."""
         self.path, self.files = path, files
-        self._file = file
+        self._file = with_head = WithHead(path, file)
+        self.tied_head = with_head.head
         self.layout, self.format = file.layout, file.format
-        self.tensors = file.tensors
-        self.architecture, self.dims = detect({name: info.shape for name, info in file.tensors.items()})
+        self.tensors = with_head.tensors
+        self.architecture, self.dims = detect({name: info.shape for name, info in self.tensors.items()})
         self.arch = self.architecture.name
 
     def read(self, name: str) -> NDArray[np.float32]:
@@ -121,7 +124,8 @@ class Checkpoint:
     def summary(self) -> dict[str, Any]:
         """What `inspect` shows, as plain JSON; no weight is read."""
         kind = {"format": self.format, "layout": self.layout}
-        return summary(self.path, self.files, kind, self.arch, self.dims, self.tensors, self.specs())
+        stored = {name: info for name, info in self.tensors.items() if name != self.tied_head}
+        return summary(self.path, self.files, kind, self.arch, self.dims, stored, self.specs(), self.tied_head is not None)
 
 
 def _sha256(path: Path) -> str:

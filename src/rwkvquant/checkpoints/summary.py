@@ -24,10 +24,13 @@ def summary(
     dims: Dims,
     tensors: dict[str, TensorInfo],
     used: Iterable[UsedTensor],
+    tied_head: bool,
 ) -> dict[str, Any]:
     """Plain JSON. Keys that packed files have too mean the same there. Names and shapes are ours in every layout.
 
     `kind` is {"format": "pth" | "safetensors", "layout": a name of names.py}.
+
+    `tensors` are those in the file: a head that is the embedding (`tied_head`) is not in it, and is not counted.
 
     `parameters_by_role` counts weights; the role "unused" is that of layer 0's v0, v1, v2. `parameters` is the sum.
     """
@@ -52,6 +55,7 @@ def summary(
         "parameters": by_role.total(),
         "parameters_by_role": dict(by_role.most_common()),
         "parameters_by_dtype": dict(by_dtype.most_common()),
+        "tied_head": tied_head,
         "time_state": by_role[str(Role.STATE)] > 0,
         "file_bytes": file_bytes,
         "bits_per_weight": _mean_bits(bits, by_role, QUANTIZED_ROLES),

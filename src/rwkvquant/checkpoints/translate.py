@@ -34,14 +34,15 @@ from rwkvquant.errors import CheckpointError
 class TranslatedFile:
     """`file` with the names of its architecture. Raises CheckpointError for names of two layouts, and for an impossible shape.
 
-    `layout` is a name of names.py. Where all LoRA factors are square, `file.written_as` decides.
+    `layout` is a name of names.py. Where all LoRA factors are square, `file.written_as` decides. `architecture` is the one that the names
+    suggest; detect.py decides whether the tensors are really those of a model of it.
     """
 
     def __init__(self, file: TensorFile) -> None:
         self._file = file
         family = _family(file.tensors)
         self._prefix = next((p for p in PREFIXES if family == f"BlinkDL with the prefix {p!r}"), "")
-        self._table, self._architecture = _find_table(file.tensors, family, self._prefix, file.written_as)
+        self._table, self.architecture = _find_table(file.tensors, family, self._prefix, file.written_as)
         self.layout, self.format = self._table.name, file.format
         self._sources: dict[str, tuple[str, Conversion]] = {}
         self._unknown: list[str] = []
@@ -73,11 +74,11 @@ class TranslatedFile:
         bare = stored.removeprefix(self._prefix)
         block = re.fullmatch(re.escape(self._table.block) + r"([0-9]{1,5})\.(.+)", bare)
         within = by_name.get(block[2] if block else bare)
-        outside = {spec.name for spec in self._architecture.outside}
+        outside = {spec.name for spec in self.architecture.outside}
         if within is None or (within[0][0] in outside) == bool(block):
             self._unknown.append(stored)
             return [(bare, AS_IT_IS)]
-        return [(self._architecture.full_name(block[1], name) if block else name, conversion) for name, conversion in within]
+        return [(self.architecture.full_name(block[1], name) if block else name, conversion) for name, conversion in within]
 
     def _info(self, name: str, stored: TensorInfo, conversion: Conversion) -> TensorInfo:
         try:
@@ -87,15 +88,15 @@ class TranslatedFile:
             raise CheckpointError(f"{stored.name}, which is {name} in the layout {self.layout}, cannot have the shape ({shape})") from None
 
     def _stored_name(self, name: str) -> str:
-        block, key = self._architecture.split(name)
+        block, key = self.architecture.split(name)
         place = self._table.places.get(key, Place(key))
         stored = f"{self._table.block}{block}.{place.name}" if block else place.name
-        spec = self._architecture.by_key.get(name)
+        spec = self.architecture.by_key.get(name)
         return stored if spec is not None and spec.role is Role.HEAD else self._prefix + stored
 
     def _our_name(self) -> re.Pattern[str]:
-        outside = "|".join(re.escape(spec.name) for spec in self._architecture.outside)
-        return re.compile(rf"\b(?:{re.escape(self._architecture.block)}\d+\.\w+(?:\.\w+)*|{outside})")
+        outside = "|".join(re.escape(spec.name) for spec in self.architecture.outside)
+        return re.compile(rf"\b(?:{re.escape(self.architecture.block)}\d+\.\w+(?:\.\w+)*|{outside})")
 
 
 def _family(tensors: Mapping[str, TensorInfo]) -> str | None:
