@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from rwkvquant import _native
-from rwkvquant.kernels.sampling import draw_numpy, probabilities
+from rwkvquant.kernels.sampling import draw, draw_numpy, probabilities
 from tests.kernels.guarded import body
 
 SETTINGS = [(1.0, 1.0), (1.0, 0.7), (0.3, 0.9), (1.7, 0.2), (1e-6, 0.5), (1.0, 0.0), (1e-300, 1.0)]
@@ -18,19 +18,41 @@ def scores_of(seed: int, vocab: int) -> np.ndarray[Any, np.dtype[np.float32]]:
     return 3 * np.random.default_rng(seed).standard_normal(vocab).astype(np.float32)
 
 
+FILTERS = [(0, 0.0), (1, 0.0), (3, 0.0), (40, 0.05), (0, 0.3), (0, 1.0), (4096, 1e-300), (5000, 0.0)]  # top_k, min_p
+
+
 @pytest.mark.parametrize("vocab", [1, 2, 17, 255, 4096])
 @pytest.mark.parametrize(("temperature", "top_p"), SETTINGS)
 def test_every_body_draws_what_the_definition_draws(vocab: int, temperature: float, top_p: float) -> None:
     for seed in range(4):
+        assert_same_draws(scores_of(seed, vocab), temperature, top_p, seed=seed)
+
+
+@pytest.mark.parametrize("vocab", [1, 2, 17, 255, 4096])
+@pytest.mark.parametrize(("top_k", "min_p"), FILTERS)
+def test_every_body_filters_by_top_k_and_min_p_as_the_definition_does(vocab: int, top_k: int, min_p: float) -> None:
+    for seed, (temperature, top_p) in enumerate(SETTINGS):
         scores = scores_of(seed, vocab)
-        edges = np.cumsum(probabilities(scores.astype(np.float64), temperature, top_p))
-        for uniform in np.random.default_rng(seed).random(25):
-            if np.abs(edges - uniform).min() < 1e-6:  # float32 weights may fall on the other side
-                continue
-            want = draw_numpy(scores, temperature, top_p, uniform)
-            for isa in _native.available_isas():
-                with body(isa):
-                    assert _native.draw(scores, temperature, top_p, uniform) == want, (isa, seed, uniform)
+        assert_same_draws(scores, temperature, top_p, top_k, min_p, seed=seed)
+        assert_same_draws(np.round(scores), temperature, top_p, top_k, min_p, seed=seed)  # many equal scores
+
+
+def assert_same_draws(
+    scores: np.ndarray[Any, np.dtype[np.float32]], temperature: float, top_p: float, top_k: int = 0, min_p: float = 0.0, *, seed: int
+) -> None:
+    edges = np.cumsum(probabilities(scores.astype(np.float64), temperature, top_p, top_k, min_p))
+    for uniform in np.random.default_rng(seed).random(25):
+        if np.abs(edges - uniform).min() < 1e-6:  # float32 weights may fall on the other side
+            continue
+        want = draw_numpy(scores, temperature, top_p, uniform, top_k, min_p)
+        for isa in _native.available_isas():
+            with body(isa):
+                assert _native.draw(scores, temperature, top_p, uniform, min(top_k, len(scores)), min_p) == want, (isa, seed, uniform)
+
+
+def test_a_top_k_above_the_vocabulary_leaves_no_token_out() -> None:
+    drawn = {draw(np.array([0, 1, 2], np.float32), 1.0, 1.0, uniform, top_k=10**30) for uniform in (0.05, 0.2, 0.9)}
+    assert drawn == {0, 1, 2}
 
 
 def test_equal_scores_stay_together_however_small_top_p_is() -> None:

@@ -44,6 +44,59 @@ def test_tokens_as_likely_as_the_last_kept_one_stay() -> None:
     np.testing.assert_allclose(probabilities(np.zeros(4), 1.0, 0.3), [0.25] * 4)
 
 
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"top_k": 1}, [0, 1, 0, 0]),
+        ({"top_k": 2}, [0, 5 / 8, 0, 3 / 8]),
+        ({"top_k": 4}, [0.05, 0.5, 0.15, 0.3]),
+        ({"top_k": 9}, [0.05, 0.5, 0.15, 0.3]),
+        ({"top_k": 3, "top_p": 0.84}, [0, 5 / 8, 0, 3 / 8]),  # 0.8 of 0.95 is the share 0.842: top-k before top-p
+        ({"top_k": 2, "temperature": 0.5}, [0, 25 / 34, 0, 9 / 34]),
+        ({"min_p": 0.29}, [0, 50 / 95, 15 / 95, 30 / 95]),  # 0.15 is 0.3 of 0.5
+        ({"min_p": 0.31}, [0, 5 / 8, 0, 3 / 8]),
+        ({"min_p": 1.0}, [0, 1, 0, 0]),
+        ({"min_p": 0.31, "temperature": 0.5}, [0, 25 / 34, 0, 9 / 34]),  # min-p before the temperature
+        ({"min_p": 0.31, "top_p": 0.81}, [0, 5 / 8, 0, 3 / 8]),
+    ],
+)
+def test_top_k_and_min_p_have_known_answers(options: dict[str, Any], expected: list[float]) -> None:
+    filters = {"temperature": 1.0, "top_p": 1.0} | options
+    np.testing.assert_allclose(probabilities(LOGITS.astype(np.float64), **filters), expected, atol=1e-7)
+
+
+def test_tokens_as_likely_as_the_last_of_top_k_stay() -> None:
+    scores = np.array([1.0, 0.0, 1.0, 1.0, -np.inf])
+    np.testing.assert_allclose(probabilities(scores, 1.0, 1.0, top_k=2), [1 / 3, 0, 1 / 3, 1 / 3, 0])
+
+
+def test_min_p_1_keeps_the_likeliest_and_its_equals() -> None:
+    np.testing.assert_allclose(probabilities(np.array([1.0, 1.0, np.nextafter(1, 0)]), 1.0, 1.0, min_p=1.0), [0.5, 0.5, 0])
+
+
+@settings(max_examples=100, deadline=None)
+@given(seed=st.integers(0, 10**6), top_k=st.integers(1, 10), temperature=st.sampled_from([0.3, 1.0, 1.7]))
+def test_top_k_is_blinkdls_where_top_p_is_off(seed: int, top_k: int, temperature: float) -> None:
+    logits = np.random.default_rng(seed).standard_normal(50).astype(np.float32)
+    with pytest.MonkeyPatch.context() as patch:
+        captured: list[Any] = []
+        patch.setattr(np.random, "choice", lambda a, p: captured.append(p) or 0)
+        PIPELINE.sample_logits(None, torch.from_numpy(logits), temperature, 0.99999, top_k)  # its 1.0 may mean 0: the sum in float32
+    np.testing.assert_allclose(probabilities(logits.astype(np.float64), temperature, 1.0, top_k), captured[0], atol=2e-6)
+
+
+def test_the_sampler_uses_top_k_and_min_p() -> None:
+    for options in ({"top_k": 2}, {"min_p": 0.31}):
+        sampler = Sampler(SamplingConfig(temperature=1, top_p=1, seed=1, **options))
+        assert {sampler.next(LOGITS) for _ in range(200)} == {1, 3}
+
+
+def test_filters_that_leave_nothing_out_draw_the_same_tokens_as_none() -> None:
+    plain, filtered = (Sampler(SamplingConfig(seed=5, **options)) for options in ({}, {"top_k": 1000, "min_p": 1e-300}))
+    logits = np.random.default_rng(0).standard_normal(1000).astype(np.float32)
+    assert [plain.next(logits) for _ in range(50)] == [filtered.next(logits) for _ in range(50)]
+
+
 @settings(max_examples=100, deadline=None)
 @given(seed=st.integers(0, 10**6), temperature=st.sampled_from([0.3, 1.0, 1.7]), top_p=st.sampled_from([0.2, 0.5, 0.85]))
 def test_the_distribution_is_blinkdls(seed: int, temperature: float, top_p: float) -> None:
@@ -112,7 +165,17 @@ def test_logits_that_are_not_finite_are_refused(value: float) -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"temperature": -1}, {"temperature": np.nan}, {"top_p": 1.1}, {"penalty_decay": -0.1}, {"presence_penalty": np.inf}, {"seed": -1}],
+    [
+        *(
+            {"temperature": -1},
+            {"temperature": np.nan},
+            {"top_p": 1.1},
+            {"penalty_decay": -0.1},
+            {"presence_penalty": np.inf},
+            {"seed": -1},
+        ),
+        *({"top_k": -1}, {"top_k": 1.5}, {"top_k": True}, {"min_p": -0.1}, {"min_p": 1.1}, {"min_p": np.nan}),
+    ],
 )
 def test_an_option_out_of_range_is_named(options: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=next(iter(options))):

@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rwkvquant.cli.evaluate import TokenizerOption
-from rwkvquant.cli.generate import DecayOption, FrequencyOption, PresenceOption, SeedOption, TemperatureOption, ThreadsOption, TopPOption
+from rwkvquant.cli.generate import (
+    DecayOption,
+    FrequencyOption,
+    MinPOption,
+    PresenceOption,
+    SeedOption,
+    TemperatureOption,
+    ThreadsOption,
+    TopKOption,
+    TopPOption,
+)
 from rwkvquant.cli.output import stderr
 from rwkvquant.errors import RwkvQuantError
 
@@ -29,6 +39,8 @@ def command(
     max_tokens: Annotated[int, typer.Option("--max-tokens", "-n", min=1, help="Longest answer, in tokens.")] = 512,
     temperature: TemperatureOption = 1.0,
     top_p: TopPOption = 0.7,
+    top_k: TopKOption = 0,
+    min_p: MinPOption = 0.0,
     presence_penalty: PresenceOption = 0.4,
     frequency_penalty: FrequencyOption = 0.4,
     penalty_decay: DecayOption = 0.996,
@@ -48,6 +60,8 @@ def command(
         frequency_penalty=frequency_penalty,
         penalty_decay=penalty_decay,
         seed=seed,
+        top_k=top_k,
+        min_p=min_p,
     )
     chat = Chat(load(file, tokenizer=tokenizer, threads=threads), sampling, max_tokens=max_tokens)
     if state is not None:

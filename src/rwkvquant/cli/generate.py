@@ -14,6 +14,8 @@ from rwkvquant.cli.output import JsonOption, emit, stderr
 
 TemperatureOption = Annotated[float, typer.Option(help="0 takes the likeliest token.")]
 TopPOption = Annotated[float, typer.Option(help="Sample from the likeliest tokens that hold this share.")]
+TopKOption = Annotated[int, typer.Option(help="Choose among this many of the likeliest tokens, before top-p. 0 is off.")]
+MinPOption = Annotated[float, typer.Option(help="Leave out tokens less likely than this times the likeliest, after top-p. 0 is off.")]
 PresenceOption = Annotated[float, typer.Option(help="Taken off the logit of each token that has occurred.")]
 FrequencyOption = Annotated[float, typer.Option(help="Taken off for each time it has occurred.")]
 DecayOption = Annotated[float, typer.Option(help="Occurrences fade by this factor a token.")]
@@ -27,6 +29,8 @@ def command(
     max_tokens: Annotated[int, typer.Option("--max-tokens", "-n", min=1, help="At most this many tokens.")] = 64,
     temperature: TemperatureOption = 1.0,
     top_p: TopPOption = 0.7,
+    top_k: TopKOption = 0,
+    min_p: MinPOption = 0.0,
     presence_penalty: PresenceOption = 0.0,
     frequency_penalty: FrequencyOption = 0.0,
     penalty_decay: DecayOption = 0.996,
@@ -46,6 +50,8 @@ def command(
         frequency_penalty=frequency_penalty,
         penalty_decay=penalty_decay,
         seed=seed,
+        top_k=top_k,
+        min_p=min_p,
     )
     model = load(file, tokenizer=tokenizer, threads=threads)
     if as_json:

@@ -2,8 +2,10 @@
 #include "sampling.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstddef>
 #include <functional>
+#include <limits>
 #include <vector>
 
 #include "bodies.h"
@@ -13,6 +15,18 @@ namespace {
 
 constexpr double kLeastTemperature = 1e-30;  // still a float32, and in effect 0
 constexpr std::size_t kFirstSorted = 256;
+constexpr float kNever = -std::numeric_limits<float>::infinity();
+
+// The scores, with -infinity for those below the k-th largest.
+std::vector<float> top_k_of(const float* scores, std::size_t vocab, std::size_t k) {
+    std::vector<float> sorted(scores, scores + vocab);
+    const auto last = sorted.begin() + static_cast<std::ptrdiff_t>(k - 1);
+    std::nth_element(sorted.begin(), last, sorted.end(), std::greater<>());
+    const float least = *last;
+    std::vector<float> kept(scores, scores + vocab);
+    for (float& score : kept) score = score >= least ? score : kNever;
+    return kept;
+}
 
 // The weight of the last token that top-p keeps.
 float cutoff_of(const std::vector<float>& weights, double top_p) {
@@ -43,7 +57,13 @@ float cutoff_of(const std::vector<float>& weights, double top_p) {
 
 }  // namespace
 
-std::size_t draw(const float* scores, std::size_t vocab, double temperature, double top_p, double uniform) {
+std::size_t draw(const float* scores, std::size_t vocab, const Filters& filters, double uniform) {
+    const auto [temperature, top_p, top_k, min_p] = filters;
+    std::vector<float> kept;
+    if (top_k > 0 && top_k < vocab) {
+        kept = top_k_of(scores, vocab, top_k);
+        scores = kept.data();
+    }
     const float top = *std::max_element(scores, scores + vocab);
     std::vector<float> weights(vocab);
     operations().exponentials(scores, top, 1.0f, vocab, weights.data());
@@ -54,6 +74,12 @@ std::size_t draw(const float* scores, std::size_t vocab, double temperature, dou
         for (std::size_t token = 0; token < vocab; ++token) weights[token] = weights[token] >= cutoff ? tempered[token] : 0.0f;
     } else {
         for (float& weight : weights) weight = weight >= cutoff ? weight : 0.0f;
+    }
+    if (min_p > 0) {
+        const double least = std::log(min_p);
+        for (std::size_t token = 0; token < vocab; ++token) {
+            if (static_cast<double>(scores[token]) - top < least) weights[token] = 0.0f;
+        }
     }
     double total = 0;
     for (const float weight : weights) total += weight;

@@ -5,7 +5,15 @@
 
 namespace rwkvquant {
 
-// (vocab,) finite scores, temperature > 0, top_p and uniform in 0..1 -> a token below vocab.
-std::size_t draw(const float* scores, std::size_t vocab, double temperature, double top_p, double uniform);
+// What may be drawn; the order of the filters is in kernels/sampling.py. temperature > 0, top_p and min_p in 0..1.
+struct Filters {
+    double temperature;
+    double top_p;       // 1: off
+    std::size_t top_k;  // 0: off
+    double min_p;       // 0: off
+};
+
+// (vocab,) finite scores, uniform in 0..1 -> a token below vocab.
+std::size_t draw(const float* scores, std::size_t vocab, const Filters& filters, double uniform);
 
 }  // namespace rwkvquant

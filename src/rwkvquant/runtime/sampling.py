@@ -3,7 +3,7 @@
     n_t     how often token t has been chosen, fading: after each choice all n are multiplied by penalty_decay, then the chosen one gains 1
     logit_t -= presence_penalty + frequency_penalty * n_t         for every token chosen before
 
-kernels/sampling.py has top-p, temperature and the draw.
+kernels/sampling.py has top-k, top-p, min-p, temperature and the draw, in this order.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ MAX_PENALTY = 1e9  # of either sign: far beyond any logit, and a million of them
 class SamplingConfig:
     """`temperature` 0 takes the likeliest token. With the same seed the same logits give the same tokens; None draws a new seed each time.
 
+    `top_k` 0, `top_p` 1 and `min_p` 0 leave no token out. kernels/sampling.py has their order.
     Raises ConfigError for a value out of range.
     """
 
@@ -34,6 +35,8 @@ class SamplingConfig:
     frequency_penalty: float = 0.0
     penalty_decay: float = 0.996
     seed: int | None = None
+    top_k: int = 0
+    min_p: float = 0.0
 
     def __post_init__(self) -> None:
         _require_between("temperature", self.temperature, 0, math.inf)
@@ -41,6 +44,9 @@ class SamplingConfig:
         _require_between("presence_penalty", self.presence_penalty, -MAX_PENALTY, MAX_PENALTY)
         _require_between("frequency_penalty", self.frequency_penalty, -MAX_PENALTY, MAX_PENALTY)
         _require_between("penalty_decay", self.penalty_decay, 0, 1)
+        if isinstance(self.top_k, bool) or not hasattr(self.top_k, "__index__") or self.top_k < 0:
+            raise ConfigError(f"top_k must be a whole number of at least 0, which is off; got {self.top_k!r}")
+        _require_between("min_p", self.min_p, 0, 1)
         if self.seed is not None and self.seed < 0:
             raise ConfigError(f"seed must not be negative; got {self.seed}")
 
@@ -68,7 +74,8 @@ class Sampler:
         if self.config.temperature == 0:
             token = int(scores.argmax())
         else:
-            token = draw(scores, self.config.temperature, self.config.top_p, self._random.random())
+            config = self.config
+            token = draw(scores, config.temperature, config.top_p, self._random.random(), config.top_k, config.min_p)
         self._remember(token)
         return token
 
