@@ -23,7 +23,7 @@ __all__ = ["CalibrationConfig", "Model", "QuantizeConfig", "QuantizeRequest", "R
 
 
 def __getattr__(name: str) -> Any:
-    """Bring in the two halves when they are first asked for: `quantize` needs torch, `load` must not."""
+    """Import `quantize`, `load` and `Model` when they are first used: `quantize` needs torch, the others must not load it."""
     if name == "quantize":
         from rwkvquant.pipeline.quantize import quantize
 

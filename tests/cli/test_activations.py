@@ -98,13 +98,13 @@ def test_figures_are_the_same_bytes_again(ending: str) -> None:
 
 MISTAKES = {
     "a misspelt tensor": (["blocks.0.att.kee"], "Did you mean blocks.0.att.key"),
-    "several tensors": (["att.key"], "'att.key' is like 2 names, blocks.0.att.key.weight, blocks.1.att.key.weight; give one of them"),
+    "several tensors": (["att.key"], "'att.key' matches 2 names, blocks.0.att.key.weight, blocks.1.att.key.weight; give one of them"),
     "many tensors": (["att"], ", ...; give one of them"),
-    "all slices of one": (["blocks.0.att.time_maa_w2"], "is like 5 names"),
+    "all slices of one": (["blocks.0.att.time_maa_w2"], "matches 5 names"),
     "a norm": (["blocks.0.ln1.weight"], "norms, biases and the embedding"),
-    "an unused tensor": (["blocks.0.att.v1"], "no matrix or element-wise vector"),
+    "an unused tensor": (["blocks.0.att.v1"], "no name of a matrix or element-wise vector"),
     "a figure of another kind": (["head", "-o", "a.pdf"], ".svg or .png; got a.pdf"),
-    "a folder that is not there": (["head", "-o", "no/a.svg"], "there is no folder no for the figure no/a.svg"),
+    "a folder that is not there": (["head", "-o", "no/a.svg"], "the folder of the figure must exist; no does not (no/a.svg)"),
     "no rows": (["head", "--rows", "0"], "--rows"),
     "a text too short": (["head", "--length", "5000"], "--length"),
     "no text": (["head", "--text", "none.txt"], "none.txt"),

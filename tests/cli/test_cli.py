@@ -110,7 +110,7 @@ MISTAKES = {
     "a missing folder for the output": (["quantize", "model.pth", "-o", "no/where.safetensors"], "no"),
     "no output": (["quantize", "model.pth"], "-o"),
     "a method that does not exist": (["quantize", "model.pth", "-o", "x", "--method", "gtpq"], "gptq"),
-    "bits that are no number": (["quantize", "model.pth", "-o", "x", "--bits", "three"], "--bits"),
+    "bits that are not a number": (["quantize", "model.pth", "-o", "x", "--bits", "three"], "--bits"),
     "bits out of reach": (["quantize", "model.pth", "-o", "x", "--bits", "1.5"], "smallest reachable"),
     "a budget and a grid": (["quantize", "model.pth", "-o", "x", "--method", "gptq", "--bits", "4", "--code-bits", "4"], "not both"),
     "an override without a match": (
@@ -120,7 +120,7 @@ MISTAKES = {
     "no calibration text": (["quantize", "model.pth", "-o", "x", "--calib", "none.txt"], "none.txt"),
     "an empty calibration text": (["quantize", "model.pth", "-o", "x", "--calib", "empty.txt"], "empty.txt"),
     "a calibration text too short": (["quantize", "model.pth", "-o", "x", "--calib", "short.txt"], "too short"),
-    "a vocabulary that is none": (["quantize", "model.pth", "-o", "x", "--tokenizer", "some.txt"], "some.txt"),
+    "a file that is not a valid vocabulary": (["quantize", "model.pth", "-o", "x", "--tokenizer", "some.txt"], "some.txt"),
     "a GPU that is not there": (["quantize", "model.pth", "-o", "x", "--device", "cuda"], "--device cpu"),
     "a packed file that is a text": (["verify", "some.txt"], "some.txt"),
     "a truncated checkpoint": (["inspect", "half.pth"], "half.pth"),
@@ -129,7 +129,7 @@ MISTAKES = {
     "an output that is the input": (["quantize", "model.pth", "-o", "model.pth"], "input"),
     "a grid without its bits": (["quantize", "model.pth", "-o", "x", "--method", "gptq", "--symmetric"], "--code-bits 4"),
     "an option of other methods": (["quantize", "model.pth", "-o", "x", "--method", "paper", "--act-order"], "rwkvquant, gptq and gptvq"),
-    "a device that is none": (["quantize", "model.pth", "-o", "x", "--device", "cpu:abc"], "cpu:abc"),
+    "a device that does not exist": (["quantize", "model.pth", "-o", "x", "--device", "cpu:abc"], "cpu:abc"),
     "a work directory that is a file": (
         ["quantize", "model.pth", "-o", "x", "--work-dir", "some.txt", "--method", "rtn", "--bits", "5"],
         "folder",

@@ -173,7 +173,7 @@ def test_bad_arguments_are_refused_in_one_sentence(folder: Path) -> None:
         (ConfigError, '"last" or "all"; got \'lats\'', lambda: model.forward([1], logits="lats")),  # type: ignore[arg-type]
         (TokenizerError, "0 to 255; got 256", lambda: model.forward([3, 256])),
         (TokenizerError, "0 to 255; got -1", lambda: model.forward([-1])),
-        (FormatError, "this one is rwkv6", lambda: model.forward([1], other.initial_state())),
+        (FormatError, "this one is of rwkv6", lambda: model.forward([1], other.initial_state())),
         (ConfigError, "empty one", lambda: model.generate("", state=model.initial_state())),
     ]
     for error, message, call in bad:

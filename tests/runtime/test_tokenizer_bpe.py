@@ -150,8 +150,8 @@ REFUSED: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "float id": (lambda root: root["model"]["vocab"].update({"zzz": 7.5}), "'zzz' 7.5"),
     "huge id": (lambda root: root["model"]["vocab"].update({"zzz": 1 << 40}), "'zzz' 1099511627776"),
     "unknown merge": (lambda root: root["model"]["merges"].append(["t", "zzzzz"]), "zzzzz"),
-    "no model": (lambda root: root.pop("model"), "lacks or garbles 'model'"),
-    "a list for the vocabulary": (lambda root: root["model"].update(vocab=["a"]), "lacks or garbles"),
+    "no model": (lambda root: root.pop("model"), "in this tokenizer.json 'model' is missing or wrong"),
+    "a list for the vocabulary": (lambda root: root["model"].update(vocab=["a"]), "is missing or wrong"),
 }
 
 

@@ -43,9 +43,11 @@ def measure(
     """The results as plain JSON. Raises ConfigError for a file that is not packed, for rounds or batches out of range, and without the
     native module."""
     if not is_packed(file):
-        raise ConfigError(f"bench takes a packed file, or --random; {file} is not a packed file")
+        raise ConfigError(f"bench needs a packed file or --random SHAPE; {file} is not a packed file")
     if rounds < 1 or prefill_tokens < 1 or not all(1 <= batch <= MAX_BATCH for batch in batches):
-        raise ConfigError(f"rounds and prefill tokens are at least 1, batches 1 to {MAX_BATCH}")
+        raise ConfigError(
+            f"rounds and prefill must be at least 1 and batches 1 to {MAX_BATCH}; got {rounds}, {prefill_tokens} and {list(batches)}"
+        )
     progress("loading")
     packed = open_packed(file)
     model = load(file, threads=threads)

@@ -1,4 +1,4 @@
-"""rwkvquant activations: what a tensor is multiplied with, and how that is distributed (RWKVQuant's Figure 4)."""
+"""rwkvquant activations: how the values that a tensor is multiplied with are distributed (RWKVQuant's Figure 4)."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from rwkvquant.errors import ConfigError
 if TYPE_CHECKING:  # it imports torch
     from rwkvquant.calibration.activations import Distribution
 
-CHANNELS = 8  # the largest that are shown
+CHANNELS = 8  # so many of the largest are shown
 FIGURES = (".svg", ".png")
 SHOWN_MATCHES = 3
 
 
 @dataclass(frozen=True)
 class Meeting:
-    """A tensor and the activation it meets, as architectures/ names it; index: which slice of both."""
+    """A tensor and the activation that it is multiplied with, as architectures/ names it; `index`: which slice of both."""
 
     tensor: str
     spec: TensorSpec
@@ -36,22 +36,22 @@ class Meeting:
 
     @property
     def activation(self) -> str:
-        found = self.spec.input or self.spec.partner
-        assert found is not None
-        return found
+        name = self.spec.input or self.spec.partner
+        assert name is not None
+        return name
 
 
 def command(
-    checkpoint: Annotated[str, typer.Argument(help="A BlinkDL .pth of RWKV-6 (x060) or RWKV-7 (x070).")],
+    checkpoint: Annotated[str, typer.Argument(help="A checkpoint of RWKV-6 (x060) or RWKV-7 (x070).")],
     tensor: Annotated[str, typer.Argument(help="A matrix or element-wise vector, by name or by a pattern as in --tensor-bits.")],
-    text: Annotated[str | None, typer.Option(help="Text to run. Default: the calibration text in the package.")] = None,
+    text: Annotated[str | None, typer.Option(help="Text to read. Default: the calibration text in the package.")] = None,
     rows: Annotated[int, typer.Option(min=1, help="Rows of text.")] = 8,
     length: Annotated[int, typer.Option(min=1, help="Tokens in a row.")] = 512,
     tokenizer: TokenizerOption = None,
-    output: Annotated[str | None, typer.Option("--output", "-o", help="Draw a figure too: .svg or .png; needs matplotlib.")] = None,
+    output: Annotated[str | None, typer.Option("--output", "-o", help="Also write a figure, .svg or .png; needs matplotlib.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show how the activation that meets a tensor is distributed, beside a normal distribution."""
+    """Show how the values that a tensor is multiplied with are distributed, next to a normal distribution."""
     if output is not None:
         _check_figure(output)
     opened = open_checkpoint(checkpoint)
@@ -66,17 +66,17 @@ def command(
     documents = load_documents(text or str(importlib.resources.files("rwkvquant") / "assets" / "calibration.txt"))
     tokens = calibration_rows(documents, load_tokenizer(tokenizer or opened.tokenizer, opened.dims.vocab), rows, length, option="--length")
     X = collect_activation(CheckpointSource(opened), tokens, met.layer, met.activation, met.index)
-    found = distribution(X, PERCENTILE)
+    measured = distribution(X, PERCENTILE)
     if output is not None:
         from rwkvquant.cli.figure import save_figure
 
-        save_figure(found, f"{met.tensor} meets {met.activation}", PERCENTILE, output)
-    result = {"file": checkpoint, **_described(met, X.shape), **to_json(found, PERCENTILE)}
-    emit(result, as_json, lambda: _show(result, found))
+        save_figure(measured, f"{met.tensor} meets {met.activation}", PERCENTILE, output)
+    result = {"file": checkpoint, **_described(met, X.shape), **to_json(measured, PERCENTILE)}
+    emit(result, as_json, lambda: _show(result, measured))
 
 
 def find_meeting(checkpoint: Checkpoint, pattern: str) -> Meeting:
-    """The one tensor that has this name, or a name like this pattern. Raises ConfigError where there is none, or several."""
+    """The one tensor that has this name, or whose name matches the pattern. Raises ConfigError for none, and for several."""
     from rwkvquant.selection.policy import matching_names, near_names
 
     meetings = {}
@@ -93,15 +93,15 @@ def find_meeting(checkpoint: Checkpoint, pattern: str) -> Meeting:
         return meetings[matched[0]]
     if matched:
         more = ", ..." if len(matched) > SHOWN_MATCHES else ""
-        raise ConfigError(f"{pattern!r} is like {len(matched)} names, {', '.join(matched[:SHOWN_MATCHES])}{more}; give one of them")
+        raise ConfigError(f"{pattern!r} matches {len(matched)} names, {', '.join(matched[:SHOWN_MATCHES])}{more}; give one of them")
     raise ConfigError(
-        f"{checkpoint.path}: no matrix or element-wise vector has a name like {pattern!r} (norms, biases and the embedding meet no "
-        f"activation that is looked at). {near_names(pattern, list(meetings))}"
+        f"{checkpoint.path}: no name of a matrix or element-wise vector matches {pattern!r} (norms, biases and the embedding are "
+        f"not multiplied with an activation that can be shown). {near_names(pattern, list(meetings))}"
     )
 
 
 def to_json(found: Distribution, clip_percentile: float) -> dict[str, Any]:
-    """The keys are told in docs/methods/elementwise.md."""
+    """docs/methods/elementwise.md explains the keys."""
     total = float(found.mean_square.sum())
     return {
         "values": found.count,
@@ -128,11 +128,11 @@ def _described(met: Meeting, shape: tuple[int, ...]) -> dict[str, Any]:
 
 
 def _check_figure(output: str) -> None:
-    """Before the work, not after. Raises ConfigError."""
+    """Raises ConfigError before the work for a figure that could not be written after it."""
     if Path(output).suffix not in FIGURES:
-        raise ConfigError(f"a figure is written as {' or '.join(FIGURES)}; got {output}")
+        raise ConfigError(f"a figure must be {' or '.join(FIGURES)}; got {output}")
     if not Path(output).absolute().parent.is_dir():
-        raise ConfigError(f"there is no folder {Path(output).parent} for the figure {output}")
+        raise ConfigError(f"the folder of the figure must exist; {Path(output).parent} does not ({output})")
     try:
         import matplotlib  # noqa: F401
     except ModuleNotFoundError:
@@ -153,8 +153,8 @@ def _show(result: dict[str, Any], found: Distribution) -> None:
     stdout.print(f"mean {found.mean:.4g}, standard deviation {found.std:.4g}{kurtosis}, zeros {100 * found.zeros:.2f} %")
     stdout.print("percentiles  " + "  ".join(f"{p} %: {value:.4g}" for p, value in result["percentiles"].items()))
     stdout.print(
-        f"the {clip['percentile']:g} % clip of --vector-codebook paper lies at {clip['low']:.4g} and {clip['high']:.4g} "
-        f"and meets {100 * clip['share']:.2f} % of the values"
+        f"the {clip['percentile']:g} % clip of --vector-codebook paper is at {clip['low']:.4g} and {clip['high']:.4g} "
+        f"and changes {100 * clip['share']:.2f} % of the values"
     )
     largest = ", ".join(f"{entry['channel']} ({100 * entry['share']:.1f} %)" for entry in result["channels"])
     stdout.print(f"channels by their share of the sum of squares (even: {100 / result['width']:.2g} %): {largest}")

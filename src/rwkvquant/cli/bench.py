@@ -1,4 +1,4 @@
-"""rwkvquant bench: how fast a file runs here, or a random model of a released shape. Needs no torch."""
+"""rwkvquant bench: how fast a packed file, or a random model of a released shape, runs on this machine. Needs no torch."""
 
 from __future__ import annotations
 
@@ -16,20 +16,23 @@ from rwkvquant.errors import ConfigError
 
 
 def command(
-    file: Annotated[str | None, typer.Argument(help="A packed file; none with --random.")] = None,
-    random: Annotated[str | None, typer.Option(help="A released shape: x070-0.1b, 0.4b, 1.5b, 2.9b, 7.2b; x060-1.6b, 3b, 7b, 14b.")] = None,
-    bits: Annotated[float, typer.Option(help="--random: bits per weight of projections and LoRA factors.")] = DEFAULT_BITS,
-    layouts: Annotated[str, typer.Option(help="--random: default, uniform, codebook, paper, pairs or dense.")] = "default",
-    output: Annotated[str | None, typer.Option("--output", "-o", help="--random: keep the file here.")] = None,
+    file: Annotated[str | None, typer.Argument(help="A packed file. Leave it out with --random.")] = None,
+    random: Annotated[
+        str | None,
+        typer.Option(help="Measure random weights of a released shape: x070-0.1b, 0.4b, 1.5b, 2.9b, 7.2b; x060-1.6b, 3b, 7b, 14b."),
+    ] = None,
+    bits: Annotated[float, typer.Option(help="With --random: bits per weight of projections and LoRA factors.")] = DEFAULT_BITS,
+    layouts: Annotated[str, typer.Option(help="With --random: default, uniform, codebook, paper, pairs or dense.")] = "default",
+    output: Annotated[str | None, typer.Option("--output", "-o", help="With --random: keep the file under this name.")] = None,
     threads: ThreadsOption = None,
-    prefill: Annotated[int, typer.Option(help="Tokens of a prompt.")] = 512,
-    rounds: Annotated[int, typer.Option(help="Interleaved runs; the median counts.")] = 5,
+    prefill: Annotated[int, typer.Option(help="Tokens of the prompt.")] = 512,
+    rounds: Annotated[int, typer.Option(help="Repetitions; the result is the median.")] = 5,
     batch: Annotated[list[int] | None, typer.Option(help="Also decode this many sequences side by side; may be repeated.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure decoding, prefill and what they reach of this machine's memory and int8 speed."""
+    """Measure the speed of decoding and prefill, compared with this machine's memory and int8 speed."""
     if (file is None) == (random is None):
-        raise ConfigError("give either a packed file or --random SHAPE")
+        raise ConfigError("bench needs either a packed file or --random SHAPE")
     from rwkvquant.bench.measure import measure
 
     def run(path: str | Path) -> dict[str, Any]:
@@ -49,15 +52,15 @@ def command(
 
 
 def _write(path: str | Path, shape: str, layouts: str, bits: float) -> dict[str, Any]:
-    """In a process of its own: what writing takes must not count as the engine's memory."""
+    """Write the file in a separate process, so that its memory is not counted as the engine's."""
     import subprocess
     import sys
 
-    _say(f"writing random weights of {shape}")
-    started = time.perf_counter()
     from rwkvquant.bench.shapes import released
 
-    released(shape)
+    released(shape)  # raises ConfigError for an unknown shape
+    _say(f"writing random weights of {shape}")
+    started = time.perf_counter()
     done = subprocess.run(
         [sys.executable, "-m", "rwkvquant.bench.random_model", str(path), shape, layouts, str(bits)],
         stderr=subprocess.PIPE,

@@ -22,7 +22,7 @@ def command(
     tokenizer: TokenizerOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """KL divergence, same top token, and change of perplexity."""
+    """Compare a packed file with its original: KL divergence, same top token, perplexity."""
     result = compare_files(original, quantised, text, context, batch, max_tokens, tokenizer)
     emit({"original": original, "quantised": quantised, **result}, as_json, lambda: show(result))
 
@@ -40,8 +40,8 @@ def compare_files(
     from rwkvquant.evaluation import divergence, windows
     from rwkvquant.evaluation.load import load_pair
 
-    base, changed, found = load_pair(original, quantised, tokenizer)
-    cut = windows.text_windows(text, found, context=context, max_tokens=max_tokens)
+    base, changed, known = load_pair(original, quantised, tokenizer)
+    cut = windows.text_windows(text, known, context=context, max_tokens=max_tokens)
     with Counter("windows") as progress:
         return divergence.compare(base, changed, cut, batch=batch, progress=progress).to_json()
 

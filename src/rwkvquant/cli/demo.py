@@ -1,4 +1,4 @@
-"""rwkvquant demo: the main job from start to finish on the small embedded model, in a few minutes."""
+"""rwkvquant demo: quantise, compare and generate in a few minutes, on a small model."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def command(
     ] = None,
     text: Annotated[str | None, typer.Option(help="Text to compare on, with --checkpoint.")] = None,
     output: Annotated[str | None, typer.Option("--output", "-o", help="Keep the quantised file here.")] = None,
-    max_tokens: Annotated[int, typer.Option(help="Predicted tokens to compare on.")] = 12_288,
+    max_tokens: Annotated[int, typer.Option(help="Compare on this many predicted tokens.")] = 12_288,
     as_json: JsonOption = False,
 ) -> None:
     """Quantise, measure, and let the model write a paragraph."""
     if checkpoint is None:
         if text is not None or output is not None:
-            raise ConfigError("--text and --output go with --checkpoint")
+            raise ConfigError("--text and --output need --checkpoint")
         result = _write_only()
         emit(result, as_json, lambda: stdout.print(result["text"]))
     else:
@@ -53,7 +53,7 @@ def _whole_job(checkpoint: str, text: str | None, output: str | None, max_tokens
     from rwkvquant.evaluation.load import load_model
 
     if text is None:
-        raise ConfigError("give --text FILE to compare on, together with --checkpoint")
+        raise ConfigError("--checkpoint needs --text FILE, a text to compare on")
     next_to_it = Path(checkpoint).with_name("tokenizer.json")
     tokenizer = str(next_to_it) if next_to_it.exists() else None
     base, known = load_model(checkpoint, tokenizer)

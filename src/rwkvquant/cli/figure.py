@@ -20,7 +20,7 @@ POINTS = 400  # of the normal curve
 
 
 def save_figure(found: Distribution, title: str, clip_percentile: float, path: str) -> None:
-    """Write `path`, .svg or .png; the same data give the same bytes. Raises RwkvQuantError for a disk that refuses."""
+    """Write `path`, .svg or .png; the same data give the same bytes. Raises RwkvQuantError if it cannot be written."""
     density = found.counts / found.count / np.diff(found.edges)
     floor = density[density > 0].min() / 3  # of the logarithmic axis
     figure = Figure(figsize=INCHES, layout="constrained")

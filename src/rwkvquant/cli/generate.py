@@ -12,15 +12,15 @@ import typer
 from rwkvquant.cli.evaluate import TokenizerOption
 from rwkvquant.cli.output import JsonOption, emit, stderr
 
-TemperatureOption = Annotated[float, typer.Option(help="0 takes the likeliest token.")]
-TopPOption = Annotated[float, typer.Option(help="Sample from the likeliest tokens that hold this share.")]
+TemperatureOption = Annotated[float, typer.Option(help="Higher is more random; 0 takes the likeliest token.")]
+TopPOption = Annotated[float, typer.Option(help="Choose among the likeliest tokens that have this probability together.")]
 TopKOption = Annotated[int, typer.Option(help="Choose among this many of the likeliest tokens, before top-p. 0 is off.")]
 MinPOption = Annotated[float, typer.Option(help="Leave out tokens less likely than this times the likeliest, after top-p. 0 is off.")]
-PresenceOption = Annotated[float, typer.Option(help="Taken off the logit of each token that has occurred.")]
-FrequencyOption = Annotated[float, typer.Option(help="Taken off for each time it has occurred.")]
-DecayOption = Annotated[float, typer.Option(help="Occurrences fade by this factor a token.")]
-SeedOption = Annotated[int | None, typer.Option(help="The same seed gives the same text again. Default: another one each time.")]
-ThreadsOption = Annotated[int | None, typer.Option(help="Default: one for each physical core that is ours.")]
+PresenceOption = Annotated[float, typer.Option(help="Subtracted from the logit of each token that has occurred.")]
+FrequencyOption = Annotated[float, typer.Option(help="Subtracted for each time that a token has occurred.")]
+DecayOption = Annotated[float, typer.Option(help="With each token, earlier occurrences are multiplied by this.")]
+SeedOption = Annotated[int | None, typer.Option(help="The same seed gives the same text. Default: a new one for each run.")]
+ThreadsOption = Annotated[int | None, typer.Option(help="Default: one for each physical core that may be used.")]
 
 
 def command(
@@ -39,7 +39,7 @@ def command(
     threads: ThreadsOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Continue a prompt."""
+    """Write text that continues a prompt."""
     from rwkvquant.runtime.sampling import SamplingConfig
     from rwkvquant.runtime.session import load
 
@@ -59,7 +59,7 @@ def command(
         return
     started, count = time.perf_counter(), 0
     pieces = model.stream(prompt, max_tokens=max_tokens, sampling=sampling)
-    first = next(pieces, "")  # a prompt or a tokenizer that cannot be fails here, before anything is printed
+    first = next(pieces, "")  # a prompt or tokenizer that does not fit raises here, before anything is printed
     print(prompt, end="", flush=True)
     for count, piece in enumerate(itertools.chain([first], pieces), start=1):  # noqa: B007
         print(piece, end="", flush=True)

@@ -1,4 +1,4 @@
-"""A histogram for the terminal: one line a bin, and where a normal distribution of the same mean and deviation would end."""
+"""A histogram for the terminal: one line for each bin, with a mark for the normal distribution of the same mean and deviation."""
 
 from __future__ import annotations
 

@@ -11,11 +11,13 @@ from rwkvquant.cli.output import JsonOption, emit, human_bytes, ledger_table, st
 
 def command(
     file: Annotated[str, typer.Argument(help="A checkpoint or a packed file.")],
-    ledger: Annotated[bool, typer.Option("--ledger", help="Where every byte of a packed file goes; adds up to the file's size.")] = False,
-    tensors: Annotated[bool, typer.Option("--tensors", help="One line for each tensor.")] = False,
+    ledger: Annotated[
+        bool, typer.Option("--ledger", help="Show where every byte of a packed file goes; the rows add up to its size.")
+    ] = False,
+    tensors: Annotated[bool, typer.Option("--tensors", help="Show one line for each tensor.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Show architecture, sizes, tensors and (packed files) bits."""
+    """Show the architecture, sizes and tensors of a file, and the bits of a packed one."""
     from rwkvquant.runtime.session import is_packed
 
     if is_packed(file):
@@ -29,7 +31,7 @@ def command(
         from rwkvquant.errors import ConfigError
 
         if ledger:
-            raise ConfigError(f"--ledger is for packed files; {file} is a checkpoint. Try: rwkvquant quantize {file} --dry-run")
+            raise ConfigError(f"--ledger needs a packed file; {file} is a checkpoint. Try: rwkvquant quantize {file} --dry-run")
         result = open_checkpoint(file).summary()
         emit(result, as_json, lambda: _show_checkpoint(file, result, tensors))
 

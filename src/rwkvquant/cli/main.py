@@ -19,15 +19,15 @@ from rwkvquant.cli.plugins import load_plugins
 from rwkvquant.cli.signals import stop_on_signals
 from rwkvquant.errors import RwkvQuantError, StoppedError
 
-# Before torch is imported: its threads (GNU's OpenMP) then soon sleep while they wait for one another. Spinning long, as is the default,
-# they lose whole time slices on a busy machine (quantising the demo model beside three other jobs on two cores: 91 s spinning, 25 s
-# sleeping); sleeping at once, a fifth of the time on an idle one.
+# Set before torch is imported: its threads (GNU's OpenMP) then soon sleep while they wait for each other. By default they spin long, and
+# on a busy machine lose whole time slices (the demo model, next to three other jobs on two cores: 91 s spinning, 25 s sleeping).
+# Sleeping at once would cost a fifth of the time on an idle machine.
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "30000")
 
 EXIT_OK, EXIT_INTERRUPTED, EXIT_USER_ERROR, EXIT_GO_ON = 0, 130, 2, 75  # 75 is EX_TEMPFAIL of sysexits.h: run it again
 
-# Typer carries its own copy of click from 0.26 on, and uses the click package before; this finds its exceptions in either.
+# From 0.26 on Typer has its own copy of click, before it uses the click package; this finds its exceptions in both.
 UsageError: type[Exception] = typer.BadParameter.__bases__[0]
 
 app = typer.Typer(
@@ -62,12 +62,12 @@ app.command("export")(export.command)
 
 
 def run(arguments: list[str] | None = None) -> int:
-    """Run one command and return its exit code: 0 ok, 2 the user's mistake, 75 stopped and can go on, 130 interrupted."""
+    """Run one command and return its exit code: 0 ok, 2 the user's mistake, 75 stopped and can continue, 130 interrupted."""
     try:
         code = app(args=arguments, standalone_mode=False) or EXIT_OK
         if code == EXIT_INTERRUPTED:  # Typer has caught the KeyboardInterrupt
             _say("interrupted")
-        sys.stdout.flush()  # a full disk says so here, and not after the last line of Python
+        sys.stdout.flush()  # a full disk raises here, and not when Python ends
         return code
     except StoppedError as stopped:
         _say(str(stopped))
@@ -82,7 +82,7 @@ def run(arguments: list[str] | None = None) -> int:
         if error.name != "torch":
             raise
         return _fail("this command needs torch; install it with: pip install 'rwkv-hybridquant[quantize]'")
-    except (SystemExit, BrokenPipeError):  # Typer leaves so when the reader of our output has left, as in `rwkvquant inspect F | head`
+    except (SystemExit, BrokenPipeError):  # Typer raises one when the reader of our output is gone, as in `rwkvquant inspect F | head`
         streams.drop_output()
         return EXIT_OK
     except OSError as error:
@@ -91,7 +91,7 @@ def run(arguments: list[str] | None = None) -> int:
     except (MemoryError, RuntimeError) as error:
         if not _is_lack_of_memory(error):
             raise
-        return _fail("there is not enough memory for this; try a smaller --batch or --context, or a machine with more")
+        return _fail("there is not enough memory; try a smaller --batch or --context, or a machine with more memory")
     except (KeyboardInterrupt, typer.Abort):
         _say("interrupted")
         return EXIT_INTERRUPTED
@@ -114,14 +114,14 @@ def _fail(sentence: str) -> int:
 
 
 def _help_of(error: Exception) -> str:
-    """The command whose help tells how it is used: "rwkvquant generate --help"."""
+    """The command that shows how to use what was called: "rwkvquant generate --help"."""
     context = getattr(error, "ctx", None)
     name = context.info_name if context is not None and context.parent is not None else None
     return f"rwkvquant {name} --help" if name else "rwkvquant --help"
 
 
 def _is_lack_of_memory(error: Exception) -> bool:
-    """torch has no exception of its own for it on the CPU, but one on a GPU."""
+    """torch has a special exception for it on a GPU, but not on a CPU."""
     return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "DefaultCPUAllocator" in str(error)
 
 

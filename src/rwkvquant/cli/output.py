@@ -1,4 +1,4 @@
-"""How commands speak: results on stdout (a table, or JSON with --json), everything else on stderr."""
+"""What commands print: results on stdout (a table, or JSON with --json), everything else on stderr."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from rwkvquant.pipeline.progress import Progress, TensorReport
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 
-# No markup: file names and the text of a model may hold brackets. Tables are as wide as they need to be, on a narrow terminal too:
-# a number that is cut in the middle says something else.
+# No markup: file names and the text of a model may have brackets. Tables are as wide as they need to be, on a narrow terminal too:
+# a number that is cut in the middle is wrong.
 NO_LIMIT = 10_000  # columns
 stderr = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
 stdout = Console(highlight=False, markup=False, soft_wrap=True)
@@ -61,7 +61,7 @@ def ledger_table(title: str, rows: list[dict[str, Any]]) -> Table:
 
 
 def interval(bounds: list[float] | None, form: str) -> str:
-    """ " [low, high]", or nothing where one window gives no interval."""
+    """ " [low, high]", or nothing if there is no interval, as with one window."""
     return f" [{bounds[0]:{form}}, {bounds[1]:{form}}]" if bounds else ""
 
 
@@ -158,7 +158,7 @@ class PlainProgress(TimedProgress):
 class LiveProgress(TimedProgress):
     """A bar with the current phase and the time since the start; how many are finished and the time left where these are known.
 
-    It counts the tensors once the job says how many there are, and the steps of a phase before that. Finished tensors scroll above it.
+    It counts the steps of a phase until the job says how many tensors there are, and then tensors. Finished tensors scroll above it.
     """
 
     def __init__(self) -> None:
@@ -193,7 +193,7 @@ class LiveProgress(TimedProgress):
     def _count(self, total: int | None) -> None:
         self.pace = Pace(total)
         task = self.bar.tasks[0]
-        task.total, task.completed = total, 0  # Bar.update takes None for "as it was"; without a total the bar only pulses
+        task.total, task.completed = total, 0  # Bar.update takes None for "unchanged"; without a total the bar only pulses
 
     def _advance(self) -> None:
         self.pace.advance()
@@ -201,7 +201,7 @@ class LiveProgress(TimedProgress):
 
 
 class Counter:
-    """A bar over a known number of steps (windows, documents); silent when stderr is no terminal."""
+    """A bar over a known number of steps (windows, documents); nothing if stderr is not a terminal."""
 
     def __init__(self, what: str) -> None:
         self.pace = Pace()
@@ -229,7 +229,7 @@ class Counter:
 
 
 class _Shown(ProgressColumn):
-    """What `text` says at the moment, or no room at all."""
+    """What `text` returns at the moment."""
 
     def __init__(self, text: Callable[[], str]) -> None:
         super().__init__()

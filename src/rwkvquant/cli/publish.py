@@ -1,4 +1,4 @@
-"""`rwkvquant quantize --card`: quantise, measure if there is a text to measure on, and write what publishers need."""
+"""`rwkvquant quantize --card`: quantise, measure if there is a text for it, and write a model card and config.json."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def publish(
     base_model: str | None,
     card_text: str | None,
 ) -> dict[str, Any]:
-    """The result of `quantise`, which writes `output`, with the paths written and the divergence measured.
+    """The result of `quantise`, which writes `output`, with the paths that were written and the measured divergence.
 
     What would stop publishing is reported before the work.
     """

@@ -1,6 +1,6 @@
-"""Ctrl-C, SIGTERM and SIGHUP (the terminal was closed, the connection dropped) end a command as Ctrl-C does: it cleans up after itself.
+"""SIGTERM and SIGHUP (the terminal was closed, the connection was lost) end a command as Ctrl-C does: it removes its temporary files.
 
-During a long job with a work directory the first one asks it to finish its block, and the second stops it at once.
+During a long job with a work directory the first signal asks it to finish the current block, and the second stops it at once.
 """
 
 from __future__ import annotations
@@ -35,13 +35,15 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 @contextmanager
 def finish_first() -> Iterator[Callable[[], bool]]:
-    """Inside, a first signal only makes the function that is yielded return True, and brings back what signals did before."""
-    if threading.current_thread() is not threading.main_thread():  # signals are the main thread's
+    """In this context the first signal only makes the yielded function return True. The next signal does what it did before."""
+    if threading.current_thread() is not threading.main_thread():  # only the main thread gets signals
         yield lambda: False
         return
     asked = False
     before = {number: signal.getsignal(number) for number in SIGNALS}
-    mine = [number for number, handler in before.items() if handler is not signal.SIG_IGN]  # as a job in the background has it
+    mine = [
+        number for number, handler in before.items() if handler is not signal.SIG_IGN
+    ]  # one that is ignored, as in a background job, stays ignored
 
     def restore() -> None:
         for number in mine:
@@ -54,7 +56,7 @@ def finish_first() -> Iterator[Callable[[], bool]]:
         if number == HANG_UP:
             leave_terminal()
         with suppress(OSError):
-            os.write(2, ASKED)  # print might be at work on the same stream
+            os.write(2, ASKED)  # print might be writing to the same stream
 
     for number in mine:
         signal.signal(number, ask)

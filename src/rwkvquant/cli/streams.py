@@ -1,8 +1,8 @@
 """stdin, stdout and stderr as the commands need them: open, and able to take any character.
 
 A shell, cron or a daemon may start us with one of them closed. Python then has None in its place, and the next file that is opened
-gets its number. A terminal may have an encoding that lacks what a model writes, and a line of input may not be text at all. None of
-this is worth losing a conversation for.
+gets its number. The encoding of a terminal may lack characters that a model writes, and a line of input may not be text. None of this
+may end a conversation.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def leave_terminal() -> None:
 
 
 def drop_output() -> None:
-    """The reader of our output has left: let what is still buffered go nowhere, without an error at the end."""
+    """The reader of our output is gone: discard what is still buffered, without an error at the end."""
     with contextlib.suppress(OSError, ValueError):
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, sys.stdout.fileno())

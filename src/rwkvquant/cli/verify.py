@@ -1,4 +1,4 @@
-"""rwkvquant verify: every checksum, the table, and that each tensor decodes."""
+"""rwkvquant verify: tests the table, every checksum, and that each tensor can be decoded."""
 
 from __future__ import annotations
 
@@ -16,4 +16,4 @@ def command(file: Annotated[str, typer.Argument(help="A packed file.")], as_json
     packed = open_packed(file)
     packed.verify()
     result = {"file": file, "ok": True, "tensors": len(packed.tensors)}
-    emit(result, as_json, lambda: stdout.print(f"{file}: {len(packed.tensors)} tensors, every checksum right"))
+    emit(result, as_json, lambda: stdout.print(f"{file}: {len(packed.tensors)} tensors, all checksums are right"))

@@ -45,14 +45,14 @@ Logits = NDArray[np.float32]
 
 
 def load(path: str | os.PathLike[str], tokenizer: str | None = None, threads: int | None = None, activations: str | None = None) -> Model:
-    """Open a packed file or an original checkpoint, whichever it is by its content. A packed one is mapped, and read as it is used.
+    """Open a packed file or an original checkpoint; the content decides. A packed file is mapped into memory and read when it is used.
 
-    `tokenizer` is "world", "bytes" or a file; by default the one in the packed file or the
-    checkpoint's directory, or the usual one for the vocabulary's size.
-    `threads`: by default one for each physical core that is ours. `activations` "int8" or "float32" is what quantised products
-    multiply with: int8 unless RWKVQUANT_ACTIVATIONS or the caller says float32, which is slower and judges the other.
+    `tokenizer` is "world", "bytes" or a file. The default is the one in the packed file or the
+    checkpoint's directory, otherwise the usual one for the vocabulary's size.
+    `threads`: by default one for each physical core that may be used. `activations` "int8" or "float32" is what quantised products
+    multiply with: int8 unless RWKVQUANT_ACTIVATIONS or the caller says float32, which is slower and is the reference for int8.
     Raises FormatError or CheckpointError for a file that is neither, TokenizerError for a tokenizer that does not fit, and
-    ConfigError for threads or activations that cannot be.
+    ConfigError for unknown activations or a number of threads out of range.
     """
     if is_packed(path):
         packed = open_packed(Path(path))
@@ -62,7 +62,7 @@ def load(path: str | os.PathLike[str], tokenizer: str | None = None, threads: in
 
 
 def is_packed(path: str | os.PathLike[str]) -> bool:
-    """Whether the file begins as our packed files do. False for what is missing or unreadable: open_checkpoint says why."""
+    """Whether the file begins as our packed files do. False for a missing or unreadable file: open_checkpoint then says why."""
     if not Path(path).is_file():
         return False
     try:
@@ -73,7 +73,7 @@ def is_packed(path: str | os.PathLike[str]) -> bool:
 
 
 class Model:
-    """`arch` names its architecture; `dims` all sizes. Calls change neither the model nor a state they are given: slots have their own."""
+    """`arch` names the architecture; `dims` has all sizes. No call changes the model or a state that it gets; slots have copies."""
 
     def __init__(
         self,
@@ -89,7 +89,7 @@ class Model:
         self._engine = _engine(weights, threads, activations)
         self._tokenizer_name, self._packed_tokenizer = tokenizer, packed_tokenizer
         if isinstance(tokenizer, str):
-            _ = self.tokenizer  # a name that was given is tested now; the default only if somebody wants text
+            _ = self.tokenizer  # a name that was given is tested now, the default when text is first needed
 
     @property
     def threads(self) -> int:
@@ -102,7 +102,7 @@ class Model:
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
-        """Raises TokenizerError if none was given, none lies in the file, and none is usual for this vocabulary.
+        """Raises TokenizerError if none was given, none is in the file, and none is usual for this vocabulary.
 
         FormatError if the file became shorter since it was opened.
         """
@@ -123,7 +123,7 @@ class Model:
         """Read tokens after `state` (None: from the beginning, no token 0 is added) -> logits, state after the last token.
 
         Logits are float32, (vocab,) for "last" and (tokens, vocab) for "all". Raises ConfigError without tokens, TokenizerError
-        for a token that is no integer or outside the vocabulary, FormatError for another model's state.
+        for a token that is not an integer or is outside the vocabulary, FormatError for another model's state.
         """
         if state is not None:
             state.require(self.arch, self.dims)
@@ -179,7 +179,7 @@ class Model:
         state: State | None = None,
         end_of_text_first: bool | None = None,
     ) -> dict[str, Any]:
-        """As `stream`, at once: {"text": the continuation, "tokens": its ids, "logits_hash": of the last logits, "seed": repeats it}.
+        """All of `stream` at once: {"text": the continuation, "tokens": its ids, "logits_hash": of the last logits, "seed": repeats it}.
 
         Raises ConfigError for an empty prompt after a state, TokenizerError for text the tokenizer cannot take.
         """
@@ -197,7 +197,7 @@ class Model:
         state: State | None,
         end_of_text_first: bool | None,
     ) -> Iterator[tuple[int | None, Logits]]:
-        """Each token with the logits it was chosen from. Last, if it comes, the end of text, as None; or None if there is no token."""
+        """Each token with the logits it was chosen from. The end of text is None and the last; None too if max_tokens is 0."""
         if max_tokens < 0:
             raise ConfigError(f"max_tokens must be at least 0; got {max_tokens}")
         tokens = self.tokenizer.encode(prompt) if isinstance(prompt, str) else token_ids(prompt, self.dims.vocab)
@@ -219,12 +219,12 @@ class Model:
 
 
 def _engine(weights: Weights, threads: int | None, activations: str | None) -> Engine:
-    """The native one where there is a native module; `dispatch` warns where there is none."""
+    """The native engine if there is a native module; otherwise the reference, and `dispatch` warns."""
     threads = choose_threads(threads)
     activations = activations or os.environ.get("RWKVQUANT_ACTIVATIONS", "int8")
     if activations not in ACTIVATIONS:
         raise ConfigError(f"activations must be one of {', '.join(ACTIVATIONS)}; got {activations}")
-    step_of(weights.arch)  # every architecture that runs has one; the native engine says less about others
+    step_of(weights.arch)  # first, because its message for an architecture that cannot run says more
     if dispatch.native_module() is None:
         return ReferenceEngine(weights)
     return NativeEngine(weights, threads, activations)

@@ -28,15 +28,17 @@ WORLD_MODEL_VOCABULARY = 65536  # the World vocabulary has 65,530 ids; released 
 def load_tokenizer(spec: str | Path | None, vocab_size: int) -> Tokenizer:
     """ "world", "bytes", the path of a tokenizer.json or of a vocabulary like rwkv_vocab_v20230424.txt, or None for the model's default.
 
-    A string is what the user named, and is taken as it is. A Path is what lies beside the checkpoint (Checkpoint.tokenizer): where it
-    is the World vocabulary as a tokenizer.json, the package's own World is taken, since such conversions are not all faithful.
+    A string is what the user named, and is used. A Path is a file next to the checkpoint (Checkpoint.tokenizer): where it
+    is the World vocabulary as a tokenizer.json, the package's own World is used, since not all such conversions are right.
     Raises TokenizerError for a file that is neither, and for a tokenizer with more ids than the model's `vocab_size`.
     """
     if isinstance(spec, Path) and vocab_size == WORLD_MODEL_VOCABULARY and is_conversion_of(spec, load_world()):
         spec = "world"
     if spec is None:
         if vocab_size != WORLD_MODEL_VOCABULARY and vocab_size > 256:
-            raise TokenizerError(f"no tokenizer is known for a vocabulary of {vocab_size}; name one: --tokenizer FILE (a tokenizer.json)")
+            raise TokenizerError(
+                f"no tokenizer is known for a vocabulary of {vocab_size}; give one with --tokenizer FILE (a tokenizer.json)"
+            )
         spec = "world" if vocab_size == WORLD_MODEL_VOCABULARY else "bytes"
     if spec == "bytes":
         return BytesTokenizer(vocab_size)

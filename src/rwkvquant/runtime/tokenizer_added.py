@@ -1,6 +1,6 @@
 """What a tokenizer.json does to a text before it cuts words: added tokens are found, and the rest is normalised.
 
-Added tokens are whole strings with an id of their own, such as the runs of spaces of GPT-NeoX-20B. They are found as the `tokenizers`
+Added tokens are whole strings that have an id, such as the runs of spaces of GPT-NeoX-20B. They are found as the `tokenizers`
 package finds them: first those that are not `normalized`, in the text as it is; what lies between is normalised, and searched for
 the others, whose own content is normalised too. The leftmost match wins, of several the longest. A special token takes part in
 the search and then stays text (tokenizer_bpe.py says why).
@@ -20,7 +20,7 @@ from typing import Any
 
 from rwkvquant.errors import TokenizerError
 
-MAX_ADDED, MAX_CONTENT = 4096, 256  # more is malice: each length costs time at each place of a text
+MAX_ADDED, MAX_CONTENT = 4096, 256  # only a hostile file has more: each length costs time at each place of a text
 NORMALIZERS = (None, "NFC")
 
 
@@ -49,7 +49,7 @@ class AddedTokens:
 
     @property
     def change_text(self) -> bool:
-        """False if every text passes as it is."""
+        """False if no text is changed or divided."""
         return self.normalizer is not None or any(not token.special for token in self.tokens)
 
     def split(self, text: str) -> Iterator[str | int]:
@@ -72,7 +72,7 @@ class _Finder:
         lengths: dict[str, set[int]] = {}
         for content in tokens:
             lengths.setdefault(content[:2], {1}).add(len(content))
-        self._lengths = {start: sorted(found, reverse=True) for start, found in lengths.items()}
+        self._lengths = {start: sorted(each, reverse=True) for start, each in lengths.items()}
         wanted = any(not token.special for token in tokens.values())  # otherwise there is nothing to find
         self._first = re.compile(f"[{re.escape(''.join({content[0] for content in tokens}))}]") if wanted else None
 
@@ -103,9 +103,9 @@ def unpack_added(stored: Any, ids: int) -> list[AddedToken]:
     """What pack_added made. Raises TokenizerError for anything else, and for an id that is not below `ids`."""
     if not isinstance(stored, list):
         raise TokenizerError(f"added_tokens of a tokenizer is a list; got {type(stored).__name__}")
-    found = []
+    tokens = []
     for entry in stored:
         if not (isinstance(entry, list) and [type(value) for value in entry] == [str, int, bool, bool] and 0 <= entry[1] < ids):
             raise TokenizerError(f"an added token is [content, id below {ids}, normalized, special]; got {str(entry)[:80]!r}")
-        found.append(AddedToken(*entry))
-    return found
+        tokens.append(AddedToken(*entry))
+    return tokens

@@ -1,4 +1,4 @@
-"""What every tokenizer is to the rest: encode, decode, a decoder for streams, and the form in which a packed file stores it."""
+"""What every tokenizer has: encode, decode, a decoder for streams, and the form in which a packed file stores it."""
 
 from __future__ import annotations
 
@@ -68,9 +68,9 @@ class StreamDecoder:
 
 
 def token_ids(tokens: Iterable[int], size: int) -> list[int]:
-    """The ids as plain integers. Raises TokenizerError for text, and for an id that is no integer or not in 0 to size - 1.
+    """The ids as plain integers. Raises TokenizerError for text, and for an id that is not an integer or not in 0 to size - 1.
 
-    1.9 is not token 1: what is no integer (NumPy's integers are) was never meant as an id.
+    1.9 is refused and not taken as 1. NumPy's integers are integers.
     """
     if isinstance(tokens, str | bytes | bytearray | memoryview):
         advice = "tokenizer.encode(text) makes ids of text" if isinstance(tokens, str) else "decode them to text first: data.decode()"

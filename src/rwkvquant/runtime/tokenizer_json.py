@@ -1,6 +1,6 @@
 """Reads a `tokenizer.json` of the `tokenizers` package, if it is byte-level BPE; any other kind is refused by name.
 
-`truncation` and `padding` are left aside: they are about batches, not about how text becomes tokens.
+`truncation` and `padding` are ignored: they are about batches, not about how text becomes tokens.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SUPPORTED = (
 
 
 def parse_tokenizer_json(text: str, size: int | None = None) -> BpeTokenizer:
-    """Raises TokenizerError if the text is no tokenizer.json, or one of another kind."""
+    """Raises TokenizerError if the text is not a tokenizer.json, or is one of another kind."""
     try:
         root = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -33,7 +33,7 @@ def parse_tokenizer_json(text: str, size: int | None = None) -> BpeTokenizer:
         _require_byte_level_bpe(root)
         return _build(root, size)
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-        raise TokenizerError(f"this tokenizer.json lacks or garbles {error}; {SUPPORTED}") from None
+        raise TokenizerError(f"in this tokenizer.json {error} is missing or wrong; {SUPPORTED}") from None
 
 
 def _require_byte_level_bpe(root: dict[str, Any]) -> None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from rwkvquant.errors import TokenizerError
 
-MAX_TOKENS = 1 << 24  # a count above this is damage or malice, and is refused before anything is allocated for it
+MAX_TOKENS = 1 << 24  # only a damaged or hostile file has more; it is refused before anything is allocated
 MAX_TOKEN_BYTES = 1 << 16
 
 
@@ -41,7 +41,7 @@ def unpack_table(table: NDArray[np.uint8]) -> list[bytes]:
 
 
 def read_u32(array: NDArray[np.uint8], name: str, head: int) -> NDArray[np.uint32]:
-    """The first `head` little-endian words of a byte array. Raises TokenizerError if it is shorter, or no byte array."""
+    """The first `head` little-endian words of a byte array. Raises TokenizerError if it is shorter, or not a byte array."""
     if array.dtype != np.uint8 or array.ndim != 1 or array.size < 4 * head:
         raise TokenizerError(f"the tokenizer's {name} is a flat array of at least {4 * head} bytes; got {array.dtype} {array.shape}")
     return np.frombuffer(array[: 4 * head].tobytes(), "<u4")

@@ -2,8 +2,8 @@
 
     's|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+
 
-The standard `re` knows no \\p{L}, and what it and `unicodedata` take for a letter depends on the version of Python; a model must
-not read a text differently for that. So the ranges of Unicode 16 lie in assets/unicode_ranges.txt, and are written into the pattern.
+The standard `re` has no \\p{L}. What it and `unicodedata` take for a letter depends on the version of Python, and a model must not
+read a text differently for that. So the ranges of Unicode 16 are in assets/unicode_ranges.txt, and are written into the pattern.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ class WorldTokenizer(Tokenizer):
     def encode(self, text: str) -> list[int]:
         source = utf8(text)
         ids, lengths = self._ids, self._lengths
-        found: list[int] = []
+        tokens: list[int] = []
         at = 0
         while at < len(source):
             for length in lengths.get(source[at : at + 2], (1,)):
@@ -43,9 +43,9 @@ class WorldTokenizer(Tokenizer):
                     break
             else:
                 raise TokenizerError(f"this vocabulary has no token for byte {source[at]:#04x}, which the text contains")
-            found.append(token)
+            tokens.append(token)
             at += len(self._tokens[token])
-        return found
+        return tokens
 
     def to_data(self) -> TokenizerData:
         return TokenizerData("world", {}, {"table": pack_table(dict(enumerate(self._tokens)))})
@@ -57,7 +57,7 @@ def _lengths_by_start(ids: Mapping[bytes, int]) -> dict[bytes, tuple[int, ...]]:
     for token in ids:
         if len(token) > 1:
             lengths.setdefault(token[:2], {1}).add(len(token))
-    return {start: tuple(sorted(found, reverse=True)) for start, found in lengths.items()}
+    return {start: tuple(sorted(each, reverse=True)) for start, each in lengths.items()}
 
 
 def load_world() -> list[bytes]:
@@ -73,7 +73,7 @@ def rebuild_asset(vocabulary: Path, asset: Path) -> None:
 
 
 def parse_vocabulary(text: str) -> dict[int, bytes]:
-    """Lines `id literal length` -> {id: bytes}. Raises TokenizerError with the number of the first line that is none."""
+    """Lines `id literal length` -> {id: bytes}. Raises TokenizerError with the number of the first line that has another form."""
     tokens: dict[int, bytes] = {}
     for number, line in enumerate(io.StringIO(text, newline=None), start=1):  # not splitlines: it splits at characters a token may have
         try:

@@ -1,6 +1,6 @@
-"""The weights of a file, packed or original, as the forward takes them: vectors in float32, matrices as they lie in the file.
+"""The weights of a file, packed or original, as the forward takes them: vectors in float32, matrices as the file has them.
 
-Nothing large is decoded here. The native engine (engines/native.py) reads packed matrices where they lie in the file; the NumPy
+Nothing large is decoded here. The native engine (engines/native.py) reads packed matrices in the mapped file; the NumPy
 forward (engines/reference.py) decodes them itself.
 """
 
@@ -25,11 +25,11 @@ Array = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Weights:
-    """By the checkpoint's names; slices of a stack are matrices of their own, "blocks.0.att.time_maa_w2.3".
+    """By the checkpoint's names; each slice of a stack is a separate matrix, "blocks.0.att.time_maa_w2.3".
 
     `matrices` (out, in), without the embedding, which is (vocab, C), before ln0. `start` has arrays of the recurrent state as a tuned
     model begins with them, for one sequence: {} or {"wkv": (L, H, N, N)}, [value, key]. `require_whole` raises FormatError if the
-    file behind the arrays became shorter: reading them then would end the process.
+    file of the arrays became shorter: reading them then would end the process.
     """
 
     arch: str
@@ -42,7 +42,7 @@ class Weights:
 
 
 def checkpoint_weights(checkpoint: Checkpoint) -> Weights:
-    """Raises CheckpointError for a tensor that was altered or is not finite."""
+    """Matrices have 16 bits a weight where that is exact. Raises CheckpointError for a tensor that is damaged or not finite."""
 
     def read(name: str, spec: TensorSpec) -> list[PackedTensor] | None:
         if name not in checkpoint.tensors:

@@ -1,1 +1,1 @@
-"""What reads tokens: base.py has the protocol, native.py the fast engine, reference.py the one that judges it."""
+"""What reads tokens: base.py has the protocol, native.py the fast engine, reference.py the plain one that it is tested against."""

@@ -1,4 +1,4 @@
-"""What an engine is to the rest of the runtime: it reads tokens into states, and says what it is."""
+"""What every engine does: it reads tokens and updates states."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Which = Literal["last", "all"]
 
 
 class Engine(Protocol):
-    """Both methods read B sequences side by side. In the native engine it changes no bit how they are dealt out to steps and threads.
+    """Both methods read B sequences side by side. The native engine gives the same bits however it divides them into steps and threads.
 
     `which` "last" gives one row of logits for each sequence, (1, vocab); "all" one for each of its tokens, (tokens, vocab).
     Callers have tested the tokens with `checked_tokens`. Both raise FormatError if the file with
@@ -33,11 +33,11 @@ class Engine(Protocol):
     def threads(self) -> int: ...
 
     def read(self, sequences: Sequence[Sequence[int]], state: RecurrentState, which: Which) -> tuple[list[Array], RecurrentState]:
-        """Sequence i after the i-th state of `state`, which stays as it was -> the logits of each, the states after them."""
+        """Read sequence i after the i-th state of `state`, which is not changed -> the logits of each, the states after them."""
         ...
 
     def advance(self, sequences: Sequence[Sequence[int]], state: RecurrentState, slots: Sequence[int], which: Which) -> list[Array]:
-        """Sequence i after the state in slot `slots[i]`, which becomes the state after it. The other slots stay as they are.
+        """Read sequence i after the state in slot `slots[i]`, and replace that state by the one after it. The other slots do not change.
 
         `slots` are different from one another, and the arrays of `state` are contiguous.
         """
@@ -47,7 +47,7 @@ class Engine(Protocol):
 def checked_tokens(sequences: Sequence[Sequence[int]], vocab: int, which: str) -> list[list[int]]:
     """The tokens as plain integers.
 
-    Raises ConfigError for an unknown `which`, no sequence or an empty one; TokenizerError for what is no token of the vocabulary.
+    Raises ConfigError for an unknown `which`, no sequence or an empty one; TokenizerError for a token that is not in the vocabulary.
     """
     if which not in ("last", "all"):
         raise ConfigError(f'logits must be "last" or "all"; got {which!r}')

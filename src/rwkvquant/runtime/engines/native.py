@@ -1,7 +1,7 @@
-"""The native engine's Python face: hands it the file's arrays once, and then tokens, a step of at most 64 at a time.
+"""The native engine: gets the file's arrays once, and then tokens in steps of at most 64.
 
-Matrices stay where the file has them. A prompt is read in steps of 64 tokens, sequences side by side share a step; logits are the
-same bits however the tokens are dealt out, and for any number of threads.
+Matrices are not copied from the file. A prompt is read in steps of 64 tokens, and sequences side by side share a step. The logits are
+the same bits for every division into steps and every number of threads.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class NativeEngine:
         logits: Array,
         first_row: NDArray[np.intp],
     ) -> None:
-        """Sequences that fit into one step, from their first token to their last; the step's tokens are shared out equally."""
+        """Read all tokens of sequences that fit into one step; each gets the same number of the step's tokens."""
         done = dict.fromkeys(group, 0)
         while running := [i for i in group if done[i] < len(sequences[i])]:
             each = self._step_tokens // len(running)
@@ -129,7 +129,7 @@ def _held(native: ModuleType, name: str, arguments: dict[str, Any]) -> Any:
 
 
 def _matrix(packed: PackedTensor) -> dict[str, Any]:
-    """What the native module is told of a matrix. One that it has no product for is decoded: 16 bits a weight where exact, else 32."""
+    """The arguments of native.Matrix. A matrix without a native product is decoded: 16 bits a weight where that is exact, otherwise 32."""
     form = packed.native_form()
     return _matrix(exact(packed.decode())) if form is None else form.arguments(packed)
 

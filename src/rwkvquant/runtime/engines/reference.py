@@ -1,6 +1,7 @@
-"""The forward in NumPy: float32 from end to end, one token at a time. It judges the native engine, and runs where that is missing.
+"""The forward in NumPy: float32 from end to end, one token at a time.
 
-Matrices are decoded once, 4 bytes a weight: right, slow, and for small models.
+The native engine is tested against it. It runs models where the native module is missing. Matrices are
+decoded once, 4 bytes a weight, so it is slow and for small models.
 """
 
 from __future__ import annotations
@@ -68,5 +69,5 @@ def step_of(arch: str) -> Step:
     except ModuleNotFoundError as error:
         if error.name != f"rwkvquant.kernels.{arch}":
             raise
-        raise ConfigError(f"there is no step in NumPy for {arch}: it can be read and packed, not run") from None
+        raise ConfigError(f"models of {arch} can be read and packed, but not run: there is no kernels/{arch}.py") from None
     return step

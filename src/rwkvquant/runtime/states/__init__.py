@@ -1,1 +1,1 @@
-"""What a model remembers: pool.py has the slots that decode in place, files.py saves and loads the state of one sequence."""
+"""States, which are what a model remembers: pool.py has slots that decode in place, files.py saves and loads the state of one sequence."""

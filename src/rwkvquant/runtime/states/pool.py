@@ -3,12 +3,12 @@
     slots = model.slots(2)
     first, second = slots.add(), slots.add(state)
     logits = slots.forward({first: [12, 7, 99], second: [5]})      # {first: (vocab,), second: (vocab,)}
-    logits = slots.forward({second: [31]})                         # one may go on alone
+    logits = slots.forward({second: [31]})                         # one alone
     kept = slots.state(second)                                     # a copy, as `Model.forward` gives and takes it
-    slots.free(first)                                              # the next `add` may have it
+    slots.free(first)                                              # the next `add` may take it
 
-Reading a token into a slot moves no state: what `Model.forward` copies so that it never changes a state it was given, is written over
-here. So this is the way to generate; with many slots, every weight that is read from memory serves all of them.
+Reading tokens into a slot changes its state in place; `Model.forward` makes a new state each time. So generate with slots. With many
+slots, every weight is read from memory once for all of them.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ MAX_SLOTS = 1 << 16
 
 
 class Slots:
-    """Made by `Model.slots`. A slot is a number; what is in it belongs to this object, and is changed by `forward` only."""
+    """Made by `Model.slots`. A slot is a number. Its state is inside this object, and only `forward` changes it."""
 
     def __init__(self, engine: Engine, dims: Dims, recurrent: RecurrentState, initial: State) -> None:
-        """`recurrent` has room for every slot, and is given away. `initial` is the state of a model that has read nothing."""
+        """`recurrent` has room for every slot, and is used by this object only. `initial`: of a model that has read nothing."""
         self._engine, self._dims, self._recurrent, self._initial = engine, dims, recurrent, initial
         self._used: set[int] = set()
 
@@ -77,7 +77,7 @@ class Slots:
         return State(self._initial.arch, self._recurrent.select([slot]))
 
     def free(self, slot: int) -> None:
-        """Let go of a slot. Raises ConfigError for one that is not in use."""
+        """Make a slot free. Raises ConfigError for one that is not in use."""
         self._require(slot)
         self._used.remove(slot)
 
