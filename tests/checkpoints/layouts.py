@@ -128,6 +128,70 @@ def hf_rwkv6(tensors: Tensors) -> Tensors:
     return result
 
 
+def _gguf_outside(tensors: Tensors) -> Tensors:
+    names = {"emb": "token_embd", "head": "output", "ln_out": "output_norm", "blocks.0.ln0": "token_embd_norm"}
+    return {
+        f"{theirs}.{part}": tensors[f"{ours}.{part}"]
+        for ours, theirs in names.items()
+        for part in ("weight", "bias")
+        if f"{ours}.{part}" in tensors
+    }
+
+
+def _gguf_norms(tensors: Tensors, layer: int) -> Tensors:
+    names = {"ln1": "attn_norm", "ln2": "attn_norm_2", "att.ln_x": "time_mix_ln"}
+    return {f"blk.{layer}.{b}.{part}": tensors[f"blocks.{layer}.{a}.{part}"] for a, b in names.items() for part in ("weight", "bias")}
+
+
+def gguf_rwkv7(tensors: Tensors) -> Tensors:
+    """llama.cpp's converter: LoRA factors (out, in), six mixes in one array, and a first layer whose v0 v1 v2 are its a0 a1 a2."""
+    result = _gguf_outside(tensors)
+    for layer in layers_of(tensors):
+        att, ffn, mix, channel = f"blocks.{layer}.att.", f"blocks.{layer}.ffn.", f"blk.{layer}.time_mix_", f"blk.{layer}.channel_mix_"
+        result |= _gguf_norms(tensors, layer)
+        result[f"{mix}lerp_fused.weight"] = torch.stack([tensors[f"{att}x_{c}"] for c in "rwkvag"])
+        for c in "wavg":
+            source = f"{att}a" if c == "v" and layer == 0 else f"{att}{c}"
+            if c != "g":
+                result[f"{mix}{c}0.weight"] = tensors[f"{source}0"].squeeze()
+            for i in "12":
+                result[f"{mix}{c}{i}.weight"] = tensors[f"{source}{i}"].t()
+        for name in ("k_k", "k_a"):
+            result[f"{mix}{name}.weight"] = tensors[f"{att}{name}"].squeeze()
+        result[f"{mix}r_k.weight"] = tensors[f"{att}r_k"].flatten()
+        for name in ("receptance", "key", "value", "output"):
+            result[f"{mix}{name}.weight"] = tensors[f"{att}{name}.weight"]
+        result[f"{channel}lerp_k.weight"] = tensors[f"{ffn}x_k"].squeeze()
+        for name in ("key", "value"):
+            result[f"{channel}{name}.weight"] = tensors[f"{ffn}{name}.weight"]
+    return result
+
+
+def gguf_rwkv6(tensors: Tensors) -> Tensors:
+    """llama.cpp's converter: the five mixes in BlinkDL's order."""
+    result = _gguf_outside(tensors)
+    for layer in layers_of(tensors):
+        att, ffn, mix, channel = f"blocks.{layer}.att.", f"blocks.{layer}.ffn.", f"blk.{layer}.time_mix_", f"blk.{layer}.channel_mix_"
+        result |= _gguf_norms(tensors, layer)
+        result[f"{mix}lerp_x.weight"] = tensors[f"{att}time_maa_x"].squeeze()
+        result[f"{mix}lerp_fused.weight"] = torch.stack([tensors[f"{att}time_maa_{c}"].reshape(1, 1, -1) for c in "wkvrg"])
+        result[f"{mix}w1.weight"] = tensors[f"{att}time_maa_w1"].t()
+        result[f"{mix}w2.weight"] = tensors[f"{att}time_maa_w2"].permute(0, 2, 1)
+        result[f"{mix}decay.weight"] = tensors[f"{att}time_decay"].squeeze()
+        for i in "12":
+            result[f"{mix}decay_w{i}.weight"] = tensors[f"{att}time_decay_w{i}"].t()
+        result[f"{mix}first.weight"] = tensors[f"{att}time_faaaa"]
+        for name in ("receptance", "key", "value", "output", "gate"):
+            result[f"{mix}{name}.weight"] = tensors[f"{att}{name}.weight"]
+        for c in "kr":
+            result[f"{channel}lerp_{c}.weight"] = tensors[f"{ffn}time_maa_{c}"].squeeze()
+        for name in ("key", "receptance", "value"):
+            result[f"{channel}{name}.weight"] = tensors[f"{ffn}{name}.weight"]
+    return result
+
+
+GGUF = {"rwkv7": gguf_rwkv7, "rwkv6": gguf_rwkv6}
+
 LAYOUTS: dict[str, dict[str, Callable[[Tensors], Tensors]]] = {
     "rwkv7": {
         "blinkdl": dict,

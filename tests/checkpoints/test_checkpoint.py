@@ -122,7 +122,6 @@ def test_the_summary_weighs_mixed_dtypes(tmp_path: Path) -> None:
 FOREIGN = {
     "an empty file": b"",
     "neither a zip": b"Once upon a time there was a text.\n",
-    "a GGUF file": b"GGUF\x03\0\0\0" + bytes(100),
     "a ggml file": b"fmgg" + bytes(100),
     "a tar file": bytes(257) + b"ustar" + bytes(300),
 }

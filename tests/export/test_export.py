@@ -137,8 +137,8 @@ def test_an_output_in_the_way_is_not_touched(tmp_path: Path) -> None:
     (tmp_path / "mine" / "notes.txt").write_text("mine")
     with pytest.raises(ConfigError, match=r"needs a new directory; .* exists already"):
         export(str(packed), str(tmp_path / "mine"), layout="hf")
-    with pytest.raises(ConfigError, match="layout must be one of pth, safetensors, web-rwkv, hf, fla; got gguf"):
-        export(str(packed), str(tmp_path / "out"), layout="gguf")
+    with pytest.raises(ConfigError, match="layout must be one of pth, safetensors, web-rwkv, gguf, hf, fla; got onnx"):
+        export(str(packed), str(tmp_path / "out"), layout="onnx")
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["notes.txt"]
 
 

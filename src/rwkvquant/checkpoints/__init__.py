@@ -1,7 +1,8 @@
 """Checkpoints of other tools, read with NumPy alone."""
 
 from rwkvquant.checkpoints.checkpoint import Checkpoint, LogicalMatrix
+from rwkvquant.checkpoints.gguf_tokenizer import EmbeddedTokenizer
 from rwkvquant.checkpoints.open import open_checkpoint
 from rwkvquant.checkpoints.tensor_info import TensorInfo
 
-__all__ = ["Checkpoint", "LogicalMatrix", "TensorInfo", "open_checkpoint"]
+__all__ = ["Checkpoint", "EmbeddedTokenizer", "LogicalMatrix", "TensorInfo", "open_checkpoint"]

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from rwkvquant.architectures import QUANTIZED_ROLES, Role, TensorSpec
 from rwkvquant.checkpoints.detect import detect
+from rwkvquant.checkpoints.gguf_tokenizer import EmbeddedTokenizer
 from rwkvquant.checkpoints.summary import summary
 from rwkvquant.checkpoints.tied_head import WithHead
 from rwkvquant.checkpoints.translate import TranslatedFile
@@ -44,15 +45,19 @@ class Checkpoint:
     """A complete model, whose names and shapes have been checked. Values are checked when they are read.
 
     `architecture`, and `arch`, its name      `dims`: all sizes      `tensors`: name -> TensorInfo(name, dtype, shape), in the file's order
-    `layout`: which name table of names.py the file uses              `format`: "pth" | "safetensors"
+    `layout`: which name table of names.py the file uses              `format`: "pth" | "safetensors" | "gguf"
     `tied_head`: the name of the head if the file has none because its embedding is the head, else None. `tensors` has it.
     """
 
-    def __init__(self, path: Path, file: TranslatedFile, files: list[Path]) -> None:
-        """`files`: all files that were read. Raises CheckpointError unless the tensors are those of a supported architecture."""
+    def __init__(self, path: Path, file: TranslatedFile, files: list[Path], tokenizer: EmbeddedTokenizer | None = None) -> None:
+        """`files`: all files that were read. `tokenizer`: what is inside of them.
+
+        Raises CheckpointError unless the tensors are those of a supported architecture.
+        """
         self.path, self.files = path, files
         self._file = with_head = WithHead(path, file)
         self.tied_head = with_head.head
+        self._tokenizer = tokenizer
         self.layout, self.format = file.layout, file.format
         self.tensors = with_head.tensors
         self.architecture, self.dims = detect({name: info.shape for name, info in self.tensors.items()})
@@ -111,11 +116,13 @@ class Checkpoint:
         return hashlib.sha256("".join(lines).encode()).hexdigest()
 
     @property
-    def tokenizer(self) -> Path | None:
-        """The tokenizer's file in a Hugging Face directory: a World vocabulary, or else a tokenizer.json.
+    def tokenizer(self) -> Path | EmbeddedTokenizer | None:
+        """The tokenizer in a GGUF file; or its file in a Hugging Face directory: a World vocabulary, or else a tokenizer.json.
 
         runtime/tokenizer.py does not use a tokenizer.json that is the World vocabulary in another form.
         """
+        if self._tokenizer is not None:
+            return self._tokenizer
         if not self.path.is_dir():
             return None
         candidates = sorted(self.path.glob("rwkv_vocab_v*.txt")) or sorted(self.path.glob("tokenizer.json"))

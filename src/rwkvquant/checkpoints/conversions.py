@@ -41,6 +41,8 @@ TRANSPOSED = Conversion(lambda a: a.swapaxes(-1, -2), lambda parts: parts[0].swa
 FLAT = Conversion(lambda a: _flatten(a).reshape(1, 1, -1), lambda parts: parts[0].reshape(-1))
 VECTOR = Conversion(FLAT.read, AS_IT_IS.write)  # read from (C,), (1, C) or any such shape; written as (1, 1, C)
 
+BY_CHANNEL = Conversion(AS_IT_IS.read, lambda parts: parts[0].reshape(-1))  # (H, N); gguf_file.py, which knows N, makes it from (C,)
+
 
 def row(order: int, of: int) -> Conversion:
     """One of `of` vectors in an array (of, C), or (of, 1, 1, C)."""
@@ -51,6 +53,12 @@ def row(order: int, of: int) -> Conversion:
         return FLAT.read(array[order])
 
     return Conversion(read, lambda parts: np.stack([part.reshape(-1) for part in parts]), order)
+
+
+def stacked(order: int, of: int) -> Conversion:
+    """As `row`, and written as (of, 1, 1, C)."""
+    one = row(order, of)
+    return Conversion(one.read, lambda parts: one.write(parts).reshape(of, 1, 1, -1), order)
 
 
 # RWKV-6's five token-shift mixes have the order w, k, v, r, g in BlinkDL's checkpoints, and r, w, k, v, g in fla's.

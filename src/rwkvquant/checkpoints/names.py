@@ -6,6 +6,7 @@
     fla        rwkv6, rwkv7    model.layers.0.attn.w_lora.lora.0.weight     LoRA factors transposed, vectors flat, RWKV-6's mixes stacked
     hf         rwkv6           rwkv.blocks.0.attention.time_maa_w1          none
     hf         rwkv7           model.blocks.0.att.w1                        none; used for writing, read as blinkdl
+    gguf       both            blk.0.time_mix_w1.weight                     LoRA factors are transposed; the mixes are stacked
 
 Where a table has no line for a tensor, the layout has no name for it. `attn.x_x` and `attn.x_bias` hold several tensors in one array.
 """
@@ -17,7 +18,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from rwkvquant.architectures import ARCHITECTURES, Architecture, Role, TensorSpec
-from rwkvquant.checkpoints.conversions import AS_IT_IS, FLAT, MIX_DOWN, MIX_UP, TRANSPOSED, VECTOR, Conversion, row
+from rwkvquant.checkpoints.conversions import AS_IT_IS, BY_CHANNEL, FLAT, MIX_DOWN, MIX_UP, TRANSPOSED, VECTOR, Conversion, row, stacked
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,11 @@ class NameTable:
     block: str
     places: Mapping[str, Place]
     also: Mapping[str, Place] = field(default_factory=dict)
+
+    def stored_name(self, architecture: Architecture, name: str) -> str:
+        """The layout's whole name of our tensor `name`. Raises KeyError where it has none."""
+        block, key = architecture.split(name)
+        return (f"{self.block}{block}." if block else "") + self.places[key].name
 
 
 def _as_it_is(spec: TensorSpec) -> Conversion:
@@ -142,12 +148,46 @@ def _hf_rwkv7() -> NameTable:
     return NameTable("hf", "model.blocks.", {**own, **outside})
 
 
+GGUF_GLOBAL = {"emb.weight": Place("token_embd.weight"), **_pairs(ln_out="output_norm"), "head.weight": Place("output.weight")}
+GGUF_NORMS = _pairs(ln0="token_embd_norm", ln1="attn_norm", ln2="attn_norm_2") | {
+    f"att.ln_x.{part}": Place(f"time_mix_ln.{part}") for part in ("weight", "bias")
+}
+GGUF_RENAMED = {
+    "time_maa_x": "lerp_x",
+    "time_maa_w1": "w1",
+    "time_maa_w2": "w2",
+    "time_maa_k": "lerp_k",
+    "time_maa_r": "lerp_r",
+    "x_k": "lerp_k",
+    "time_faaaa": "first",
+    "time_decay": "decay",
+    "time_decay_w1": "decay_w1",
+    "time_decay_w2": "decay_w2",
+}
+GGUF_FUSED = {"rwkv7": [f"att.x_{c}" for c in "rwkvag"], "rwkv6": [f"att.time_maa_{c}" for c in "wkvrg"]}
+
+
+def _gguf(arch: str) -> NameTable:
+    """llama.cpp's names. token_embd_norm stands outside of the blocks in the file; gguf_file.py puts it into the first."""
+    fused = GGUF_FUSED[arch]
+    places = {name: Place("time_mix_lerp_fused.weight", stacked(i, of=len(fused))) for i, name in enumerate(fused)}
+    for spec in ARCHITECTURES[arch].table:
+        if spec.role is Role.STATE or spec.name in places or spec.name in GGUF_NORMS:
+            continue
+        mix, _, rest = spec.name.removesuffix(".weight").partition(".")
+        name = f"{'time_mix' if mix == 'att' else 'channel_mix'}_{GGUF_RENAMED.get(rest, rest)}.weight"
+        vector = FLAT if spec.shape == (1, 1, "C") else BY_CHANNEL if rest == "r_k" else AS_IT_IS
+        places[spec.name] = Place(name, TRANSPOSED if spec.transposed else vector)
+    return NameTable("gguf", "blk.", {**GGUF_GLOBAL, **GGUF_NORMS, **places})
+
+
 NAME_TABLES: dict[tuple[str, str], NameTable] = {
     **{("blinkdl", arch): _blinkdl(ARCHITECTURES[arch]) for arch in ("rwkv7", "rwkv6")},
     **{("web-rwkv", arch): _web_rwkv(ARCHITECTURES[arch]) for arch in ("rwkv7", "rwkv6")},
     ("fla", "rwkv7"): FLA_RWKV7,
     ("fla", "rwkv6"): FLA_RWKV6,
     ("hf", "rwkv7"): _hf_rwkv7(),
+    **{("gguf", arch): _gguf(arch) for arch in ("rwkv7", "rwkv6")},
     ("hf", "rwkv6"): _hf_rwkv6(),
 }
 
@@ -166,8 +206,10 @@ FAMILIES = {
     **{f"BlinkDL with the prefix {prefix!r}": re.escape(prefix) + r"blocks\.\d" for prefix in PREFIXES},
     "fla": r"model\.layers\.\d",
     "Hugging Face RWKV-6": r"rwkv\.blocks\.\d",
+    "GGUF": r"blk\.\d",
 }
 WEB_RWKV6_MARK = r"blocks\.\d+\.att\.time_mix_(x|w1|w2)"  # RWKV-4 and 5 have other time_mix names in BlinkDL's checkpoints
 FLA_RWKV6_MARK = r"model\.layers\.\d+\.attn\.(x_proj|x_bias|w_proj)\b"
+GGUF_RWKV6_MARK = r"blk\.\d+\.time_mix_(first|lerp_x|decay)"
 FIRST_FACTOR = r"blocks\.\d+\.att\.([wavg]1|time_(maa|mix|decay)_w1)"  # (C, rank) in BlinkDL's layout, (rank, C) in web-rwkv's
 EMBEDDINGS = ("emb.weight", "embeddings.weight")

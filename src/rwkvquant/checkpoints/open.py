@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 
 from rwkvquant.checkpoints.checkpoint import Checkpoint
+from rwkvquant.checkpoints.gguf_file import GgufFile
+from rwkvquant.checkpoints.gguf_header import MAGIC as GGUF
 from rwkvquant.checkpoints.pth import PthFile
 from rwkvquant.checkpoints.safetensors_file import SafetensorsFile
 from rwkvquant.checkpoints.shards import ShardedFile
@@ -15,7 +17,9 @@ from rwkvquant.checkpoints.wrappers import UnwrappedFile
 from rwkvquant.errors import CheckpointError
 from rwkvquant.stand_in import HEAD_BYTES, stand_in
 
-SUPPORTED = "a checkpoint is a .pth that torch.save wrote (torch 1.6 or newer), a safetensors file, or a Hugging Face directory"
+SUPPORTED = (
+    "a checkpoint is a .pth that torch.save wrote (torch 1.6 or newer), a safetensors file, a GGUF file, or a Hugging Face directory"
+)
 # In a Hugging Face directory, safetensors before pickles; each as one file or as shards with an index.
 IN_DIRECTORY = [("model.safetensors", "model.safetensors.index.json"), ("pytorch_model.bin", "pytorch_model.bin.index.json")]
 
@@ -23,7 +27,7 @@ IN_DIRECTORY = [("model.safetensors", "model.safetensors.index.json"), ("pytorch
 def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     """Open a checkpoint: its table of tensors is read, not its weights. Never imports torch, never runs anything that a pickle names.
 
-    `path` is a .pth, a safetensors file, an index of shards, or a directory with one of them, in any layout of names.py.
+    `path` is a .pth, a safetensors file, a GGUF file, an index of shards, or a directory with one of them, in any layout of names.py.
     Raises CheckpointError for anything that is not a checkpoint of a supported architecture. The message begins with the path.
     """
     path = Path(path)
@@ -35,9 +39,10 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
             files = [main, *shards.parts]
         else:
             file, files = open_file(main), [main]
+        tokenizer = file.tokenizer if isinstance(file, GgufFile) else None  # the only format with one inside
         translated = TranslatedFile(UnwrappedFile(file))
         try:
-            return Checkpoint(path, translated, files)
+            return Checkpoint(path, translated, files, tokenizer)
         except CheckpointError as error:
             raise CheckpointError(translated.explain(str(error))) from error
     except CheckpointError as error:
@@ -53,11 +58,16 @@ def open_file(path: Path) -> TensorFile:
         raise CheckpointError("a shard must hold weights; this is a JSON file")
     if container == "pth":
         return PthFile(path)
+    if container == "gguf":
+        return GgufFile(path)
     return SafetensorsFile(path)
 
 
 def kind(path: Path) -> str:
-    """The kind of file by its first bytes: "pth", "safetensors" or "index". Raises CheckpointError for others, and names what it may be."""
+    """The kind of file by its first bytes: "pth", "gguf", "safetensors" or "index".
+
+    Raises CheckpointError for others, and names what it may be.
+    """
     if not path.exists():
         raise CheckpointError("there is no such file")
     if not path.is_file():  # reading a pipe would wait forever
@@ -66,6 +76,8 @@ def kind(path: Path) -> str:
         head = file.read(HEAD_BYTES)
     if head.startswith(b"PK\x03\x04"):
         return "pth"
+    if head.startswith(GGUF):
+        return "gguf"
     # The first byte of a header's length may be "{" too, but then zeros follow, and no text has those.
     if head[8:9] == b"{" and (head[:1] != b"{" or head[6:8] == b"\0\0"):
         return "safetensors"
@@ -94,8 +106,6 @@ def _kind(head: bytes) -> str:
         return "a tar file (torch before 0.1.10, or an archive to unpack first)"
     if head[:1] == b"\x80" and head[1:2] in b"\x01\x02\x03\x04\x05":
         return "a bare pickle (torch before 1.6); load it and save it again with a newer torch"
-    if head[:4] == b"GGUF":
-        return "a GGUF file"
     if head[:4] in (b"ggml", b"lmgg", b"fmgg", b"tjgg"):
         return "a ggml file (rwkv.cpp)"
     return "neither a zip (.pth) nor a safetensors file"

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections import Counter
-from collections.abc import Iterable
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from rwkvquant.architectures import QUANTIZED_ROLES, Dims, Role, TensorSpec
 from rwkvquant.checkpoints.tensor_info import TensorInfo
-
-BITS = {"bfloat16": 16, "float16": 16, "float32": 32}
 
 UsedTensor = tuple[str, TensorSpec, int | None]  # of Checkpoint.specs()
 
@@ -28,7 +26,7 @@ def summary(
 ) -> dict[str, Any]:
     """Plain JSON. Keys that packed files have too mean the same there. Names and shapes are ours in every layout.
 
-    `kind` is {"format": "pth" | "safetensors", "layout": a name of names.py}.
+    `kind` is {"format": "pth" | "safetensors" | "gguf", "layout": a name of names.py}.
 
     `tensors` are those in the file: a head that is the embedding (`tied_head`) is not in it, and is not counted.
 
@@ -37,14 +35,14 @@ def summary(
     roles = {name: str(spec.role) for name, spec, _ in used}
     by_role: Counter[str] = Counter()
     by_dtype: Counter[str] = Counter()
-    bits: Counter[str] = Counter()
+    bits: defaultdict[str, float] = defaultdict(float)
     rows = []
     for name, info in tensors.items():
         role = roles.get(name, "unused")
         by_role[role] += info.parameters
         by_dtype[info.dtype] += info.parameters
-        bits[role] += BITS[info.dtype] * info.parameters
-        rows.append({"name": name, "role": role, "dtype": info.dtype, "shape": list(info.shape), "bits_per_weight": BITS[info.dtype]})
+        bits[role] += info.bits * info.parameters
+        rows.append({"name": name, "role": role, "dtype": info.dtype, "shape": list(info.shape), "bits_per_weight": info.bits})
     file_bytes = sum(part.stat().st_size for part in files)
     return {
         "file": str(path),
@@ -65,5 +63,5 @@ def summary(
     }
 
 
-def _mean_bits(bits: Counter[str], parameters: Counter[str], roles: tuple[Role, ...]) -> float:
-    return sum(bits[role] for role in roles) / sum(parameters[role] for role in roles)
+def _mean_bits(bits: Mapping[str, float], parameters: Counter[str], roles: tuple[Role, ...]) -> float:
+    return sum(bits.get(role, 0.0) for role in roles) / sum(parameters[role] for role in roles)

@@ -12,15 +12,27 @@ from rwkvquant.checkpoints.unpickler import shown
 from rwkvquant.errors import CheckpointError
 
 MAX_NAME = 256
+BITS = {
+    **{"bfloat16": 16.0, "float16": 16.0, "float32": 32.0},
+    **{"q4_0": 4.5, "q4_1": 5.0, "q5_0": 5.5, "q5_1": 6.0, "q8_0": 8.5, "iq4_nl": 4.5, "iq4_xs": 4.25},
+    **{"q2_K": 2.625, "q3_K": 3.4375, "q4_K": 4.5, "q5_K": 5.5, "q6_K": 6.5625},
+}
 
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """A tensor as a checkpoint stores it. `dtype` is "bfloat16", "float16" or "float32"."""
+    """A tensor as a checkpoint stores it. `dtype` is "bfloat16", "float16", "float32", or a block type of GGUF such as "q4_K".
+
+    `bits`: of one weight, with its share of a block's scales.
+    """
 
     name: str
     dtype: str
     shape: tuple[int, ...]
+
+    @property
+    def bits(self) -> float:
+        return BITS[self.dtype]
 
     @property
     def parameters(self) -> int:
@@ -31,7 +43,7 @@ class TensorInfo:
 
 
 class TensorFile(Protocol):
-    """`tensors` in the file's order; `format` "pth" | "safetensors".
+    """`tensors` in the file's order; `format` "pth" | "safetensors" | "gguf".
 
     `written_as`: the layout that the file says it has, or the usual one of its format. Used only where names and shapes do not decide.
 

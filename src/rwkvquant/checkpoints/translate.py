@@ -21,6 +21,7 @@ from rwkvquant.checkpoints.names import (
     FAMILIES,
     FIRST_FACTOR,
     FLA_RWKV6_MARK,
+    GGUF_RWKV6_MARK,
     PREFIXES,
     WEB_RWKV6_MARK,
     NameTable,
@@ -113,6 +114,8 @@ def _find_table(
 ) -> tuple[NameTable, Architecture]:
     if family == "fla":
         return _named("fla", architecture("rwkv6" if _some(FLA_RWKV6_MARK, tensors) else "rwkv7"))
+    if family == "GGUF":
+        return _named("gguf", architecture("rwkv6" if _some(GGUF_RWKV6_MARK, tensors) else "rwkv7"))
     if family == "Hugging Face RWKV-6":
         return _named("hf", architecture("rwkv6"))
     shapes = {name.removeprefix(prefix): info.shape for name, info in tensors.items()}

@@ -12,7 +12,7 @@ from rwkvquant.cli.output import JsonOption, emit, human_bytes, stdout
 def command(
     file: Annotated[str, typer.Argument(help="A packed file.")],
     output: Annotated[str, typer.Option("--output", "-o", help="The file to write; for hf and fla a new directory.")],
-    layout: Annotated[str, typer.Option(help="pth | safetensors | hf | fla | web-rwkv, see docs/checkpoints.md.")] = "pth",
+    layout: Annotated[str, typer.Option(help="pth | safetensors | hf | fla | web-rwkv | gguf, see docs/checkpoints.md.")] = "pth",
     dtype: Annotated[str, typer.Option(help="fp16 | bf16 | fp32")] = "fp16",
     as_json: JsonOption = False,
 ) -> None:

@@ -1,6 +1,7 @@
 """Write the dequantised weights of a packed file for other tools, in one of their layouts (docs/checkpoints.md).
 
     pth          a file as torch.save writes it, BlinkDL's names        safetensors   a file, BlinkDL's names
+    gguf         a file for llama.cpp, with the tokenizer
     hf, fla      a directory: config.json and model.safetensors         web-rwkv      a file, fp16
 
 Tensors are decoded, converted and written one by one. Only for a .pth, which torch writes, all are in memory at once.
@@ -18,13 +19,14 @@ from rwkvquant.checkpoints.names import name_table
 from rwkvquant.checkpoints.values import as_stored
 from rwkvquant.checkpoints.write_safetensors import write_safetensors
 from rwkvquant.errors import CheckpointError, ConfigError
+from rwkvquant.export.gguf import write_model
 from rwkvquant.export.hf_config import hf_config
-from rwkvquant.export.packed_in_layout import PackedInLayout
+from rwkvquant.export.in_layout import InLayout, PackedSource
 from rwkvquant.formats.container import check_output, open_packed
 from rwkvquant.formats.disk import atomic_directory, atomic_write, replace_file
 
 DTYPES = {"fp16": "float16", "bf16": "bfloat16", "fp32": "float32"}
-FILES = {"pth": "blinkdl", "safetensors": "blinkdl", "web-rwkv": "web-rwkv"}  # name of the option -> name of the table
+FILES = {"pth": "blinkdl", "safetensors": "blinkdl", "web-rwkv": "web-rwkv", "gguf": "gguf"}  # name of the option -> name of the table
 DIRECTORIES = {"hf": "hf", "fla": "fla"}
 
 
@@ -39,7 +41,7 @@ def export(file: str, output: str, dtype: str = "fp16", layout: str = "pth") -> 
     names = name_table((FILES | DIRECTORIES)[layout], packed.architecture)
     if names is None:
         raise ConfigError(f"there is no layout {layout} for {packed.architecture.title}; try --layout pth or safetensors")
-    stored = PackedInLayout(packed, names)
+    stored = InLayout(PackedSource(packed), names)
 
     def values(name: str) -> NDArray[Any]:
         try:
@@ -53,6 +55,8 @@ def export(file: str, output: str, dtype: str = "fp16", layout: str = "pth") -> 
                 from rwkvquant.export.pth import write_pth  # the only layout that needs torch
 
                 write_pth(out, {name: values(name) for name in stored.shapes}, dtype)
+            elif layout == "gguf":
+                write_model(out, PackedSource(packed), packed.dims, packed.tokenizer, DTYPES[dtype])
             else:
                 write_safetensors(out, stored.shapes, DTYPES[dtype], values, (FILES | DIRECTORIES)[layout])
 

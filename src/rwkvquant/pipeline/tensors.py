@@ -25,8 +25,6 @@ from rwkvquant.pipeline.tasks import Done, Matrix, Task, plain_error
 from rwkvquant.quantizers.elementwise.codebooks import vector_codebook
 from rwkvquant.recipes import Recipe
 
-SOURCE_BYTES = {"float16": 2, "bfloat16": 2, "float32": 4}
-
 
 @dataclass
 class Collected:
@@ -148,7 +146,7 @@ class TensorWriter:
                 layout=entry.layout,
                 bits_per_weight=8 * tensor.stored_bytes / count,
                 relative_error=error,
-                source_bytes=count * SOURCE_BYTES[self._checkpoint.tensors[tensor.source].dtype],
+                source_bytes=round(count * self._checkpoint.tensors[tensor.source].bits / 8),
                 stored_bytes=tensor.stored_bytes,
             )
         )

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rwkvquant.architectures import architecture
-from rwkvquant.checkpoints import open_checkpoint
+from rwkvquant.checkpoints import EmbeddedTokenizer, open_checkpoint
 from rwkvquant.errors import ConfigError
 from rwkvquant.formats.container import open_packed
 from rwkvquant.formats.header import LENGTH_BYTES, PREFIX
@@ -78,7 +78,7 @@ class Model:
     def __init__(
         self,
         weights: Weights,
-        tokenizer: str | Path | None = None,
+        tokenizer: str | Path | EmbeddedTokenizer | None = None,
         packed_tokenizer: TokenizerData | None = None,
         threads: int | None = None,
         activations: str | None = None,

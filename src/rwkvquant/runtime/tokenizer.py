@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from rwkvquant.checkpoints import EmbeddedTokenizer
 from rwkvquant.errors import TokenizerError
 from rwkvquant.formats.tokenizer_data import TokenizerData
 from rwkvquant.runtime.tokenizer_added import AddedTokens, unpack_added
@@ -25,13 +26,16 @@ __all__ = ["StreamDecoder", "Tokenizer", "from_data", "load_tokenizer"]
 WORLD_MODEL_VOCABULARY = 65536  # the World vocabulary has 65,530 ids; released models round up
 
 
-def load_tokenizer(spec: str | Path | None, vocab_size: int) -> Tokenizer:
+def load_tokenizer(spec: str | Path | EmbeddedTokenizer | None, vocab_size: int) -> Tokenizer:
     """ "world", "bytes", the path of a tokenizer.json or of a vocabulary like rwkv_vocab_v20230424.txt, or None for the model's default.
 
     A string is what the user named, and is used. A Path is a file next to the checkpoint (Checkpoint.tokenizer): where it
     is the World vocabulary as a tokenizer.json, the package's own World is used, since not all such conversions are right.
+    An EmbeddedTokenizer is the text of a tokenizer's file inside the checkpoint.
     Raises TokenizerError for a file that is neither, and for a tokenizer with more ids than the model's `vocab_size`.
     """
+    if isinstance(spec, EmbeddedTokenizer):
+        return _require_fit(_parse(spec.text, vocab_size, "the tokenizer inside the checkpoint"), vocab_size, "the checkpoint's own")
     if isinstance(spec, Path) and vocab_size == WORLD_MODEL_VOCABULARY and is_conversion_of(spec, load_world()):
         spec = "world"
     if spec is None:
@@ -84,12 +88,16 @@ def _load_file(path: Path, vocab_size: int) -> Tokenizer:
     except UnicodeDecodeError as error:
         line = 1 + error.object.count(b"\n", 0, error.start)
         raise TokenizerError(f"line {line}: a tokenizer file is text in UTF-8; this line is not ({path})") from None
+    return _parse(text, vocab_size, str(path))
+
+
+def _parse(text: str, vocab_size: int, source: str) -> Tokenizer:
     try:
         if text.lstrip().startswith("{"):
             return parse_tokenizer_json(text, vocab_size)
         tokens = parse_vocabulary(text)
     except TokenizerError as error:
-        raise TokenizerError(f"{error} ({path})") from None
+        raise TokenizerError(f"{error} ({source})") from None
     return WorldTokenizer([tokens.get(i, b"") for i in range(max(tokens) + 1)], vocab_size)
 
 

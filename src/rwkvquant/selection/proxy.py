@@ -76,7 +76,7 @@ SOURCE_STEPS = {"float16": SourceStep(11, -24), "bfloat16": SourceStep(8, -133),
 def proxies(W: FloatArray, reading: str = "paper", source_dtype: str = "float32", seed: int = 0) -> Proxies:
     """W of any shape -> its proxies, in float64. They depend on the values only, never on their order.
 
-    `source_dtype` (a key of SOURCE_STEPS: the type in the checkpoint, not that of W) and `seed` are for "dithered" only.
+    `source_dtype` (in SOURCE_STEPS, others count as float32: the type in the checkpoint, not W's) and `seed` are for "dithered" only.
     A tensor with one weight, or with equal weights, has no gap: all its proxies are 0.
 
     Memory: a sorted copy of W (in float64 for "dithered"), and the distinct gaps for "unique".
@@ -84,7 +84,7 @@ def proxies(W: FloatArray, reading: str = "paper", source_dtype: str = "float32"
     assert reading in READINGS, reading
     ordered = np.sort(W, axis=None)
     if reading == "dithered":
-        ordered = _dither(ordered, SOURCE_STEPS[source_dtype], seed)
+        ordered = _dither(ordered, SOURCE_STEPS.get(source_dtype, SOURCE_STEPS["float32"]), seed)
     if reading == "unique":
         gaps = _distinct_gaps(ordered)
         return _from_gaps([gaps], len(gaps), float(gaps.sum()))
