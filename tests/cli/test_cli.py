@@ -76,12 +76,22 @@ def test_json_keys_that_other_tools_read(packed: Path, capsys: pytest.CaptureFix
     assert {"kl_mean", "kl_ci95", "kl_p99", "top1_agreement", "ppl_base", "ppl_quantized", "tokens"} <= compared.keys()
     assert compared["kl_mean"] > 0 and compared["tokens"] == len(TEXT)
     generated = answer(capsys, "generate", "model.safetensors", "-p", "The", "-n", "5", "--temperature", "0")
-    assert {"text", "tokens", "logits_hash", "seed"} <= generated.keys() and len(generated["tokens"]) <= 5
+    assert {"text", "tokens", "finish_reason", "logits_hash", "seed"} <= generated.keys() and len(generated["tokens"]) <= 5
     options = ("-p", "The", "-n", "9", "--temperature", "5", "--top-p", "1")
     drawn = answer(capsys, "generate", "model.safetensors", *options)
     assert answer(capsys, "generate", "model.safetensors", *options, "--seed", str(drawn["seed"])) == drawn
     assert answer(capsys, "verify", "model.safetensors")["ok"] is True
     assert answer(capsys, "inspect", "model.pth")["arch"] == "rwkv7"
+
+
+def test_generate_stops_before_any_of_the_stop_strings(packed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ("generate", "model.safetensors", "-p", "The", "-n", "30", "--seed", "1", "--temperature", "5", "--top-p", "1")
+    text = answer(capsys, *options)["text"]
+    first, second = text[9], text[5]
+    stopped = answer(capsys, *options, "--stop", first, "--stop", second)
+    assert stopped["finish_reason"] == "stop" and stopped["text"] == text[: min(text.index(first), text.index(second))]
+    assert run([*options, "--stop", second]) == 0
+    assert capsys.readouterr().out == "The" + text[: text.index(second)] + "\n"
 
 
 def test_lambada_of_both_kinds_of_file(packed: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -134,6 +144,7 @@ MISTAKES = {
         ["quantize", "model.pth", "-o", "x", "--work-dir", "some.txt", "--method", "rtn", "--bits", "5"],
         "folder",
     ),
+    "an empty stop string": (["generate", "model.pth", "--stop", ""], "a stop string"),
     "no tokens to generate": (["generate", "model.pth", "-n", "0"], "-n"),
     "a file name with brackets": (["inspect", "a[/b].pth"], "a[/b].pth"),
 }

@@ -175,6 +175,8 @@ def test_bad_arguments_are_refused_in_one_sentence(folder: Path) -> None:
         (TokenizerError, "0 to 255; got -1", lambda: model.forward([-1])),
         (FormatError, "this one is of rwkv6", lambda: model.forward([1], other.initial_state())),
         (ConfigError, "empty one", lambda: model.generate("", state=model.initial_state())),
+        (ConfigError, "at least one character; got ''", lambda: model.generate("a", stop="")),
+        (ConfigError, "at least one character; got ''", lambda: list(model.stream("a", stop=["b", ""]))),
     ]
     for error, message, call in bad:
         with pytest.raises(error, match=message):
@@ -226,8 +228,25 @@ def test_generation_stops_at_token_0_and_does_not_show_it(tmp_path: Path) -> Non
     state_dict["head.weight"].zero_()  # all logits equal: greedy takes the lowest id, the end of the text
     model = load(write_pth(tmp_path / "ends.pth", state_dict))
     assert list(model.stream("abc", sampling=GREEDY)) == []
-    nothing = {"text": "", "tokens": [], "logits_hash": logits_hash(np.zeros(256, np.float32)), "seed": 7}
+    nothing = {"text": "", "tokens": [], "finish_reason": "stop", "logits_hash": logits_hash(np.zeros(256, np.float32)), "seed": 7}
     assert model.generate("abc", sampling=SamplingConfig(temperature=0, seed=7)) == nothing
+
+
+def test_generation_ends_before_a_stop_string_and_says_why_it_ended(tiny: Model) -> None:
+    greedy = SamplingConfig(temperature=0, seed=0)
+    whole = tiny.generate("The old man", max_tokens=20, sampling=greedy)
+    assert whole["finish_reason"] == "length"
+    assert tiny.generate("The old man", max_tokens=0)["finish_reason"] == "length"
+    for begin, length in ((1, 1), (4, 3), (9, 8)):  # also within and across tokens
+        stop = whole["text"][begin : begin + length]
+        result = tiny.generate("The old man", max_tokens=20, sampling=greedy, stop=["never", stop])
+        assert result["text"] == whole["text"].split(stop)[0] and result["finish_reason"] == "stop"
+        assert "".join(tiny.stream("The old man", max_tokens=20, sampling=greedy, stop=stop)) == result["text"]
+        assert result["tokens"] == whole["tokens"][: len(result["tokens"])]
+        assert stop in tiny.tokenizer.decode(result["tokens"])  # the ids of the stop string are there
+        assert stop not in tiny.tokenizer.decode(result["tokens"][:-1])  # and it was seen at once
+    never = tiny.generate("The old man", max_tokens=20, sampling=greedy, stop=whole["text"][-3:] + "never")
+    assert never == whole  # what was held back to the end is passed on
 
 
 def test_the_hash_is_the_documented_one() -> None:

@@ -27,6 +27,7 @@ def command(
     file: Annotated[str, typer.Argument(help="A packed file or a checkpoint.")],
     prompt: Annotated[str, typer.Option("--prompt", "-p", help="Text to continue.")] = "",
     max_tokens: Annotated[int, typer.Option("--max-tokens", "-n", min=1, help="At most this many tokens.")] = 64,
+    stop: Annotated[list[str] | None, typer.Option(help="Stop before this text, which is not printed. May be given several times.")] = None,
     temperature: TemperatureOption = 1.0,
     top_p: TopPOption = 0.7,
     top_k: TopKOption = 0,
@@ -55,10 +56,10 @@ def command(
     )
     model = load(file, tokenizer=tokenizer, threads=threads)
     if as_json:
-        emit(model.generate(prompt, max_tokens=max_tokens, sampling=sampling), True, lambda: None)
+        emit(model.generate(prompt, max_tokens=max_tokens, sampling=sampling, stop=stop or ()), True, lambda: None)
         return
     started, count = time.perf_counter(), 0
-    pieces = model.stream(prompt, max_tokens=max_tokens, sampling=sampling)
+    pieces = model.stream(prompt, max_tokens=max_tokens, sampling=sampling, stop=stop or ())
     first = next(pieces, "")  # a prompt or tokenizer that does not fit raises here, before anything is printed
     print(prompt, end="", flush=True)
     for count, piece in enumerate(itertools.chain([first], pieces), start=1):  # noqa: B007

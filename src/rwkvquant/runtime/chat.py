@@ -15,6 +15,7 @@ from rwkvquant.errors import ConfigError, FormatError
 from rwkvquant.runtime.sampling import Sampler, SamplingConfig
 from rwkvquant.runtime.session import END_OF_TEXT, Model
 from rwkvquant.runtime.states.files import State
+from rwkvquant.runtime.stopping import TextUntilStop
 
 STOP = "\n\nUser:"
 
@@ -51,25 +52,22 @@ class Chat:
         logits, state = self._model.forward(tokens, self._state)
         self._state, self._tail = state, ""
         self._sampler.forget()
-        decoder = self._model.tokenizer.stream_decoder()
-        held = ""  # what may be the beginning of STOP is not shown until this is known
+        output = TextUntilStop(self._model.tokenizer.stream_decoder(), (STOP,))
         for _ in range(self.max_tokens):
             token = self._sampler.next(logits)
             if token == END_OF_TEXT:
                 break
             logits, state = self._model.forward([token], state)
-            text, stop, _ = (held + decoder.push(token)).partition(STOP)
-            held = "" if stop else _beginning_of_stop(text)
-            piece = text.removesuffix(held)
-            if stop or held or decoder.within_character:
+            piece = output.push(token)
+            if output.holds_back:
                 self._tail += piece
             else:
                 self._state, self._tail = state, ""
             if piece:
                 yield piece
-            if stop:
+            if output.stopped:
                 return
-        if rest := held + decoder.finish():
+        if rest := output.finish():
             self._tail += rest
             yield rest
 
@@ -93,8 +91,3 @@ class Chat:
         except FormatError as error:
             raise FormatError(f"{path}: {error}") from None
         self._state, self._tail = state, ""
-
-
-def _beginning_of_stop(text: str) -> str:
-    """The longest end of the text that is a beginning of STOP: "so.\\n" -> "\\n"."""
-    return next((STOP[:length] for length in range(len(STOP) - 1, 0, -1) if text.endswith(STOP[:length])), "")

@@ -35,6 +35,7 @@ from rwkvquant.runtime.engines.reference import ReferenceEngine, step_of
 from rwkvquant.runtime.sampling import Sampler, SamplingConfig
 from rwkvquant.runtime.states.files import State
 from rwkvquant.runtime.states.pool import MAX_SLOTS, Slots
+from rwkvquant.runtime.stopping import TextUntilStop, stop_strings
 from rwkvquant.runtime.threads import choose_threads
 from rwkvquant.runtime.tokenizer import Tokenizer, from_data, load_tokenizer
 from rwkvquant.runtime.tokenizer_base import token_ids
@@ -159,16 +160,20 @@ class Model:
         sampling: SamplingConfig | None = None,
         state: State | None = None,
         end_of_text_first: bool | None = None,
+        stop: str | Sequence[str] = (),
     ) -> Iterator[str]:
-        """Continue a prompt (text or tokens) and yield the text as it grows, complete characters only, until token 0 or `max_tokens`.
+        """Continue a prompt (text or tokens) and yield the text as it grows, complete characters only.
 
+        It ends at token 0, at `max_tokens`, or before `stop`, a text or several, which is never yielded (stopping.py).
         `end_of_text_first` reads a token 0 before the prompt; None does so if no state is given. Raises as `generate` does.
         """
-        decoder = self.tokenizer.stream_decoder()
+        output = TextUntilStop(self.tokenizer.stream_decoder(), stop_strings(stop))
         for token, _ in self._continue(prompt, max_tokens, Sampler(sampling or SamplingConfig()), state, end_of_text_first):
-            if token is not None and (piece := decoder.push(token)):
+            if token is not None and (piece := output.push(token)):
                 yield piece
-        if piece := decoder.finish():
+            if output.stopped:
+                return
+        if piece := output.finish():
             yield piece
 
     def generate(
@@ -178,16 +183,36 @@ class Model:
         sampling: SamplingConfig | None = None,
         state: State | None = None,
         end_of_text_first: bool | None = None,
+        stop: str | Sequence[str] = (),
     ) -> dict[str, Any]:
-        """All of `stream` at once: {"text": the continuation, "tokens": its ids, "logits_hash": of the last logits, "seed": repeats it}.
+        """All of `stream` at once.
 
-        Raises ConfigError for an empty prompt after a state, TokenizerError for text the tokenizer cannot take.
+        "text" is the continuation, without the stop string. "tokens" are all ids that were chosen, those of the stop string too.
+        "finish_reason" is "stop" at token 0 or a stop string, and "length" at `max_tokens`. "logits_hash" is that of the last
+        logits. "seed" repeats the result.
+
+        Raises ConfigError for an empty prompt after a state and an empty stop string, TokenizerError for text the tokenizer cannot take.
         """
         tokens: list[int] = []
         sampler = Sampler(sampling or SamplingConfig())
+        output = TextUntilStop(self.tokenizer.stream_decoder(), stop_strings(stop))
+        text, reason = "", "length"
         for token, logits in self._continue(prompt, max_tokens, sampler, state, end_of_text_first):  # noqa: B007 (used after the loop)
-            tokens += [token] if token is not None else []
-        return {"text": self.tokenizer.decode(tokens), "tokens": tokens, "logits_hash": logits_hash(logits), "seed": sampler.seed}
+            if token is None:
+                reason = "stop" if max_tokens else "length"
+                break
+            tokens.append(token)
+            text += output.push(token)
+            if output.stopped:
+                break
+        text += output.finish()
+        return {
+            "text": text,
+            "tokens": tokens,
+            "finish_reason": "stop" if output.stopped else reason,
+            "logits_hash": logits_hash(logits),
+            "seed": sampler.seed,
+        }
 
     def _continue(
         self,
