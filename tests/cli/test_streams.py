@@ -141,7 +141,7 @@ def test_a_lack_of_memory_is_one_sentence(error: Exception, monkeypatch: pytest.
 
     monkeypatch.setattr("rwkvquant.formats.container.open_packed", refuse)
     assert main.run(["verify", PACKED]) == 2
-    assert capsys.readouterr().err.startswith("rwkvquant: there is not enough memory for this; try ")
+    assert capsys.readouterr().err.startswith("rwkvquant: there is not enough memory; try ")
 
 
 def test_another_error_of_ours_is_not_taken_for_a_lack_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
