@@ -63,15 +63,15 @@ def open_file(path: Path) -> TensorFile:
     return SafetensorsFile(path)
 
 
-def kind(path: Path) -> str:
+def kind(path: Path, supported: str = SUPPORTED) -> str:
     """The kind of file by its first bytes: "pth", "gguf", "safetensors" or "index".
 
-    Raises CheckpointError for others, and names what it may be.
+    Raises CheckpointError for others, and names what it may be; `supported` is the end of that sentence.
     """
     if not path.exists():
         raise CheckpointError("there is no such file")
     if not path.is_file():  # reading a pipe would wait forever
-        raise CheckpointError(f"this is not a regular file; {SUPPORTED}")
+        raise CheckpointError(f"this is not a regular file; {supported}")
     with open(path, "rb") as file:
         head = file.read(HEAD_BYTES)
     if head.startswith(b"PK\x03\x04"):
@@ -83,7 +83,7 @@ def kind(path: Path) -> str:
         return "safetensors"
     if head.lstrip().startswith(b"{"):
         return "index"
-    raise CheckpointError(stand_in(head) or f"this is {_kind(head)}; {SUPPORTED}")
+    raise CheckpointError(stand_in(head) or f"this is {_kind(head)}; {supported}")
 
 
 def _in_directory(directory: Path) -> Path:

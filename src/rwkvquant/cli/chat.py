@@ -16,10 +16,12 @@ from rwkvquant.cli.generate import (
     MinPOption,
     PresenceOption,
     SeedOption,
+    StateOrderOption,
     TemperatureOption,
     ThreadsOption,
     TopKOption,
     TopPOption,
+    require_state,
 )
 from rwkvquant.cli.output import stderr
 from rwkvquant.errors import RwkvQuantError
@@ -35,7 +37,10 @@ CONTROL = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1bO[A-Za-z]|[\x00-\x08\x0b-\x1f
 
 def command(
     file: Annotated[str, typer.Argument(help="A packed file or a checkpoint.")],
-    state: Annotated[str | None, typer.Option(help="Continue a conversation that /save wrote.")] = None,
+    state: Annotated[
+        str | None, typer.Option(help="Continue a conversation that /save wrote, or begin with a tuned state (.pth or safetensors).")
+    ] = None,
+    state_order: StateOrderOption = None,
     max_tokens: Annotated[int, typer.Option("--max-tokens", "-n", min=1, help="Longest answer, in tokens.")] = 512,
     temperature: TemperatureOption = 1.0,
     top_p: TopPOption = 0.7,
@@ -63,9 +68,10 @@ def command(
         top_k=top_k,
         min_p=min_p,
     )
+    require_state(state, state_order)
     chat = Chat(load(file, tokenizer=tokenizer, threads=threads), sampling, max_tokens=max_tokens)
     if state is not None:
-        chat.load(state)
+        chat.load(state, state_order)
     if sys.stdin.isatty():
         with suppress(ImportError):  # arrow keys and a history, where Python has it
             import readline  # noqa: F401

@@ -20,6 +20,13 @@ PresenceOption = Annotated[float, typer.Option(help="Subtracted from the logit o
 FrequencyOption = Annotated[float, typer.Option(help="Subtracted for each time that a token has occurred.")]
 DecayOption = Annotated[float, typer.Option(help="With each token, earlier occurrences are multiplied by this.")]
 SeedOption = Annotated[int | None, typer.Option(help="The same seed gives the same text. Default: a new one for each run.")]
+StateOrderOption = Annotated[
+    str | None,
+    typer.Option(
+        help="value-key | key-value: the order of the indices in a tuned state. Default: value-key in a .pth, as training tools write; "
+        "key-value in safetensors, as web-rwkv writes."
+    ),
+]
 ThreadsOption = Annotated[int | None, typer.Option(help="Default: one for each physical core that may be used.")]
 
 
@@ -28,6 +35,10 @@ def command(
     prompt: Annotated[str, typer.Option("--prompt", "-p", help="Text to continue.")] = "",
     max_tokens: Annotated[int, typer.Option("--max-tokens", "-n", min=1, help="At most this many tokens.")] = 64,
     stop: Annotated[list[str] | None, typer.Option(help="Stop before this text, which is not printed. May be given several times.")] = None,
+    state: Annotated[
+        str | None, typer.Option(help="Begin with a tuned state (.pth or safetensors), or continue a conversation that chat saved.")
+    ] = None,
+    state_order: StateOrderOption = None,
     temperature: TemperatureOption = 1.0,
     top_p: TopPOption = 0.7,
     top_k: TopKOption = 0,
@@ -43,6 +54,7 @@ def command(
     """Write text that continues a prompt."""
     from rwkvquant.runtime.sampling import SamplingConfig
     from rwkvquant.runtime.session import load
+    from rwkvquant.runtime.states.tuned import open_state
 
     sampling = SamplingConfig(
         temperature=temperature,
@@ -54,12 +66,14 @@ def command(
         top_k=top_k,
         min_p=min_p,
     )
+    require_state(state, state_order)
     model = load(file, tokenizer=tokenizer, threads=threads)
+    begin = None if state is None else open_state(state, model.arch, model.dims, state_order).state
     if as_json:
-        emit(model.generate(prompt, max_tokens=max_tokens, sampling=sampling, stop=stop or ()), True, lambda: None)
+        emit(model.generate(prompt, max_tokens=max_tokens, sampling=sampling, state=begin, stop=stop or ()), True, lambda: None)
         return
     started, count = time.perf_counter(), 0
-    pieces = model.stream(prompt, max_tokens=max_tokens, sampling=sampling, stop=stop or ())
+    pieces = model.stream(prompt, max_tokens=max_tokens, sampling=sampling, state=begin, stop=stop or ())
     first = next(pieces, "")  # a prompt or tokenizer that does not fit raises here, before anything is printed
     print(prompt, end="", flush=True)
     for count, piece in enumerate(itertools.chain([first], pieces), start=1):  # noqa: B007
@@ -67,3 +81,9 @@ def command(
     print()
     if sys.stderr.isatty():
         stderr.print(f"{count / (time.perf_counter() - started):.1f} pieces/s", style="dim")
+
+
+def require_state(state: str | None, order: str | None) -> None:
+    """Raises a usage error for an order without a state."""
+    if order is not None and state is None:
+        raise typer.BadParameter("--state-order goes with --state")

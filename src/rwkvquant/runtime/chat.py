@@ -11,10 +11,11 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
-from rwkvquant.errors import ConfigError, FormatError
+from rwkvquant.errors import ConfigError
 from rwkvquant.runtime.sampling import Sampler, SamplingConfig
 from rwkvquant.runtime.session import END_OF_TEXT, Model
 from rwkvquant.runtime.states.files import State
+from rwkvquant.runtime.states.tuned import open_state
 from rwkvquant.runtime.stopping import TextUntilStop
 
 STOP = "\n\nUser:"
@@ -31,6 +32,7 @@ class Chat:
         self._model = model
         self._sampler = Sampler(sampling or SamplingConfig())
         self._state: State | None = None  # None: nothing has been said
+        self._begin: State | None = None  # a tuned state, which the first message follows; None: token 0 is before it
         self._tail = ""
 
     @property
@@ -45,11 +47,11 @@ class Chat:
         """
         message = message.replace("\r\n", "\n").strip()
         turn = f"User: {message}\n\nAssistant:"
-        if self._state is None:
-            tokens = [END_OF_TEXT, *self._model.tokenizer.encode(turn)]
-        else:
+        if self._state is not None:
             tokens = self._model.tokenizer.encode(f"{self._tail}\n\n{turn}")
-        logits, state = self._model.forward(tokens, self._state)
+        else:
+            tokens = [*([END_OF_TEXT] if self._begin is None else []), *self._model.tokenizer.encode(turn)]
+        logits, state = self._model.forward(tokens, self._begin if self._state is None else self._state)
         self._state, self._tail = state, ""
         self._sampler.forget()
         output = TextUntilStop(self._model.tokenizer.stream_decoder(), (STOP,))
@@ -74,20 +76,17 @@ class Chat:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Save the conversation's state as states/files.py describes. Raises FormatError if the file cannot be written."""
         if self._state is None:
-            _, self._state = self._model.forward([END_OF_TEXT])
+            self._state = self._begin or self._model.forward([END_OF_TEXT])[1]
         if self._tail:
             _, self._state = self._model.forward(self._model.tokenizer.encode(self._tail), self._state)
             self._tail = ""
         self._state.save(path)
 
-    def load(self, path: str | os.PathLike[str]) -> None:
-        """Continue a saved conversation.
+    def load(self, path: str | os.PathLike[str], order: str | None = None) -> None:
+        """Continue a saved conversation, or begin a new one with a tuned state. The content of the file decides which it is.
 
-        Raises FormatError for a file that is not a saved state, or is another model's; then nothing changes.
+        `order` is only for a tuned state, as in Model.tuned_state. Raises FormatError or CheckpointError for a file that is neither, or
+        is another model's; then nothing changes.
         """
-        state = State.load(path)
-        try:
-            state.require(self._model.arch, self._model.dims)
-        except FormatError as error:
-            raise FormatError(f"{path}: {error}") from None
-        self._state, self._tail = state, ""
+        opened = open_state(path, self._model.arch, self._model.dims, order)
+        self._state, self._begin, self._tail = (None, opened.state, "") if opened.tuned else (opened.state, None, "")

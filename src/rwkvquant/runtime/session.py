@@ -35,6 +35,7 @@ from rwkvquant.runtime.engines.reference import ReferenceEngine, step_of
 from rwkvquant.runtime.sampling import Sampler, SamplingConfig
 from rwkvquant.runtime.states.files import State
 from rwkvquant.runtime.states.pool import MAX_SLOTS, Slots
+from rwkvquant.runtime.states.tuned import begin_with, tuned_state
 from rwkvquant.runtime.stopping import TextUntilStop, stop_strings
 from rwkvquant.runtime.threads import choose_threads
 from rwkvquant.runtime.tokenizer import Tokenizer, from_data, load_tokenizer
@@ -114,11 +115,16 @@ class Model:
 
     def initial_state(self) -> State:
         """The state of a model that has read nothing: zeros, or the tuned state that came with the weights."""
-        recurrent = self._architecture.zero_state(self.dims)
-        for array, values in zip(recurrent.spec, recurrent.arrays, strict=True):
-            if array.name in self._start:
-                values[:] = np.expand_dims(self._start[array.name], array.batch_axis)
-        return State(self.arch, recurrent)
+        return begin_with(self._start, self.arch, self.dims)
+
+    def tuned_state(self, path: str | os.PathLike[str], order: str | None = None) -> State:
+        """A tuned state from a file of other tools, for `state=` of the calls below. It takes the place of `initial_state`.
+
+        `path`: a .pth or a safetensors file with `blocks.N.att.time_state` alone. `order` "value-key" or "key-value" says which index of
+        its matrices is first; None: value-key in a .pth, key-value in safetensors. Raises CheckpointError for any other file, and for
+        the state of a model of another size.
+        """
+        return tuned_state(path, self.arch, self.dims, order)
 
     def forward(self, tokens: Sequence[int], state: State | None = None, logits: Which = "last") -> tuple[Logits, State]:
         """Read tokens after `state` (None: from the beginning, no token 0 is added) -> logits, state after the last token.

@@ -20,6 +20,7 @@ from rwkvquant.formats.disk import atomic_write
 from rwkvquant.kernels.state import RecurrentState
 
 VERSION = "0"
+SAVED_KEY = "rwkvquant_state"  # in the metadata, with the version as its value
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class State:
         arrays = {array.name: np.ascontiguousarray(np.take(values, 0, axis=array.batch_axis)) for array, values in parts}
         try:
             with atomic_write(Path(path), advice="make room and save again") as file:
-                file.write(save(arrays, {"rwkvquant_state": VERSION, "arch": self.arch}))
+                file.write(save(arrays, {SAVED_KEY: VERSION, "arch": self.arch}))
         except RwkvQuantError as error:
             raise FormatError(f"the state is not saved: {error}") from None
 
@@ -54,7 +55,7 @@ class State:
             with safe_open(path, framework="numpy") as file:
                 metadata, names = file.metadata() or {}, set(file.keys())
                 own = ARCHITECTURES.get(metadata.get("arch", ""))
-                if metadata.get("rwkvquant_state") != VERSION or own is None or names != {array.name for array in own.state}:
+                if metadata.get(SAVED_KEY) != VERSION or own is None or names != {array.name for array in own.state}:
                     raise FormatError(f"{path}: this is not a saved state of version {VERSION}, or its architecture is not known")
                 arrays = {array.name: file.get_tensor(array.name) for array in own.state}
         except (SafetensorError, OSError, TypeError, ValueError) as error:
