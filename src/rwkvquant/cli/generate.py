@@ -11,6 +11,7 @@ import typer
 
 from rwkvquant.cli.evaluate import TokenizerOption
 from rwkvquant.cli.output import JsonOption, emit, stderr
+from rwkvquant.cli.prompt import read_prompt
 
 TemperatureOption = Annotated[float, typer.Option(help="Higher is more random; 0 takes the likeliest token.")]
 TopPOption = Annotated[float, typer.Option(help="Choose among the likeliest tokens that have this probability together.")]
@@ -32,9 +33,14 @@ ThreadsOption = Annotated[int | None, typer.Option(help="Default: one for each p
 
 def command(
     file: Annotated[str, typer.Argument(help="A packed file or a checkpoint.")],
-    prompt: Annotated[str, typer.Option("--prompt", "-p", help="Text to continue.")] = "",
+    prompt: Annotated[str | None, typer.Option("--prompt", "-p", help="Text to continue; - reads it from stdin.")] = None,
+    prompt_file: Annotated[
+        str | None, typer.Option("--prompt-file", "-f", help="Read the prompt from this file, in UTF-8; - is stdin.")
+    ] = None,
     max_tokens: Annotated[int, typer.Option("--max-tokens", "-n", min=1, help="At most this many tokens.")] = 64,
-    stop: Annotated[list[str] | None, typer.Option(help="Stop before this text, which is not printed. May be given several times.")] = None,
+    stop: Annotated[
+        list[str] | None, typer.Option(metavar="TEXT", help="Stop before this text, which is not printed. May be given several times.")
+    ] = None,
     state: Annotated[
         str | None, typer.Option(help="Begin with a tuned state (.pth or safetensors), or continue a conversation that chat saved.")
     ] = None,
@@ -67,15 +73,16 @@ def command(
         min_p=min_p,
     )
     require_state(state, state_order)
+    text = read_prompt(prompt, prompt_file)
     model = load(file, tokenizer=tokenizer, threads=threads)
     begin = None if state is None else open_state(state, model.arch, model.dims, state_order).state
     if as_json:
-        emit(model.generate(prompt, max_tokens=max_tokens, sampling=sampling, state=begin, stop=stop or ()), True, lambda: None)
+        emit(model.generate(text, max_tokens=max_tokens, sampling=sampling, state=begin, stop=stop or ()), True, lambda: None)
         return
     started, count = time.perf_counter(), 0
-    pieces = model.stream(prompt, max_tokens=max_tokens, sampling=sampling, state=begin, stop=stop or ())
+    pieces = model.stream(text, max_tokens=max_tokens, sampling=sampling, state=begin, stop=stop or ())
     first = next(pieces, "")  # a prompt or tokenizer that does not fit raises here, before anything is printed
-    print(prompt, end="", flush=True)
+    print(text, end="", flush=True)
     for count, piece in enumerate(itertools.chain([first], pieces), start=1):  # noqa: B007
         print(piece, end="", flush=True)
     print()
