@@ -113,6 +113,41 @@ def test_an_answer_is_the_text_before_the_first_stop(kind: str, parts: list[str]
     assert _heard(chat, model) + chat._tail == f"User: Hi\n\nAssistant:{said}"  # kept state and tail: exactly what was said, once
 
 
+def test_the_system_text_is_read_once_before_the_first_message() -> None:
+    chat, model = _chat(system=" You are\r\n\r\na bot. ")
+    assert not chat.begun
+    model.will_say(" Hi.")
+    list(chat.reply("Hello"))
+    assert chat.begun
+    model.will_say(" Bye.")
+    list(chat.reply("Leave"))
+    assert _heard(chat, model) == "System: You are\na bot.\n\nUser: Hello\n\nAssistant: Hi.\n\nUser: Leave\n\nAssistant: Bye."
+
+
+@pytest.mark.parametrize("system", [None, "", " \n"])
+def test_without_a_system_text_a_conversation_begins_with_the_user(system: str | None) -> None:
+    chat, model = _chat(system=system)
+    model.will_say(" Hi.")
+    list(chat.reply("Hello"))
+    assert _heard(chat, model) == "User: Hello\n\nAssistant: Hi."
+
+
+def test_a_system_text_that_is_not_unicode_is_refused_at_once() -> None:
+    with pytest.raises(TokenizerError, match="surrogate"):
+        _chat(system="\udcff")
+
+
+@pytest.mark.parametrize(
+    ("message", "read"),
+    [("a\n\nb", "a\nb"), ("a\n \t\n\r\n  b", "a\n  b"), ("a\n  b\n c", "a\n  b\n c"), ("a\n\nUser: b", "a\nUser: b"), (" \n", "")],
+)
+def test_a_message_has_no_empty_line_because_that_ends_a_turn(message: str, read: str) -> None:
+    chat, model = _chat()
+    model.will_say(" ok")
+    list(chat.reply(message))
+    assert _heard(chat, model) == f"User: {read}\n\nAssistant: ok"
+
+
 def test_nothing_is_read_twice() -> None:
     chat, model = _chat("bytes")
     for turn in range(6):
@@ -189,6 +224,16 @@ def test_saving_reads_what_was_shown_but_not_yet_read(tmp_path: Path) -> None:
     _, expected = model.forward(model.tokenizer.encode(" there"), by_hand)
     again = Chat(model)
     again.load(tmp_path / "chat.state")
+    np.testing.assert_array_equal(again._state.recurrent.wkv, expected.recurrent.wkv)
+
+
+def test_a_conversation_that_is_saved_before_the_first_message_has_the_system_text(tmp_path: Path) -> None:
+    model = load(DATA / "rwkv7-tiny.pth", tokenizer=str(DATA / "tokenizer.json"))
+    Chat(model, system="Be kind.").save(tmp_path / "chat.state")
+    again = Chat(model)
+    again.load(tmp_path / "chat.state")
+    expected = model.forward([0, *model.tokenizer.encode("System: Be kind.")])[1]
+    assert again.begun
     np.testing.assert_array_equal(again._state.recurrent.wkv, expected.recurrent.wkv)
 
 
