@@ -9,19 +9,22 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rwkvquant.architectures import Dims
+from rwkvquant.checkpoints import Checkpoint
 from rwkvquant.checkpoints.gguf_header import TYPES, BlockType
 from rwkvquant.checkpoints.gguf_tokenizer import CONTROL, NORMAL, UNUSED, escaped
 from rwkvquant.checkpoints.names import name_table
 from rwkvquant.checkpoints.values import as_stored
 from rwkvquant.checkpoints.write_gguf import Value, write_gguf
 from rwkvquant.errors import CheckpointError, ConfigError
-from rwkvquant.export.in_layout import InLayout, Source
+from rwkvquant.export.in_layout import CheckpointSource, InLayout, Source
+from rwkvquant.formats.disk import atomic_write
 from rwkvquant.formats.tokenizer_data import TokenizerData
 from rwkvquant.runtime.tokenizer_json import byte_characters
 from rwkvquant.runtime.tokenizer_table import unpack_table
@@ -32,12 +35,13 @@ FILE_TYPES = {"float32": 0, "float16": 1, "q4_0": 2, "q8_0": 7, "q3_K": 11, "q4_
 KINDS = {kind.name: kind for kind in TYPES.values()}
 
 
-@dataclass(frozen=True)
-class BlockMatrix:
-    """A matrix in GGUF's blocks: `data` uint8 (rows, bytes of a row)."""
+class Blocks(Protocol):
+    """A matrix in GGUF's blocks: `kind`, the name of a block type, and `data` uint8 (rows, bytes of a row)."""
 
-    kind: BlockType
-    data: NDArray[np.uint8]
+    @property
+    def kind(self) -> str: ...
+    @property
+    def data(self) -> NDArray[Any]: ...
 
 
 def write_model(
@@ -46,7 +50,7 @@ def write_model(
     dims: Dims,
     tokenizer: TokenizerData,
     dtype: str = "float16",
-    blocks: Mapping[str, BlockMatrix] | None = None,
+    blocks: Mapping[str, Blocks] | None = None,
     file_type: str | None = None,
 ) -> int:
     """-> number of tensors. `blocks`: matrices by our names, in place of the source's; `file_type`: a key of FILE_TYPES.
@@ -62,7 +66,7 @@ def write_model(
     tensors: dict[str, tuple[BlockType, tuple[int, ...]]] = {}
     names: dict[str, str] = {}  # the file's name -> the name in `stored`
     for name, shape in stored.shapes.items():
-        kind = in_blocks[name].kind if name in in_blocks else KINDS[_dtype(name, shape, dtype)]
+        kind = KINDS[in_blocks[name].kind if name in in_blocks else _dtype(name, shape, dtype)]
         file_name = name.removeprefix("blk.0.") if "token_embd_norm" in name else name
         tensors[file_name], names[file_name] = (kind, shape), name
         if arch == "rwkv7" and (match := re.fullmatch(r"blk\.0\.time_mix_a([012])\.weight", name)):
@@ -78,14 +82,22 @@ def write_model(
         except CheckpointError:
             raise ConfigError(f"{name} has values outside the range of {kind.name}; try --dtype fp32") from None
 
-    entries = (
-        {"general.architecture": arch}
-        | _sizes(arch, dims)
-        | {"general.file_type": FILE_TYPES[file_type or dtype]}
-        | _tokenizer(tokenizer, arch, dims.vocab)
-    )
+    entries: dict[str, Value] = {"general.architecture": arch, "general.file_type": FILE_TYPES[file_type or dtype]}
+    if blocks:
+        entries["general.quantization_version"] = 2
+    entries |= _sizes(arch, dims) | _tokenizer(tokenizer, arch, dims.vocab)
     write_gguf(out, entries, tensors, data)
     return len(tensors)
+
+
+def export_blocks(
+    checkpoint: Checkpoint, output: str, tokenizer: TokenizerData, blocks: Mapping[str, Blocks], file_type: str
+) -> dict[str, Any]:
+    """Write a checkpoint with these matrices in blocks, all others float16 -> what `export` prints. Raises as `write_model` does."""
+    path = Path(output)
+    with atomic_write(path) as out:
+        count = write_model(out, CheckpointSource(checkpoint), checkpoint.dims, tokenizer, "float16", blocks, file_type)
+    return {"output": output, "layout": "gguf", "gguf_type": file_type, "tensors": count, "file_bytes": path.stat().st_size}
 
 
 def _dtype(name: str, shape: tuple[int, ...], dtype: str) -> str:

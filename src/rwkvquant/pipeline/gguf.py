@@ -1,0 +1,128 @@
+"""The matrices of a model in llama.cpp's block types, rounded by our error feedback; export/gguf.py writes them into a file.
+
+Block by block, as in quantize.py: the calibration text runs through the blocks that are quantised already; each projection is rounded for
+the inputs that it then has (quantizers/gguf/); the text goes on through the quantised block. The products that write to the residual
+stream also make up for earlier errors (quantizers/shared/correction.py). Embedding rows have no inputs: nearest codes. As in llama.cpp,
+LoRA factors and vectors keep 16 or 32 bits, the head is q6_K (q8_0 for q8_0), and a matrix whose rows are no multiple of 256 gets a type
+with blocks of 32, so a file has the size of llama-quantize's.
+
+Gives up: all quantised matrices are in memory until the file is written, and a job that was killed starts again.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from rwkvquant.architectures import Role, TensorSpec
+from rwkvquant.checkpoints import Checkpoint
+from rwkvquant.config import CalibrationConfig, QuantizeRequest
+from rwkvquant.errors import CheckpointError
+from rwkvquant.models import CheckpointSource
+from rwkvquant.pipeline.blocks import calibration_text
+from rwkvquant.pipeline.calibrate import calibrate
+from rwkvquant.pipeline.progress import Progress
+from rwkvquant.pipeline.tensors import Collected
+from rwkvquant.quantizers.gguf.blocks import pack
+from rwkvquant.quantizers.gguf.gptq import BlockCodes, gptq, nearest
+from rwkvquant.quantizers.gguf.grids import GRIDS, BlockGrid
+from rwkvquant.quantizers.shared.correction import corrected
+from rwkvquant.quantizers.shared.factor import factorize, is_finite
+from rwkvquant.recipes import recipe_for
+from rwkvquant.runtime.tokenizer import Tokenizer
+
+GGUF_TYPES = ("q8_0", "q4_K", "q4_0", "q3_K")
+IN_BLOCKS_OF_32 = {"q6_K": "q8_0", "q4_K": "q5_0", "q3_K": "q4_0"}  # llama.cpp's choice for other lengths of rows
+CORRECTION = 0.5  # as in the method rwkvquant
+CORRECTION_DAMPING = 0.05
+
+
+@dataclass(frozen=True)
+class Rounded:
+    """`data` uint8 (rows, bytes of a row) in the block type `kind`."""
+
+    kind: str
+    data: NDArray[Any]
+
+
+def gguf_matrices(
+    checkpoint: Checkpoint, kind: str, tokenizer: Tokenizer, calibration: CalibrationConfig | None = None, progress: Progress | None = None
+) -> dict[str, Rounded]:
+    """Projections, embedding and head by our names, in the types that llama-quantize gives them for `kind`, one of GGUF_TYPES.
+
+    Raises CalibrationError for a text that is missing or too short, CheckpointError for inputs that overflow.
+    """
+    job = _Job(checkpoint, kind, progress or Progress())
+    recipe = replace(recipe_for(QuantizeRequest(method="gptq")), fall_back=False, correction=CORRECTION)
+    if calibration is not None:
+        recipe = replace(recipe, calibration=replace(calibration, path=calibration.path or ""))
+    found = calibrate(recipe, tokenizer, job.progress)
+    weights = CheckpointSource(checkpoint)
+    try:
+        with tempfile.TemporaryDirectory() as scratch, torch.no_grad():
+            text = calibration_text(checkpoint, recipe, found, Path(scratch), torch.device("cpu"), job.progress)
+            original = weights.globals()
+            outer = original | {spec.name: job.embedding(spec.name, original[spec.name]) for spec in job.outside(Role.EMBEDDING)}
+            text.embed(outer, original)
+            for layer in range(checkpoint.dims.layers):
+                block = weights.block(layer)
+                quantised = block | job.block(layer, block, text.collect(block, layer))
+                text.advance(quantised, block, layer)
+            for spec in job.outside(Role.HEAD):
+                job.head(spec, original[spec.name], text.collect_head(outer))
+    finally:
+        job.progress.end()
+    return job.done
+
+
+class _Job:
+    def __init__(self, checkpoint: Checkpoint, kind: str, progress: Progress) -> None:
+        self._architecture, self._kind, self.progress = checkpoint.architecture, kind, progress
+        self._layers = checkpoint.dims.layers
+        self.done: dict[str, Rounded] = {}
+
+    def outside(self, role: Role) -> list[TensorSpec]:
+        return [spec for spec in self._architecture.outside if spec.role is role]
+
+    def embedding(self, name: str, W: Tensor) -> Tensor:
+        return self._keep(name, nearest(W, self._grid(self._kind, W), torch.ones(W.shape[1])))
+
+    def block(self, layer: int, block: dict[str, Any], collected: Collected) -> dict[str, Tensor]:
+        """The projections of a block, as they are after rounding."""
+        self.progress.phase(f"block {layer + 1} of {self._layers}: quantising")
+        after = {}
+        for spec in self._architecture.table:
+            if spec.role is not Role.PROJECTION:
+                continue
+            W, name = block[spec.name], self._architecture.full_name(layer, spec.name)
+            H = _checked(collected.inputs[str(spec.input)].H, name)
+            target, missing = W, collected.missing.get(name)
+            if missing is not None:
+                factor = factorize(H.to(W).clone(), damping=CORRECTION_DAMPING, act_order=True)
+                target = corrected(factor, W, missing.moment, CORRECTION)
+            after[spec.name] = self._keep(name, gptq(target, H, self._grid(self._kind, W)))
+        return after
+
+    def head(self, spec: TensorSpec, W: Tensor, collected: Collected) -> None:
+        kind = "q8_0" if self._kind == "q8_0" else "q6_K"
+        self._keep(spec.name, gptq(W, _checked(collected.inputs[str(spec.input)].H, spec.name), self._grid(kind, W)))
+
+    def _grid(self, kind: str, W: Tensor) -> BlockGrid:
+        grid = GRIDS[kind]
+        return grid if W.shape[1] % grid.block == 0 else GRIDS[IN_BLOCKS_OF_32[kind]]
+
+    def _keep(self, name: str, codes: BlockCodes) -> Tensor:
+        self.done[name] = Rounded(codes.grid.name, pack(codes))
+        return codes.decode()
+
+
+def _checked(H: Tensor, name: str) -> Tensor:
+    if not is_finite(H):
+        raise CheckpointError(f"the input of {name} overflows float32 on the calibration text: some weight before it is far too large")
+    return H
