@@ -186,6 +186,7 @@ SAID: dict[str, Any] = {
     "tensor_bits": ("att=4",),
     "calibration": CalibrationConfig(rows=3),
     "tokenizer": "world",
+    "adapter": "lora.pth,alpha=32",
     "device": "cuda",
     "seed": 7,
 }
@@ -221,6 +222,7 @@ OTHER: dict[str, Any] = {
     "vector_weights": "none",
     "calibration": CalibrationConfig(path="t.txt", rows=2),
     "tokenizer": "bytes",
+    "adapter": "lora.pth,alpha=32",
     "device": "cuda:1",
     "seed": 9,
 }

@@ -79,6 +79,7 @@ class QuantizeRequest:
     tensor_bits: tuple[str, ...] = ()  # "PATTERN=BITS", see selection/policy.py
     calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
     tokenizer: str | None = None
+    adapter: str | None = None  # "PATH", "PATH,alpha=NUMBER" or "PATH,init=PATH", see checkpoints/adapter.py
     device: str = "cpu"
     seed: int = 0
 
@@ -92,6 +93,7 @@ class QuantizeRequest:
             elif isinstance(value, list):
                 object.__setattr__(self, name, tuple(value))
         _plain_path(self, "tokenizer")
+        _plain_path(self, "adapter")
         check_types(self)
 
     @classmethod
@@ -103,9 +105,9 @@ class QuantizeRequest:
         return cls(**known)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON, without `own_options` where there are none, so that most files are as they were before there were any."""
-        options = dataclasses.asdict(self)
-        return options if self.own_options else {name: value for name, value in options.items() if name != "own_options"}
+        """Plain JSON, without `own_options` and `adapter` where there are none: most files are as they were before there were any."""
+        unsaid = [name for name in ("own_options", "adapter") if not getattr(self, name)]
+        return {name: value for name, value in dataclasses.asdict(self).items() if name not in unsaid}
 
 
 QuantizeConfig = QuantizeRequest  # its older name, which scripts use

@@ -46,6 +46,7 @@ VALUES: dict[str, list[Any]] = {
     "tensor_bits": [("att.value=8",), ("*=3",), "att.value=3", ["w1=2", "*=4"], ("att.value",), ("=3",), ("nothing=3",), (3,), 8],
     "calibration": [CalibrationConfig(rows=3), "text.txt", 128, None, {"rows": 3}],
     "tokenizer": ["world", "bytes", "", 5],
+    "adapter": ["lora.pth,alpha=32", "", 5],
     "device": ["cpu", "cuda", "cuda:1", "tpu", None],
     "seed": [0, 7, -1, 1.5, "0"],
 }
@@ -109,7 +110,7 @@ def test_recipes_drawn_at_random_run(tmp_path: Path) -> None:
     draw, text = random.Random(3), calibration_text(tmp_path, rows=4, length=32)
     source = checkpoint_file(tmp_path, "rwkv7", layers=1, width=32, head_size=8, ranks=TINY["ranks"])
     ran, refused = set(), 0
-    names = [name for name in VALUES if name not in ("calibration", "tokenizer", "device", "seed", "bits")]
+    names = [name for name in VALUES if name not in ("calibration", "tokenizer", "adapter", "device", "seed", "bits")]
     while len(ran) < 2 * len(METHODS):
         method = draw.choice([name for name in METHODS if sum(name == done for done, _ in ran) < 2])
         said = {name: draw.choice(VALUES[name][:3]) for name in draw.sample(names, 3)}

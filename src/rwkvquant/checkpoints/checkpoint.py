@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rwkvquant.architectures import QUANTIZED_ROLES, Role, TensorSpec
+from rwkvquant.checkpoints.adapter import Adapter
 from rwkvquant.checkpoints.detect import detect
 from rwkvquant.checkpoints.gguf_tokenizer import EmbeddedTokenizer
 from rwkvquant.checkpoints.summary import summary
@@ -47,6 +48,7 @@ class Checkpoint:
     `architecture`, and `arch`, its name      `dims`: all sizes      `tensors`: name -> TensorInfo(name, dtype, shape), in the file's order
     `layout`: which name table of names.py the file uses              `format`: "pth" | "safetensors" | "gguf"
     `tied_head`: the name of the head if the file has none because its embedding is the head, else None. `tensors` has it.
+    `adapter`: what is merged when a tensor is read, or None. `sha256` and `files` are those of the checkpoint alone.
     """
 
     def __init__(self, path: Path, file: TranslatedFile, files: list[Path], tokenizer: EmbeddedTokenizer | None = None) -> None:
@@ -62,13 +64,22 @@ class Checkpoint:
         self.tensors = with_head.tensors
         self.architecture, self.dims = detect({name: info.shape for name, info in self.tensors.items()})
         self.arch = self.architecture.name
+        self.adapter: Adapter | None = None
+
+    def adapt(self, adapter: Adapter) -> None:
+        """Merge `adapter` into what is read from now on. Raises CheckpointError if it changes a tied head."""
+        ends = {self.tied_head, self.architecture.embedding.name} & adapter.changes.keys() if self.tied_head else set()
+        for name in sorted(filter(None, ends)):
+            raise CheckpointError(f"the adapter {adapter.path}: it changes {name}, but in this checkpoint the head is the embedding")
+        self.adapter = adapter
 
     def read(self, name: str) -> NDArray[np.float32]:
         """A tensor in its stored shape. Raises CheckpointError if it was altered, or holds NaN or infinity."""
         try:
-            return self._file.read(name)
+            values = self._file.read(name)
         except CheckpointError as error:
             raise CheckpointError(f"{self.path}: {error}") from error
+        return values if self.adapter is None else self.adapter.merge(name, values)
 
     def specs(self) -> Iterator[tuple[str, TensorSpec, int | None]]:
         """(full name, spec, layer or None) of every tensor that exists and is used: embedding, blocks, ln_out, head."""
@@ -100,6 +111,10 @@ class Checkpoint:
             else:
                 matrices[name] = LogicalMatrix(name, spec.name, spec, layer, shape, name)
         return matrices
+
+    def made_from(self) -> str:
+        """What the values depend on: the hash of the checkpoint, and that of the adapter if there is one."""
+        return self.sha256() if self.adapter is None else f"{self.sha256()} with the adapter {self.adapter.sha256}"
 
     def sha256(self) -> str:
         """In hexadecimal; computed once.

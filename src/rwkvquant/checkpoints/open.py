@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from rwkvquant.checkpoints.adapter import Adapter, Spec
 from rwkvquant.checkpoints.checkpoint import Checkpoint
 from rwkvquant.checkpoints.gguf_file import GgufFile
 from rwkvquant.checkpoints.gguf_header import MAGIC as GGUF
@@ -24,13 +25,20 @@ SUPPORTED = (
 IN_DIRECTORY = [("model.safetensors", "model.safetensors.index.json"), ("pytorch_model.bin", "pytorch_model.bin.index.json")]
 
 
-def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
+def open_checkpoint(path: str | os.PathLike[str], adapter: str = "") -> Checkpoint:
     """Open a checkpoint: its table of tensors is read, not its weights. Never imports torch, never runs anything that a pickle names.
 
     `path` is a .pth, a safetensors file, a GGUF file, an index of shards, or a directory with one of them, in any layout of names.py.
+    `adapter`: "PATH", "PATH,alpha=NUMBER" or "PATH,init=PATH" of an adapter that is merged when tensors are read (adapter.py), or "".
     Raises CheckpointError for anything that is not a checkpoint of a supported architecture. The message begins with the path.
     """
-    path = Path(path)
+    checkpoint = _open(Path(path))
+    if adapter:
+        checkpoint.adapt(Adapter(Spec.parse(adapter), checkpoint.architecture, checkpoint.tensors, open_file))
+    return checkpoint
+
+
+def _open(path: Path) -> Checkpoint:
     try:
         main = _in_directory(path) if path.is_dir() else path
         file: TensorFile
@@ -94,7 +102,9 @@ def _in_directory(directory: Path) -> Path:
         if there:
             return directory / there[0]
     if (directory / "adapter_config.json").exists():
-        raise CheckpointError("this directory holds an adapter (adapter_config.json) and no model; merge it into its model first")
+        raise CheckpointError(
+            "this directory holds an adapter (adapter_config.json) and no model; merge it into its model first, or use quantize --adapter"
+        )
     names = ", ".join(name for pair in IN_DIRECTORY for name in pair)
     raise CheckpointError(f"this directory has no checkpoint under a name that Hugging Face uses ({names}); give the path of a file")
 

@@ -29,7 +29,7 @@ WRAPPERS = ("module", "_orig_mod", "_forward_module", "_fsdp_wrapped_module", "_
 WRAPPER = re.compile(rf"(?<![^.])(?:{'|'.join(WRAPPERS)})\.")
 PEFT = "base_model.model."
 ADAPTER = re.compile(
-    r"\.(lora_(?:A|B|E|embedding_A|embedding_B|magnitude_vector)|bone|disha|miss|hada_w[12]_[ab]|lokr_w[12](?:_[ab])?"
+    r"\.(lora_(?:A|B|E|embedding_A|embedding_B|magnitude_vector)|bone(?:_block)?|disha|miss(?:_block)?|hada_w[12]_[ab]|lokr_w[12](?:_[ab])?"
     r"|oft_r|ia3_l|vera_lambda_[bd])(?:\.|$)"
 )
 
@@ -111,5 +111,5 @@ def refuse_adapter(names: Iterable[str]) -> None:
         if match := ADAPTER.search(name):
             raise CheckpointError(
                 f"this file holds an adapter ({match[1]}, as in {name}), which changes another checkpoint's weights; "
-                "merge it into its model first, then use the merged checkpoint"
+                "merge it into its model first, then use the merged checkpoint, or give it to quantize with --adapter"
             )

@@ -118,6 +118,10 @@ def command(
         str | None,
         typer.Option(help="world | bytes | a tokenizer.json | a World vocabulary file. Default: the directory's, or by vocabulary size."),
     ] = None,
+    adapter: Annotated[
+        str | None,
+        typer.Option(help="Merge a LoRA, PiSSA or Bone adapter: a PEFT directory, or a .pth as FILE, FILE,alpha=NUMBER or FILE,init=FILE."),
+    ] = None,
     device: Annotated[str, typer.Option(help="cpu | cuda. cuda has not been run on a GPU yet.")] = _DEFAULT.device,
     seed: Annotated[int, typer.Option()] = _DEFAULT.seed,
     card: Annotated[bool, typer.Option("--card", help="For publishers: write README.md and config.json next to the output.")] = False,
@@ -161,6 +165,7 @@ def command(
         tensor_bits=tuple(tensor_bits or ()),
         calibration=dataclasses.replace(CalibrationConfig(), path=calib, rows=calib_rows, length=calib_len),
         tokenizer=tokenizer,
+        adapter=adapter,
         device=device,
         seed=seed,
     )
@@ -169,6 +174,8 @@ def command(
 
     if not card and (licence, base_model, card_text) != (None, None, None):
         raise typer.BadParameter("--license, --base-model and --card-text go with --card")
+    if card and adapter:
+        raise typer.BadParameter("--card describes the quantised base model; with --adapter write a card of your own")
     progress = quantize_progress()
     if output is None and not dry_run:
         raise typer.BadParameter("give -o OUT.safetensors, or --dry-run")

@@ -20,7 +20,7 @@ from rwkvquant.formats.writer import package_version
 from rwkvquant.recipes import Recipe, Setting
 
 SUMS = ("checkpoint", "calibration text", "tokenizer", "candidates", "plan")  # hashes, which tell a reader nothing
-ELSEWHERE = ("calibration", "tokenizer", "candidates")  # compared by content, not by path
+ELSEWHERE = ("calibration", "tokenizer", "adapter", "candidates")  # compared by content, not by path
 
 
 def of_pass_1(source: str, text: str, settings: Mapping[str, Sequence[Setting]], recipe: Recipe) -> dict[str, Any]:

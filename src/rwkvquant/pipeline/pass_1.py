@@ -26,7 +26,7 @@ def choose(
     assert text is not None, "a recipe with a pass 1 reads text"
     require_reachable(checkpoint, recipe)
     settings = allowed_settings(recipe, list(quantized_shapes(checkpoint)))
-    journal = work.journal("plan.json", fingerprint.of_pass_1(checkpoint.sha256(), text.sha256, settings, recipe))
+    journal = work.journal("plan.json", fingerprint.of_pass_1(checkpoint.made_from(), text.sha256, settings, recipe))
     measured = None
     if journal.state and journal.state.get("complete"):
         measured = from_json(journal.state.get("tensors"))

@@ -77,14 +77,14 @@ def quantize(
 def _quantize(
     source: Path, output: Path, asked: QuantizeRequest, recipe: Recipe, progress: Progress, work: WorkDirectory, executor: Executor
 ) -> dict[str, Any]:
-    checkpoint, device = open_checkpoint(source), _device(recipe)
-    check_output(output, *checkpoint.files)
+    checkpoint, device = open_checkpoint(source, recipe.adapter), _device(recipe)
+    check_output(output, *checkpoint.files, *(checkpoint.adapter.files if checkpoint.adapter else ()))
     tokenizer = load_tokenizer(recipe.tokenizer or checkpoint.tokenizer, checkpoint.dims.vocab)
     calibrated = calibrate(recipe, tokenizer, progress)
     chosen = choose(checkpoint, recipe, calibrated, work, device, progress)
     plan = make_plan(checkpoint, recipe, chosen)
 
-    made_from = of_pass_2(checkpoint.sha256(), calibrated.sha256 if calibrated else None, tokenizer.to_data(), chosen, recipe)
+    made_from = of_pass_2(checkpoint.made_from(), calibrated.sha256 if calibrated else None, tokenizer.to_data(), chosen, recipe)
     with resumable(work, output, made_from, checkpoint.dims.layers, recipe.measured) as job:
         text = calibration_text(checkpoint, recipe, calibrated, job.scratch, device, progress)
         tensors = TensorWriter(checkpoint, plan, recipe, job.writer, progress, executor)
@@ -139,7 +139,7 @@ def plan_only(
     recipe, progress = _recipe(request), progress or Progress()
     try:
         with fast_products(_device(recipe)), work_directory(work_dir, None, resume, stop, progress) as work:
-            checkpoint, device = open_checkpoint(source), _device(recipe)
+            checkpoint, device = open_checkpoint(source, recipe.adapter), _device(recipe)
             tokenizer = load_tokenizer(recipe.tokenizer or checkpoint.tokenizer, checkpoint.dims.vocab)
             calibrated = calibrate(recipe, tokenizer, progress)  # a file that is not text is refused now, not only by the real run
             plan = make_plan(checkpoint, recipe, choose(checkpoint, recipe, calibrated, work, device, progress))

@@ -30,9 +30,11 @@ def quantization_config(request: QuantizeRequest, recipe: Recipe, plan: list[Pla
 
 
 def provenance(checkpoint: Checkpoint, calibrated: Calibration | None) -> dict[str, Any]:
+    adapter = checkpoint.adapter
     return {
         "source": checkpoint.path.resolve().name,
         "source_sha256": checkpoint.sha256(),
+        **({"adapter": adapter.path.resolve().name, "adapter_sha256": adapter.sha256} if adapter else {}),
         "calibration_sha256": calibrated.sha256 if calibrated else None,
         "calibration_tokens": list(calibrated.tokens.shape) if calibrated else None,
         "torch": torch.__version__,

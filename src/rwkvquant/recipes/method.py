@@ -18,7 +18,7 @@ from rwkvquant.config import STYLES, QuantizeRequest
 from rwkvquant.errors import ConfigError
 from rwkvquant.recipes.recipe import Recipe
 
-ALWAYS = ("method", "own_options", "tensor_bits", "calibration", "tokenizer", "device", "seed")  # options of every method
+ALWAYS = ("method", "own_options", "tensor_bits", "calibration", "tokenizer", "adapter", "device", "seed")  # options of every method
 
 
 @dataclass(frozen=True)
@@ -106,6 +106,7 @@ class Said:
             "tensor_bits": request.tensor_bits,
             "calibration": request.calibration,
             "tokenizer": request.tokenizer or "",
+            "adapter": request.adapter or "",
             "device": request.device,
             "seed": request.seed,
         }

@@ -75,6 +75,7 @@ class Recipe:
     vector_weights: str = "none"
     calibration: CalibrationConfig = field(default_factory=lambda: CalibrationConfig(path=""))
     tokenizer: str = ""
+    adapter: str = ""
     device: str = "cpu"
     seed: int = 0
 
@@ -117,6 +118,8 @@ class Recipe:
         fields: dict[str, Any] = {}
         for each in dataclasses.fields(self):
             value = getattr(self, each.name)
+            if each.name == "adapter" and not value:  # as in files that were written before there were any
+                continue
             if each.name in SETTINGS:
                 fields[each.name] = [setting.to_json() for setting in value]
             elif each.name in PARTS:
