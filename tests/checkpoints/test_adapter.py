@@ -284,6 +284,13 @@ def test_a_scale_that_no_file_gives_is_asked_for(tmp_path: Path) -> None:
         open_checkpoint(model_path, f"{path},init={write_pth(tmp_path / 'b.pth', {'x': draw(3)})}")
 
 
+def test_a_scale_is_given_once(tmp_path: Path) -> None:
+    path, model_path = peft(tmp_path / "adapter", lora_of(".weight")), base(tmp_path, model())
+    for given in (f"{path},alpha=8", f"{path},init={path / 'adapter_model.safetensors'}"):
+        with pytest.raises(CheckpointError, match=r"adapter_config\.json gives the scale of this adapter; alpha and init are for files"):
+            open_checkpoint(model_path, given)
+
+
 def test_nothing_that_a_pickle_names_is_run(tmp_path: Path) -> None:
     bomb = write_zip(tmp_path / "a.pth", b"cbuiltins\nexec\n(X\x1d\x00\x00\x00raise SystemExit('it has run')tR.")
     with pytest.raises(CheckpointError, match=r"the adapter .*a\.pth: .*asks for builtins\.exec.*nothing was run"):

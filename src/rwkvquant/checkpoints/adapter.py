@@ -90,6 +90,8 @@ class Adapter:
         try:
             main, config_path = _files(spec.path)
             self._config = _config(config_path) if config_path else {}
+            if config_path and (spec.alpha or spec.init):
+                raise CheckpointError(f"{CONFIG} gives the scale of this adapter; alpha and init are for files without one")
             self._file = _Named(open_one(main))
             self._init = _Named(open_one(spec.init)) if spec.init else None
             self.files = [file for file in (main, config_path, spec.init) if file is not None]
