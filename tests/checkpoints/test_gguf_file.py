@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import gguf
 import numpy as np
 import pytest
 import torch
@@ -22,8 +23,6 @@ from rwkvquant.runtime.tokenizer import load_tokenizer
 from rwkvquant.runtime.tokenizer_world import load_world
 from tests.checkpoints.layouts import GGUF, Tensors
 from tests.helpers import random_state_dict
-
-gguf = pytest.importorskip("gguf")
 
 RANKS = {"Rw": 5, "Ra": 7, "Rv": 11, "Rg": 13, "Rm": 3, "Rd": 17}
 Q = gguf.GGMLQuantizationType

@@ -93,7 +93,6 @@ def chat_on_a_terminal(keys: list[bytes], *options: str) -> str:
 
 
 def test_arrow_keys_edit_the_line_of_a_chat() -> None:
-    pytest.importorskip("readline")
     shown = chat_on_a_terminal([b"/quii\x1b[Dt\x1b[C\x7f\r"], "-n", "1")  # left, t, right, delete backwards: /quit
     assert "^[[D" not in shown
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import gguf
 import numpy as np
 import pytest
 import torch
@@ -19,7 +20,6 @@ from tests.checkpoints.layouts import GGUF
 from tests.helpers import random_state_dict, write_pth
 from tests.runtime.packing import pack_checkpoint
 
-gguf = pytest.importorskip("gguf")
 DATA = Path(__file__).parents[1] / "data"
 RANKS = {"Rw": 5, "Ra": 7, "Rv": 11, "Rg": 13, "Rm": 3, "Rd": 17}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import gguf
 import numpy as np
 import pytest
 import torch
@@ -19,7 +20,6 @@ from rwkvquant.quantizers.gguf.gptq import nearest
 from rwkvquant.quantizers.gguf.grids import GRIDS
 from rwkvquant.runtime.tokenizer import load_tokenizer
 
-gguf = pytest.importorskip("gguf")
 DATA = Path(__file__).parents[1] / "data"
 SMALL = ["--calib-rows", "8", "--calib-len", "64", "--tokenizer", str(DATA / "tokenizer.json")]
 

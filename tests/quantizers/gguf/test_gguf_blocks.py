@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gguf
 import numpy as np
 import pytest
 import torch
@@ -11,7 +12,6 @@ from rwkvquant.quantizers.gguf.blocks import pack
 from rwkvquant.quantizers.gguf.gptq import BlockCodes, gptq, nearest
 from rwkvquant.quantizers.gguf.grids import GRIDS, Scales, find_scales
 
-gguf = pytest.importorskip("gguf")
 ROWS, COLS = 20, 512
 
 
