@@ -17,6 +17,8 @@ ALLOWED = {
     "kernels/": "the step of one architecture, by its own names",
     "checkpoints/names.py": "the name tables of other layouts",
     "checkpoints/translate.py": "how layouts are recognised",
+    "checkpoints/gguf_file.py": "the metadata of llama.cpp's files",
+    "export/gguf.py": "the metadata of llama.cpp's files",
     "export/hf_config.py": "the config.json of other tools' classes",
     "checkpoints/summary.py": "a key of what `inspect` prints",
     "cli/quantize.py": "an example in the help of an option",
