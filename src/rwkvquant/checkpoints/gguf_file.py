@@ -20,14 +20,13 @@ from numpy.typing import NDArray
 
 from rwkvquant.checkpoints.gguf_blocks import decode_blocks
 from rwkvquant.checkpoints.gguf_header import GgufTensor, read_header
+from rwkvquant.checkpoints.gguf_table import GGUF_TABLES
 from rwkvquant.checkpoints.gguf_tokenizer import tokenizer_text
 from rwkvquant.checkpoints.tensor_info import TensorInfo
 from rwkvquant.checkpoints.unpickler import shown
 from rwkvquant.checkpoints.values import DTYPES, as_float32, require_whole
 from rwkvquant.errors import CheckpointError
 
-ARCHITECTURES = ("rwkv6", "rwkv7")
-UNUSED = re.compile(r"blk\.0\.time_mix_v[012]\.weight")
 BY_HEADS = re.compile(r"blk\.\d+\.time_mix_r_k\.weight")
 RESCALED = re.compile(r"blk\.(\d{1,5})\.(time_mix_output|channel_mix_value)\.weight")
 
@@ -47,14 +46,16 @@ class GgufFile:
         self._bytes = memoryview(self._mapping)
         header = read_header(self._bytes)
         arch = header.entries.get("general.architecture")
-        if arch not in ARCHITECTURES:
-            raise CheckpointError(f"a GGUF file can be read if its architecture is {' or '.join(ARCHITECTURES)}; got {shown(str(arch))}")
+        table = GGUF_TABLES.get(arch) if isinstance(arch, str) else None
+        if table is None:
+            raise CheckpointError(f"a GGUF file can be read if its architecture is {' or '.join(GGUF_TABLES)}; got {shown(str(arch))}")
         self._head_size = _whole(header.entries, f"{arch}.wkv.head_size", at_least=1)
-        self._rescale_every = _whole(header.entries, f"{arch}.rescale_every_n_layers", at_least=0) if arch == "rwkv6" else 0
+        self._rescale_every = _whole(header.entries, f"{arch}.rescale_every_n_layers", at_least=0) if table.rescales else 0
         self.tokenizer = tokenizer_text(header.entries)
         self._stored: dict[str, GgufTensor] = {}
+        unused = {table.copy_of(name) for name in header.tensors}
         for name, tensor in header.tensors.items():
-            if arch != "rwkv7" or not UNUSED.fullmatch(name):
+            if name not in unused:
                 self._stored["blk.0." + name if name.startswith("token_embd_norm.") else name] = tensor
         self.tensors = {name: TensorInfo(name, tensor.type.name, self._shape(name, tensor)) for name, tensor in self._stored.items()}
 

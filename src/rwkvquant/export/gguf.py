@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from rwkvquant.architectures import Dims
 from rwkvquant.checkpoints import Checkpoint
 from rwkvquant.checkpoints.gguf_header import TYPES, BlockType
+from rwkvquant.checkpoints.gguf_table import GGUF_TABLES
 from rwkvquant.checkpoints.gguf_tokenizer import CONTROL, NORMAL, UNUSED, escaped
 from rwkvquant.checkpoints.names import name_table
 from rwkvquant.checkpoints.values import as_stored
@@ -69,8 +70,7 @@ def write_model(
         kind = KINDS[in_blocks[name].kind if name in in_blocks else _dtype(name, shape, dtype)]
         file_name = name.removeprefix("blk.0.") if "token_embd_norm" in name else name
         tensors[file_name], names[file_name] = (kind, shape), name
-        if arch == "rwkv7" and (match := re.fullmatch(r"blk\.0\.time_mix_a([012])\.weight", name)):
-            copy = f"blk.0.time_mix_v{match[1]}.weight"
+        if (copy := GGUF_TABLES[arch].copy_of(name)) is not None:
             tensors[copy], names[copy] = (kind, shape), name
 
     def data(file_name: str) -> bytes:
@@ -114,20 +114,9 @@ def _sizes(arch: str, dims: Dims) -> dict[str, Value]:
         "feed_forward_length": dims.hidden,
         "attention.head_count": 0,  # llama.cpp wants it, and does not use it
     }
-    own: dict[str, dict[str, Any]] = {
-        "rwkv7": {
-            "attention.decay_lora_rank": dims.ranks.get("Rw"),
-            "attention.iclr_lora_rank": dims.ranks.get("Ra"),
-            "attention.value_residual_mix_lora_rank": dims.ranks.get("Rv", dims.ranks.get("Ra")),  # a model of one layer has none
-            "attention.gate_lora_rank": dims.ranks.get("Rg"),
-        },
-        "rwkv6": {
-            "rescale_every_n_layers": 0,  # halving every six layers is for sums in 16 bits
-            "time_mix_extra_dim": dims.ranks.get("Rm"),
-            "time_decay_extra_dim": dims.ranks.get("Rd"),
-        },
-    }
-    return {f"{arch}.{key}": value for key, value in (common | own[arch]).items()}
+    table = GGUF_TABLES[arch]
+    ranks = {key: next((dims.ranks[s] for s in symbols if s in dims.ranks), None) for key, symbols in table.ranks.items()}
+    return {f"{arch}.{key}": value for key, value in (common | ranks | dict(table.constants)).items()}
 
 
 def _tokenizer(data: TokenizerData, arch: str, vocab: int) -> dict[str, Value]:
