@@ -93,6 +93,7 @@ def _quantize(
 
         weights = CheckpointSource(checkpoint, device)
         original = weights.globals()
+        progress.phase("embedding")
         outer = tensors.write(original, None, BEFORE_HEAD)
         if job.begins:
             text.embed(outer, original)
