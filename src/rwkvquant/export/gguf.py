@@ -115,7 +115,7 @@ def _sizes(arch: str, dims: Dims) -> dict[str, Value]:
         "attention.head_count": 0,  # llama.cpp wants it, and does not use it
     }
     table = GGUF_TABLES[arch]
-    ranks = {key: next((dims.ranks[s] for s in symbols if s in dims.ranks), None) for key, symbols in table.ranks.items()}
+    ranks = {key: next(dims.ranks[symbol] for symbol in symbols if symbol in dims.ranks) for key, symbols in table.ranks.items()}
     return {f"{arch}.{key}": value for key, value in (common | ranks | dict(table.constants)).items()}
 
 
