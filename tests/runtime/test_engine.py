@@ -1,4 +1,4 @@
-"""The native engine is the NumPy forward, for every layout and odd sizes; and how tokens and threads are dealt out changes no bit."""
+"""The native engine is the NumPy forward, for every layout and odd sizes; and how tokens and threads are shared out changes no bit."""
 
 from __future__ import annotations
 
