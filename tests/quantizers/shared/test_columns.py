@@ -159,7 +159,7 @@ def test_arrays_that_do_not_fit_are_refused(change: dict[str, Any]) -> None:
 
 def test_codes_without_a_centroid_are_refused() -> None:
     codes = np.full((2, 4), 8, np.uint8)
-    with pytest.raises(ValueError, match=r"\[code_gram\] a code"):
+    with pytest.raises(ValueError, match=r"\[code_gram\] codes must be below K"):
         workshop.code_gram(codes, np.eye(2), np.ones(4), 2, 8, 1)
 
 
