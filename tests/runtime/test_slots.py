@@ -1,4 +1,4 @@
-"""Slots are `Model.forward` in place: the same logits, whoever sits beside whom, and nothing that was given or taken is changed."""
+"""Slots are `Model.forward` in place: the same logits with any neighbours, and no state that was given or taken is changed."""
 
 from __future__ import annotations
 
