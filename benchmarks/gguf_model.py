@@ -11,8 +11,8 @@ from gguf import GGUFReader
 from rwkvquant.architectures import Dims
 from rwkvquant.checkpoints.gguf_header import read_header
 from rwkvquant.checkpoints.write_gguf import write_gguf as write_file
-from rwkvquant.export.gguf import write_model
-from rwkvquant.export.in_layout import PackedSource
+from rwkvquant.exporting.gguf import write_model
+from rwkvquant.exporting.in_layout import PackedSource
 from rwkvquant.formats.container import PackedFile
 from rwkvquant.runtime.tokenizer_world import WorldTokenizer, load_world
 

@@ -18,7 +18,7 @@ ALLOWED = {
     "checkpoints/names.py": "the name tables of other layouts",
     "checkpoints/translate.py": "how layouts are recognised",
     "checkpoints/gguf_table.py": "the metadata of llama.cpp's files",
-    "export/hf_config.py": "the config.json of other tools' classes",
+    "exporting/hf_config.py": "the config.json of other tools' classes",
     "checkpoints/summary.py": "a key of what `inspect` prints",
     "cli/quantize.py": "an example in the help of an option",
     "selection/policy.py": "an example in a message",

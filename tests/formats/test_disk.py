@@ -12,7 +12,7 @@ import pytest
 
 from rwkvquant.calibration.mapped import map_file
 from rwkvquant.errors import RwkvQuantError
-from rwkvquant.export.layouts import export
+from rwkvquant.exporting.layouts import export
 from rwkvquant.formats import disk
 from rwkvquant.formats.container import ContainerWriter, check_output
 from rwkvquant.formats.spool import Spool

@@ -31,7 +31,7 @@ def command(
     if gguf_type is not None:
         result = _in_blocks(file, output, layout, gguf_type, CalibrationConfig(calib, calib_rows, calib_len), tokenizer)
     else:
-        from rwkvquant.export.layouts import export
+        from rwkvquant.exporting.layouts import export
 
         result = export(file, output, dtype, layout)
     emit(result, as_json, lambda: stdout.print(f"{output}: {result['tensors']} tensors, {human_bytes(result['file_bytes'])}"))
@@ -41,7 +41,7 @@ def _in_blocks(
     file: str, output: str, layout: str, gguf_type: str, calibration: CalibrationConfig, tokenizer: str | None
 ) -> dict[str, Any]:
     from rwkvquant.checkpoints import open_checkpoint
-    from rwkvquant.export.gguf import export_blocks
+    from rwkvquant.exporting.gguf import export_blocks
     from rwkvquant.formats.container import check_output
     from rwkvquant.pipeline.gguf import GGUF_TYPES, gguf_matrices
     from rwkvquant.runtime.session import is_packed

@@ -21,7 +21,7 @@ def publish(
     What would stop publishing is reported before the work.
     """
     from rwkvquant.calibration.samples import load_documents
-    from rwkvquant.export import card
+    from rwkvquant.exporting import card
 
     publication = card.prepare(checkpoint, output, licence, base_model)
     if card_text is not None:

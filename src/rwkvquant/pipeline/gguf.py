@@ -1,4 +1,4 @@
-"""The matrices of a model in llama.cpp's block types, rounded by our error feedback; export/gguf.py writes them into a file.
+"""The matrices of a model in llama.cpp's block types, rounded by our error feedback; exporting/gguf.py writes them into a file.
 
 Block by block, as in quantize.py: the calibration text runs through the blocks that are quantised already; each projection is rounded for
 the inputs that it then has (quantizers/gguf/); the text goes on through the quantised block. The products that write to the residual

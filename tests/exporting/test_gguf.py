@@ -12,7 +12,7 @@ import torch
 import rwkvquant
 from rwkvquant.checkpoints import open_checkpoint
 from rwkvquant.errors import ConfigError
-from rwkvquant.export.layouts import export
+from rwkvquant.exporting.layouts import export
 from rwkvquant.formats.tokenizer_data import TokenizerData
 from rwkvquant.runtime.tokenizer import load_tokenizer
 from rwkvquant.runtime.tokenizer_base import Tokenizer

@@ -15,8 +15,8 @@ import rwkvquant
 from rwkvquant.checkpoints import open_checkpoint
 from rwkvquant.checkpoints.values import as_float32, as_stored
 from rwkvquant.errors import CheckpointError, ConfigError, RwkvQuantError
-from rwkvquant.export import layouts as module
-from rwkvquant.export.layouts import export
+from rwkvquant.exporting import layouts as module
+from rwkvquant.exporting.layouts import export
 from rwkvquant.formats.container import open_packed
 from rwkvquant.formats.tokenizer_data import TokenizerData
 from tests.checkpoints.layouts import fla_rwkv6, fla_rwkv7, hf_rwkv6, prefixed, web_rwkv

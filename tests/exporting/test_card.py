@@ -9,7 +9,7 @@ import pytest
 
 from rwkvquant.cli.main import run
 from rwkvquant.errors import ConfigError
-from rwkvquant.export.card import MARK, prepare
+from rwkvquant.exporting.card import MARK, prepare
 from rwkvquant.formats.container import open_packed
 from tests.checkpoints.layouts import write_directory
 from tests.helpers import random_state_dict, write_pth

@@ -24,7 +24,7 @@ from rwkvquant.checkpoints.names import name_table
 from rwkvquant.checkpoints.values import as_stored
 from rwkvquant.checkpoints.write_gguf import Value, write_gguf
 from rwkvquant.errors import CheckpointError, ConfigError
-from rwkvquant.export.in_layout import CheckpointSource, InLayout, Source
+from rwkvquant.exporting.in_layout import CheckpointSource, InLayout, Source
 from rwkvquant.formats.disk import atomic_write
 from rwkvquant.formats.tokenizer_data import TokenizerData
 from rwkvquant.runtime.tokenizer_json import byte_characters

@@ -19,9 +19,9 @@ from rwkvquant.checkpoints.names import name_table
 from rwkvquant.checkpoints.values import as_stored
 from rwkvquant.checkpoints.write_safetensors import write_safetensors
 from rwkvquant.errors import CheckpointError, ConfigError
-from rwkvquant.export.gguf import write_model
-from rwkvquant.export.hf_config import hf_config
-from rwkvquant.export.in_layout import InLayout, PackedSource
+from rwkvquant.exporting.gguf import write_model
+from rwkvquant.exporting.hf_config import hf_config
+from rwkvquant.exporting.in_layout import InLayout, PackedSource
 from rwkvquant.formats.container import check_output, open_packed
 from rwkvquant.formats.disk import atomic_directory, atomic_write, replace_file
 
@@ -52,7 +52,7 @@ def export(file: str, output: str, dtype: str = "fp16", layout: str = "pth") -> 
     def write(path: Path) -> None:
         with atomic_write(path) as out:
             if layout == "pth":
-                from rwkvquant.export.pth import write_pth  # the only layout that needs torch
+                from rwkvquant.exporting.pth import write_pth  # the only layout that needs torch
 
                 write_pth(out, {name: values(name) for name in stored.shapes}, dtype)
             elif layout == "gguf":
