@@ -123,7 +123,7 @@ def run(path: Path, folder: Path, request: QuantizeRequest) -> dict[str, Any]:
     with fast_products(torch.device("cpu")):
         rate = product_rate(2.0)
     with Meter() as meter:
-        result = rwkvquant.quantize(path, folder / "out.safetensors", request, progress=meter, work_dir=folder)
+        result = rwkvquant.quantize(path, folder / "out.safetensors", request, progress=meter, work_dir=folder).to_json()
     for name, phase in meter.phases.items():
         phase |= {f"{kind}_bytes": peak for kind, peak in meter.memory.peaks.get(name, {}).items()}
     total = {key: sum(phase[key] for phase in meter.phases.values()) for key in ("seconds", "processor_seconds", "flops")}

@@ -65,7 +65,7 @@ def quantize(checkpoint: str, row: Row, args: argparse.Namespace, folder: Path) 
     kept = file.with_suffix(".json")  # an interrupted run continues where it stopped
     if kept.exists():
         return file, json.loads(kept.read_text())
-    report = rwkvquant.quantize(checkpoint, file, request, progress=clock, work_dir=folder)
+    report = rwkvquant.quantize(checkpoint, file, request, progress=clock, work_dir=folder).to_json()
     measured = {
         "row": row.name,
         "group": row.group,

@@ -18,6 +18,8 @@ ENGINE = [
     "rwkvquant.kernels.dispatch",
     "rwkvquant.kernels.rwkv6",
     "rwkvquant.kernels.rwkv7",
+    "rwkvquant.results",
+    "rwkvquant.runtime.inspection",
     "rwkvquant.runtime.session",
     "rwkvquant.transforms",
 ]

@@ -9,27 +9,104 @@ for piece in model.stream("Once upon a time", max_tokens=64):
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from rwkvquant.config import CalibrationConfig, QuantizeConfig, QuantizeRequest
-from rwkvquant.errors import RwkvQuantError
+from rwkvquant.errors import (
+    CalibrationError,
+    CheckpointError,
+    ConfigError,
+    FormatError,
+    RwkvQuantError,
+    StoppedError,
+    TokenizerError,
+)
 
 if TYPE_CHECKING:
+    from rwkvquant.evaluation.files import compare, evaluate, evaluate_lambada
+    from rwkvquant.exporting.layouts import export
     from rwkvquant.pipeline.quantize import quantize
+    from rwkvquant.results import (
+        CheckpointInfo,
+        CompareResult,
+        EvaluateResult,
+        ExportResult,
+        GenerateResult,
+        LambadaResult,
+        PackedInfo,
+        QuantizeResult,
+    )
+    from rwkvquant.runtime.chat import Chat
+    from rwkvquant.runtime.inspection import inspect, verify
+    from rwkvquant.runtime.sampling import SamplingConfig
     from rwkvquant.runtime.session import Model, load
+    from rwkvquant.runtime.states.files import State
+    from rwkvquant.runtime.states.pool import Slots
 
 __version__ = "0.1.0"
-__all__ = ["CalibrationConfig", "Model", "QuantizeConfig", "QuantizeRequest", "RwkvQuantError", "__version__", "load", "quantize"]
+
+# Where each of the other public names is. They are imported when they are first used: some need torch, the others must not load it.
+_HOMES = {
+    "evaluation.files": ("compare", "evaluate", "evaluate_lambada"),
+    "exporting.layouts": ("export",),
+    "pipeline.quantize": ("quantize",),
+    "results": (
+        "CheckpointInfo",
+        "CompareResult",
+        "EvaluateResult",
+        "ExportResult",
+        "GenerateResult",
+        "LambadaResult",
+        "PackedInfo",
+        "QuantizeResult",
+    ),
+    "runtime.chat": ("Chat",),
+    "runtime.inspection": ("inspect", "verify"),
+    "runtime.sampling": ("SamplingConfig",),
+    "runtime.session": ("Model", "load"),
+    "runtime.states.files": ("State",),
+    "runtime.states.pool": ("Slots",),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "CalibrationConfig",
+    "CalibrationError",
+    "Chat",
+    "CheckpointError",
+    "CheckpointInfo",
+    "CompareResult",
+    "ConfigError",
+    "EvaluateResult",
+    "ExportResult",
+    "FormatError",
+    "GenerateResult",
+    "LambadaResult",
+    "Model",
+    "PackedInfo",
+    "QuantizeConfig",
+    "QuantizeRequest",
+    "QuantizeResult",
+    "RwkvQuantError",
+    "SamplingConfig",
+    "Slots",
+    "State",
+    "StoppedError",
+    "TokenizerError",
+    "__version__",
+    "compare",
+    "evaluate",
+    "evaluate_lambada",
+    "export",
+    "inspect",
+    "load",
+    "quantize",
+    "verify",
+]
 
 
 def __getattr__(name: str) -> Any:
-    """Import `quantize`, `load` and `Model` when they are first used: `quantize` needs torch, the others must not load it."""
-    if name == "quantize":
-        from rwkvquant.pipeline.quantize import quantize
-
-        return quantize
-    if name in ("load", "Model"):
-        from rwkvquant.runtime import session
-
-        return getattr(session, name)
-    raise AttributeError(f"module rwkvquant has no attribute {name}")
+    if name not in _HOME_OF:
+        raise AttributeError(f"module rwkvquant has no attribute {name}")
+    return getattr(importlib.import_module(f"rwkvquant.{_HOME_OF[name]}"), name)

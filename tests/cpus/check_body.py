@@ -38,7 +38,7 @@ def test_golden_words(path: Path, words: str, isa: str) -> None:
     with body(isa):
         model = load(path)
         assert model.backend == isa
-        assert model.generate(PROMPT, max_tokens=32, sampling=SamplingConfig(temperature=0))["text"] == words
+        assert model.generate(PROMPT, max_tokens=32, sampling=SamplingConfig(temperature=0)).text == words
 
 
 @pytest.mark.parametrize("isa", EXPECTED)

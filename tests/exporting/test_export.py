@@ -62,10 +62,10 @@ def test_every_layout_agrees_with_its_description(tmp_path: Path, arch: str, lay
     output = tmp_path / ("out.pth" if layout == "pth" else "out")
     result = export(str(packed), str(output), layout=layout)
     written, expected = read(output), BY_HAND[arch, layout](state_dict)
-    assert written.keys() == expected.keys() and result["tensors"] == len(written)
+    assert written.keys() == expected.keys() and result.tensors == len(written)
     for name, tensor in expected.items():
         assert written[name].dtype == torch.float16 and torch.equal(written[name], tensor), name
-    assert result["file_bytes"] == sum(file.stat().st_size for file in ([output] if output.is_file() else output.iterdir()))
+    assert result.file_bytes == sum(file.stat().st_size for file in ([output] if output.is_file() else output.iterdir()))
     assert not list(tmp_path.glob(".*"))
 
 

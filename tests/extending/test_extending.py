@@ -166,7 +166,7 @@ def test_a_stopped_job_goes_on_to_the_same_bytes(packed_path: Path, folder: Path
 
 def test_the_plan_foretells_the_size(packed_path: Path, folder: Path, source: Path) -> None:
     planned, ledger = plan_only(source, request(folder)), open_packed(packed_path).summary()
-    assert planned["bits_per_weight"] == ledger["bits_per_weight"]
+    assert planned.bits_per_weight == ledger["bits_per_weight"]
 
 
 def test_tensor_bits_ask_for_it_and_name_what_there_is(folder: Path, source: Path) -> None:

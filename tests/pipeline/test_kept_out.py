@@ -203,5 +203,5 @@ def test_the_file_and_the_user_learn_what_fell_back(tmp_path: Path, monkeypatch:
         notes = Notes()
         result = quantize(source, tmp_path / f"{fall_back}", recipe, progress=notes)
         assert opened(tmp_path / f"{fall_back}").tensors[spoiled].method == method
-        assert (spoiled in result["fallen_back"]) == fall_back == any(spoiled in note for note in notes.notes)
+        assert (spoiled in result.fallen_back) == fall_back == any(spoiled in note for note in notes.notes)
         assert next(report for report in notes.reports if report.name == spoiled).method == method

@@ -68,12 +68,12 @@ def test_every_method_makes_a_file_that_runs(tmp_path: Path, arch: str, options:
     runs_as_torch_does(out)
     method, bits = recipe.method, recipe.chooser.bits
     if recipe.chooser.required:
-        assert bits - 0.6 < result["bits_per_weight"] <= bits
+        assert bits - 0.6 < result.bits_per_weight <= bits
     elif bits:
-        assert result["bits_per_weight"] <= 3.275 or any("smallest reachable" in note for note in notes.notes)
+        assert result.bits_per_weight <= 3.275 or any("smallest reachable" in note for note in notes.notes)
     expected = {"rwkvquant": {"gptq", "gptvq"}, "paper": {"gptq", "gptvq"}, "readme": {"gptq", "gptvq"}}.get(method, {method})
     found = set(projections(packed).values())
-    fallen = {"rtn" if name.startswith("gptq") else "kmeans" for name in found} if result["fallen_back"] else set()
+    fallen = {"rtn" if name.startswith("gptq") else "kmeans" for name in found} if result.fallen_back else set()
     assert found and found <= expected | fallen
     if options.get("codebook_dim") == 2:
         assert all(isinstance(packed.qtensor(name), PairCodebookTensor) for name in projections(packed))
@@ -126,5 +126,5 @@ def test_a_plan_is_the_file_to_the_byte(tmp_path: Path) -> None:
     source, out = checkpoint_file(tmp_path, "rwkv6", **TINY | {"layers": 1}), tmp_path / "out.safetensors"
     recipe = few_of(bits=4.0, calibration=calibration_text(tmp_path, rows=4))
     planned, result = plan_only(source, recipe), quantize(source, out, recipe)
-    sizes = [{t["name"]: (t["stored_bytes"], t["layout"]) for t in r["tensors"]} for r in (planned, result)]
+    sizes = [{t.name: (t.stored_bytes, t.layout) for t in r.tensors} for r in (planned, result)]
     assert sizes[0] == sizes[1]

@@ -44,7 +44,7 @@ def test_any_shape_is_quantised_and_runs_as_torch_does(tmp_path: Path, calibrati
     source = checkpoint_file(tmp_path, arch, **shape)
     result = quantize(source, tmp_path / "out.safetensors", few_of(calibration=calibration))
     packed = opened(tmp_path / "out.safetensors")
-    assert result["file_bytes"] == (tmp_path / "out.safetensors").stat().st_size
+    assert result.file_bytes == (tmp_path / "out.safetensors").stat().st_size
 
     tokens = [7, 250, 3, 99, 99, 0, 42]
     session_logits, _ = load(tmp_path / "out.safetensors", activations="float32").forward(tokens, logits="all")
@@ -56,8 +56,8 @@ def test_default_bits_out_of_reach_use_the_smallest_and_name_it(tmp_path: Path) 
     source = checkpoint_file(tmp_path, "rwkv7", layers=1, width=32, head_size=8)
     notes = Notes()
     result = plan_only(source, QuantizeRequest(method="rtn"), notes)
-    assert result["bits_per_weight"] > 3.275
-    assert f"{result['bits_per_weight']:.3f}" in notes.notes[0]
+    assert result.bits_per_weight > 3.275
+    assert f"{result.bits_per_weight:.3f}" in notes.notes[0]
     with pytest.raises(ConfigError, match="smallest reachable"):
         plan_only(source, QuantizeRequest(method="rtn", bits=3.275))
 
@@ -67,11 +67,11 @@ def test_budget_is_met_from_below_and_planned_to_the_byte(tmp_path: Path, bits: 
     source = checkpoint_file(tmp_path, "rwkv6", layers=2, width=192, head_size=64)
     request = QuantizeRequest(bits=bits, method="rtn")
     planned, result = plan_only(source, request), quantize(source, tmp_path / "out.safetensors", request)
-    assert bits - 0.1 < result["bits_per_weight"] <= bits
-    sizes = [{t["name"]: t["stored_bytes"] for t in r["tensors"]} for r in (planned, result)]
+    assert bits - 0.1 < result.bits_per_weight <= bits
+    sizes = [{t.name: t.stored_bytes for t in r.tensors} for r in (planned, result)]
     assert sizes[0] == sizes[1]
-    header = next(row["stored_bytes"] for row in result["ledger"] if row["label"] == "header")
-    assert planned["file_bytes"] + header == result["file_bytes"]
+    header = next(row.stored_bytes for row in result.ledger if row.label == "header")
+    assert planned.file_bytes + header == result.file_bytes
 
 
 def test_every_tensor_is_reported_once(tmp_path: Path) -> None:
@@ -149,7 +149,7 @@ def test_sixteen_bits_keep_what_float16_holds(tmp_path: Path) -> None:
 def test_tensor_bits_override_the_plan(tmp_path: Path) -> None:
     source = checkpoint_file(tmp_path, "rwkv7", layers=2, width=64)
     result = plan_only(source, QuantizeRequest(method="rtn", bits=4.5, tensor_bits=("blocks.0.att.value=8",)))
-    layouts = {t["name"]: t["layout"] for t in result["tensors"]}
+    layouts = {t.name: t.layout for t in result.tensors}
     assert layouts["blocks.0.att.value.weight"].startswith("uniform8.")
     assert not layouts["blocks.1.att.value.weight"].startswith("uniform8.")
     with pytest.raises(ConfigError, match=r"att\.valu"):

@@ -41,14 +41,14 @@ isa, prompt, *files = sys.argv[1:]
 for file in files if isa in _native.available_isas() else []:
     model = load(file)
     assert model.backend == isa
-    sys.stdout.buffer.write(model.generate(prompt, max_tokens=32, sampling=SamplingConfig(temperature=0))["text"].encode() + b"\\0")
+    sys.stdout.buffer.write(model.generate(prompt, max_tokens=32, sampling=SamplingConfig(temperature=0)).text.encode() + b"\\0")
 """
 
 
 @pytest.mark.parametrize(("path", "words"), GOLDEN.items(), ids=lambda value: value.stem if isinstance(value, Path) else "")
 def test_golden_words(path: Path, words: str) -> None:
     generated = load(path, activations="float32").generate(PROMPT, max_tokens=32, sampling=SamplingConfig(temperature=0))
-    assert generated["text"] == words
+    assert generated.text == words
 
 
 @pytest.mark.parametrize("isa", ["plain", "avx2", "avx512", "neon", "i8mm", "reference"])

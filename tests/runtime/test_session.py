@@ -16,6 +16,7 @@ import torch
 from rwkvquant.checkpoints import open_checkpoint
 from rwkvquant.errors import CheckpointError, ConfigError, FormatError, TokenizerError
 from rwkvquant.formats.container import open_packed
+from rwkvquant.results import GenerateResult
 from rwkvquant.runtime.sampling import SamplingConfig
 from rwkvquant.runtime.session import Model, is_packed, load, logits_hash
 from rwkvquant.runtime.states.files import State
@@ -193,34 +194,34 @@ def test_a_real_model_reads_english_better_than_shuffled_english(tiny: Model) ->
 
 def test_a_stream_is_the_generated_text_and_ends_where_it_is_told(tiny: Model) -> None:
     result = tiny.generate("The old man", max_tokens=20, sampling=GREEDY)
-    assert "".join(tiny.stream("The old man", max_tokens=20, sampling=GREEDY)) == result["text"]
-    assert 0 < len(result["tokens"]) <= 20
-    assert result["text"] == tiny.tokenizer.decode(result["tokens"])
+    assert "".join(tiny.stream("The old man", max_tokens=20, sampling=GREEDY)) == result.text
+    assert 0 < len(result.tokens) <= 20
+    assert result.text == tiny.tokenizer.decode(result.tokens)
     expected, state = [], None
     logits, state = tiny.forward([0, *tiny.tokenizer.encode("The old man")])
-    for token in result["tokens"]:  # by definition: always the likeliest next token
+    for token in result.tokens:  # by definition: always the likeliest next token
         assert token == logits.argmax()
         expected = logits
         logits, state = tiny.forward([token], state)
-    assert result["logits_hash"] == logits_hash(expected)
+    assert result.logits_hash == logits_hash(expected)
 
 
 def test_sampling_is_the_same_for_the_same_seed(tiny: Model) -> None:
     def text(seed: int) -> str:
-        return tiny.generate("Once", max_tokens=12, sampling=SamplingConfig(temperature=1, top_p=1, seed=seed))["text"]
+        return tiny.generate("Once", max_tokens=12, sampling=SamplingConfig(temperature=1, top_p=1, seed=seed)).text
 
     assert text(1) == text(1) != text(2)
 
 
 def test_token_0_comes_first_unless_there_is_a_state_or_a_wish(tiny: Model) -> None:
-    plain, ids = tiny.generate("Once", max_tokens=0)["logits_hash"], tiny.tokenizer.encode("Once")
+    plain, ids = tiny.generate("Once", max_tokens=0).logits_hash, tiny.tokenizer.encode("Once")
     assert plain == logits_hash(tiny.forward([0, *ids])[0])
-    assert tiny.generate(ids, max_tokens=0)["logits_hash"] == plain
-    assert tiny.generate("Once", max_tokens=0, end_of_text_first=False)["logits_hash"] == logits_hash(tiny.forward(ids)[0])
+    assert tiny.generate(ids, max_tokens=0).logits_hash == plain
+    assert tiny.generate("Once", max_tokens=0, end_of_text_first=False).logits_hash == logits_hash(tiny.forward(ids)[0])
     _, state = tiny.forward([5])
-    assert tiny.generate("Once", max_tokens=0, state=state)["logits_hash"] == logits_hash(tiny.forward(ids, state)[0])
+    assert tiny.generate("Once", max_tokens=0, state=state).logits_hash == logits_hash(tiny.forward(ids, state)[0])
     with_0 = logits_hash(tiny.forward([0, *ids], state)[0])
-    assert tiny.generate("Once", max_tokens=0, state=state, end_of_text_first=True)["logits_hash"] == with_0
+    assert tiny.generate("Once", max_tokens=0, state=state, end_of_text_first=True).logits_hash == with_0
 
 
 def test_generation_stops_at_token_0_and_does_not_show_it(tmp_path: Path) -> None:
@@ -228,24 +229,24 @@ def test_generation_stops_at_token_0_and_does_not_show_it(tmp_path: Path) -> Non
     state_dict["head.weight"].zero_()  # all logits equal: greedy takes the lowest id, the end of the text
     model = load(write_pth(tmp_path / "ends.pth", state_dict))
     assert list(model.stream("abc", sampling=GREEDY)) == []
-    nothing = {"text": "", "tokens": [], "finish_reason": "stop", "logits_hash": logits_hash(np.zeros(256, np.float32)), "seed": 7}
+    nothing = GenerateResult("", (), "stop", logits_hash(np.zeros(256, np.float32)), 7)
     assert model.generate("abc", sampling=SamplingConfig(temperature=0, seed=7)) == nothing
 
 
 def test_generation_ends_before_a_stop_string_and_says_why_it_ended(tiny: Model) -> None:
     greedy = SamplingConfig(temperature=0, seed=0)
     whole = tiny.generate("The old man", max_tokens=20, sampling=greedy)
-    assert whole["finish_reason"] == "length"
-    assert tiny.generate("The old man", max_tokens=0)["finish_reason"] == "length"
+    assert whole.finish_reason == "length"
+    assert tiny.generate("The old man", max_tokens=0).finish_reason == "length"
     for begin, length in ((1, 1), (4, 3), (9, 8)):  # also within and across tokens
-        stop = whole["text"][begin : begin + length]
+        stop = whole.text[begin : begin + length]
         result = tiny.generate("The old man", max_tokens=20, sampling=greedy, stop=["never", stop])
-        assert result["text"] == whole["text"].split(stop)[0] and result["finish_reason"] == "stop"
-        assert "".join(tiny.stream("The old man", max_tokens=20, sampling=greedy, stop=stop)) == result["text"]
-        assert result["tokens"] == whole["tokens"][: len(result["tokens"])]
-        assert stop in tiny.tokenizer.decode(result["tokens"])  # the ids of the stop string are there
-        assert stop not in tiny.tokenizer.decode(result["tokens"][:-1])  # and it was seen at once
-    never = tiny.generate("The old man", max_tokens=20, sampling=greedy, stop=whole["text"][-3:] + "never")
+        assert result.text == whole.text.split(stop)[0] and result.finish_reason == "stop"
+        assert "".join(tiny.stream("The old man", max_tokens=20, sampling=greedy, stop=stop)) == result.text
+        assert result.tokens == whole.tokens[: len(result.tokens)]
+        assert stop in tiny.tokenizer.decode(result.tokens)  # the ids of the stop string are there
+        assert stop not in tiny.tokenizer.decode(result.tokens[:-1])  # and it was seen at once
+    never = tiny.generate("The old man", max_tokens=20, sampling=greedy, stop=whole.text[-3:] + "never")
     assert never == whole  # what was held back to the end is passed on
 
 
@@ -323,6 +324,6 @@ def test_without_a_seed_every_call_says_something_else_and_tells_how_to_repeat_i
     model = load(DATA / "rwkv7-tiny-rtn4.safetensors", threads=1)
     hot = {"temperature": 2.0, "top_p": 1.0}
     said = [model.generate([1, 2], max_tokens=12, sampling=SamplingConfig(**hot)) for _ in range(4)]
-    assert len({tuple(each["tokens"]) for each in said}) == 4
+    assert len({each.tokens for each in said}) == 4
     for each in said:
-        assert model.generate([1, 2], max_tokens=12, sampling=SamplingConfig(**hot, seed=each["seed"])) == each
+        assert model.generate([1, 2], max_tokens=12, sampling=SamplingConfig(**hot, seed=each.seed)) == each

@@ -217,7 +217,7 @@ def test_commands_take_a_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
         return json.loads(capsys.readouterr().out)["logits_hash"]
 
     for order in (None, "key-value"):
-        expected = model.generate("Hi", max_tokens=4, sampling=GREEDY, state=model.tuned_state("state.pth", order))["logits_hash"]
+        expected = model.generate("Hi", max_tokens=4, sampling=GREEDY, state=model.tuned_state("state.pth", order)).logits_hash
         assert hash_of("--state", "state.pth", *(["--state-order", order] if order else [])) == expected
     assert hash_of() != hash_of("--state", "state.pth")
     assert run([*generate, "--state", "state.pth"]) == 0

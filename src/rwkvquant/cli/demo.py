@@ -64,7 +64,7 @@ def _whole_job(checkpoint: str, text: str | None, output: str | None, max_tokens
         for method, file in files.items():
             stderr.print(f"\nquantising with {method}", style="bold")
             request = QuantizeRequest(method=method, tokenizer=tokenizer, calibration=CalibrationConfig(rows=ROWS))
-            reports[method] = quantize(checkpoint, file, request, progress=quantize_progress())
+            reports[method] = quantize(checkpoint, file, request, progress=quantize_progress()).to_json()
         with Counter("comparing") as progress:
             comparisons = divergence.compare_many(base, {m: load_model(f, None)[0] for m, f in files.items()}, cut, progress=progress)
         compared = {method: comparison.to_json() for method, comparison in comparisons.items()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -31,18 +31,17 @@ def command(
     """Measure perplexity on a text, or LAMBADA."""
     if (text is None) == (lambada is None):
         raise ConfigError("eval needs either --text FILE or --lambada FILE")
-    from rwkvquant.evaluation import lambada as lambada_module
-    from rwkvquant.evaluation import perplexity, windows
-    from rwkvquant.evaluation.load import load_model
+    from rwkvquant.evaluation import files
 
-    model, known = load_model(file, tokenizer)
+    result: dict[str, Any]
     if text is not None:
-        cut = windows.text_windows(text, known, context=context, max_tokens=max_tokens)
-        with Counter("windows") as progress:
-            result = perplexity.perplexity(model, cut, batch=batch, progress=progress).to_json()
+        with Counter("windows") as bar:
+            options: dict[str, Any] = {"context": context, "batch": batch, "max_tokens": max_tokens, "tokenizer": tokenizer}
+            result = files.evaluate(file, text, progress=bar, **options).to_json()
     else:
         assert lambada is not None
-        with Counter("documents") as progress:
-            result = lambada_module.lambada(model, known, lambada, batch=batch, max_docs=max_docs, progress=progress).to_json()
+        with Counter("documents") as bar:
+            options = {"batch": batch, "max_docs": max_docs, "tokenizer": tokenizer}
+            result = files.evaluate_lambada(file, lambada, progress=bar, **options).to_json()
     rows = [[key, f"{value:,.4f}" if isinstance(value, float) else f"{value:,}"] for key, value in result.items()]
     emit({"file": file, **result}, as_json, lambda: stdout.print(table(file, ["", ""], rows)))

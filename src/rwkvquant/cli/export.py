@@ -33,7 +33,7 @@ def command(
     else:
         from rwkvquant.exporting.layouts import export
 
-        result = export(file, output, dtype, layout)
+        result = export(file, output, dtype, layout).to_json()
     emit(result, as_json, lambda: stdout.print(f"{output}: {result['tensors']} tensors, {human_bytes(result['file_bytes'])}"))
 
 

@@ -77,7 +77,8 @@ def command(
     model = load(file, tokenizer=tokenizer, threads=threads)
     begin = None if state is None else open_state(state, model.arch, model.dims, state_order).state
     if as_json:
-        emit(model.generate(text, max_tokens=max_tokens, sampling=sampling, state=begin, stop=stop or ()), True, lambda: None)
+        result = model.generate(text, max_tokens=max_tokens, sampling=sampling, state=begin, stop=stop or ())
+        emit(result.to_json(), True, lambda: None)
         return
     started, count = time.perf_counter(), 0
     pieces = model.stream(text, max_tokens=max_tokens, sampling=sampling, state=begin, stop=stop or ())

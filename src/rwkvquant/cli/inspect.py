@@ -18,21 +18,17 @@ def command(
     as_json: JsonOption = False,
 ) -> None:
     """Show the architecture, sizes and tensors of a file, and the bits of a packed one."""
-    from rwkvquant.runtime.session import is_packed
+    from rwkvquant.errors import ConfigError
+    from rwkvquant.results import PackedInfo
+    from rwkvquant.runtime.inspection import inspect
 
-    if is_packed(file):
-        from rwkvquant.formats.container import open_packed
-
-        packed = open_packed(file)
-        result = packed.summary()
+    info = inspect(file)
+    result = info.to_json()
+    if isinstance(info, PackedInfo):
         emit(result, as_json, lambda: _show_packed(file, result, ledger, tensors))
+    elif ledger:
+        raise ConfigError(f"--ledger needs a packed file; {file} is a checkpoint. Try: rwkvquant quantize {file} --dry-run")
     else:
-        from rwkvquant.checkpoints import open_checkpoint
-        from rwkvquant.errors import ConfigError
-
-        if ledger:
-            raise ConfigError(f"--ledger needs a packed file; {file} is a checkpoint. Try: rwkvquant quantize {file} --dry-run")
-        result = open_checkpoint(file).summary()
         emit(result, as_json, lambda: _show_checkpoint(file, result, tensors))
 
 

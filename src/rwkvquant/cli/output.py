@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -60,7 +60,7 @@ def ledger_table(title: str, rows: list[dict[str, Any]]) -> Table:
     return table(title, ["", "weights", "bytes", "bits/weight"], body)
 
 
-def interval(bounds: list[float] | None, form: str) -> str:
+def interval(bounds: Sequence[float] | None, form: str) -> str:
     """ " [low, high]", or nothing if there is no interval, as with one window."""
     return f" [{bounds[0]:{form}}, {bounds[1]:{form}}]" if bounds else ""
 

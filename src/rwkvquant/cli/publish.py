@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from rwkvquant.cli.compare import compare_files
+from rwkvquant.cli.output import Counter
 
 
 def publish(
@@ -27,5 +27,12 @@ def publish(
     if card_text is not None:
         load_documents(card_text)
     result = quantise()
-    divergence = {"text": card_text, **compare_files(checkpoint, output, card_text)} if card_text is not None else None
+    divergence = {"text": card_text, **_compare(checkpoint, output, card_text)} if card_text is not None else None
     return result | {"card": card.publish(publication, divergence), "divergence": divergence}
+
+
+def _compare(checkpoint: str, output: str, text: str) -> dict[str, Any]:
+    from rwkvquant.evaluation.files import compare
+
+    with Counter("windows") as progress:
+        return compare(checkpoint, output, text, progress=progress).to_json()

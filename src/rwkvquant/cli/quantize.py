@@ -183,8 +183,9 @@ def command(
     def job() -> dict[str, Any]:
         with finish_first() if work_dir else nullcontext(lambda: False) as stop:
             if output is None or dry_run:
-                return pipeline.plan_only(checkpoint, request, progress, work_dir, resume, stop)
-            return pipeline.quantize(checkpoint, output, request, progress=progress, work_dir=work_dir, resume=resume, stop=stop)
+                return pipeline.plan_only(checkpoint, request, progress, work_dir, resume, stop).to_json()
+            options: dict[str, Any] = {"progress": progress, "work_dir": work_dir, "resume": resume, "stop": stop}
+            return pipeline.quantize(checkpoint, output, request, **options).to_json()
 
     if card and output is not None and not dry_run:
         from rwkvquant.cli.publish import publish

@@ -35,6 +35,7 @@ from rwkvquant.evaluation.scoring import (
     vocabulary,
 )
 from rwkvquant.evaluation.windows import Windows
+from rwkvquant.results import CompareResult
 
 
 @dataclass(frozen=True)
@@ -55,27 +56,31 @@ class Comparison:
         """(4, windows): KL, same top token, nll of the base, nll of the quantised model."""
         return np.stack([self.windows.sums(v.astype(np.float64)) for v in (self.kl, self.same_top1, self.nll_base, self.nll_quantized)])
 
-    def to_json(self, *, resamples: int = RESAMPLES, seed: int = 0) -> dict[str, Any]:
-        """The numbers and their conditions. Intervals (*_ci95) are [low, high], or None for a single window."""
+    def result(self, *, resamples: int = RESAMPLES, seed: int = 0) -> CompareResult:
+        """The numbers and their conditions."""
         kl, top1, nll_base, nll_quantized = resampled_means(self.window_sums, self.windows.tokens_each, resamples=resamples, seed=seed)
         ppl_base, ppl_quantized = perplexity_of(self.nll_base.mean()), perplexity_of(self.nll_quantized.mean())
-        return {
-            "kl_mean": float(self.kl.mean()),
-            "kl_ci95": _listed(interval(kl, len(self.windows))),
-            "kl_p99": float(np.quantile(self.kl, 0.99)),
-            "kl_max": float(self.kl.max()),
-            "top1_agreement": float(self.same_top1.mean()),
-            "top1_ci95": _listed(interval(top1, len(self.windows))),
-            "ppl_base": ppl_base,
-            "ppl_quantized": ppl_quantized,
-            "delta_ppl": ppl_quantized - ppl_base,
-            "delta_ppl_ci95": _listed(interval(np.exp(nll_quantized) - np.exp(nll_base), len(self.windows))),
-            "tokens": self.windows.tokens,
-            "windows": len(self.windows),
-            "windows_sha256": self.windows.sha256(),
-            "resamples": resamples,
-            "seed": seed,
-        }
+        return CompareResult(
+            kl_mean=float(self.kl.mean()),
+            kl_ci95=interval(kl, len(self.windows)),
+            kl_p99=float(np.quantile(self.kl, 0.99)),
+            kl_max=float(self.kl.max()),
+            top1_agreement=float(self.same_top1.mean()),
+            top1_ci95=interval(top1, len(self.windows)),
+            ppl_base=ppl_base,
+            ppl_quantized=ppl_quantized,
+            delta_ppl=ppl_quantized - ppl_base,
+            delta_ppl_ci95=interval(np.exp(nll_quantized) - np.exp(nll_base), len(self.windows)),
+            tokens=self.windows.tokens,
+            windows=len(self.windows),
+            windows_sha256=self.windows.sha256(),
+            resamples=resamples,
+            seed=seed,
+        )
+
+    def to_json(self, *, resamples: int = RESAMPLES, seed: int = 0) -> dict[str, Any]:
+        """`result` as plain JSON."""
+        return self.result(resamples=resamples, seed=seed).to_json()
 
 
 def compare(base: LogitModel, quantized: LogitModel, windows: Windows, *, batch: int = 8, progress: OnBatch | None = None) -> Comparison:

@@ -10,6 +10,7 @@ Tensors are decoded, converted and written one by one. Only for a .pth, which to
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -24,18 +25,22 @@ from rwkvquant.exporting.hf_config import hf_config
 from rwkvquant.exporting.in_layout import InLayout, PackedSource
 from rwkvquant.formats.container import check_output, open_packed
 from rwkvquant.formats.disk import atomic_directory, atomic_write, replace_file
+from rwkvquant.results import ExportResult
 
 DTYPES = {"fp16": "float16", "bf16": "bfloat16", "fp32": "float32"}
 FILES = {"pth": "blinkdl", "safetensors": "blinkdl", "web-rwkv": "web-rwkv", "gguf": "gguf"}  # name of the option -> name of the table
 DIRECTORIES = {"hf": "hf", "fla": "fla"}
 
 
-def export(file: str, output: str, dtype: str = "fp16", layout: str = "pth") -> dict[str, Any]:
-    """Write the decoded weights of `file` to `output`, which for `hf` and `fla` is a new directory.
+def export(file: str | os.PathLike[str], output: str | os.PathLike[str], dtype: str = "fp16", layout: str = "pth") -> ExportResult:
+    """Write the decoded weights of the packed file `file` to `output`, which for `hf` and `fla` is a new directory.
+
+    `dtype`: fp16, bf16 or fp32. `layout`: pth, safetensors, hf, fla, web-rwkv or gguf. Only pth needs torch.
 
     Raises ConfigError for an unknown dtype or layout, a tensor that these cannot hold, or an output that must not be replaced;
     FormatError for a bad file. After an error there is no output.
     """
+    file, output = os.fspath(file), os.fspath(output)
     _check(file, output, dtype, layout)
     packed = open_packed(file)
     names = name_table((FILES | DIRECTORIES)[layout], packed.architecture)
@@ -69,7 +74,7 @@ def export(file: str, output: str, dtype: str = "fp16", layout: str = "pth") -> 
         write(Path(output))
     written = Path(output)
     size = sum(part.stat().st_size for part in written.iterdir()) if written.is_dir() else written.stat().st_size
-    return {"output": output, "layout": layout, "tensors": len(stored.shapes), "file_bytes": size}
+    return ExportResult(output, layout, len(stored.shapes), size)
 
 
 def _check(file: str, output: str, dtype: str, layout: str) -> None:

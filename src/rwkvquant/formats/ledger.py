@@ -37,6 +37,10 @@ class LedgerItem:
     shape: tuple[int, ...] = ()
     extra: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def bits_per_weight(self) -> float:
+        return 8 * self.stored_bytes / self.weights
+
 
 @dataclass(frozen=True)
 class LedgerRow:
@@ -95,8 +99,8 @@ class Ledger:
             "bits_per_weight_projections": self.bits_per_weight_projections,
             "bits_per_weight_file": self.bits_per_weight_file,
             "file_bytes": self.file_bytes,
-            "ledger": [_row_json(row) for row in self.rows()],
-            "tensors": [_item_json(item) for item in self.items],
+            "ledger": [row_json(row) for row in self.rows()],
+            "tensors": [item_json(item) for item in self.items],
         }
 
     def _row(self, label: str, roles: Iterable[str], subtotal: bool = False) -> LedgerRow:
@@ -111,7 +115,7 @@ def make_item(
     return LedgerItem(name, str(role), math.prod(shape), stored_bytes, method, layout, tuple(shape), extra or {})
 
 
-def _row_json(row: LedgerRow) -> dict[str, Any]:
+def row_json(row: LedgerRow) -> dict[str, Any]:
     return {
         "label": row.label,
         "tensors": row.tensors,
@@ -122,8 +126,7 @@ def _row_json(row: LedgerRow) -> dict[str, Any]:
     }
 
 
-def _item_json(item: LedgerItem) -> dict[str, Any]:
-    bits_per_weight = 8 * item.stored_bytes / item.weights
+def item_json(item: LedgerItem) -> dict[str, Any]:
     return item.extra | {
         "name": item.name,
         "role": item.role,
@@ -131,5 +134,5 @@ def _item_json(item: LedgerItem) -> dict[str, Any]:
         "layout": item.layout,
         "shape": list(item.shape),
         "stored_bytes": item.stored_bytes,
-        "bits_per_weight": bits_per_weight,
+        "bits_per_weight": item.bits_per_weight,
     }

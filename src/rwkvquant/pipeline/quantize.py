@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -39,6 +38,7 @@ from rwkvquant.pipeline.resume import resumable
 from rwkvquant.pipeline.tensors import TensorWriter
 from rwkvquant.pipeline.work_dir import WorkDirectory, work_directory
 from rwkvquant.recipes import Recipe, recipe_for
+from rwkvquant.results import QuantizeResult
 from rwkvquant.runtime.tokenizer import load_tokenizer
 
 HEAD = {Role.HEAD}  # quantised last, with the statistics of what the quantised blocks give it
@@ -58,8 +58,8 @@ def quantize(
     resume: str = "auto",
     stop: Callable[[], bool] = lambda: False,
     executor: Executor | None = None,
-) -> dict[str, Any]:
-    """Write `output` and return its ledger as JSON. Raises children of RwkvQuantError; then there is no file named `output`.
+) -> QuantizeResult:
+    """Write `output`, and say what is in it. Raises children of RwkvQuantError; then there is no file named `output`.
 
     A Recipe in place of a request runs as it is. `resume` "auto", "required" or "never" says what to do with what an earlier run left in
     `work_dir` (work_dir.py). `stop` is called after each block. If it returns True and there is a `work_dir`, StoppedError is raised.
@@ -76,7 +76,7 @@ def quantize(
 
 def _quantize(
     source: Path, output: Path, asked: QuantizeRequest, recipe: Recipe, progress: Progress, work: WorkDirectory, executor: Executor
-) -> dict[str, Any]:
+) -> QuantizeResult:
     checkpoint, device = open_checkpoint(source, recipe.adapter), _device(recipe)
     check_output(output, *checkpoint.files, *(checkpoint.adapter.files if checkpoint.adapter else ()))
     tokenizer = load_tokenizer(recipe.tokenizer or checkpoint.tokenizer, checkpoint.dims.vocab)
@@ -122,7 +122,7 @@ def _quantize(
             tokenizer=tokenizer.to_data(),
             provenance=record.provenance(checkpoint, calibrated),
         )
-    return record.result(checkpoint, open_packed(output).ledger()) | {"output": str(output), "fallen_back": tensors.fallen_back}
+    return record.result(checkpoint, open_packed(output).ledger(), str(output), tensors.fallen_back)
 
 
 def plan_only(
@@ -132,10 +132,10 @@ def plan_only(
     work_dir: str | Path | None = None,
     resume: str = "auto",
     stop: Callable[[], bool] = lambda: False,
-) -> dict[str, Any]:
-    """The ledger of the file that `quantize` would write: without pass 2, and with pass 1 only where the recipe has one.
+) -> QuantizeResult:
+    """What `quantize` would write: without pass 2, and with pass 1 only where the recipe has one. Its `output` is None.
 
-    It does not count the header of the file, a few kilobytes.
+    The header of the file, a few kilobytes, is not counted.
     """
     recipe, progress = _recipe(request), progress or Progress()
     try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -13,6 +15,7 @@ from rwkvquant.formats.ledger import Ledger
 from rwkvquant.pipeline.calibrate import Calibration
 from rwkvquant.pipeline.plan import PlannedTensor
 from rwkvquant.recipes import Recipe
+from rwkvquant.results import QuantizeResult, SourceSize
 
 
 def quantization_config(request: QuantizeRequest, recipe: Recipe, plan: list[PlannedTensor]) -> dict[str, Any]:
@@ -41,8 +44,17 @@ def provenance(checkpoint: Checkpoint, calibrated: Calibration | None) -> dict[s
     }
 
 
-def result(checkpoint: Checkpoint, ledger: Ledger) -> dict[str, Any]:
-    """Before and after, as JSON."""
+def result(checkpoint: Checkpoint, ledger: Ledger, output: str | None = None, fallen_back: Iterable[str] = ()) -> QuantizeResult:
+    """Before and after. `output` None: the ledger is a plan."""
     before = checkpoint.summary()
-    source = {key: before[key] for key in ("file", "dtype", "file_bytes", "bits_per_weight", "bits_per_weight_file")}
-    return {"source": source, **ledger.to_json()}
+    return QuantizeResult(
+        output=output,
+        source=SourceSize(**{key.name: before[key.name] for key in dataclasses.fields(SourceSize)}),
+        file_bytes=ledger.file_bytes,
+        bits_per_weight=ledger.bits_per_weight,
+        bits_per_weight_projections=ledger.bits_per_weight_projections,
+        bits_per_weight_file=ledger.bits_per_weight_file,
+        ledger=tuple(ledger.rows()),
+        tensors=ledger.items,
+        fallen_back=tuple(fallen_back),
+    )

@@ -29,6 +29,7 @@ from rwkvquant.formats.container import open_packed
 from rwkvquant.formats.header import LENGTH_BYTES, PREFIX
 from rwkvquant.formats.tokenizer_data import TokenizerData
 from rwkvquant.kernels import dispatch
+from rwkvquant.results import GenerateResult
 from rwkvquant.runtime.engines.base import Engine, Which, checked_tokens
 from rwkvquant.runtime.engines.native import ACTIVATIONS, NativeEngine
 from rwkvquant.runtime.engines.reference import ReferenceEngine, step_of
@@ -190,12 +191,8 @@ class Model:
         state: State | None = None,
         end_of_text_first: bool | None = None,
         stop: str | Sequence[str] = (),
-    ) -> dict[str, Any]:
+    ) -> GenerateResult:
         """All of `stream` at once.
-
-        "text" is the continuation, without the stop string. "tokens" are all ids that were chosen, those of the stop string too.
-        "finish_reason" is "stop" at token 0 or a stop string, and "length" at `max_tokens`. "logits_hash" is that of the last
-        logits. "seed" repeats the result.
 
         Raises ConfigError for an empty prompt after a state and an empty stop string, TokenizerError for text the tokenizer cannot take.
         """
@@ -212,13 +209,7 @@ class Model:
             if output.stopped:
                 break
         text += output.finish()
-        return {
-            "text": text,
-            "tokens": tokens,
-            "finish_reason": "stop" if output.stopped else reason,
-            "logits_hash": logits_hash(logits),
-            "seed": sampler.seed,
-        }
+        return GenerateResult(text, tuple(tokens), "stop" if output.stopped else reason, logits_hash(logits), sampler.seed)
 
     def _continue(
         self,

@@ -1,0 +1,70 @@
+"""Measure files: `rwkvquant.compare`, `rwkvquant.evaluate` and `rwkvquant.evaluate_lambada`. The other modules measure models."""
+
+from __future__ import annotations
+
+import os
+
+from rwkvquant.evaluation import divergence, lambada, perplexity, windows
+from rwkvquant.evaluation.load import load_model, load_pair
+from rwkvquant.evaluation.scoring import OnBatch
+from rwkvquant.results import CompareResult, EvaluateResult, LambadaResult
+
+CONTEXT, BATCH = 512, 8
+Path = str | os.PathLike[str]
+
+
+def compare(
+    original: Path,
+    quantized: Path,
+    text: Path,
+    *,
+    context: int = CONTEXT,
+    batch: int = BATCH,
+    max_tokens: int | None = None,
+    tokenizer: str | None = None,
+    progress: OnBatch | None = None,
+) -> CompareResult:
+    """Compare a quantised model with its original on a text, in windows of `context` tokens, `batch` windows at a time.
+
+    Either file may be a checkpoint or a packed file. `max_tokens` stops after so many predicted tokens; `tokenizer` is "world", "bytes"
+    or a file, by default the quantised file's. `progress` gets (windows done, windows in all). Needs torch. Raises CheckpointError or
+    FormatError for a bad file, CalibrationError for a bad text, TokenizerError for two vocabularies, ConfigError for an option out of
+    range, and RwkvQuantError for a model that predicts NaN.
+    """
+    base, changed, known = load_pair(os.fspath(original), os.fspath(quantized), tokenizer)
+    cut = windows.text_windows(os.fspath(text), known, context=context, max_tokens=max_tokens)
+    return divergence.compare(base, changed, cut, batch=batch, progress=progress).result()
+
+
+def evaluate(
+    file: Path,
+    text: Path,
+    *,
+    context: int = CONTEXT,
+    batch: int = BATCH,
+    max_tokens: int | None = None,
+    tokenizer: str | None = None,
+    progress: OnBatch | None = None,
+) -> EvaluateResult:
+    """The perplexity of a packed file or a checkpoint on a text. Options and errors as in `compare`. Needs torch."""
+    model, known = load_model(os.fspath(file), tokenizer)
+    cut = windows.text_windows(os.fspath(text), known, context=context, max_tokens=max_tokens)
+    return EvaluateResult(**perplexity.perplexity(model, cut, batch=batch, progress=progress).to_json())
+
+
+def evaluate_lambada(
+    file: Path,
+    documents: Path,
+    *,
+    batch: int = BATCH,
+    max_docs: int | None = None,
+    tokenizer: str | None = None,
+    progress: OnBatch | None = None,
+) -> LambadaResult:
+    """LAMBADA, as BlinkDL measures it, of a packed file or a checkpoint. `documents`: a .jsonl with a "text" in each line. Needs torch.
+
+    `max_docs`: only the first ones. `progress` gets (documents done, documents in all). Errors as in `compare`.
+    """
+    model, known = load_model(os.fspath(file), tokenizer)
+    measured = lambada.lambada(model, known, os.fspath(documents), batch=batch, max_docs=max_docs, progress=progress)
+    return LambadaResult(**measured.to_json())

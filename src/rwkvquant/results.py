@@ -1,0 +1,192 @@
+"""What the public functions return, as frozen dataclasses.
+
+`to_json` of each gives plain JSON: what the command of the same name prints with --json.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+from rwkvquant.architectures import Dims
+from rwkvquant.formats.ledger import LedgerItem, LedgerRow, item_json, row_json
+
+Interval = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Result:
+    def to_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+
+@dataclass(frozen=True)
+class GenerateResult(Result):
+    """`text` continues the prompt, without the stop string. `tokens` are all ids that were chosen, those of the stop string too.
+
+    `finish_reason` is "stop" at token 0 or a stop string, and "length" at `max_tokens`. `logits_hash`: 16 hexadecimal digits of the last
+    logits. `seed` repeats the result.
+    """
+
+    text: str
+    tokens: tuple[int, ...]
+    finish_reason: str
+    logits_hash: str
+    seed: int
+
+
+@dataclass(frozen=True)
+class SourceSize:
+    """A checkpoint before it is quantised. `bits_per_weight`: of projections and LoRA factors; `bits_per_weight_file`: of all weights."""
+
+    file: str
+    dtype: str
+    file_bytes: int
+    bits_per_weight: float
+    bits_per_weight_file: float
+
+
+@dataclass(frozen=True)
+class QuantizeResult(Result):
+    """The packed file, or the planned one, whose `output` is None. Bits per weight count scales, zeros, codebooks and padding.
+
+    `ledger`: what every byte of the file is used for; rows that are not subtotals add up to `file_bytes`. `tensors`: one for each tensor.
+    `fallen_back`: names of matrices that were rounded without error feedback, because that has less error on text kept out.
+    """
+
+    output: str | None
+    source: SourceSize
+    file_bytes: int
+    bits_per_weight: float | None
+    bits_per_weight_projections: float | None
+    bits_per_weight_file: float | None
+    ledger: tuple[LedgerRow, ...]
+    tensors: tuple[LedgerItem, ...]
+    fallen_back: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """A plan has no "output" and no "fallen_back"."""
+        plain = {each.name: getattr(self, each.name) for each in dataclasses.fields(self)}
+        plain |= {"source": dataclasses.asdict(self.source)}
+        plain |= {"ledger": [row_json(row) for row in self.ledger], "tensors": [item_json(item) for item in self.tensors]}
+        plain |= {"fallen_back": list(self.fallen_back)}
+        return {key: value for key, value in plain.items() if self.output is not None or key not in ("output", "fallen_back")}
+
+
+@dataclass(frozen=True)
+class CompareResult(Result):
+    """A quantised model compared with its original on one text (docs/methods/measuring.md).
+
+    `kl_*` in nats per token, from the original to the quantised model. `top1_agreement`: the share of tokens, 0 to 1, where both give
+    the highest probability to the same token. `*_ci95`: 95 % intervals (low, high), None for a text of a single window.
+    `windows_sha256`: two results may be compared with each other if it is equal.
+    """
+
+    kl_mean: float
+    kl_ci95: Interval | None
+    kl_p99: float
+    kl_max: float
+    top1_agreement: float
+    top1_ci95: Interval | None
+    ppl_base: float
+    ppl_quantized: float
+    delta_ppl: float
+    delta_ppl_ci95: Interval | None
+    tokens: int
+    windows: int
+    windows_sha256: str
+    resamples: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class EvaluateResult(Result):
+    """`nll` in nats per token; `ppl` is exp(nll); `bits_per_byte` of the text in UTF-8 can be compared between tokenizers."""
+
+    ppl: float
+    nll: float
+    bits_per_byte: float
+    tokens: int
+    windows: int
+
+
+@dataclass(frozen=True)
+class LambadaResult(Result):
+    """`ppl` is for each last word. `acc`: the share of documents, 0 to 1, where the last word is the likeliest one."""
+
+    ppl: float
+    acc: float
+    docs: int
+
+
+@dataclass(frozen=True)
+class ExportResult(Result):
+    """`file_bytes`: of the file, or of all files in the directory."""
+
+    output: str
+    layout: str
+    tensors: int
+    file_bytes: int
+
+
+@dataclass(frozen=True)
+class CheckpointTensor:
+    """`role` is "projection", "lora", "elementwise", "norm", "bias", "state", "embedding", "head" or "unused"."""
+
+    name: str
+    role: str
+    dtype: str
+    shape: tuple[int, ...]
+    bits_per_weight: float
+
+
+@dataclass(frozen=True)
+class CheckpointInfo:
+    """A checkpoint. Names and shapes are BlinkDL's in every layout. `parameters` counts what is in the file: a tied head is not."""
+
+    file: str
+    format: str
+    layout: str
+    arch: str
+    dims: Dims
+    dtype: str
+    parameters: int
+    parameters_by_role: dict[str, int]
+    tied_head: bool
+    time_state: bool
+    file_bytes: int
+    bits_per_weight: float
+    bits_per_weight_file: float
+    tensors: tuple[CheckpointTensor, ...]
+    summary: dict[str, Any] = field(repr=False)
+
+    def to_json(self) -> dict[str, Any]:
+        return self.summary
+
+
+@dataclass(frozen=True)
+class PackedInfo:
+    """A packed file. `tokenizer` is its kind. `decoded_layouts`: those of matrices that no native product reads, so they are decoded.
+
+    `quantization_config`: what was asked for and what ran; `provenance`: the checkpoint and the text it was made from.
+    """
+
+    file: str
+    format_version: str
+    arch: str
+    dims: Dims
+    tokenizer: str
+    quantization_config: dict[str, Any]
+    provenance: dict[str, Any]
+    decoded_layouts: tuple[str, ...]
+    file_bytes: int
+    bits_per_weight: float | None
+    bits_per_weight_projections: float | None
+    bits_per_weight_file: float | None
+    ledger: tuple[LedgerRow, ...]
+    tensors: tuple[LedgerItem, ...]
+    summary: dict[str, Any] = field(repr=False)
+
+    def to_json(self) -> dict[str, Any]:
+        return self.summary
