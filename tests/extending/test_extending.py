@@ -310,7 +310,7 @@ def test_what_was_added_can_be_taken_back() -> None:
     try:
         assert "toy" not in METHODS and LAYOUT not in layout_ids() and methods_for(TernaryConfig) == ()
         assert toy_codec.CODEC not in codecs() and all(each.params is not TernaryConfig for each in quantizers())
-        with pytest.raises(ConfigError, match="no codec has registered TernaryConfig; there are codebook, dense, "):
+        with pytest.raises(ConfigError, match="no codec has registered TernaryConfig; there are codebook, columnwise, dense, "):
             TernaryConfig().stored_bytes((4, 4))
         with pytest.raises(ConfigError, match="the method nearest does not quantise to TernaryConfig; methods that do: none"):
             quantizer_for("nearest", TernaryConfig())

@@ -9,7 +9,16 @@ from pathlib import Path
 import numpy as np
 
 from rwkvquant.architectures import Dims
-from rwkvquant.codecs import CodebookFactors, CodebookTensor, DenseTensor, GridConfig, PairCodebookTensor, QTensor, UniformTensor
+from rwkvquant.codecs import (
+    CodebookFactors,
+    CodebookTensor,
+    ColumnwiseTensor,
+    DenseTensor,
+    GridConfig,
+    PairCodebookTensor,
+    QTensor,
+    UniformTensor,
+)
 from rwkvquant.formats.container import ContainerWriter
 from rwkvquant.formats.tokenizer_data import TokenizerData
 
@@ -58,6 +67,13 @@ def pairs(rng: np.random.Generator, shape: tuple[int, int], bits: int = 4, group
     return PairCodebookTensor(codes, bits, books, rng.random(rows).astype(np.float16), cols, group_rows)
 
 
+def columnwise(rng: np.random.Generator, shape: tuple[int, int], bits: int = 3) -> ColumnwiseTensor:
+    rows, cols = shape
+    table = np.sort(rng.integers(-64, 65, 2**bits)).astype(np.int8)
+    row_scale, col_scale = rng.standard_normal(rows).astype(np.float16), rng.random(cols).astype(np.float16)
+    return ColumnwiseTensor(rng.integers(0, 2**bits, shape, dtype=np.uint8), table, row_scale, col_scale)
+
+
 def dense(rng: np.random.Generator, shape: tuple[int, ...], dtype: type = np.float16) -> DenseTensor:
     return DenseTensor(rng.standard_normal(shape).astype(dtype))
 
@@ -79,6 +95,12 @@ def of_pairs(rng: np.random.Generator) -> Iterator[tuple[str, PairCodebookTensor
     return ((f"pairs{bits}.t16x32", pairs(rng, (17, 67), bits)) for bits in range(4, 9))
 
 
+def of_columnwise(rng: np.random.Generator) -> Iterator[tuple[str, ColumnwiseTensor]]:
+    """One piece, a chunk of three, and a whole chunk before one of two."""
+    for bits in (2, 3, 4):
+        yield from ((f"columnwise{bits}.r512", columnwise(rng, shape, bits)) for shape in ((17, 67), (300, 33), (700, 5)))
+
+
 def of_dense(rng: np.random.Generator) -> Iterator[tuple[str, DenseTensor]]:
     return iter((("dense.f16", dense(rng, (3, 67))), ("dense.f32", dense(rng, (3, 67), np.float32))))
 
@@ -88,6 +110,7 @@ EXAMPLES: dict[str, Callable[[np.random.Generator], Iterator[tuple[str, QTensor]
     "uniform": of_uniform,
     "codebook": of_codebook,
     "pairs": of_pairs,
+    "columnwise": of_columnwise,
     "dense": of_dense,
 }
 
@@ -101,7 +124,8 @@ def add_model(writer: ContainerWriter, seed: int = 0) -> None:
         writer.add(block + "att.receptance.weight", uniform(rng, (C, C), GridConfig(3, 64)), role="projection", method="gptq", error=0.25)
         writer.add(block + "att.key.weight", codebook(rng, (C, C)), role="projection", method="kmeans")
         writer.add(block + "ffn.key.weight", uniform(rng, (F, C), GridConfig(5, 32, True)), role="projection", method="rtn")
-        writer.add(block + "ffn.value.weight", uniform(rng, (C, F), GridConfig(2, 128, scale_bits=16)), role="projection", method="rtn")
+        value = uniform(rng, (C, F), GridConfig(2, 128, scale_bits=16)) if layer else columnwise(rng, (C, F))
+        writer.add(block + "ffn.value.weight", value, role="projection", method="rtn")
         lora = uniform(rng, (8, C), GridConfig(4, 32))
         writer.add(block + "att.w1", lora, role="lora", method="rtn", source_shape=(C, 8), transposed=True)
         writer.add(block + "att.a1", codebook(rng, (5, C), 4, 8, rank=3), role="lora", method="gptvq", source_shape=(C, 5), transposed=True)

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from rwkvquant.architectures.rwkv import RECURRENT
-from rwkvquant.codecs import CodebookConfig, CodebookFactors, GridConfig, PairConfig
+from rwkvquant.codecs import CodebookConfig, CodebookFactors, ColumnwiseConfig, GridConfig, PairConfig
 from rwkvquant.formats import header, states
 from rwkvquant.formats.container import open_packed
-from rwkvquant.kernels import tiles
+from rwkvquant.kernels import chunks, tiles
 from rwkvquant.transforms import transform_names
 from tests.formats.examples import TOKENIZER, write_model
 
@@ -25,7 +25,7 @@ PLANES = {1: (1,), 2: (2,), 3: (2, 1), 4: (4,), 5: (4, 1), 6: (4, 2), 7: (4, 2, 
 BYTE = re.compile(r"byte +(\d+) = 0b([01]{8})")
 
 
-@pytest.mark.parametrize(("kind", "shape"), [("tile", (16, 32)), ("rows", (2, 64))])
+@pytest.mark.parametrize(("kind", "shape"), [("tile", (16, 32)), ("rows", (2, 64)), ("chunk", (512, 2))])
 def test_the_worked_examples_are_what_packing_gives(kind: str, shape: tuple[int, int]) -> None:
     lines = re.search(rf"<!-- example: {kind} \S+ -->\n((?:    row.*\n)+)", DOC)[1].splitlines()
     codes, expected = np.zeros(shape, np.uint8), np.zeros(shape[0] * shape[1] * 3 // 8, np.uint8)
@@ -34,7 +34,12 @@ def test_the_worked_examples_are_what_packing_gives(kind: str, shape: tuple[int,
         codes[row, col] = code
         for at, value in BYTE.findall(line):
             expected[int(at)] |= int(value, 2)
-    packed = tiles.pack_tiles(codes, 3, 32) if kind == "tile" else tiles.pack_rows(codes, 3)
+    pack = {
+        "tile": lambda: tiles.pack_tiles(codes, 3, 32),
+        "rows": lambda: tiles.pack_rows(codes, 3),
+        "chunk": lambda: chunks.pack_chunks(codes, 3),
+    }
+    packed = pack[kind]()
     assert len(lines) == 3
     assert packed.tolist() == expected.tolist()
 
@@ -55,16 +60,18 @@ def test_the_worked_centroids_are_those_of_the_definition() -> None:
 def test_the_tables_of_bits_are_computed_from_stored_bytes() -> None:
     shape = (2048, 2048)
     uniform = re.findall(r"\| uniform(\d) \| (\d+) \| (\d+) \| (\w+) \| ([\d.]+) \|", DOC)
-    tables = re.findall(r"\| (codebook|pairs)(\d) \| (\d+) \| ([\d-]+) \| ([\d.]+) \|", DOC)
-    assert len(uniform) == 7 and len(tables) == 7
+    tables = re.findall(r"\| (codebook|pairs|columnwise)(\d) \| (\d+) \| ([\d-]+) \| ([\d.]+) \|", DOC)
+    assert len(uniform) == 7 and len(tables) == 8
     for bits, group, scale_bits, symmetric, claimed in uniform:
         size = GridConfig(int(bits), int(group), symmetric == "yes", int(scale_bits)).stored_bytes(shape)
         assert f"{8 * size / 2048**2:.4f}" == claimed, (bits, group)
     for codec, bits, group_rows, rank, claimed in tables:
         if codec == "codebook":
             size = CodebookConfig(int(bits), int(group_rows), int(rank)).stored_bytes(shape)
-        else:
+        elif codec == "pairs":
             size = PairConfig(int(bits), int(group_rows)).stored_bytes(shape)
+        else:
+            size = ColumnwiseConfig(int(bits)).stored_bytes(shape)
         assert f"{8 * size / 2048**2:.4f}" == claimed, (codec, bits, group_rows)
 
 
@@ -122,6 +129,10 @@ def decode_by_the_page(entry: dict, arrays: dict[str, np.ndarray]) -> np.ndarray
                 centroid = int(arrays["codebooks"][(r // entry["group_rows"] * 2 + col % 2) * 2**bits + code])
                 weights[r, col] = f32(arrays["row_scale"][r]) * f32(centroid - 64)
                 continue
+            if codec.startswith("columnwise"):
+                entry_of = int(arrays["table"][columnwise_code_by_the_page(arrays["codes"], rows, cols, bits, r, col)])
+                weights[r, col] = f32(f32(arrays["row_scale"][r]) * f32(entry_of)) * f32(arrays["col_scale"][col])
+                continue
             code = code_by_the_page(arrays["codes"], kind, cols, bits, r, col)
             if codec.startswith("codebook"):
                 weights[r, col] = f32(arrays["row_scale"][r]) * f32(centroid_by_the_page(entry, arrays, bits, r, col, code) - 64)
@@ -162,6 +173,17 @@ def code_by_the_page(codes: np.ndarray, kind: str, cols: int, bits: int, r: int,
     return code
 
 
+def columnwise_code_by_the_page(codes: np.ndarray, rows: int, cols: int, bits: int, r: int, col: int) -> int:
+    chunk, padded_rows = r // 512, -(-rows // 128) * 128
+    pieces, piece, group, i = min(512, padded_rows - 512 * chunk) // 128, r % 512 // 128, r % 128 // 16, r % 16
+    start, code, low = 512 * chunk * cols * bits // 8 + col * bits * 16 * pieces, 0, 0
+    for p in PLANES[bits]:
+        byte = int(codes[start + group % p * 16 * pieces + 16 * piece + i])
+        code |= (byte >> p * (group // p)) % 2**p << low
+        start, low = start + p * 16 * pieces, low + p
+    return code
+
+
 def centroid_by_the_page(entry: dict, arrays: dict[str, np.ndarray], bits: int, r: int, col: int, code: int) -> int:
     group_rows, rank, shift, cols = entry["group_rows"], entry["rank"], entry["shift"], entry["shape"][1]
     if entry["layout"].endswith(".rows"):
@@ -172,3 +194,12 @@ def centroid_by_the_page(entry: dict, arrays: dict[str, np.ndarray], bits: int, 
     total = sum(int(arrays["coefficients"][table * rank + i]) * int(arrays["basis"][i * 2**bits + code]) for i in range(rank))
     half = 2 ** (shift - 1) if shift else 0
     return min(63, max(-64, (total + half) >> shift)) + 64
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4])
+def test_codes_in_chunks_are_where_the_page_says(bits: int) -> None:
+    """The model above has one chunk of one piece; here are a whole chunk and one of two pieces."""
+    codes = np.random.default_rng(bits).integers(0, 2**bits, (700, 3), dtype=np.uint8)
+    packed = chunks.pack_chunks(codes, bits)
+    read = [[columnwise_code_by_the_page(packed, 700, 3, bits, r, col) for col in range(3)] for r in range(700)]
+    assert np.array_equal(read, codes)

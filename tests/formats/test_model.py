@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 from rwkvquant.architectures import ARCHITECTURES, Dims
 from rwkvquant.errors import FormatError
+from rwkvquant.formats.container import ContainerWriter, open_packed
 from rwkvquant.formats.model import decode_model, encode_model
+from tests.formats import examples
 
 DIMS = Dims(layers=2, width=32, hidden=64, vocab=48, heads=2, head_size=16, ranks={"Rw": 8})
 SIZES = {"layers": 2, "width": 32, "hidden": 64, "vocab": 48, "heads": 2, "head_size": 16, "ranks": {"Rw": 8}}
@@ -50,3 +54,20 @@ def test_a_size_that_the_architecture_does_not_have_is_neither_written_nor_asked
     written = encode_model("headless", replace(DIMS, heads=0, head_size=0))
     assert "head" not in json.loads(written)["dims"] and "heads" not in json.loads(written)["dims"]
     assert decode_model(written) == (headless, replace(DIMS, heads=0, head_size=0))
+
+
+def test_a_codec_for_inputs_that_are_never_negative_is_refused_elsewhere(tmp_path: Path) -> None:
+    """The table of the architecture says which inputs those are: in RWKV that of ffn.value."""
+    path = examples.write_model(tmp_path / "model.safetensors")
+    assert open_packed(path).tensors["blocks.0.ffn.value.weight"].layout == "columnwise3.r512"
+    for name, role in (("blocks.0.att.output.weight", "projection"), ("blocks.1.att.g2", "lora")):
+        with ContainerWriter(tmp_path / "wrong.safetensors") as out:
+            examples.add_model(out)
+            out.add(name, examples.columnwise(np.random.default_rng(0), (32, 32)), role=role, method="kmeans")
+            with pytest.raises(
+                FormatError, match=rf"columnwise3.r512 is for matrices whose input is never negative; the input of {name} may"
+            ):
+                examples.finish(out)
+    assert [name for arch in ARCHITECTURES.values() for name in arch.by_key if arch.reads_nonnegative(arch.full_name(3, name))] == [
+        "ffn.value.weight"
+    ] * len(ARCHITECTURES)

@@ -124,6 +124,11 @@ class Architecture:
         """The products of a block whose outputs are added to the residual stream -> their inputs."""
         return {spec.name: spec.input for spec in self.table if spec.writes_residual and spec.input is not None}
 
+    def reads_nonnegative(self, name: str) -> bool:
+        """Whether the product with this matrix, "blocks.3.ffn.value.weight", has an input that is never negative."""
+        spec = self.by_key.get(self.split(name)[1])
+        return spec is not None and spec.nonnegative_input
+
     @property
     def last_product(self) -> str:
         """The last product of a block. Calibration records its input; its output goes to the next block."""

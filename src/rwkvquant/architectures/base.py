@@ -47,6 +47,7 @@ class TensorSpec:
     layers: str = "all"  # "all" | "first" | "later" (required in later layers, optional and unused in the first)
     optional: bool = False
     writes_residual: bool = False  # its product is added to the residual stream
+    nonnegative_input: bool = False  # its input is a squared ReLU: never negative, and mostly zero
     starts: str | None = None  # only for Role.STATE: the array of the recurrent state that begins with these values
 
     @property
@@ -70,8 +71,10 @@ class TensorSpec:
         return shape[1:] if self.slices else shape
 
 
-def projection(name: str, shape: tuple[str, str], fed_by: str, writes_residual: bool = False) -> TensorSpec:
-    return TensorSpec(name, shape, Role.PROJECTION, input=fed_by, writes_residual=writes_residual)
+def projection(
+    name: str, shape: tuple[str, str], fed_by: str, writes_residual: bool = False, nonnegative_input: bool = False
+) -> TensorSpec:
+    return TensorSpec(name, shape, Role.PROJECTION, input=fed_by, writes_residual=writes_residual, nonnegative_input=nonnegative_input)
 
 
 def lora(name: str, shape: tuple[str, str], fed_by: str, layers: str = "all") -> TensorSpec:

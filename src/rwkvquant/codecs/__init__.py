@@ -9,6 +9,7 @@ project (base.py says what it owns). A logical tensor is what a quantiser return
 
 from rwkvquant.codecs.base import Codec, CodecConfig, NativeForm, QTensor
 from rwkvquant.codecs.codebook import CodebookConfig, CodebookFactors, CodebookTensor
+from rwkvquant.codecs.columnwise import ColumnwiseConfig, ColumnwiseTensor
 from rwkvquant.codecs.dense import DenseConfig, DenseTensor
 from rwkvquant.codecs.packing import ALIGNMENT, PackedTensor, Packing
 from rwkvquant.codecs.pairs import PairCodebookTensor, PairConfig
@@ -24,6 +25,8 @@ __all__ = [
     "CodebookTensor",
     "Codec",
     "CodecConfig",
+    "ColumnwiseConfig",
+    "ColumnwiseTensor",
     "DenseConfig",
     "DenseTensor",
     "GridConfig",

@@ -107,6 +107,7 @@ class Codec(ABC):
     memory_layouts: ClassVar[tuple[str, ...]] = ()  # ids that exist in memory only
     keys: ClassVar[Mapping[str, type[int]]] = {}  # keys of the table besides layout and shape -> their JSON types
     axes: ClassVar[tuple[int, int]] = (2, 2)  # how many axes a tensor has, at least and at most
+    nonnegative_input: ClassVar[bool] = False  # True: only for matrices whose input is never negative
     quantizes: ClassVar[bool] = True  # False: its values are those of the checkpoint, or those as float16
 
     # In the file

@@ -57,7 +57,7 @@ def decode_dims(architecture: Architecture, dims: dict[str, Any]) -> Dims:
 
 
 def check_dims(architecture: Architecture, dims: Dims, tensors: Mapping[str, TensorEntry]) -> None:
-    """Raises FormatError if a tensor that fixes a size is missing, or any tensor's shape contradicts the sizes.
+    """Raises FormatError if a tensor that fixes a size is missing, any tensor's shape contradicts the sizes, or its codec does not suit it.
 
     It does not ask for all tensors of the architecture: code that loads the weights does that.
     """
@@ -83,6 +83,8 @@ def check_dims(architecture: Architecture, dims: Dims, tensors: Mapping[str, Ten
         shapes = by_role.get(entry.role, [])
         if not any(_fits(entry, shape) for shape in shapes):
             raise _contradiction(entry, shapes[0] if shapes else ())
+        if entry.packing.codec.nonnegative_input and not architecture.reads_nonnegative(entry.name):
+            raise FormatError(f"{entry.layout} is for matrices whose input is never negative; the input of {entry.name} may be negative")
 
 
 def _forward_axes(spec: TensorSpec, dims: Dims) -> tuple[Any, ...]:

@@ -85,11 +85,11 @@ def pack_tiles(codes: Bytes, bits: int, tile_cols: int) -> Bytes:
     for start, stop in _block_ranges(rows, steps * STEP_COLS):
         block = np.zeros(((stop - start) * TILE_ROWS, steps * STEP_COLS), np.uint8)
         part = codes[start * TILE_ROWS : stop * TILE_ROWS]
-        _check_codes(part, bits)
+        check_codes(part, bits)
         block[: len(part), :cols] = part
         block = block.reshape(stop - start, TILE_ROWS, tiles, tile_steps, STEP_COLS).transpose(0, 2, 3, 1, 4)
         stepwise = block.reshape(stop - start, tiles, tile_steps, STEP_BYTES)  # byte 4r + c of step j
-        _fill_planes(stepwise, bits, out[start:stop], spread=True)
+        fill_planes(stepwise, bits, out[start:stop], spread=True)
     return out.reshape(-1)
 
 
@@ -100,7 +100,7 @@ def unpack_tiles(packed: Bytes, rows: int, cols: int, bits: int, tile_cols: int)
     codes = np.empty((rows, cols), np.uint8)
     for start, stop in _block_ranges(rows, tiles * tile_cols):
         stepwise = np.zeros((stop - start, tiles, tile_steps, STEP_BYTES), np.uint8)
-        _read_planes(stored[start:stop], bits, stepwise, spread=True)
+        read_planes(stored[start:stop], bits, stepwise, spread=True)
         block = stepwise.reshape(stop - start, tiles, tile_steps, TILE_ROWS, STEP_COLS).transpose(0, 3, 1, 2, 4)
         block = block.reshape((stop - start) * TILE_ROWS, tiles * tile_cols)
         codes[start * TILE_ROWS : stop * TILE_ROWS] = block[: rows - start * TILE_ROWS, :cols]
@@ -113,10 +113,10 @@ def pack_rows(codes: Bytes, bits: int) -> Bytes:
     width = padded(cols, ROW_MULTIPLE)
     out = np.empty((rows, row_bytes(cols, bits), 1), np.uint8)
     for start, stop in _ranges(rows, max(1, _CHUNK_CODES // width)):
-        _check_codes(codes[start:stop], bits)
+        check_codes(codes[start:stop], bits)
         part = np.zeros((stop - start, width, 1), np.uint8)
         part[:, :cols, 0] = codes[start:stop]
-        _fill_planes(part, bits, out[start:stop])
+        fill_planes(part, bits, out[start:stop])
     return out.reshape(-1)
 
 
@@ -127,7 +127,7 @@ def unpack_rows(packed: Bytes, rows: int, cols: int, bits: int) -> Bytes:
     codes = np.empty((rows, cols), np.uint8)
     for start, stop in _ranges(rows, max(1, _CHUNK_CODES // width)):
         part = np.zeros((stop - start, width, 1), np.uint8)
-        _read_planes(stored[start:stop], bits, part)
+        read_planes(stored[start:stop], bits, part)
         codes[start:stop] = part[:, :cols, 0]
     return codes
 
@@ -159,11 +159,11 @@ def pack_zeros(zeros: Bytes, bits: int) -> Bytes:
 
     The planes in PLANES order, each one little-endian integer of 16*p bits with row r in bits [p*r, p*r + p).
     """
-    _check_codes(zeros, bits)
+    check_codes(zeros, bits)
     rows, groups = zeros.shape
     full = pack_scales(zeros).reshape(padded(rows, TILE_ROWS) // TILE_ROWS, groups, TILE_ROWS, 1)
     out = np.empty((*full.shape[:2], 2 * bits, 1), np.uint8)
-    _fill_planes(full, bits, out)
+    fill_planes(full, bits, out)
     return out.reshape(-1)
 
 
@@ -172,7 +172,7 @@ def unpack_zeros(packed: Bytes, rows: int, groups: int, bits: int) -> Bytes:
     blocks = padded(rows, TILE_ROWS) // TILE_ROWS
     stored = packed[: blocks * groups * 2 * bits].reshape(blocks, groups, 2 * bits, 1)
     full = np.zeros((blocks, groups, TILE_ROWS, 1), np.uint8)
-    _read_planes(stored, bits, full)
+    read_planes(stored, bits, full)
     return unpack_scales(full.reshape(-1), rows, groups)
 
 
@@ -223,7 +223,7 @@ def unpack_pair_codebooks(packed: Bytes, rows: int, group_rows: int, bits: int) 
     return np.ascontiguousarray(stored.transpose(0, 2, 1))
 
 
-def _fill_planes(codes: Bytes, bits: int, out: Bytes, spread: bool = False) -> None:
+def fill_planes(codes: Bytes, bits: int, out: Bytes, spread: bool = False) -> None:
     """codes (..., n, lanes) -> out (..., n * bits // 8, lanes): 8//p codes of one lane share a byte of a plane of width p:
     neighbours, or with `spread` codes that are as far apart as the plane has lines.
     """
@@ -239,8 +239,8 @@ def _fill_planes(codes: Bytes, bits: int, out: Bytes, spread: bool = False) -> N
         at = stop
 
 
-def _read_planes(packed: Bytes, bits: int, codes: Bytes, spread: bool = False) -> None:
-    """The inverse of _fill_planes; `codes` must be zeros, and is filled in place."""
+def read_planes(packed: Bytes, bits: int, codes: Bytes, spread: bool = False) -> None:
+    """The inverse of fill_planes; `codes` must be zeros, and is filled in place."""
     at = 0
     for width, low_bit in _plane_bits(bits):
         per = 8 // width
@@ -274,7 +274,7 @@ def _ranges(count: int, chunk: int) -> Iterator[tuple[int, int]]:
         yield start, min(start + chunk, count)
 
 
-def _check_codes(codes: Bytes, bits: int) -> None:
+def check_codes(codes: Bytes, bits: int) -> None:
     largest = int(codes.max(initial=0))
     assert largest >> bits == 0, f"[tiles] code {largest} does not fit in {bits} bits"
 
