@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rwkvquant.errors import FormatError, TokenizerError
-from rwkvquant.runtime.chat import Chat
+from rwkvquant.runtime.chat import Chat, _Place
 from rwkvquant.runtime.sampling import SamplingConfig
 from rwkvquant.runtime.session import load
 from rwkvquant.runtime.tokenizer import Tokenizer, load_tokenizer
@@ -65,9 +65,18 @@ def _chat(kind: str = "world", **options: Any) -> tuple[Chat, ScriptedModel]:
 
 def _heard(chat: Chat, model: ScriptedModel) -> str:
     """What the model has read from the start of the conversation, the first token 0 left out."""
-    heard = chat._state.tokens
+    heard = _state(chat).tokens
     assert heard[0] == 0 and 0 not in heard[1:]
     return model.tokenizer.decode(heard[1:])
+
+
+def _state(chat: Chat) -> Any:
+    return chat._places[-1].state
+
+
+def _tail(chat: Chat) -> str:
+    """What was shown and is not read yet: the beginning of the next turn."""
+    return chat._heard.removeprefix(chat._places[-1].text)
 
 
 @pytest.mark.parametrize("kind", TOKENIZERS)
@@ -77,7 +86,7 @@ def test_the_users_next_turn_ends_an_answer_and_is_not_shown(kind: str) -> None:
     assert "".join(chat.reply("Hi!")) == " Hello there."
     model.will_say(" Bye.")
     assert "".join(chat.reply("  Leave\r\nnow  ")) == " Bye."
-    read = _heard(chat, model) + chat._tail
+    read = _heard(chat, model) + _tail(chat)
     assert read == "User: Hi!\n\nAssistant: Hello there.\n\nUser: Leave\nnow\n\nAssistant: Bye."
 
 
@@ -86,7 +95,7 @@ def test_the_stop_text_is_found_when_tokens_overlap_its_edges() -> None:
     model.will_say("Done.\n\nUser: x")
     assert len(model.script) == 3  # "Done", ".\n\nUs", "er: x"
     assert "".join(chat.reply("Hi")) == "Done."
-    assert (_heard(chat, model), chat._tail) == ("User: Hi\n\nAssistant:Done", ".")
+    assert (_heard(chat, model), _tail(chat)) == ("User: Hi\n\nAssistant:Done", ".")
     model.will_say("Yes")
     list(chat.reply("Really?"))
     assert _heard(chat, model) == "User: Hi\n\nAssistant:Done.\n\nUser: Really?\n\nAssistant:Yes"
@@ -110,7 +119,7 @@ def test_an_answer_is_the_text_before_the_first_stop(kind: str, parts: list[str]
     model.will_say("".join(parts))
     said = "".join(chat.reply("Hi"))
     assert said == "".join(parts).split("\n\nUser:")[0]
-    assert _heard(chat, model) + chat._tail == f"User: Hi\n\nAssistant:{said}"  # kept state and tail: exactly what was said, once
+    assert _heard(chat, model) + _tail(chat) == f"User: Hi\n\nAssistant:{said}"  # kept state and tail: exactly what was said, once
 
 
 def test_the_system_text_is_read_once_before_the_first_message() -> None:
@@ -170,7 +179,7 @@ def test_an_answer_cut_within_a_character_is_kept_as_it_was_shown() -> None:
     chat, model = _chat("bytes", max_tokens=6)
     model.will_say(" abcdéf")
     assert "".join(chat.reply("Hi")) == " abcd\ufffd"
-    assert _heard(chat, model) + chat._tail == "User: Hi\n\nAssistant: abcd\ufffd"
+    assert _heard(chat, model) + _tail(chat) == "User: Hi\n\nAssistant: abcd\ufffd"
 
 
 def test_penalties_are_counted_within_each_answer() -> None:
@@ -212,19 +221,19 @@ def test_another_chat_continues_a_saved_conversation(tmp_path: Path) -> None:
     assert "".join(second.reply("And then?")) == "".join(first.reply("And then?"))
     fresh = Chat(model, GREEDY, max_tokens=8)
     list(fresh.reply("And then?"))
-    np.testing.assert_array_equal(second._state.recurrent.wkv, first._state.recurrent.wkv)
-    assert not np.allclose(second._state.recurrent.wkv, fresh._state.recurrent.wkv)
+    np.testing.assert_array_equal(_state(second).recurrent.wkv, _state(first).recurrent.wkv)
+    assert not np.allclose(_state(second).recurrent.wkv, _state(fresh).recurrent.wkv)
 
 
 def test_saving_reads_what_was_shown_but_not_yet_read(tmp_path: Path) -> None:
     model = load(DATA / "rwkv7-tiny.pth", tokenizer=str(DATA / "tokenizer.json"))
     chat, by_hand = Chat(model), model.forward([0, *model.tokenizer.encode("User: Hi")])[1]
-    chat._state, chat._tail = by_hand, " there"
+    chat._places, chat._heard = [chat._places[0], _Place("User: Hi", by_hand)], "User: Hi there"
     chat.save(tmp_path / "chat.state")
     _, expected = model.forward(model.tokenizer.encode(" there"), by_hand)
     again = Chat(model)
     again.load(tmp_path / "chat.state")
-    np.testing.assert_array_equal(again._state.recurrent.wkv, expected.recurrent.wkv)
+    np.testing.assert_array_equal(_state(again).recurrent.wkv, expected.recurrent.wkv)
 
 
 def test_a_conversation_that_is_saved_before_the_first_message_has_the_system_text(tmp_path: Path) -> None:
@@ -234,7 +243,7 @@ def test_a_conversation_that_is_saved_before_the_first_message_has_the_system_te
     again.load(tmp_path / "chat.state")
     expected = model.forward([0, *model.tokenizer.encode("System: Be kind.")])[1]
     assert again.begun
-    np.testing.assert_array_equal(again._state.recurrent.wkv, expected.recurrent.wkv)
+    np.testing.assert_array_equal(_state(again).recurrent.wkv, expected.recurrent.wkv)
 
 
 def test_another_models_conversation_is_refused_and_changes_nothing(tmp_path: Path) -> None:

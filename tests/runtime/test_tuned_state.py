@@ -195,7 +195,7 @@ def test_a_chat_begins_with_it_and_reads_no_token_0(tmp_path: Path, monkeypatch:
     np.testing.assert_array_equal(begin.recurrent.wkv, model.tuned_state(path).recurrent.wkv)
     other = Chat(model, GREEDY, max_tokens=6)
     list(other.reply("Hi"))
-    assert not np.allclose(chat._state.recurrent.wkv, other._state.recurrent.wkv)
+    assert not np.allclose(chat._places[-1].state.recurrent.wkv, other._places[-1].state.recurrent.wkv)
     fresh = Chat(model, GREEDY)
     fresh.load(path)
     fresh.save(tmp_path / "talk.state")  # nothing was said: the tuned state itself

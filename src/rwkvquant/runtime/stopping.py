@@ -49,7 +49,7 @@ class TextUntilStop:
             self.stopped = True
             _, start = min(matches)
             return text[:start]
-        self._held = max((_beginning_at_end(text, stop) for stop in self._stops), key=len, default="")
+        self._held = max((beginning_at_end(text, stop) for stop in self._stops), key=len, default="")
         return text.removesuffix(self._held)
 
 
@@ -66,7 +66,7 @@ def stop_strings(stop: str | Sequence[str]) -> tuple[str, ...]:
     return stops
 
 
-def _beginning_at_end(text: str, stop: str) -> str:
+def beginning_at_end(text: str, stop: str) -> str:
     """The longest end of the text that is a beginning of `stop`: "so.\\n" and "\\n\\nUser:" -> "\\n"."""
     lengths = range(min(len(stop) - 1, len(text)), 0, -1)
     return next((stop[:length] for length in lengths if text.endswith(stop[:length])), "")

@@ -1,0 +1,66 @@
+"""What a chat template is. The built-in ones are in builtin.py, a Jinja template is made into one by jinja.py."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, TypedDict
+
+from rwkvquant.errors import ConfigError
+
+Role = Literal["system", "user", "assistant"]
+
+
+class Message(TypedDict):
+    """One part of a conversation, as in other tools: {"role": "user", "content": "Hi"}. Roles are system, user and assistant."""
+
+    role: Role
+    content: str
+
+
+Rendering = Callable[[Sequence[Message], str | None, bool], str]  # messages, how to think, whether the model answers next -> text
+
+
+@dataclass(frozen=True)
+class ChatTemplate:
+    """How a conversation becomes the text that a model reads, and where an answer ends.
+
+    `name`: a built-in name, or the path of a Jinja file.
+    `stop`: an answer ends before any of these texts; it ends at token 0 too.
+    `opening`: messages that begin a conversation which has no system text and no tuned state.
+    `thinking`: the ways to think that a user may choose, the default first. Empty: answers have no thinking.
+    `separator`: the text between two turns, with which a saved conversation continues. None: only whole conversations become text.
+    `end_mark`: a character that stands for token 0 in the text. Empty: the text has no such place.
+    `max_tokens`: the longest answer, with its thinking, where the user does not say.
+    """
+
+    name: str
+    stop: tuple[str, ...]
+    rendering: Rendering = field(repr=False)
+    opening: tuple[Message, ...] = ()
+    thinking: tuple[str, ...] = ()
+    separator: str | None = None
+    end_mark: str = ""
+    max_tokens: int = 512
+
+    @property
+    def keeps_answers(self) -> bool:
+        """Whether the model sees its earlier answers exactly as it wrote them. False: they become text again, without thinking."""
+        return self.separator is not None and not self.thinking
+
+    def render(self, messages: Sequence[Message], think: str | None = None, answer_next: bool = True) -> str:
+        """The text of a conversation. With `answer_next` it ends where the model begins its answer.
+
+        `think` is one of `thinking`; None leaves the choice to the template. Raises ConfigError for another one, for a role that the
+        template does not know, and where a Jinja template fails.
+        """
+        self.require_think(think)
+        return self.rendering(messages, think, answer_next)
+
+    def require_think(self, think: str | None) -> None:
+        """Raises ConfigError for a way to think that this template does not have."""
+        if think is None or think in self.thinking:
+            return
+        if not self.thinking:
+            raise ConfigError(f"the chat template {self.name} has no thinking; got think={think}. Use the template g1 or a Jinja file.")
+        raise ConfigError(f"the chat template {self.name} thinks in one of the ways {', '.join(self.thinking)}; got {think}")
