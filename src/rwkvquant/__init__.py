@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     from rwkvquant.runtime.session import Model, load
     from rwkvquant.runtime.states.files import State
     from rwkvquant.runtime.states.pool import Slots
+    from rwkvquant.runtime.templates import ChatMessage, ChatTemplate, chat_template
+    from rwkvquant.runtime.thinking import ChatPiece
 
 __version__ = "0.1.0"
 
@@ -67,6 +69,8 @@ _HOMES = {
     "runtime.session": ("Model", "load"),
     "runtime.states.files": ("State",),
     "runtime.states.pool": ("Slots",),
+    "runtime.templates": ("ChatMessage", "ChatTemplate", "chat_template"),
+    "runtime.thinking": ("ChatPiece",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -74,6 +78,9 @@ __all__ = [
     "CalibrationConfig",
     "CalibrationError",
     "Chat",
+    "ChatMessage",
+    "ChatPiece",
+    "ChatTemplate",
     "CheckpointError",
     "CheckpointInfo",
     "CompareResult",
@@ -95,6 +102,7 @@ __all__ = [
     "StoppedError",
     "TokenizerError",
     "__version__",
+    "chat_template",
     "compare",
     "evaluate",
     "evaluate_lambada",

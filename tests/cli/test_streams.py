@@ -88,7 +88,9 @@ def test_a_path_that_no_file_can_have_costs_one_sentence_and_not_the_conversatio
 def test_a_chat_command_that_is_wrong_gets_one_sentence_and_the_conversation_continues() -> None:
     done = run("chat", PACKED, "-n", "2", "--seed", "0", input=b"/save\n/safe file\nhello\n")
     needs, unknown = done.stderr.decode().splitlines()
-    assert needs == "/save needs the name of a file: /save FILE" and unknown.startswith("there is no command /safe. /save FILE saves")
+    assert needs == "/save needs the name of a file: /save FILE" and unknown.startswith(
+        "there is no command /safe. /help shows all commands; "
+    )
     assert done.returncode == 0 and done.stdout.count(b"Assistant:") == 1
 
 

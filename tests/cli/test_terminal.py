@@ -71,11 +71,12 @@ def test_an_interrupted_job_says_so_and_leaves_nothing(folder: Path, number: sig
     assert sorted(path.name for path in folder.iterdir()) == ["model.pth", "never.txt", "some.txt"]
 
 
-def chat_on_a_terminal(keys: list[bytes], *options: str) -> str:
-    """What a person sees who types each of `keys` after a prompt; the last one ends the chat."""
+def chat_on_a_terminal(keys: list[bytes], *options: str, history: str = "") -> str:
+    """What a person sees who types each of `keys` after a prompt; the last one ends the chat. No history is kept by default."""
     pid, terminal = pty.fork()
     if pid == 0:
-        os.execv(sys.executable, [sys.executable, "-m", "rwkvquant", "chat", str(EMBEDDED), *options])
+        environment = os.environ | {"RWKVQUANT_HISTORY": history}
+        os.execve(sys.executable, [sys.executable, "-m", "rwkvquant", "chat", str(EMBEDDED), *options], environment)
     shown = b""
     try:
         for count, typed in enumerate(keys, start=1):
@@ -106,3 +107,22 @@ def test_a_chat_shows_its_seed_once_and_the_seed_repeats_it() -> None:
     seeds = re.findall(r"--seed (\d+) repeats", first)
     assert len(seeds) == 1 and answer(first).strip()
     assert answer(chat_on_a_terminal(keys, *wild, "--seed", seeds[0])) == answer(first)
+
+
+UP = b"\x1b[A"
+
+
+def test_a_later_chat_has_the_lines_of_an_earlier_one(tmp_path: Path) -> None:
+    file = tmp_path / "folder" / "history"
+    chat_on_a_terminal([b"Hello there\r", b"/quit\r"], "-n", "1", history=str(file))
+    assert file.read_text() == "Hello there\n/quit\n"
+    shown = chat_on_a_terminal([UP + UP + b"\r", b"/quit\r"], "-n", "1", history=str(file))
+    assert "Hello there" in shown and file.read_text() == "Hello there\n/quit\nHello there\n/quit\n"
+    chat_on_a_terminal([b"a secret\r", b"/quit\r"], "-n", "1", "--no-history", history=str(file))
+    assert "secret" not in file.read_text()
+
+
+def test_a_history_that_cannot_be_written_does_not_end_a_chat(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    shown = chat_on_a_terminal([b"Hi\r", b"/quit\r"], "-n", "1", history=str(tmp_path / "file" / "history"))
+    assert "the history of this chat could not be saved in" in shown.replace("\r\n", " ") and "Traceback" not in shown

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
 
 from rwkvquant.errors import ConfigError
-from rwkvquant.runtime.templates import TEMPLATES, Message, chat_template
+from rwkvquant.runtime.templates import TEMPLATES, ChatMessage, chat_template
 
-TALK: list[Message] = [
+TALK: list[ChatMessage] = [
     {"role": "system", "content": "Be brief."},
     {"role": "user", "content": "Who are\r\n\r\nyou? "},
     {"role": "assistant", "content": "A model."},
@@ -19,7 +20,7 @@ TALK: list[Message] = [
     {"role": "assistant", "content": "<think>\n2 + 3 is\n\n5\n</think>\nIt is 5."},
     {"role": "user", "content": "Sure?"},
 ]
-DIRECT = [*TALK[:4], Message(role="assistant", content="It is 5."), TALK[5]]
+DIRECT = [*TALK[:4], ChatMessage(role="assistant", content="It is 5."), TALK[5]]
 PLAIN = """System: Be brief.
 
 User: Who are
@@ -112,6 +113,16 @@ def test_a_jinja_file_makes_the_text_and_marks_token_0(tmp_path: Path) -> None:
     literal = chat_template(write(tmp_path / "literal.txt", "<|endoftext|>{{ messages[0].content }}<|rwkv_tokenizer_end_of_text|>"))
     assert literal.render([{"role": "user", "content": f"a{end}<|endoftext|>"}]) == f"{end}a<|endoftext|>{end}"  # no message has the mark
     assert literal.stop == ()
+
+
+def test_the_example_in_the_documentation_is_chatml(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs/chat.md").read_text()
+    example = page[page.index("    {{ bos_token }}") :].partition("\n\n")[0]
+    template = chat_template(write(tmp_path / "example.jinja", textwrap.dedent(example) + "\n"))
+    chatml = chat_template(write(tmp_path / "chatml.jinja", CHATML))
+    for answer_next in (True, False):
+        assert template.render(TALK, answer_next=answer_next) == chatml.render(TALK, answer_next=answer_next)
+    assert template.stop == chatml.stop
 
 
 def test_the_stop_string_of_a_jinja_file_is_what_follows_an_answer(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ from rwkvquant.runtime.session import END_OF_TEXT, Logits, Model
 from rwkvquant.runtime.states.files import State
 from rwkvquant.runtime.states.tuned import open_state
 from rwkvquant.runtime.stopping import TextUntilStop, stop_strings
-from rwkvquant.runtime.templates import ChatTemplate, Message, chat_template
+from rwkvquant.runtime.templates import ChatTemplate, ChatMessage, chat_template
 from rwkvquant.runtime.thinking import ChatPiece, ThinkingSplit, begun_thinking
 from rwkvquant.runtime.tokenizer_base import utf8
 
@@ -53,7 +53,7 @@ class Chat:
     Penalties of the sampling are counted within each answer; the random numbers continue from one answer to the next.
     """
 
-    _messages: list[Message]
+    _messages: list[ChatMessage]
 
     def __init__(
         self,
@@ -100,9 +100,9 @@ class Chat:
         return self._sampler.seed
 
     @property
-    def messages(self) -> list[Message]:
+    def messages(self) -> list[ChatMessage]:
         """What was said, with the system text: [{"role": "user", "content": "Hi"}, ...]. Without what came before `load`."""
-        return [Message(role=message["role"], content=message["content"]) for message in self._messages]
+        return [ChatMessage(role=message["role"], content=message["content"]) for message in self._messages]
 
     def reply(self, message: str) -> Generator[str, None, None]:
         """The answer to a message, in pieces as it grows, without thinking.
@@ -115,7 +115,8 @@ class Chat:
 
     def pieces(self, message: str) -> Generator[ChatPiece, None, None]:
         """As `reply`, with the thinking of a reasoning model: each piece says whether it is thinking."""
-        asked: list[Message] = [*self._messages, {"role": "user", "content": message}]
+        self.finish_reason = None
+        asked: list[ChatMessage] = [*self._messages, {"role": "user", "content": message}]
         text = self._text_of(asked)
         logits = self._read(text, self._shared(text, asked))
         begun = "" if self.template.keeps_answers else begun_thinking(text)
@@ -168,14 +169,14 @@ class Chat:
         self._continued = continued
         self._places = [_Place("", state)]
         self._heard = ""  # what the model has read and written since then, as text
-        opening: list[Message] = []
+        opening: list[ChatMessage] = []
         if not continued and self._system:
             opening = [{"role": "system", "content": self._system}]
         elif not continued and state is None:
             opening = [*self.template.opening]
         self._messages = opening
 
-    def _text_of(self, messages: Sequence[Message], answer_next: bool = True) -> str:
+    def _text_of(self, messages: Sequence[ChatMessage], answer_next: bool = True) -> str:
         """The text of the conversation since its first place."""
         template = self.template
         if self._heard and template.keeps_answers:
@@ -183,7 +184,7 @@ class Chat:
         text = template.render(messages, self.think, answer_next)
         return f"{template.separator}{text}" if self._continued and text else text
 
-    def _shared(self, text: str, asked: Sequence[Message]) -> int:
+    def _shared(self, text: str, asked: Sequence[ChatMessage]) -> int:
         """The number of characters of `text` that stay the same when the conversation has an answer."""
         if self.template.keeps_answers:
             return len(text)
@@ -244,7 +245,6 @@ class Chat:
     def _write(self, logits: Logits) -> Iterator[str]:
         """The model's text up to a stop string, in pieces. The last place follows it, as far as text that was passed on."""
         state = self._places[-1].state
-        self.finish_reason = None
         self._sampler.forget()
         output = TextUntilStop(self._model.tokenizer.stream_decoder(), self._stops)
         for _ in range(self.max_tokens):

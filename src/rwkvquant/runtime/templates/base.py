@@ -11,14 +11,14 @@ from rwkvquant.errors import ConfigError
 Role = Literal["system", "user", "assistant"]
 
 
-class Message(TypedDict):
+class ChatMessage(TypedDict):
     """One part of a conversation, as in other tools: {"role": "user", "content": "Hi"}. Roles are system, user and assistant."""
 
     role: Role
     content: str
 
 
-Rendering = Callable[[Sequence[Message], str | None, bool], str]  # messages, how to think, whether the model answers next -> text
+Rendering = Callable[[Sequence[ChatMessage], str | None, bool], str]  # messages, how to think, whether the model answers next -> text
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class ChatTemplate:
     name: str
     stop: tuple[str, ...]
     rendering: Rendering = field(repr=False)
-    opening: tuple[Message, ...] = ()
+    opening: tuple[ChatMessage, ...] = ()
     thinking: tuple[str, ...] = ()
     separator: str | None = None
     end_mark: str = ""
@@ -48,7 +48,7 @@ class ChatTemplate:
         """Whether the model sees its earlier answers exactly as it wrote them. False: they become text again, without thinking."""
         return self.separator is not None and not self.thinking
 
-    def render(self, messages: Sequence[Message], think: str | None = None, answer_next: bool = True) -> str:
+    def render(self, messages: Sequence[ChatMessage], think: str | None = None, answer_next: bool = True) -> str:
         """The text of a conversation. With `answer_next` it ends where the model begins its answer.
 
         `think` is one of `thinking`; None leaves the choice to the template. Raises ConfigError for another one, for a role that the

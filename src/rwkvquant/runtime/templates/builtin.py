@@ -25,13 +25,13 @@ import re
 from collections.abc import Sequence
 
 from rwkvquant.errors import ConfigError
-from rwkvquant.runtime.templates.base import ChatTemplate, Message
+from rwkvquant.runtime.templates.base import ChatTemplate, ChatMessage
 from rwkvquant.runtime.thinking import CLOSE
 
 SEPARATOR = "\n\n"
 NAMES = {"system": "System", "user": "User", "assistant": "Assistant"}
 STOP = f"{SEPARATOR}User:"  # the model begins the user's next turn
-GREETING: tuple[Message, ...] = (  # the first turn of RWKV's chat demo
+GREETING: tuple[ChatMessage, ...] = (  # the first turn of RWKV's chat demo
     {"role": "user", "content": "hi"},
     {
         "role": "assistant",
@@ -50,7 +50,7 @@ THINK = {
 }
 
 
-def _turns(messages: Sequence[Message]) -> list[str]:
+def _turns(messages: Sequence[ChatMessage]) -> list[str]:
     turns = []
     for message in messages:
         if message["role"] not in NAMES:
@@ -60,11 +60,11 @@ def _turns(messages: Sequence[Message]) -> list[str]:
     return turns
 
 
-def _plain(messages: Sequence[Message], think: str | None, answer_next: bool) -> str:
+def _plain(messages: Sequence[ChatMessage], think: str | None, answer_next: bool) -> str:
     return SEPARATOR.join([*_turns(messages), *(["Assistant:"] if answer_next else [])])
 
 
-def _g1(messages: Sequence[Message], think: str | None, answer_next: bool) -> str:
+def _g1(messages: Sequence[ChatMessage], think: str | None, answer_next: bool) -> str:
     """Thinking is dropped from earlier answers; the way to think is said to the model in the last turn alone."""
     answers = [_without_thinking(message) for message in messages]
     if not answer_next:
@@ -76,7 +76,7 @@ def _g1(messages: Sequence[Message], think: str | None, answer_next: bool) -> st
     return SEPARATOR.join([*turns, f"Assistant:{begin}"])
 
 
-def _without_thinking(message: Message) -> Message:
+def _without_thinking(message: ChatMessage) -> ChatMessage:
     if message["role"] != "assistant":
         return message
     return {"role": "assistant", "content": message["content"].rpartition(CLOSE)[2]}

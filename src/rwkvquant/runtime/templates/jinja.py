@@ -18,7 +18,7 @@ from datetime import datetime
 from typing import Any
 
 from rwkvquant.errors import ConfigError
-from rwkvquant.runtime.templates.base import ChatTemplate, Message
+from rwkvquant.runtime.templates.base import ChatTemplate, ChatMessage
 
 END_MARK = "\ufdd0"  # stands for token 0 until the text becomes tokens: a code point that is no character, so no text has it
 END_NAMES = ("<|endoftext|>", "<|rwkv_tokenizer_end_of_text|>")  # as templates for RWKV may write token 0 themselves
@@ -53,7 +53,7 @@ def jinja_template(source: str, name: str) -> ChatTemplate:
     except (RecursionError, MemoryError, ValueError) as error:
         raise ConfigError(f"the chat template {name} cannot be compiled: {type(error).__name__}: {error}") from None
 
-    def rendering(messages: Sequence[Message], think: str | None, answer_next: bool) -> str:
+    def rendering(messages: Sequence[ChatMessage], think: str | None, answer_next: bool) -> str:
         plain = [{"role": m["role"], "content": m["content"].replace(END_MARK, "")} for m in messages]
         choice = {} if think is None else {"enable_thinking": THINKING[think]}
         try:
@@ -80,8 +80,8 @@ def _stops(rendering: Any) -> tuple[str, ...]:
     None where the template writes token 0 there, or refuses the messages that find it out.
     """
     question, answer, next_question = "a question", "an answer", "the next question"
-    said: list[Message] = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
-    for messages in (said, [*said, Message(role="user", content=next_question)]):
+    said: list[ChatMessage] = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+    for messages in (said, [*said, ChatMessage(role="user", content=next_question)]):
         try:
             text = rendering(messages, None, False)
         except ConfigError:
