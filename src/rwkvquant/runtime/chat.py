@@ -28,7 +28,7 @@ from rwkvquant.runtime.session import END_OF_TEXT, Logits, Model
 from rwkvquant.runtime.states.files import State
 from rwkvquant.runtime.states.tuned import open_state
 from rwkvquant.runtime.stopping import TextUntilStop, stop_strings
-from rwkvquant.runtime.templates import ChatTemplate, ChatMessage, chat_template
+from rwkvquant.runtime.templates import ChatMessage, ChatTemplate, chat_template
 from rwkvquant.runtime.thinking import ChatPiece, ThinkingSplit, begun_thinking
 from rwkvquant.runtime.tokenizer_base import utf8
 

@@ -25,7 +25,7 @@ import re
 from collections.abc import Sequence
 
 from rwkvquant.errors import ConfigError
-from rwkvquant.runtime.templates.base import ChatTemplate, ChatMessage
+from rwkvquant.runtime.templates.base import ChatMessage, ChatTemplate
 from rwkvquant.runtime.thinking import CLOSE
 
 SEPARATOR = "\n\n"

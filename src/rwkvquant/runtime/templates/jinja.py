@@ -18,7 +18,7 @@ from datetime import datetime
 from typing import Any
 
 from rwkvquant.errors import ConfigError
-from rwkvquant.runtime.templates.base import ChatTemplate, ChatMessage
+from rwkvquant.runtime.templates.base import ChatMessage, ChatTemplate
 
 END_MARK = "\ufdd0"  # stands for token 0 until the text becomes tokens: a code point that is no character, so no text has it
 END_NAMES = ("<|endoftext|>", "<|rwkv_tokenizer_end_of_text|>")  # as templates for RWKV may write token 0 themselves
