@@ -10,6 +10,7 @@ import os
 from pathlib import Path
 
 from rwkvquant.errors import ConfigError
+from rwkvquant.system import control_groups, text
 
 MAX_THREADS = 1024
 
@@ -42,29 +43,20 @@ def physical_cores(cpus: set[int], root: Path = Path("/")) -> int:
     cores = set()
     for cpu in cpus:
         topology = root / f"sys/devices/system/cpu/cpu{cpu}/topology"
-        core, package = _text(topology / "core_id"), _text(topology / "physical_package_id")
+        core, package = text(topology / "core_id"), text(topology / "physical_package_id")
         cores.add((package, core) if core else cpu)
     return len(cores)
 
 
 def cgroup_quota(root: Path = Path("/")) -> float | None:
     """How many CPUs' time the control group may use: the least of its own limit and its parents' limits; None without a limit."""
-    quotas = []
-    for line in _text(root / "proc/self/cgroup").splitlines():
-        _, controllers, path = [*line.split(":", 2), "", ""][:3]
-        if controllers == "":  # version 2
-            for folder in _upwards(root / "sys/fs/cgroup", path):
-                quotas.append(_quotient(*[*_text(folder / "cpu.max").split(), "", ""][:2]))
-        elif "cpu" in controllers.split(","):
-            for folder in _upwards(root / "sys/fs/cgroup" / "cpu", path):
-                quotas.append(_quotient(_text(folder / "cpu.cfs_quota_us"), _text(folder / "cpu.cfs_period_us")))
+    quotas = [
+        _quotient(*[*text(folder / "cpu.max").split(), "", ""][:2])
+        if version == 2
+        else _quotient(text(folder / "cpu.cfs_quota_us"), text(folder / "cpu.cfs_period_us"))
+        for version, folder in control_groups("cpu", root)
+    ]
     return min((quota for quota in quotas if quota is not None), default=None)
-
-
-def _upwards(top: Path, path: str) -> list[Path]:
-    """The group's folder and those above it, up to `top`: in a container the group may be mounted as the top."""
-    parts = [part for part in path.split("/") if part and part != ".."]
-    return [top.joinpath(*parts[:length]) for length in range(len(parts), -1, -1)]
 
 
 def _quotient(quota: str, period: str) -> float | None:
@@ -72,10 +64,3 @@ def _quotient(quota: str, period: str) -> float | None:
     if not quota.isdigit() or not period.isdigit() or int(period) == 0:
         return None
     return int(quota) / int(period)
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text().strip()
-    except OSError:
-        return ""
