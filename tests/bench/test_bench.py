@@ -134,5 +134,5 @@ def test_bench_takes_one_file_or_one_shape(tmp_path: Path, capsys: pytest.Captur
 
 def test_the_roofline_reads_all_of_its_memory() -> None:
     with Roofline(2, 1 << 20) as roofline:
-        assert sum(map(len, roofline._parts)) == 1 << 20
+        assert sum(map(len, roofline.parts())) == 1 << 20
         assert roofline.read() > 0

@@ -115,7 +115,7 @@ def test_a_mistake_is_refused_before_any_slot_changes(model: Model) -> None:
 def test_a_file_that_is_cut_while_it_runs_is_one_sentence(tmp_path: Path) -> None:
     """As `cp` of a new version over it does. Without the question the process would end with SIGBUS."""
     shutil.copy(PACKED, tmp_path / "live.safetensors")
-    model = load(tmp_path / "live.safetensors", threads=1)
+    model = load(tmp_path / "live.safetensors", threads=1, pages="map")
     slots = model.slots()
     slot = slots.add()
     slots.forward({slot: [1]})

@@ -22,12 +22,14 @@ from rwkvquant.bench.roofline import Roofline
 from rwkvquant.codecs import Packing
 from rwkvquant.errors import ConfigError
 from rwkvquant.formats.container import PackedFile, open_packed
-from rwkvquant.runtime.session import Model, is_packed, load, logits_hash
+from rwkvquant.runtime.session import Model, is_packed, logits_hash
+from rwkvquant.runtime.weights import packed_weights
 
 PREFILL_TOKENS = 512
 HASHED_TOKENS = 16
 ROUNDS = 5
 SECONDS = 1.0  # about the length of a decoding run
+SLOW = 0.9  # a mapped file that is read at less than this share of the memory's speed costs speed
 MAX_BATCH = 64
 
 
@@ -35,13 +37,17 @@ def measure(
     file: str | Path,
     *,
     threads: int | None = None,
+    pages: str = "auto",
     prefill_tokens: int = PREFILL_TOKENS,
     rounds: int = ROUNDS,
     batches: Sequence[int] = (),
     progress: Callable[[str], None] = lambda what: None,
 ) -> dict[str, Any]:
-    """The results as plain JSON. Raises ConfigError for a file that is not packed, for rounds or batches out of range, and without the
-    native module."""
+    """The results as plain JSON. `pages` as in `load`.
+
+    Raises ConfigError for a file that is not packed, for rounds or batches out of range, for pages that cannot be had, and without the
+    native module.
+    """
     if not is_packed(file):
         raise ConfigError(f"bench needs a packed file or --random SHAPE; {file} is not a packed file")
     if rounds < 1 or prefill_tokens < 1 or not all(1 <= batch <= MAX_BATCH for batch in batches):
@@ -49,8 +55,8 @@ def measure(
             f"rounds and prefill must be at least 1 and batches 1 to {MAX_BATCH}; got {rounds}, {prefill_tokens} and {list(batches)}"
         )
     progress("loading")
-    packed = open_packed(file)
-    model = load(file, threads=threads)
+    packed = open_packed(file, pages)
+    model = Model(packed_weights(packed), None, packed.tokenizer, threads)
     tokens = np.random.default_rng(0).integers(0, model.dims.vocab, max(prefill_tokens, 1024)).tolist()
     logits, _ = model.forward(tokens[:HASHED_TOKENS])
     model.forward(tokens[:prefill_tokens])
@@ -60,11 +66,14 @@ def measure(
     decoding: dict[int, list[float]] = {batch: [] for batch in decoders}
     prefilling: list[float] = []
     reading: list[float] = []
+    mapped: list[float] = []
     multiplying: list[float] = []
     with Roofline(model.threads) as roofline:
         for index in range(rounds):
             progress(f"round {index + 1} of {rounds}")
             reading.append(roofline.read())
+            if packed.contents.held().pages == "map":
+                mapped.append(roofline.read(np.frombuffer(packed.contents.data, np.uint8)))
             multiplying.append(roofline.multiply())
             for batch, decoder in decoders.items():
                 decoding[batch].append(decoder.tokens_per_second())
@@ -73,6 +82,7 @@ def measure(
             prefilling.append(prefill_tokens / (time.perf_counter() - started))
     speed, bytes_a_token, fastest = statistics.median(decoding[1]), bytes_per_token(packed), max(reading)
     most = max(multiplying)
+    held = packed.contents.held()
     return {
         "file": str(file),
         "arch": model.arch,
@@ -88,6 +98,10 @@ def measure(
         "bytes_per_token": bytes_a_token,
         "threads": model.threads,
         "backend": model.backend,
+        "pages": held.pages,
+        "pages_line": str(held),
+        "huge_share": held.huge_share,
+        "mapped_share": max(mapped) / fastest if mapped else None,
         "peak_rss_bytes": peak_rss,
         "logits_hash": logits_hash(logits),
         "file_bytes": packed.file_bytes,
@@ -97,6 +111,17 @@ def measure(
         "rounds": rounds,
         "machine": platform.platform(),
     }
+
+
+def warning(result: dict[str, Any]) -> str | None:
+    """A sentence for a mapped file that costs speed, from what `measure` gives; None if there is nothing to say."""
+    share = result["mapped_share"]
+    if share is None or share >= SLOW:
+        return None
+    return (
+        f"the mapped file is read at {100 * share:.0f} % of the speed of this machine's memory, because its pages are small or far from "
+        "one another; try --pages huge, or where that cannot be had, copy the file to a new name while much memory is free, and use that"
+    )
 
 
 class Decoder:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from rwkvquant.cli.generate import ThreadsOption
+from rwkvquant.cli.generate import PagesOption, ThreadsOption
 from rwkvquant.cli.output import JsonOption, emit, human_bytes, stderr, stdout, table
 from rwkvquant.config import DEFAULT_BITS
 from rwkvquant.errors import ConfigError
@@ -25,6 +25,7 @@ def command(
     layouts: Annotated[str, typer.Option(help="With --random: default, uniform, codebook, paper, pairs or dense.")] = "default",
     output: Annotated[str | None, typer.Option("--output", "-o", help="With --random: keep the file under this name.")] = None,
     threads: ThreadsOption = None,
+    pages: PagesOption = "auto",
     prefill: Annotated[int, typer.Option(help="Tokens of the prompt.")] = 512,
     rounds: Annotated[int, typer.Option(help="Repetitions; the result is the median.")] = 5,
     batch: Annotated[list[int] | None, typer.Option(help="Also decode this many sequences side by side; may be repeated.")] = None,
@@ -36,7 +37,7 @@ def command(
     from rwkvquant.bench.measure import measure
 
     def run(path: str | Path) -> dict[str, Any]:
-        return measure(path, threads=threads, prefill_tokens=prefill, rounds=rounds, batches=batch or (), progress=_say)
+        return measure(path, threads=threads, pages=pages, prefill_tokens=prefill, rounds=rounds, batches=batch or (), progress=_say)
 
     if file is not None:
         result = run(file)
@@ -77,6 +78,8 @@ def _say(what: str) -> None:
 
 
 def _show(result: dict[str, Any]) -> None:
+    from rwkvquant.bench.measure import warning
+
     rows = [
         ["decoding", f"{result['decode_tok_s']:.1f} tokens/s"],
         ["prefill", f"{result['prefill_tok_s']:.0f} tokens/s"],
@@ -89,8 +92,11 @@ def _show(result: dict[str, Any]) -> None:
         ],
         ["threads", f"{result['threads']}, {result['backend']}"],
         ["file", human_bytes(result["file_bytes"])],
+        ["pages", result["pages_line"]],
         ["peak memory", human_bytes(result["peak_rss_bytes"]) if result["peak_rss_bytes"] else "unknown"],
         ["logits hash", result["logits_hash"]],
         *([["decoded for products", ", ".join(result["decoded_layouts"])]] if result["decoded_layouts"] else []),
     ]
     stdout.print(table(result.get("random") or result["file"], ["", ""], rows))
+    if sentence := warning(result):
+        stderr.print(sentence)

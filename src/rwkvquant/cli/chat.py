@@ -14,6 +14,7 @@ from rwkvquant.cli.generate import (
     DecayOption,
     FrequencyOption,
     MinPOption,
+    PagesOption,
     PresenceOption,
     SeedOption,
     StateOrderOption,
@@ -96,6 +97,7 @@ def command(
     seed: SeedOption = None,
     tokenizer: TokenizerOption = None,
     threads: ThreadsOption = None,
+    pages: PagesOption = "auto",
     history: Annotated[bool, typer.Option(help="Keep the lines that were typed, for the arrow keys in later chats.")] = True,
 ) -> None:
     """Talk with a model. It remembers the conversation.
@@ -121,7 +123,7 @@ def command(
     require_state(state, state_order)
     form = chat_template(template)
     form.require_think(think)
-    model = load(file, tokenizer=tokenizer, threads=threads)
+    model = load(file, tokenizer=tokenizer, threads=threads, pages=pages)
     chat = Chat(model, sampling, max_tokens, system, template=form, think=think, stop=stop or ())
     if state is not None:
         chat.load(state, state_order)

@@ -29,6 +29,14 @@ StateOrderOption = Annotated[
     ),
 ]
 ThreadsOption = Annotated[int | None, typer.Option(help="Default: one for each physical core that may be used.")]
+PagesOption = Annotated[
+    str,
+    typer.Option(
+        metavar="auto|huge|map",
+        help="huge copies a packed file into huge pages, which is faster; with map, processes that use the same file share its memory; "
+        "auto is huge where the system has huge pages and enough free memory.",
+    ),
+]
 
 
 def command(
@@ -55,6 +63,7 @@ def command(
     seed: SeedOption = None,
     tokenizer: TokenizerOption = None,
     threads: ThreadsOption = None,
+    pages: PagesOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
     """Write text that continues a prompt."""
@@ -74,7 +83,7 @@ def command(
     )
     require_state(state, state_order)
     text = read_prompt(prompt, prompt_file)
-    model = load(file, tokenizer=tokenizer, threads=threads)
+    model = load(file, tokenizer=tokenizer, threads=threads, pages=pages)
     begin = None if state is None else open_state(state, model.arch, model.dims, state_order).state
     if as_json:
         result = model.generate(text, max_tokens=max_tokens, sampling=sampling, state=begin, stop=stop or ())

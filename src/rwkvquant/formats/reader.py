@@ -1,11 +1,11 @@
-"""Read a packed file (docs/format.md). The file is mapped, not loaded, and everything that is read from it is checked first.
+"""Read a packed file (docs/format.md). Everything that is read from it is checked first.
 
-`open_packed` checks header, table, sizes and the tokenizer, and costs milliseconds. `PackedFile.verify` reads every byte.
+The file is mapped, or copied into memory (pages.py). `open_packed` checks header, table, sizes and the tokenizer, which costs
+milliseconds. `PackedFile.verify` checks every byte.
 """
 
 from __future__ import annotations
 
-import mmap
 import zlib
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from rwkvquant.formats import strict_json
 from rwkvquant.formats.header import Header, decode_header
 from rwkvquant.formats.ledger import Ledger, make_item
 from rwkvquant.formats.model import check_dims, decode_model
+from rwkvquant.formats.pages import Contents, hold
 from rwkvquant.formats.states import decode_states
 from rwkvquant.formats.strict_json import shown
 from rwkvquant.formats.table import TensorEntry, decode_table, parse_checksums, transform_array
@@ -33,31 +34,29 @@ PRODUCT_ROLES = (*QUANTIZED_ROLES, Role.HEAD)
 _CHUNK = 1 << 22  # bytes that verify reads at a time
 
 
-def open_packed(path: Path | str) -> PackedFile:
-    """Map a packed file. Raises FormatError, which names the file, for one that breaks a rule of docs/format.md."""
+def open_packed(path: Path | str, pages: str = "map") -> PackedFile:
+    """Open a packed file. `pages` "map" reads only what is used; "huge" and "auto" may copy the whole file (pages.py).
+
+    Raises FormatError, which names the file, for one that breaks a rule of docs/format.md, and ConfigError for pages that cannot be had.
+    """
     path = Path(path)
     if path.exists() and not path.is_file():
         raise FormatError(f"{path}: is not a file")
     try:
-        with path.open("rb") as file:
-            mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        return PackedFile(path, hold(path, pages))
     except OSError as error:
         raise FormatError(f"{path}: cannot be read: {error.strerror}") from None
-    except ValueError:
-        raise FormatError(f"{path}: is empty") from None
-    try:
-        return PackedFile(path, mapping)
     except FormatError as error:
         raise FormatError(f"{path}: {error}") from None
 
 
 class PackedFile:
-    """An open packed file; made by `open_packed`. Arrays are read-only views of the mapping, which lives as long as they do."""
+    """An open packed file; made by `open_packed`. Arrays are read-only views of `contents`, which live as long as they do."""
 
-    def __init__(self, path: Path, mapping: mmap.mmap) -> None:
-        self.path = path
-        self.file_bytes = len(mapping)
-        self._mapping, data = mapping, memoryview(mapping)
+    def __init__(self, path: Path, contents: Contents) -> None:
+        self.path, self.contents = path, contents
+        data = contents.data
+        self.file_bytes = len(data)
         header = decode_header(data)
         metadata = header.metadata
         self._header, self._data = header, data[header.data_start :]
@@ -162,9 +161,10 @@ class PackedFile:
     def require_whole(self) -> None:
         """Raises FormatError if the file became shorter since it was opened, as when another file is copied over it. Costs a microsecond.
 
-        Not noticed: a file that becomes shorter between this call and the reading, and one that is overwritten at the same length.
+        Not noticed: a file that becomes shorter between this call and the reading, and one that is overwritten at the same length. A copy
+        (pages.py) is always whole.
         """
-        if self._mapping.size() < self.file_bytes:
+        if not self.contents.is_whole():
             raise FormatError(f"{self.path}: became shorter since it was opened; wait until it is complete, and open it again")
 
     def _view(self, array_name: str) -> NDArray[Any]:

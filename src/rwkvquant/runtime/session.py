@@ -27,6 +27,7 @@ from rwkvquant.checkpoints import EmbeddedTokenizer, open_checkpoint
 from rwkvquant.errors import ConfigError
 from rwkvquant.formats.container import open_packed
 from rwkvquant.formats.header import LENGTH_BYTES, PREFIX
+from rwkvquant.formats.pages import Held
 from rwkvquant.formats.tokenizer_data import TokenizerData
 from rwkvquant.kernels import dispatch
 from rwkvquant.results import GenerateResult
@@ -47,20 +48,30 @@ END_OF_TEXT = 0
 Logits = NDArray[np.float32]
 
 
-def load(path: str | os.PathLike[str], tokenizer: str | None = None, threads: int | None = None, activations: str | None = None) -> Model:
-    """Open a packed file or an original checkpoint; the content decides. A packed file is mapped into memory and read when it is used.
+def load(
+    path: str | os.PathLike[str],
+    tokenizer: str | None = None,
+    threads: int | None = None,
+    activations: str | None = None,
+    pages: str = "auto",
+) -> Model:
+    """Open a packed file or an original checkpoint; the content decides.
 
     `tokenizer` is "world", "bytes" or a file. The default is the one in the packed file or the
     checkpoint's directory, otherwise the usual one for the vocabulary's size.
     `threads`: by default one for each physical core that may be used. `activations` "int8" or "float32" is what quantised products
     multiply with: int8 unless RWKVQUANT_ACTIVATIONS or the caller says float32, which is slower and is the reference for int8.
+    `pages`: "huge" copies a packed file into huge pages of private memory, which is fast; "map" maps it, and processes that open it share
+    its memory; "auto" copies it if huge pages and enough memory are there (formats/pages.py). A checkpoint is always decoded into memory.
     Raises FormatError or CheckpointError for a file that is neither, TokenizerError for a tokenizer that does not fit, and
-    ConfigError for unknown activations or a number of threads out of range.
+    ConfigError for unknown activations, for pages that are unknown or cannot be had, or a number of threads out of range.
     """
     if is_packed(path):
-        packed = open_packed(Path(path))
+        packed = open_packed(Path(path), pages)
         return Model(packed_weights(packed), tokenizer, packed.tokenizer, threads, activations)
     checkpoint = open_checkpoint(path)
+    if pages != "auto":
+        raise ConfigError(f"pages must be auto for a checkpoint, which is decoded into memory; got {pages} for {path}")
     return Model(checkpoint_weights(checkpoint), tokenizer or checkpoint.tokenizer, None, threads, activations)
 
 
@@ -88,7 +99,7 @@ class Model:
     ) -> None:
         self.arch, self.dims = weights.arch, weights.dims
         self._architecture, self._start = architecture(weights.arch), weights.start
-        self._require_whole = weights.require_whole
+        self._require_whole, self._held = weights.require_whole, weights.held
         self._engine = _engine(weights, threads, activations)
         self._tokenizer_name, self._packed_tokenizer = tokenizer, packed_tokenizer
         if isinstance(tokenizer, str):
@@ -102,6 +113,14 @@ class Model:
     def backend(self) -> str:
         """What reads the tokens: "avx512", "avx2", "i8mm", "neon" or "plain" natively, "reference" for NumPy."""
         return self._engine.name
+
+    @property
+    def held(self) -> Held | None:
+        """Whether the packed file is mapped or copied, and how much of it is in huge pages now; None for a checkpoint. Takes a millisecond.
+
+        `str(model.held)` is a line for people.
+        """
+        return self._held()
 
     @cached_property
     def tokenizer(self) -> Tokenizer:

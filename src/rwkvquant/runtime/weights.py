@@ -1,7 +1,7 @@
 """The weights of a file, packed or original, as the forward takes them: vectors in float32, matrices as the file has them.
 
-Nothing large is decoded here. The native engine (engines/native.py) reads packed matrices in the mapped file; the NumPy
-forward (engines/reference.py) decodes them itself.
+Nothing large is decoded here. The native engine (engines/native.py) reads packed matrices where the file is held
+(formats/pages.py); the NumPy forward (engines/reference.py) decodes them itself.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from rwkvquant.codecs import PackedTensor
 from rwkvquant.codecs.dense import exact
 from rwkvquant.errors import FormatError
 from rwkvquant.formats.container import PackedFile
+from rwkvquant.formats.pages import Held
 
 Array = NDArray[np.float32]
 
@@ -29,7 +30,7 @@ class Weights:
 
     `matrices` (out, in), without the embedding, which is (vocab, C), before ln0. `start` has arrays of the recurrent state as a tuned
     model begins with them, for one sequence: {} or {"wkv": (L, H, N, N)}, [value, key]. `require_whole` raises FormatError if the
-    file of the arrays became shorter: reading them then would end the process.
+    file of the arrays became shorter: reading them then would end the process. `held` says where a packed file's bytes are.
     """
 
     arch: str
@@ -39,6 +40,7 @@ class Weights:
     embedding: PackedTensor
     start: dict[str, Array]
     require_whole: Callable[[], None] = lambda: None
+    held: Callable[[], Held | None] = lambda: None
 
 
 def checkpoint_weights(checkpoint: Checkpoint) -> Weights:
@@ -63,7 +65,7 @@ def packed_weights(packed: PackedFile) -> Weights:
             return None
         return [_of_file(packed, name) for name in names]
 
-    return replace(_weights(packed.arch, packed.dims, read), require_whole=packed.require_whole)
+    return replace(_weights(packed.arch, packed.dims, read), require_whole=packed.require_whole, held=packed.contents.held)
 
 
 def _of_file(packed: PackedFile, name: str) -> PackedTensor:
