@@ -54,6 +54,7 @@ def load(
     threads: int | None = None,
     activations: str | None = None,
     pages: str = "auto",
+    adapter: str | None = None,
 ) -> Model:
     """Open a packed file or an original checkpoint; the content decides.
 
@@ -63,13 +64,16 @@ def load(
     multiply with: int8 unless RWKVQUANT_ACTIVATIONS or the caller says float32, which is slower and is the reference for int8.
     `pages`: "huge" copies a packed file into huge pages of private memory, which is fast; "map" maps it, and processes that open it share
     its memory; "auto" copies it if huge pages and enough memory are there (formats/pages.py). A checkpoint is always decoded into memory.
+    `adapter` is merged into a checkpoint: "PATH", "PATH,alpha=NUMBER" or "PATH,init=PATH" (checkpoints/adapter.py).
     Raises FormatError or CheckpointError for a file that is neither, TokenizerError for a tokenizer that does not fit, and
-    ConfigError for unknown activations, for pages that are unknown or cannot be had, or a number of threads out of range.
+    ConfigError for unknown activations, for pages that are unknown or cannot be had, a number of threads out of range, or an
+    adapter for a packed file.
     """
     if is_packed(path):
+        refuse_adapter(path, adapter)
         packed = open_packed(Path(path), pages)
         return Model(packed_weights(packed), tokenizer, packed.tokenizer, threads, activations)
-    checkpoint = open_checkpoint(path)
+    checkpoint = open_checkpoint(path, adapter or "")
     if pages != "auto":
         raise ConfigError(f"pages must be auto for a checkpoint, which is decoded into memory; got {pages} for {path}")
     return Model(checkpoint_weights(checkpoint), tokenizer or checkpoint.tokenizer, None, threads, activations)
@@ -84,6 +88,15 @@ def is_packed(path: str | os.PathLike[str]) -> bool:
             return file.read(LENGTH_BYTES + len(PREFIX))[LENGTH_BYTES:] == PREFIX
     except OSError:
         return False
+
+
+def refuse_adapter(packed: str | os.PathLike[str], adapter: str | None) -> None:
+    """Raises ConfigError if there is an adapter: weights that were quantised already are not changed."""
+    if adapter:
+        raise ConfigError(
+            f"an adapter is merged into a checkpoint, and {os.fspath(packed)} is a packed file; got the adapter {adapter}. "
+            "Quantise the checkpoint with it: rwkvquant quantize CHECKPOINT -o OUT --adapter ADAPTER"
+        )
 
 
 class Model:
