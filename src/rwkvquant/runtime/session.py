@@ -32,7 +32,7 @@ from rwkvquant.formats.tokenizer_data import TokenizerData
 from rwkvquant.kernels import dispatch
 from rwkvquant.results import GenerateResult
 from rwkvquant.runtime.engines.base import Engine, Which, checked_tokens
-from rwkvquant.runtime.engines.native import ACTIVATIONS, NativeEngine
+from rwkvquant.runtime.engines.native import ACTIVATIONS, SHARES, NativeEngine
 from rwkvquant.runtime.engines.reference import ReferenceEngine, step_of
 from rwkvquant.runtime.sampling import Sampler, SamplingConfig
 from rwkvquant.runtime.states.files import State
@@ -278,10 +278,13 @@ def _engine(weights: Weights, threads: int | None, activations: str | None) -> E
     activations = activations or os.environ.get("RWKVQUANT_ACTIVATIONS", "int8")
     if activations not in ACTIVATIONS:
         raise ConfigError(f"activations must be one of {', '.join(ACTIVATIONS)}; got {activations}")
+    shares = os.environ.get("RWKVQUANT_SHARES", "measured")
+    if shares not in SHARES:
+        raise ConfigError(f"RWKVQUANT_SHARES must be one of {', '.join(SHARES)}; got {shares}")
     step_of(weights.arch)  # first, because its message for an architecture that cannot run says more
     if dispatch.native_module() is None:
         return ReferenceEngine(weights)
-    return NativeEngine(weights, threads, activations)
+    return NativeEngine(weights, threads, activations, shares)
 
 
 def logits_hash(logits: Logits) -> str:
