@@ -17,7 +17,7 @@ import os
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,7 +34,7 @@ from rwkvquant.results import GenerateResult
 from rwkvquant.runtime.engines.base import Engine, Which, checked_tokens
 from rwkvquant.runtime.engines.native import ACTIVATIONS, SHARES, NativeEngine
 from rwkvquant.runtime.engines.reference import ReferenceEngine, step_of
-from rwkvquant.runtime.sampling import Sampler, SamplingConfig
+from rwkvquant.runtime.sampling import Sampler, SamplingConfig, SamplingOptions, sampling_of
 from rwkvquant.runtime.states.files import State
 from rwkvquant.runtime.states.pool import MAX_SLOTS, Slots
 from rwkvquant.runtime.states.tuned import begin_with, tuned_state
@@ -200,14 +200,17 @@ class Model:
         state: State | None = None,
         end_of_text_first: bool | None = None,
         stop: str | Sequence[str] = (),
+        **options: Unpack[SamplingOptions],
     ) -> Iterator[str]:
         """Continue a prompt (text or tokens) and yield the text as it grows, complete characters only.
 
         It ends at token 0, at `max_tokens`, or before `stop`, a text or several, which is never yielded (stopping.py).
-        `end_of_text_first` reads a token 0 before the prompt; None does so if no state is given. Raises as `generate` does.
+        `end_of_text_first` reads a token 0 before the prompt; None does so if no state is given. The sampling is a SamplingConfig, or its
+        fields as `options`: temperature, top_p, top_k, min_p, presence_penalty, frequency_penalty, penalty_decay, seed.
+        Raises as `generate` does.
         """
         output = TextUntilStop(self.tokenizer.stream_decoder(), stop_strings(stop))
-        for token, _ in self._continue(prompt, max_tokens, Sampler(sampling or SamplingConfig()), state, end_of_text_first):
+        for token, _ in self._continue(prompt, max_tokens, Sampler(sampling_of(sampling, options)), state, end_of_text_first):
             if token is not None and (piece := output.push(token)):
                 yield piece
             if output.stopped:
@@ -223,13 +226,15 @@ class Model:
         state: State | None = None,
         end_of_text_first: bool | None = None,
         stop: str | Sequence[str] = (),
+        **options: Unpack[SamplingOptions],
     ) -> GenerateResult:
-        """All of `stream` at once.
+        """All of `stream` at once: `model.generate("Once upon a time", top_k=40, min_p=0.05, seed=1).text`.
 
-        Raises ConfigError for an empty prompt after a state and an empty stop string, TokenizerError for text the tokenizer cannot take.
+        Raises ConfigError for an empty prompt after a state, an empty stop string, and a sampling that is out of range or has an unknown
+        option; TokenizerError for text the tokenizer cannot take.
         """
         tokens: list[int] = []
-        sampler = Sampler(sampling or SamplingConfig())
+        sampler = Sampler(sampling_of(sampling, options))
         output = TextUntilStop(self.tokenizer.stream_decoder(), stop_strings(stop))
         text, reason = "", "length"
         for token, logits in self._continue(prompt, max_tokens, sampler, state, end_of_text_first):  # noqa: B007 (used after the loop)
