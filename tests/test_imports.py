@@ -1,11 +1,15 @@
-"""The engine must start without torch; and this check can fail."""
+"""The engine must start without torch and without the packages of extras; and this check can fail."""
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+import rwkvquant
 
 ENGINE = [
     "rwkvquant",
@@ -25,8 +29,15 @@ ENGINE = [
 ]
 
 
+ONE_FILE = {"tokenizers": "runtime/tokenizer_package.py", "gguf": "checkpoints/gguf_blocks.py"}  # packages of extras
+
+
 def imports_torch(module: str) -> bool:
-    script = f"import sys, {module}; sys.exit(17 if 'torch' in sys.modules else 0)"
+    return imports("torch", module)
+
+
+def imports(package: str, module: str) -> bool:
+    script = f"import sys, {module}; sys.exit(17 if '{package}' in sys.modules else 0)"
     code = subprocess.run([sys.executable, "-c", script]).returncode
     assert code in (0, 17), f"importing {module} failed"
     return code == 17
@@ -39,3 +50,28 @@ def test_the_engine_never_imports_torch(module: str) -> None:
 
 def test_the_check_can_fail() -> None:
     assert imports_torch("rwkvquant.pipeline.quantize")
+
+
+@pytest.mark.parametrize("package", ONE_FILE)
+def test_the_engine_starts_without_the_packages_of_extras(package: str) -> None:
+    modules = ", ".join(ENGINE)
+    script = f"import sys; sys.modules[{package!r}] = None; import {modules}; print(len(rwkvquant.__all__))"
+    assert subprocess.run([sys.executable, "-c", script]).returncode == 0
+    assert not any(imports(package, module) for module in ("rwkvquant.cli.main", "rwkvquant.runtime.session"))
+
+
+@pytest.mark.parametrize("package", ONE_FILE)
+def test_one_file_imports_the_package_of_an_extra(package: str) -> None:
+    root = Path(rwkvquant.__file__).parent
+    assert {path.relative_to(root).as_posix() for path in root.rglob("*.py") if package in imported(path)} == {ONE_FILE[package]}
+
+
+def imported(path: Path) -> set[str]:
+    """The packages that a file imports, wherever in the file."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {name.name.split(".")[0] for name in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            names.add(node.module.split(".")[0])
+    return names

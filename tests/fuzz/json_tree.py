@@ -10,7 +10,25 @@ from tests.fuzz.choices import Choices
 NUMBERS = (0, 1, -1, 2, 31, 32, 63, 64, 65, 96, 1 << 20, 1 << 31, 1 << 32, 1 << 53, 1 << 62, 10**30, 0.5, 1e300)
 NAMES = ("name", "tokenizer.table", "a" * 300, "blocks.7.x.codes", "__metadata__", "")
 LAYOUTS = ("uniform1.t16x64", "uniform3.t16x32", "uniform8.rows", "codebook3.t16x32", "codebook4.rows", "pairs5.t16x32", "dense.f32")
-TEXTS = ("", "none", "scale", "0" * 8, "blocks.0.x", "U8", "I8", "F16", "F32", "F64", "BF16", "world", "bpe", "bytes", "\ud800", *LAYOUTS)
+TEXTS = (
+    "",
+    "none",
+    "scale",
+    "0" * 8,
+    "blocks.0.x",
+    "U8",
+    "I8",
+    "F16",
+    "F32",
+    "F64",
+    "BF16",
+    "world",
+    "bpe",
+    "json",
+    "bytes",
+    "\ud800",
+    *LAYOUTS,
+)
 TREES: tuple[Any, ...] = ([], [0], [1 << 31, 1 << 31], [32, 32], [1, 1, 32], [[[]]], {}, {"a": 1})
 VALUES = (None, True, False, *NUMBERS, *TEXTS, *TREES)
 

@@ -6,6 +6,7 @@ The base models are small but complete. Together they have every kind of layout.
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import zlib
@@ -29,6 +30,7 @@ from rwkvquant.runtime.weights import packed_weights
 from tests.fuzz import json_tree
 from tests.fuzz.bytewise import damaged
 from tests.fuzz.choices import Choices
+from tests.fuzz.tokenizers_json import TOKENIZERS
 
 NESTED = ("model", "states", "quantization_config", "provenance", "tokenizer", "tensors")  # metadata strings that are JSON themselves
 DIMS = {
@@ -180,7 +182,7 @@ def change_bytes(parts: Parts, choices: Choices) -> None:
 
 def change_tokenizer(parts: Parts, choices: Choices) -> None:
     """Another kind, with arrays that may or may not fit it."""
-    kind = choices.one_of(("bpe", "world", "bytes"))
+    kind = choices.one_of(("bpe", "world", "bytes", "json"))
     metadata = parts.header["__metadata__"]
     for suffix in metadata["tokenizer"].get("arrays", {}):
         for owner in (parts.arrays, parts.header):
@@ -189,13 +191,24 @@ def change_tokenizer(parts: Parts, choices: Choices) -> None:
     offsets = np.arange(min(count, 40) + 1) * choices.one_of((1, 0, 2, 1 << 20))
     words = {"table": np.concatenate([[count], offsets]), "merges": np.array([choices.one_of((0, 1, 2, 1 << 24)), 1, 2, 3, 3, 1, 3])}
     tokenizer: dict[str, Any] = {"kind": kind, "meta": {"size": 40, "special_tokens": {}, "add_prefix_space": True}, "arrays": {}}
-    for suffix, values in words.items():
-        content = values.astype("<u4").tobytes() + (bytes(range(33, 33 + 40)) if suffix == "table" else b"")
+    contents = {suffix: values.astype("<u4").tobytes() for suffix, values in words.items()}
+    contents["table"] += bytes(range(33, 33 + 40))
+    if kind == "json":
+        contents = {"json": tokenizer_json(choices)}
+    for suffix, content in contents.items():
         content = content[: len(content) - choices.one_of((0, 0, 0, 1, 8))]
         tokenizer["arrays"][suffix] = {"bytes": len(content), "crc32": ""}
         parts.arrays[f"tokenizer.{suffix}"] = content + b"\0" * (-len(content) % 64)
         parts.header[f"tokenizer.{suffix}"] = {"dtype": "U8", "shape": [len(content)], "data_offsets": [0, 0]}
     metadata["tokenizer"] = tokenizer
+
+
+def tokenizer_json(choices: Choices) -> bytes:
+    """A small tokenizer.json of a kind that is kept whole, with up to two changes."""
+    root = copy.deepcopy(choices.one_of(TOKENIZERS))
+    for _ in range(choices.below(3)):
+        json_tree.mutate(root, choices)
+    return json.dumps(root).encode("utf-8", "replace")
 
 
 def settle(parts: Parts) -> None:

@@ -14,15 +14,18 @@ from hypothesis import strategies as st
 from rwkvquant.errors import TokenizerError
 from rwkvquant.formats.tokenizer_data import TokenizerData
 from rwkvquant.runtime.tokenizer import Tokenizer, from_data, load_tokenizer
+from rwkvquant.runtime.tokenizer_file import parse
 from rwkvquant.runtime.tokenizer_json import byte_characters
 from rwkvquant.runtime.tokenizer_table import pack_table, unpack_table
 from rwkvquant.runtime.tokenizer_world import load_world
+from tests.runtime.trained_tokenizers import IDS, trained
 
 FILE = Path(__file__).parents[1] / "data" / "tokenizer.json"
 ALL: dict[str, Tokenizer] = {
     "world": load_tokenizer("world", 65536),
     "bpe": load_tokenizer(FILE, 4096),
     "bytes": load_tokenizer("bytes", 256),
+    "json": parse(trained("GPT-4"), IDS, "a file"),
 }
 every_kind = pytest.mark.parametrize("kind", ALL)
 

@@ -17,6 +17,8 @@ class Tokenizer(ABC):
     def __init__(self, tokens: Sequence[bytes], size: int | None = None) -> None:
         """`tokens[i]` are the bytes of id i, empty if unused. `size` counts the model's ids where it has more than the tokenizer."""
         self._tokens = tokens
+        self.known = len(tokens)  # ids that the tokenizer itself has
+        self.source = ""  # where it was found, for people
         self.size = max(len(tokens), size or 0)
 
     @abstractmethod

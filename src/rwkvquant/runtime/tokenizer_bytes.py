@@ -12,6 +12,7 @@ class BytesTokenizer(Tokenizer):
 
     def __init__(self, size: int = 256) -> None:
         super().__init__([bytes([value]) for value in range(min(size, 256))], size)
+        self.source = "the bytes of the text"
 
     def encode(self, text: str) -> list[int]:
         ids = list(utf8(text))

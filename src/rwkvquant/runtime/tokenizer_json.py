@@ -1,6 +1,8 @@
-"""Reads a `tokenizer.json` of the `tokenizers` package, if it is byte-level BPE; any other kind is refused by name.
+"""Reads a `tokenizer.json` of the `tokenizers` package, if it is byte-level BPE that we can express; any other kind is refused by name.
 
-`truncation` and `padding` are ignored: they are about batches, not about how text becomes tokens.
+That is: model BPE, pre_tokenizer and decoder ByteLevel with its regular expression, normalizer NFC or none, added tokens without
+single_word, lstrip and rstrip. tokenizer_package.py reads the others. `truncation` and `padding` are ignored: they are about batches, not
+about how text becomes tokens. So is `post_processor`: it adds special tokens, which we never do.
 """
 
 from __future__ import annotations
@@ -17,14 +19,13 @@ from rwkvquant.runtime.tokenizer_added import NORMALIZERS, AddedToken, AddedToke
 from rwkvquant.runtime.tokenizer_bpe import BpeTokenizer
 from rwkvquant.runtime.tokenizer_table import MAX_TOKENS
 
-SUPPORTED = (
-    "supported is byte-level BPE: model BPE, pre_tokenizer and decoder ByteLevel (use_regex), normalizer NFC or none, "
-    "added tokens without single_word, lstrip and rstrip"
-)
+
+class OtherKindError(TokenizerError):
+    """A tokenizer.json that we cannot express; the `tokenizers` package may read it. The message names the part."""
 
 
 def parse_tokenizer_json(text: str, size: int | None = None) -> BpeTokenizer:
-    """Raises TokenizerError if the text is not a tokenizer.json, or is one of another kind."""
+    """Raises OtherKindError for one of another kind, TokenizerError if the text is not JSON or has ids that are no ids."""
     try:
         root = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -33,7 +34,7 @@ def parse_tokenizer_json(text: str, size: int | None = None) -> BpeTokenizer:
         _require_byte_level_bpe(root)
         return _build(root, size)
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-        raise TokenizerError(f"in this tokenizer.json {error} is missing or wrong; {SUPPORTED}") from None
+        raise OtherKindError(f"in this tokenizer.json {str(error)[:80]} is missing or wrong") from None
 
 
 def _require_byte_level_bpe(root: dict[str, Any]) -> None:
@@ -43,21 +44,20 @@ def _require_byte_level_bpe(root: dict[str, Any]) -> None:
         "normalizer": _kind(root.get("normalizer")),
         "pre_tokenizer": _kind(pre_tokenizer),
         "decoder": _kind(root.get("decoder")),
-        "post_processor": _kind(root.get("post_processor")),
     }
-    allowed = {"model": ("BPE",), "normalizer": NORMALIZERS, "pre_tokenizer": ("ByteLevel",)}  # the others: nothing, or ByteLevel
+    allowed = {"model": ("BPE",), "normalizer": NORMALIZERS, "pre_tokenizer": ("ByteLevel",), "decoder": (None, "ByteLevel")}
     for part, kind in found.items():
-        if kind not in allowed.get(part, (None, "ByteLevel")):
-            raise TokenizerError(f"this tokenizer.json has the {part} {kind}; {SUPPORTED}")
+        if kind not in allowed[part]:
+            raise OtherKindError(f"this tokenizer.json has the {part} {kind}")
     if not pre_tokenizer.get("use_regex", True):
-        raise TokenizerError(f"this tokenizer.json has the pre_tokenizer ByteLevel without use_regex; {SUPPORTED}")
+        raise OtherKindError("this tokenizer.json has the pre_tokenizer ByteLevel without use_regex")
     for option in ("dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback", "ignore_merges"):
         if model.get(option):
-            raise TokenizerError(f"this tokenizer.json has the BPE option {option}={model[option]!r}; {SUPPORTED}")
+            raise OtherKindError(f"this tokenizer.json has the BPE option {option}={str(model[option])[:80]}")
     for token in root.get("added_tokens") or []:
         for option in ("single_word", "lstrip", "rstrip"):
             if token[option]:
-                raise TokenizerError(f"this tokenizer.json has the added token {token['content']!r} with {option}; {SUPPORTED}")
+                raise OtherKindError(f"this tokenizer.json has the added token {token['content']!r} with {option}")
 
 
 def _kind(part: dict[str, Any] | None) -> str | None:
@@ -82,7 +82,7 @@ def _build(root: dict[str, Any], size: int | None) -> BpeTokenizer:
         if set(content) <= byte_of.keys():
             tokens[index] = bytes(byte_of[character] for character in content)
         elif content not in contents:
-            raise TokenizerError(f"this tokenizer.json has the token {content!r}, which is not in byte-level letters; {SUPPORTED}")
+            raise OtherKindError(f"this tokenizer.json has the token {content!r}, which is not in byte-level letters")
     for token in added:
         if not token.special and not tokens[token.id]:  # an added token may be one of the vocabulary's: then it keeps those bytes
             tokens[token.id] = token.content.encode("utf-8")
@@ -90,7 +90,11 @@ def _build(root: dict[str, Any], size: int | None) -> BpeTokenizer:
     merges = [(vocabulary[left], vocabulary[right], vocabulary[left + right]) for left, right in pairs]
     array = np.array(merges, np.uint32).reshape(-1, 3)
     prefix_space = bool(root["pre_tokenizer"].get("add_prefix_space"))
-    return BpeTokenizer(tokens, array, special, prefix_space, size, AddedTokens(added, _kind(root.get("normalizer"))))
+    try:
+        changes = AddedTokens(added, _kind(root.get("normalizer")))
+    except TokenizerError as error:  # more or longer added tokens than our search takes
+        raise OtherKindError(str(error)) from None
+    return BpeTokenizer(tokens, array, special, prefix_space, size, changes)
 
 
 def is_conversion_of(path: Path, tokens: Sequence[bytes]) -> bool:

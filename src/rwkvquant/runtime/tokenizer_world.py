@@ -21,6 +21,7 @@ from rwkvquant.runtime.tokenizer_base import Tokenizer, utf8
 from rwkvquant.runtime.tokenizer_table import MAX_TOKENS, pack_table, unpack_table
 
 ASSET = "rwkv_vocab_v20230424.table.zlib"
+WORLD_MODEL_VOCABULARY = 65536  # the World vocabulary has 65,530 ids; released models round up
 
 
 class WorldTokenizer(Tokenizer):
@@ -64,6 +65,13 @@ def load_world() -> list[bytes]:
     """The tokens of rwkv_vocab_v20230424, from the package."""
     packed = resources.files("rwkvquant").joinpath("assets", ASSET).read_bytes()
     return unpack_table(np.frombuffer(zlib.decompress(packed), np.uint8))
+
+
+def world(size: int | None = None) -> WorldTokenizer:
+    """The tokenizer of `load_world`."""
+    tokenizer = WorldTokenizer(load_world(), size)
+    tokenizer.source = "the World vocabulary of the package"
+    return tokenizer
 
 
 def rebuild_asset(vocabulary: Path, asset: Path) -> None:
