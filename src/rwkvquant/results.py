@@ -65,10 +65,13 @@ class QuantizeResult(Result):
 
     `ledger`: what every byte of the file is used for; rows that are not subtotals add up to `file_bytes`. `tensors`: one for each tensor.
     `fallen_back`: names of matrices that were rounded without error feedback, because that has less error on text kept out.
+    `tokenizer`: its kind, as in docs/format.md, and where it was found.
     """
 
     output: str | None
     source: SourceSize
+    tokenizer: str
+    tokenizer_source: str
     file_bytes: int
     bits_per_weight: float | None
     bits_per_weight_projections: float | None
@@ -155,7 +158,11 @@ class CheckpointTensor:
 
 @dataclass(frozen=True)
 class CheckpointInfo:
-    """A checkpoint. Names and shapes are BlinkDL's in every layout. `parameters` counts what is in the file: a tied head is not."""
+    """A checkpoint. Names and shapes are BlinkDL's in every layout. `parameters` counts what is in the file: a tied head is not.
+
+    `tokenizer`: the kind of docs/format.md that the tokenizer in the file or next to it has; None if there is none that fits.
+    `tokenizer_source`: where it was found, or a sentence that says why not.
+    """
 
     file: str
     format: str
@@ -167,6 +174,8 @@ class CheckpointInfo:
     parameters_by_role: dict[str, int]
     tied_head: bool
     time_state: bool
+    tokenizer: str | None
+    tokenizer_source: str
     file_bytes: int
     bits_per_weight: float
     bits_per_weight_file: float

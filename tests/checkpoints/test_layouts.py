@@ -13,7 +13,7 @@ import torch
 
 import rwkvquant
 from rwkvquant.architectures import ARCHITECTURES
-from rwkvquant.checkpoints import Checkpoint, TensorInfo, open_checkpoint
+from rwkvquant.checkpoints import Checkpoint, TensorInfo, TokenizerFiles, open_checkpoint
 from rwkvquant.checkpoints.names import NAME_TABLES
 from rwkvquant.checkpoints.translate import TranslatedFile
 from rwkvquant.errors import CheckpointError, RwkvQuantError
@@ -103,12 +103,10 @@ def test_a_directory_brings_its_tokenizer(tmp_path: Path) -> None:
     original = half_state_dict("rwkv7", vocab=4096)
     assert open_checkpoint(write_directory(tmp_path / "without", original)).tokenizer is None
     path = write_directory(tmp_path / "with", original, vocabulary=DATA / "tokenizer.json")
-    assert open_checkpoint(path).tokenizer == path / "tokenizer.json"
+    assert open_checkpoint(path).tokenizer == TokenizerFiles((path / "tokenizer.json",), own=True)
     text = "The old man and the sea."
     model = rwkvquant.load(path, threads=1)
     assert model.tokenizer.decode(model.tokenizer.encode(text)) == text and len(model.tokenizer.encode(text)) < len(text) / 2
-    (path / "rwkv_vocab_v20230424.txt").write_text("1 'a' 1\n")
-    assert open_checkpoint(path).tokenizer == path / "rwkv_vocab_v20230424.txt"
 
 
 def test_square_lora_factors_are_blinkdls_in_a_pth_and_after_a_prefix_and_else_refused(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -258,12 +259,13 @@ def test_the_hash_is_the_documented_one() -> None:
     assert logits_hash(np.nextafter(logits, 9)) != logits_hash(logits)
 
 
-def test_the_tokenizer_is_the_one_given_or_packed_or_usual(tiny_packed: Path, folder: Path) -> None:
+def test_the_tokenizer_is_the_one_given_or_packed_or_next_to_it_or_usual(tiny_packed: Path, folder: Path, tmp_path: Path) -> None:
     text = "The old man"
     assert load(tiny_packed).tokenizer.encode(text) == load_tokenizer(TOKENIZER, 4096).encode(text)
     assert load(tiny_packed, tokenizer="bytes").tokenizer.encode("AB") == [65, 66]
     assert load(folder / "rwkv7.pth").tokenizer.encode("AB") == [65, 66]
-    unknown = load(TINY)
+    assert load(TINY).tokenizer.encode(text) == load_tokenizer(TOKENIZER, 4096).encode(text)
+    unknown = load(shutil.copy(TINY, tmp_path))
     assert unknown.forward([1])[0].shape == (4096,)  # tokens need no tokenizer
     with pytest.raises(TokenizerError, match="--tokenizer FILE"):
         list(unknown.stream("text"))

@@ -22,6 +22,7 @@ from rwkvquant.checkpoints.detect import detect
 from rwkvquant.checkpoints.gguf_tokenizer import EmbeddedTokenizer
 from rwkvquant.checkpoints.summary import summary
 from rwkvquant.checkpoints.tied_head import WithHead
+from rwkvquant.checkpoints.tokenizer_files import TokenizerFiles, tokenizer_files
 from rwkvquant.checkpoints.translate import TranslatedFile
 from rwkvquant.errors import CheckpointError
 
@@ -131,17 +132,9 @@ class Checkpoint:
         return hashlib.sha256("".join(lines).encode()).hexdigest()
 
     @property
-    def tokenizer(self) -> Path | EmbeddedTokenizer | None:
-        """The tokenizer in a GGUF file; or its file in a Hugging Face directory: a World vocabulary, or else a tokenizer.json.
-
-        runtime/tokenizer.py does not use a tokenizer.json that is the World vocabulary in another form.
-        """
-        if self._tokenizer is not None:
-            return self._tokenizer
-        if not self.path.is_dir():
-            return None
-        candidates = sorted(self.path.glob("rwkv_vocab_v*.txt")) or sorted(self.path.glob("tokenizer.json"))
-        return candidates[0] if candidates else None
+    def tokenizer(self) -> EmbeddedTokenizer | TokenizerFiles | None:
+        """The tokenizer in a GGUF file; or else the tokenizer files in the checkpoint's directory, of which runtime/ chooses one."""
+        return self._tokenizer or tokenizer_files(self.path)
 
     def summary(self) -> dict[str, Any]:
         """What `inspect` shows, as plain JSON; no weight is read."""

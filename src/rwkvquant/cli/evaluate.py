@@ -13,7 +13,8 @@ ContextOption = Annotated[int, typer.Option(help="Tokens in a window; every wind
 BatchOption = Annotated[int, typer.Option(help="Windows that are evaluated together.")]
 MaxTokensOption = Annotated[int | None, typer.Option(help="Stop after this many predicted tokens.")]
 TokenizerOption = Annotated[
-    str | None, typer.Option(help="world | bytes | FILE. Default: a packed file's own; a checkpoint's by its vocabulary size.")
+    str | None,
+    typer.Option(help="world | bytes | FILE. Default: a packed file's own, or the one next to a checkpoint."),
 ]
 AdapterOption = Annotated[
     str | None,

@@ -57,6 +57,7 @@ def _show_checkpoint(file: str, result: dict[str, Any], tensors: bool) -> None:
         f"{file}: {result['arch']}, {dims['layers']} layers x {dims['width']}, {dims['heads']} heads of {dims['head_size']}, "
         f"vocabulary {dims['vocab']}, {result['dtype']}, {human_bytes(result['file_bytes'])}"
     )
+    stdout.print(f"tokenizer {result['tokenizer'] or 'unknown'}: {result['tokenizer_source']}")
     if result["tied_head"]:
         stdout.print("the head is the embedding (tied): the file has it once, a packed file has both, each with its own bits")
     total = result["parameters"]

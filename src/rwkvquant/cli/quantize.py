@@ -117,7 +117,9 @@ def command(
     ] = RESUME[0],
     tokenizer: Annotated[
         str | None,
-        typer.Option(help="world | bytes | a tokenizer.json | a World vocabulary file. Default: the directory's, or by vocabulary size."),
+        typer.Option(
+            help="world | bytes | a tokenizer.json | a World vocabulary file. Default: one next to the checkpoint, or by vocabulary size."
+        ),
     ] = None,
     adapter: AdapterOption = None,
     device: Annotated[str, typer.Option(help="cpu | cuda. cuda has not been run on a GPU yet.")] = _DEFAULT.device,
@@ -205,5 +207,6 @@ def show(result: dict[str, Any], planned: bool = False) -> None:
     ]
     title = f"{source['file_bytes'] / result['file_bytes']:.2f}x smaller; bits per weight"
     stdout.print(table(title, ["", "file", "projections and LoRA", "whole file"], rows))
+    stdout.print(f"tokenizer {result['tokenizer']}: {result['tokenizer_source']}")
     if "card" in result:
         stdout.print(f"written for publishing: {', '.join(result['card'])}")

@@ -40,7 +40,7 @@ def calibrate(recipe: Recipe, tokenizer: Tokenizer, progress: Progress) -> Calib
     if not recipe.calibrated:
         return None
     options = recipe.calibration
-    documents = load_documents(options.path or str(resources.files("rwkvquant") / "assets" / "calibration.txt"))
+    documents = documents_of(recipe)
     apart = documents[::KEPT_OUT] if recipe.fall_back and options.rows >= KEPT_OUT and len(documents) >= KEPT_OUT else []
     seen = [document for i, document in enumerate(documents) if not apart or i % KEPT_OUT]
     rows = options.rows - options.rows // KEPT_OUT if apart else options.rows
@@ -55,3 +55,8 @@ def calibrate(recipe: Recipe, tokenizer: Tokenizer, progress: Progress) -> Calib
     if len(tokens) < options.rows:
         progress.note(f"the calibration text gives {len(tokens)} rows of {options.length} tokens, not {options.rows}")
     return Calibration(tokens, kept_out, hashlib.sha256(tokens.astype("<i8").tobytes()).hexdigest())
+
+
+def documents_of(recipe: Recipe) -> list[str]:
+    """The calibration text. Raises CalibrationError for a file that is missing or is not text."""
+    return load_documents(recipe.calibration.path or str(resources.files("rwkvquant") / "assets" / "calibration.txt"))

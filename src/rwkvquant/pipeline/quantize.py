@@ -36,10 +36,10 @@ from rwkvquant.pipeline.products import fast_products
 from rwkvquant.pipeline.progress import Progress
 from rwkvquant.pipeline.resume import resumable
 from rwkvquant.pipeline.tensors import TensorWriter
+from rwkvquant.pipeline.tokenizer import tokenizer_for
 from rwkvquant.pipeline.work_dir import WorkDirectory, work_directory
 from rwkvquant.recipes import Recipe, recipe_for
 from rwkvquant.results import QuantizeResult
-from rwkvquant.runtime.tokenizer import load_tokenizer
 
 HEAD = {Role.HEAD}  # quantised last, with the statistics of what the quantised blocks give it
 BEFORE_HEAD = set(Role) - HEAD
@@ -79,7 +79,7 @@ def _quantize(
 ) -> QuantizeResult:
     checkpoint, device = open_checkpoint(source, recipe.adapter), _device(recipe)
     check_output(output, *checkpoint.files, *(checkpoint.adapter.files if checkpoint.adapter else ()))
-    tokenizer = load_tokenizer(recipe.tokenizer or checkpoint.tokenizer, checkpoint.dims.vocab)
+    tokenizer = tokenizer_for(checkpoint, recipe, progress)
     calibrated = calibrate(recipe, tokenizer, progress)
     chosen = choose(checkpoint, recipe, calibrated, work, device, progress)
     plan = make_plan(checkpoint, recipe, chosen)
@@ -122,7 +122,7 @@ def _quantize(
             tokenizer=tokenizer.to_data(),
             provenance=record.provenance(checkpoint, calibrated),
         )
-    return record.result(checkpoint, open_packed(output).ledger(), str(output), tensors.fallen_back)
+    return record.result(checkpoint, open_packed(output).ledger(), tokenizer, str(output), tensors.fallen_back)
 
 
 def plan_only(
@@ -141,13 +141,14 @@ def plan_only(
     try:
         with fast_products(_device(recipe)), work_directory(work_dir, None, resume, stop, progress) as work:
             checkpoint, device = open_checkpoint(source, recipe.adapter), _device(recipe)
-            tokenizer = load_tokenizer(recipe.tokenizer or checkpoint.tokenizer, checkpoint.dims.vocab)
+            tokenizer = tokenizer_for(checkpoint, recipe, progress)
             calibrated = calibrate(recipe, tokenizer, progress)  # a file that is not text is refused now, not only by the real run
             plan = make_plan(checkpoint, recipe, choose(checkpoint, recipe, calibrated, work, device, progress))
     finally:
         progress.end()
     arrays = tokenizer.to_data().arrays.values()
-    return record.result(checkpoint, planned_ledger(plan, sum(padded(array.size, ALIGNMENT) for array in arrays)))
+    ledger = planned_ledger(plan, sum(padded(array.size, ALIGNMENT) for array in arrays))
+    return record.result(checkpoint, ledger, tokenizer)
 
 
 def _recipe(request: Asked) -> Recipe:

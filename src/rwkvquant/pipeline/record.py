@@ -16,6 +16,7 @@ from rwkvquant.pipeline.calibrate import Calibration
 from rwkvquant.pipeline.plan import PlannedTensor
 from rwkvquant.recipes import Recipe
 from rwkvquant.results import QuantizeResult, SourceSize
+from rwkvquant.runtime.tokenizer import Tokenizer
 
 
 def quantization_config(request: QuantizeRequest, recipe: Recipe, plan: list[PlannedTensor]) -> dict[str, Any]:
@@ -44,12 +45,16 @@ def provenance(checkpoint: Checkpoint, calibrated: Calibration | None) -> dict[s
     }
 
 
-def result(checkpoint: Checkpoint, ledger: Ledger, output: str | None = None, fallen_back: Iterable[str] = ()) -> QuantizeResult:
+def result(
+    checkpoint: Checkpoint, ledger: Ledger, tokenizer: Tokenizer, output: str | None = None, fallen_back: Iterable[str] = ()
+) -> QuantizeResult:
     """Before and after. `output` None: the ledger is a plan."""
     before = checkpoint.summary()
     return QuantizeResult(
         output=output,
         source=SourceSize(**{key.name: before[key.name] for key in dataclasses.fields(SourceSize)}),
+        tokenizer=tokenizer.to_data().kind,
+        tokenizer_source=tokenizer.source,
         file_bytes=ledger.file_bytes,
         bits_per_weight=ledger.bits_per_weight,
         bits_per_weight_projections=ledger.bits_per_weight_projections,

@@ -7,10 +7,12 @@ import os
 from pathlib import Path
 from typing import Any
 
-from rwkvquant.checkpoints import open_checkpoint
+from rwkvquant.checkpoints import Checkpoint, open_checkpoint
+from rwkvquant.errors import TokenizerError
 from rwkvquant.formats.container import open_packed
 from rwkvquant.results import CheckpointInfo, CheckpointTensor, PackedInfo
 from rwkvquant.runtime.session import is_packed
+from rwkvquant.runtime.tokenizer import load_tokenizer
 
 
 def inspect(path: str | os.PathLike[str]) -> PackedInfo | CheckpointInfo:
@@ -45,11 +47,20 @@ def _packed(path: str | os.PathLike[str]) -> PackedInfo:
 
 def _checkpoint(path: str | os.PathLike[str]) -> CheckpointInfo:
     checkpoint = open_checkpoint(path)
-    summary = checkpoint.summary()
+    summary = checkpoint.summary() | _tokenizer(checkpoint)
     tensors = tuple(CheckpointTensor(**{**row, "shape": tuple(row["shape"])}) for row in summary["tensors"])
     fields: dict[str, Any] = {each.name: summary.get(each.name) for each in dataclasses.fields(CheckpointInfo)}
     fields |= {"dims": checkpoint.dims, "tensors": tensors, "summary": summary}
     return CheckpointInfo(**fields)
+
+
+def _tokenizer(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Its kind, and where it was found; None and a sentence if there is none."""
+    try:
+        tokenizer = load_tokenizer(checkpoint.tokenizer, checkpoint.dims.vocab)
+    except TokenizerError as error:
+        return {"tokenizer": None, "tokenizer_source": str(error)}
+    return {"tokenizer": tokenizer.to_data().kind, "tokenizer_source": tokenizer.source}
 
 
 def verify(path: str | os.PathLike[str]) -> int:

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rwkvquant.architectures import architecture
-from rwkvquant.checkpoints import EmbeddedTokenizer, open_checkpoint
+from rwkvquant.checkpoints import open_checkpoint
 from rwkvquant.errors import ConfigError
 from rwkvquant.formats.container import open_packed
 from rwkvquant.formats.header import LENGTH_BYTES, PREFIX
@@ -40,7 +40,7 @@ from rwkvquant.runtime.states.pool import MAX_SLOTS, Slots
 from rwkvquant.runtime.states.tuned import begin_with, tuned_state
 from rwkvquant.runtime.stopping import TextUntilStop, stop_strings
 from rwkvquant.runtime.threads import choose_threads
-from rwkvquant.runtime.tokenizer import Tokenizer, from_data, load_tokenizer
+from rwkvquant.runtime.tokenizer import Tokenizer, TokenizerSpec, from_data, load_tokenizer
 from rwkvquant.runtime.tokenizer_base import token_ids
 from rwkvquant.runtime.weights import Weights, checkpoint_weights, packed_weights
 
@@ -58,8 +58,8 @@ def load(
 ) -> Model:
     """Open a packed file or an original checkpoint; the content decides.
 
-    `tokenizer` is "world", "bytes" or a file. The default is the one in the packed file or the
-    checkpoint's directory, otherwise the usual one for the vocabulary's size.
+    `tokenizer` is "world", "bytes" or a file. The default is the one in the packed file or next to the
+    checkpoint, otherwise the usual one for the vocabulary's size.
     `threads`: by default one for each physical core that may be used. `activations` "int8" or "float32" is what quantised products
     multiply with: int8 unless RWKVQUANT_ACTIVATIONS or the caller says float32, which is slower and is the reference for int8.
     `pages`: "huge" copies a packed file into huge pages of private memory, which is fast; "map" maps it, and processes that open it share
@@ -105,7 +105,7 @@ class Model:
     def __init__(
         self,
         weights: Weights,
-        tokenizer: str | Path | EmbeddedTokenizer | None = None,
+        tokenizer: TokenizerSpec = None,
         packed_tokenizer: TokenizerData | None = None,
         threads: int | None = None,
         activations: str | None = None,

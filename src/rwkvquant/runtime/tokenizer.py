@@ -5,7 +5,7 @@ bpe     a tokenizer.json (byte-level BPE)      tokenizer_json.py, tokenizer_bpe.
 json    any other tokenizer.json               tokenizer_package.py, tokenizer_limits.py
 bytes   ids are the bytes                      tokenizer_bytes.py
 
-tokenizer_file.py reads files.
+tokenizer_file.py reads files, tokenizer_beside.py chooses one of those next to a checkpoint.
 """
 
 from __future__ import annotations
@@ -13,39 +13,40 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from rwkvquant.checkpoints import EmbeddedTokenizer
+from rwkvquant.checkpoints import EmbeddedTokenizer, TokenizerFiles
 from rwkvquant.errors import TokenizerError
 from rwkvquant.formats.tokenizer_data import TokenizerData
 from rwkvquant.runtime.tokenizer_added import AddedTokens, unpack_added
 from rwkvquant.runtime.tokenizer_base import StreamDecoder, Tokenizer
+from rwkvquant.runtime.tokenizer_beside import choose
 from rwkvquant.runtime.tokenizer_bpe import BpeTokenizer, unpack_merges
 from rwkvquant.runtime.tokenizer_bytes import BytesTokenizer
 from rwkvquant.runtime.tokenizer_file import load_file, parse
-from rwkvquant.runtime.tokenizer_json import is_conversion_of
 from rwkvquant.runtime.tokenizer_package import unpack_package
 from rwkvquant.runtime.tokenizer_table import unpack_table
-from rwkvquant.runtime.tokenizer_world import WORLD_MODEL_VOCABULARY, WorldTokenizer, load_world, world
+from rwkvquant.runtime.tokenizer_world import WORLD_MODEL_VOCABULARY, WorldTokenizer, world
 
 __all__ = ["StreamDecoder", "Tokenizer", "TokenizerSpec", "from_data", "load_tokenizer"]
 
-TokenizerSpec = str | Path | EmbeddedTokenizer | None
+TokenizerSpec = str | Path | EmbeddedTokenizer | TokenizerFiles | None
 ARRAYS = {"world": ("table",), "bpe": ("table", "merges"), "bpe-added": ("table", "merges"), "json": ("json",), "bytes": ()}
 
 
 def load_tokenizer(spec: TokenizerSpec, vocab_size: int, samples: Sequence[str] = ()) -> Tokenizer:
     """ "world", "bytes", the path of a tokenizer.json or of a vocabulary like rwkv_vocab_v20230424.txt, or None for the model's default.
 
-    A string is what the user named, and is used. A Path is a file next to the checkpoint (Checkpoint.tokenizer): where it
-    is the World vocabulary as a tokenizer.json, the package's own World is used, since not all such conversions are right.
-    An EmbeddedTokenizer is the text of a tokenizer's file inside the checkpoint.
+    A string is what the user named, and is used. TokenizerFiles are those next to the checkpoint (Checkpoint.tokenizer), and a Path is
+    one of its own directory: tokenizer_beside.py chooses. An EmbeddedTokenizer is the text of a tokenizer's file inside the checkpoint.
     Where the `tokenizers` package is installed, a tokenizer.json that our own reader reads is compared with it: on hard texts, and on
     `samples`. If the ids differ, the package is used.
     Raises TokenizerError for a file that is neither, and for a tokenizer with more ids than the model's `vocab_size`.
     """
     if isinstance(spec, EmbeddedTokenizer):
         return _require_fit(parse(spec.text, vocab_size, "the tokenizer inside the checkpoint"), vocab_size)
-    if isinstance(spec, Path) and vocab_size == WORLD_MODEL_VOCABULARY and is_conversion_of(spec, load_world()):
-        spec = "world"
+    if isinstance(spec, Path):
+        spec = TokenizerFiles((spec,), own=True)
+    if isinstance(spec, TokenizerFiles):
+        return choose(spec, vocab_size, samples) or _default(vocab_size, spec)
     if spec is None:
         return _default(vocab_size)
     if spec == "bytes":
@@ -86,13 +87,16 @@ def _bpe(data: TokenizerData, vocab_size: int | None) -> BpeTokenizer:
     return BpeTokenizer(tokens, merges, special, bool(data.meta.get("add_prefix_space")), vocab_size, added)
 
 
-def _default(vocab_size: int) -> Tokenizer:
-    """World or bytes, by the number of ids. Raises TokenizerError for other numbers."""
+def _default(vocab_size: int, beside: TokenizerFiles | None = None) -> Tokenizer:
+    """World or bytes, by the number of ids. Raises TokenizerError for other numbers; `beside` are files that do not fit."""
     if vocab_size == WORLD_MODEL_VOCABULARY:
         return world(vocab_size)
     if vocab_size <= 256:
         return BytesTokenizer(vocab_size)
-    raise TokenizerError(f"no tokenizer is known for a vocabulary of {vocab_size}; give one with --tokenizer FILE (a tokenizer.json)")
+    unfit = f" ({', '.join(map(str, beside.paths))}: more ids than that)" if beside else ""
+    raise TokenizerError(
+        f"no tokenizer is known for a vocabulary of {vocab_size}{unfit}; give one with --tokenizer FILE (a tokenizer.json)"
+    )
 
 
 def _require_fit(tokenizer: Tokenizer, vocab_size: int) -> Tokenizer:
