@@ -31,10 +31,17 @@ def write_random_model(
 
     Raises ConfigError for an unknown preset or a budget that cannot be met, RwkvQuantError if the file cannot be written.
     """
+    plan = {name: packing for name, _, packing in planned(arch, dims, layouts=layouts, bits=bits)}
+    write_model(path, arch, dims, lambda name, spec, shape: plan[name], seed, {"bits": bits, "layouts": layouts})
+
+
+def planned(arch: str, dims: Dims, *, layouts: str = "default", bits: float = DEFAULT_BITS) -> Iterator[tuple[str, TensorSpec, Packing]]:
+    """The packing of each tensor, as write_random_model stores it. Raises ConfigError as it does."""
     shapes = {name: _matrix(shape) for name, spec, shape in _tensors(arch, dims) if spec.role in QUANTIZED_ROLES}
     chosen = choose(layouts, shapes, bits)
     side = _dense_side if layouts == "dense" else default_side
-    write_model(path, arch, dims, lambda name, spec, shape: chosen.get(name) or side(spec, shape), seed, {"bits": bits, "layouts": layouts})
+    for name, spec, shape in _tensors(arch, dims):
+        yield name, spec, chosen.get(name) or side(spec, shape)
 
 
 def write_model(

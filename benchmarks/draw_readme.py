@@ -1,0 +1,62 @@
+"""Draw docs/speed.svg, the README's picture, from benchmarks/results: python benchmarks/draw_readme.py"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+KINDS = {  # in the results -> in the picture, its colour and its marker
+    "F16": ("llama.cpp, F16", "#b9b9b9", "s"),
+    "Q4_K": ("llama.cpp, Q4_K", "#e3a857", "^"),
+    "Q3_K": ("llama.cpp, Q3_K", "#b5651d", "v"),
+    "default": ("rwkvquant, 3.275 bits", "#3b6fb6", "o"),
+}
+
+
+def models() -> list[dict[str, Any]]:
+    """All RWKV-7 models that were compared, the smallest first."""
+    found = [json.loads((RESULTS / f"vs_llama_cpp{part}.json").read_text())["models"] for part in ("", "_large")]
+    return [model for part in found for model in part if model["arch"] == "rwkv7"]
+
+
+def draw(axes: Axes) -> None:
+    for number, model in enumerate(models()):
+        rows = model["results"]
+        points = [(rows[kind]["file_bytes"] / 1e9, rows[kind]["decode"]["median"]) for kind in KINDS]
+        axes.plot(*zip(*points, strict=True), color="#dddddd", lw=1, zorder=1)
+        for kind, (size, speed) in zip(KINDS, points, strict=True):
+            name, colour, marker = KINDS[kind]
+            axes.scatter(size, speed, 60, color=colour, marker=marker, zorder=2, label=None if number else name)
+        size, speed = points[-1]
+        shape = model["shape"].removeprefix("x070-").upper()
+        axes.annotate(f"{shape}: {speed:.0f} tokens/s", (size, speed), (7, 5), textcoords="offset points", fontsize=9)
+
+
+def main() -> None:
+    matplotlib.rcParams["svg.hashsalt"] = "readme"  # the same bytes each time
+    figure, axes = plt.subplots(figsize=(8.4, 4.6))
+    draw(axes)
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xticks([0.1, 0.2, 0.5, 1, 2, 5], ["0.1", "0.2", "0.5", "1", "2", "5"])
+    axes.set_yticks([5, 10, 20, 50, 100, 200, 500], ["5", "10", "20", "50", "100", "200", "500"])
+    axes.minorticks_off()
+    axes.set_xlabel("file, GB")
+    axes.set_ylabel("tokens/s")
+    axes.set_title("RWKV-7, one text at a time, on two virtual cores of an AMD EPYC: up and left is better", fontsize=10)
+    axes.legend(reverse=True, fontsize=9)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    figure.tight_layout()
+    figure.savefig(ROOT / "docs" / "speed.svg", metadata={"Date": None})
+
+
+if __name__ == "__main__":
+    main()
