@@ -93,9 +93,9 @@ def test_the_checks_of_lines_and_words_can_fail() -> None:
     assert unusual_words("It goes of its own\naccord.") == ["of its own accord"]
 
 
-def test_readme_tree_is_the_tree() -> None:
-    """Every line of the README's file tree begins with a path that exists."""
-    tree = (ROOT / "README.md").read_text().split("## The tree")[1].split("```")[1]
+def test_the_tree_of_files_is_the_tree() -> None:
+    """Every line of the file tree begins with a path that exists."""
+    tree = (ROOT / "docs/architecture.md").read_text().split("## The tree")[1].split("```")[1]
     paths = [line.split()[0] for line in tree.strip().splitlines()]
     assert len(paths) > 10
     assert [path for path in paths if not (ROOT / path).exists()] == []

@@ -1,4 +1,4 @@
-"""Quantise RWKV-6 and RWKV-7 checkpoints into one small packed file, and run it without torch.
+"""Quantise RWKV-6 and RWKV-7 checkpoints into one small packed file, and run it without torch. docs/python.md has every name.
 
 import rwkvquant
 rwkvquant.quantize("in.pth", "out.safetensors", rwkvquant.QuantizeRequest(bits=3.275))     # needs torch
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from rwkvquant.exporting.layouts import export
     from rwkvquant.pipeline.quantize import quantize
     from rwkvquant.results import (
-        ChatResult,
         CheckpointInfo,
         CompareResult,
         EvaluateResult,
@@ -55,7 +54,6 @@ _HOMES = {
     "exporting.layouts": ("export",),
     "pipeline.quantize": ("quantize",),
     "results": (
-        "ChatResult",
         "CheckpointInfo",
         "CompareResult",
         "EvaluateResult",
@@ -82,7 +80,6 @@ __all__ = [
     "Chat",
     "ChatMessage",
     "ChatPiece",
-    "ChatResult",
     "ChatTemplate",
     "CheckpointError",
     "CheckpointInfo",

@@ -1,4 +1,4 @@
-"""What the public functions return, as frozen dataclasses.
+"""What the public functions return, as frozen dataclasses. docs/python.md lists all fields.
 
 `to_json` of each gives plain JSON: what the command of the same name prints with --json.
 """
@@ -34,18 +34,6 @@ class GenerateResult(Result):
     finish_reason: str
     logits_hash: str
     seed: int
-
-
-@dataclass(frozen=True)
-class ChatResult(Result):
-    """One answer of a chat. `thinking` is what a reasoning model thought before it, else empty.
-
-    `finish_reason` is "stop" at token 0 or a stop string, and "length" at `max_tokens`.
-    """
-
-    text: str
-    thinking: str
-    finish_reason: str
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,8 @@
-"""The command line as a user meets it: results on stdout, one sentence and exit code 2 for a mistake, README commands that run."""
+"""The command line as a user meets it: results on stdout, one sentence and exit code 2 for a mistake."""
 
 from __future__ import annotations
 
-import io
 import json
-import re
-import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +14,6 @@ from rwkvquant.cli.main import run
 from rwkvquant.formats.container import open_packed
 from tests.helpers import random_state_dict, write_pth
 
-README = Path(__file__).parents[2] / "README.md"
 TEXT = "The quick brown fox jumps over the lazy dog, and the dog does not mind. " * 120
 
 
@@ -42,28 +38,13 @@ def answer(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict:
     return json.loads(capsys.readouterr().out)
 
 
-def readme_commands() -> list[str]:
-    return re.findall(r"^    (rwkvquant .+)$", README.read_text(), re.MULTILINE)
-
-
-def test_readme_has_commands() -> None:
-    assert len(readme_commands()) >= 8
-
-
-def test_readme_commands_run_in_order(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a model whose shapes can hold the README's bits, with a short calibration text."""
-    monkeypatch.setattr("sys.stdin", io.StringIO("Hello\n/quit\n"))
-    write_pth(
-        folder / "model.pth",
-        random_state_dict("rwkv7", layers=1, width=192, head_size=64, hidden=768, ranks={"Rw": 32, "Ra": 32, "Rv": 32, "Rg": 32}),
-    )
-    for command in readme_commands():
-        arguments = shlex.split(command)[1:]
-        if arguments[0] == "quantize":
-            arguments += ["--calib", "some.txt", "--calib-len", "128", "--calib-rows", "8"]
-        if arguments[0] == "chat":
-            arguments += ["-n", "8"]
-        assert run(arguments) == 0, command
+def test_the_default_method_runs_from_the_command_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """On a model whose shapes can hold the default's bits, with a short calibration text."""
+    ranks = {"Rw": 32, "Ra": 32, "Rv": 32, "Rg": 32}
+    write_pth(folder / "model.pth", random_state_dict("rwkv7", layers=1, width=192, head_size=64, hidden=768, ranks=ranks))
+    short = ["--calib", "some.txt", "--calib-len", "128", "--calib-rows", "8"]
+    result = answer(capsys, "quantize", "model.pth", "-o", "model.safetensors", "--bits", "3.275", *short)
+    assert 3.2 < result["bits_per_weight"] <= 3.275
 
 
 def test_json_keys_that_other_tools_read(packed: Path, capsys: pytest.CaptureFixture[str]) -> None:
