@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from rwkvquant.exporting.layouts import export
     from rwkvquant.pipeline.quantize import quantize
     from rwkvquant.results import (
+        ChatResult,
         CheckpointInfo,
         CompareResult,
         EvaluateResult,
@@ -54,6 +55,7 @@ _HOMES = {
     "exporting.layouts": ("export",),
     "pipeline.quantize": ("quantize",),
     "results": (
+        "ChatResult",
         "CheckpointInfo",
         "CompareResult",
         "EvaluateResult",
@@ -80,6 +82,7 @@ __all__ = [
     "Chat",
     "ChatMessage",
     "ChatPiece",
+    "ChatResult",
     "ChatTemplate",
     "CheckpointError",
     "CheckpointInfo",

@@ -37,6 +37,18 @@ class GenerateResult(Result):
 
 
 @dataclass(frozen=True)
+class ChatResult(Result):
+    """One answer of a chat. `thinking` is what a reasoning model thought before it, else empty.
+
+    `finish_reason` is "stop" at token 0 or a stop string, and "length" at `max_tokens`.
+    """
+
+    text: str
+    thinking: str
+    finish_reason: str
+
+
+@dataclass(frozen=True)
 class SourceSize:
     """A checkpoint before it is quantised. `bits_per_weight`: of projections and LoRA factors; `bits_per_weight_file`: of all weights."""
 

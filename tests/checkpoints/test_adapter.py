@@ -331,7 +331,8 @@ def test_quantising_merges_and_says_so(tmp_path: Path, capsys: pytest.CaptureFix
 def test_another_adapter_or_alpha_is_another_job(tmp_path: Path) -> None:
     path, first, second = base(tmp_path, model()), write_pth(tmp_path / "a.pth", lora_of()), write_pth(tmp_path / "b.pth", lora_of(seed=3))
     sums = [open_checkpoint(path, given).made_from() for given in ("", f"{first},alpha=8", f"{first},alpha=9", f"{second},alpha=8")]
-    assert len(set(sums)) == 4 and sums[0] == open_checkpoint(path).sha256()
+    assert len({tuple(each.items()) for each in sums}) == 4 and sums[0] == {"checkpoint": open_checkpoint(path).sha256()}
+    assert {each["checkpoint"] for each in sums} == {sums[0]["checkpoint"]}
     first.rename(tmp_path / "c.pth")
     assert open_checkpoint(path, f"{tmp_path / 'c.pth'},alpha=8").made_from() == sums[1]
     assert QuantizeRequest(adapter=tmp_path).adapter == str(tmp_path)  # type: ignore[arg-type]
@@ -348,6 +349,7 @@ def test_a_job_with_another_adapter_does_not_continue(tmp_path: Path) -> None:
     with pytest.raises(StoppedError):
         job(f"{first},alpha=8", True, "auto")
     for other in (f"{second},alpha=8", f"{first},alpha=9", None):
-        with pytest.raises(RwkvQuantError, match="checkpoint"):
+        with pytest.raises(RwkvQuantError, match=r"was made with another (plan, )?adapter") as caught:
             job(other, False, "required")
+        assert "checkpoint" not in str(caught.value)
     job(f"{first},alpha=8", False, "required")

@@ -272,8 +272,15 @@ def test_directories_with_two_checkpoints_or_none_are_refused(tmp_path: Path) ->
         open_checkpoint(path)
     (tmp_path / "other").mkdir()
     write_pth(tmp_path / "other" / "somewhere.pth", original)
-    with pytest.raises(CheckpointError, match=r"this directory has no checkpoint .*give the path of a file"):
+    with pytest.raises(CheckpointError, match=r"this directory has no checkpoint .*; give the path of a file: .*/other/somewhere\.pth$"):
         open_checkpoint(tmp_path / "other")
+    for name in "abc":
+        (tmp_path / "other" / f"{name}.gguf").touch()
+    with pytest.raises(CheckpointError, match=r"of a file: .*/a\.gguf, .*/b\.gguf, .*/c\.gguf, \.\.\.$"):
+        open_checkpoint(tmp_path / "other")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(CheckpointError, match=r"give the path of a file$"):
+        open_checkpoint(tmp_path / "empty")
 
 
 def test_a_packed_file_is_not_a_checkpoint() -> None:

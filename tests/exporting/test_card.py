@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
 import pytest
 
+from rwkvquant.architectures import ARCHITECTURES
 from rwkvquant.cli.main import run
 from rwkvquant.errors import ConfigError
 from rwkvquant.exporting.card import MARK, prepare
@@ -43,7 +45,9 @@ def test_the_card_holds_the_numbers_of_the_run(folder: Path, capsys: pytest.Capt
     written = header(folder / "out/README.md")
     assert written["base_model"] == '"BlinkDL/rwkv7-g1"' and written["license"] == '"apache-2.0"'
     assert written["base_model_relation"] == "quantized" and written["library_name"] == "rwkvquant" and "rwkv7" in written["tags"]
+    assert written["pipeline_tag"] == "text-generation"
     (model,) = json.loads(written["model-index"])
+    assert model["results"][0]["task"] == {"type": "text-generation"}
     measured = {metric["type"]: metric["value"] for metric in model["results"][0]["metrics"]}
     assert model["name"] == "model.safetensors" and model["results"][0]["dataset"]["name"] == "some.txt"
     assert measured["kl_divergence"] == pytest.approx(result["divergence"]["kl_mean"], abs=1e-6)
@@ -56,6 +60,13 @@ def test_the_card_holds_the_numbers_of_the_run(folder: Path, capsys: pytest.Capt
     assert f"| {result['divergence']['kl_mean']:.5f} [" in text and result["divergence"]["tokens"] == len(TEXT)
     assert f"{len(TEXT):,} tokens of some.txt" in text and packed.provenance["source_sha256"] in text
     assert str(folder) not in text + (folder / "out/config.json").read_text()
+
+
+@pytest.mark.parametrize(("modality", "tag"), [("image", "image-classification"), ("sound", None)])
+def test_the_tag_follows_what_the_architecture_reads(modality: str, tag: str | None, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(ARCHITECTURES, "rwkv7", dataclasses.replace(ARCHITECTURES["rwkv7"], modality=modality))
+    assert run([*COMMAND, "--license", "apache-2.0"]) == 0
+    assert header(folder / "out/README.md").get("pipeline_tag") == tag
 
 
 def test_the_config_has_the_keys_that_loaders_need(folder: Path) -> None:

@@ -52,7 +52,7 @@ def test_a_damaged_plan_is_none(damage: str) -> None:
 
 def mark(source: str = "a", text: str = "b", **options: object) -> str:
     recipe = recipe_of(**options)
-    return json.dumps(of_pass_1(source, text, {"w": recipe.candidates}, recipe))
+    return json.dumps(of_pass_1({"checkpoint": source}, text, {"w": recipe.candidates}, recipe))
 
 
 def test_fingerprint_covers_what_losses_depend_on_and_no_more() -> None:

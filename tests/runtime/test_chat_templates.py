@@ -267,3 +267,13 @@ def test_a_tokenizer_that_changes_text_costs_reading_again_and_nothing_is_read_t
     list(chat.reply("Sure?"))
     whole = "User: " + "\u00e9" * 3 + "\n\nAssistant: Yes.\n\nUser: Sure?\n\nAssistant: <think"
     np.testing.assert_array_equal(listening.last[0], model.forward([0, *whole.encode()])[0])
+
+
+def test_an_answer_at_once_is_what_the_pieces_are(model: Model, tmp_path: Path) -> None:
+    chat, listening = talk(model, "g1", tmp_path)
+    listening.will_say(SAID[1])
+    result = chat.answer("Add")
+    assert (result.text, result.thinking, result.finish_reason) == ("It is 5.", "Let me add.\n\n2 + 3", "stop")
+    chat, listening = talk(model, "world", tmp_path, max_tokens=4)
+    listening.will_say(" It is 5.")
+    assert chat.answer("Add").to_json() == {"text": "It", "thinking": "", "finish_reason": "length"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import shutil
@@ -18,7 +19,8 @@ from rwkvquant.checkpoints import open_checkpoint
 from rwkvquant.errors import CheckpointError, ConfigError, FormatError, TokenizerError
 from rwkvquant.formats.container import open_packed
 from rwkvquant.results import GenerateResult
-from rwkvquant.runtime.sampling import SamplingConfig
+from rwkvquant.runtime.chat import Chat
+from rwkvquant.runtime.sampling import SamplingConfig, SamplingOptions
 from rwkvquant.runtime.session import Model, is_packed, load, logits_hash
 from rwkvquant.runtime.states.files import State
 from rwkvquant.runtime.tokenizer import load_tokenizer
@@ -329,3 +331,23 @@ def test_without_a_seed_every_call_says_something_else_and_tells_how_to_repeat_i
     assert len({each.tokens for each in said}) == 4
     for each in said:
         assert model.generate([1, 2], max_tokens=12, sampling=SamplingConfig(**hot, seed=each.seed)) == each
+
+
+def test_single_options_are_the_config_that_has_them(tiny: Model) -> None:
+    options: dict[str, Any] = {"temperature": 2.0, "top_p": 0.9, "top_k": 40, "min_p": 0.01, "presence_penalty": 0.1, "seed": 5}
+    options |= {"frequency_penalty": 0.2, "penalty_decay": 0.9}
+    assert set(options) == {field.name for field in dataclasses.fields(SamplingConfig)} == set(SamplingOptions.__annotations__)
+    config = SamplingConfig(**options)
+    assert tiny.generate("Once", max_tokens=8, **options) == tiny.generate("Once", max_tokens=8, sampling=config)
+    assert list(tiny.stream("Once", max_tokens=8, **options)) == list(tiny.stream("Once", max_tokens=8, sampling=config))
+    assert Chat(tiny, max_tokens=8, **options).answer("Hi") == Chat(tiny, config, max_tokens=8).answer("Hi")
+
+
+def test_an_option_that_cannot_be_is_refused(tiny: Model) -> None:
+    for call in (tiny.generate, lambda prompt, **options: list(tiny.stream(prompt, **options)), lambda _, **options: Chat(tiny, **options)):
+        with pytest.raises(ConfigError, match=r"the sampling options are temperature, .*min_p; got topk"):
+            call("Once", topk=3)
+        with pytest.raises(ConfigError, match=r"either sampling=SamplingConfig\(\.\.\.\) or single options; got both, with top_k"):
+            call("Once", sampling=SamplingConfig(), top_k=3)
+        with pytest.raises(ConfigError, match="top_k must be a whole number"):
+            call("Once", top_k=-1)

@@ -113,9 +113,9 @@ class Checkpoint:
                 matrices[name] = LogicalMatrix(name, spec.name, spec, layer, shape, name)
         return matrices
 
-    def made_from(self) -> str:
-        """What the values depend on: the hash of the checkpoint, and that of the adapter if there is one."""
-        return self.sha256() if self.adapter is None else f"{self.sha256()} with the adapter {self.adapter.sha256}"
+    def made_from(self) -> dict[str, str]:
+        """What the values depend on: {"checkpoint": its hash}, and "adapter", the hash of the adapter, if there is one."""
+        return {"checkpoint": self.sha256(), **({"adapter": self.adapter.sha256} if self.adapter else {})}
 
     def sha256(self) -> str:
         """In hexadecimal; computed once.

@@ -24,6 +24,8 @@ SUPPORTED = (
 # In a Hugging Face directory, safetensors before pickles; each as one file or as shards with an index.
 IN_DIRECTORY = [("model.safetensors", "model.safetensors.index.json"), ("pytorch_model.bin", "pytorch_model.bin.index.json")]
 
+MODEL_FILES = (".pth", ".pt", ".safetensors", ".st", ".gguf")  # in a directory without such a name
+
 
 def open_checkpoint(path: str | os.PathLike[str], adapter: str = "") -> Checkpoint:
     """Open a checkpoint: its table of tensors is read, not its weights. Never imports torch, never runs anything that a pickle names.
@@ -106,7 +108,11 @@ def _in_directory(directory: Path) -> Path:
             "this directory holds an adapter (adapter_config.json) and no model; merge it into its model first, or use quantize --adapter"
         )
     names = ", ".join(name for pair in IN_DIRECTORY for name in pair)
-    raise CheckpointError(f"this directory has no checkpoint under a name that Hugging Face uses ({names}); give the path of a file")
+    files = sorted(path for path in directory.iterdir() if path.suffix in MODEL_FILES)
+    listed = f": {', '.join(map(str, files[:3]))}{', ...' if len(files) > 3 else ''}" if files else ""
+    raise CheckpointError(
+        f"this directory has no checkpoint under a name that Hugging Face uses ({names}); give the path of a file{listed}"
+    )
 
 
 def _kind(head: bytes) -> str:

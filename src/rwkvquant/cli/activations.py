@@ -12,7 +12,7 @@ import typer
 
 from rwkvquant.architectures import TensorSpec
 from rwkvquant.checkpoints import Checkpoint, open_checkpoint
-from rwkvquant.cli.evaluate import TokenizerOption
+from rwkvquant.cli.evaluate import AdapterOption, TokenizerOption
 from rwkvquant.cli.histogram import histogram
 from rwkvquant.cli.output import JsonOption, emit, stdout
 from rwkvquant.errors import ConfigError
@@ -48,13 +48,14 @@ def command(
     rows: Annotated[int, typer.Option(min=1, help="Rows of text.")] = 8,
     length: Annotated[int, typer.Option(min=1, help="Tokens in a row.")] = 512,
     tokenizer: TokenizerOption = None,
+    adapter: AdapterOption = None,
     output: Annotated[str | None, typer.Option("--output", "-o", help="Also write a figure, .svg or .png; needs matplotlib.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Show how the values that a tensor is multiplied with are distributed, next to a normal distribution."""
     if output is not None:
         _check_figure(output)
-    opened = open_checkpoint(checkpoint)
+    opened = open_checkpoint(checkpoint, adapter or "")
     met = find_meeting(opened, tensor)
 
     from rwkvquant.calibration.activations import collect_activation, distribution

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rwkvquant.cli.evaluate import TokenizerOption
+from rwkvquant.cli.evaluate import AdapterOption, TokenizerOption
 from rwkvquant.cli.generate import (
     DecayOption,
     FrequencyOption,
@@ -96,6 +96,7 @@ def command(
     penalty_decay: DecayOption = 0.996,
     seed: SeedOption = None,
     tokenizer: TokenizerOption = None,
+    adapter: AdapterOption = None,
     threads: ThreadsOption = None,
     pages: PagesOption = "auto",
     history: Annotated[bool, typer.Option(help="Keep the lines that were typed, for the arrow keys in later chats.")] = True,
@@ -123,7 +124,7 @@ def command(
     require_state(state, state_order)
     form = chat_template(template)
     form.require_think(think)
-    model = load(file, tokenizer=tokenizer, threads=threads, pages=pages)
+    model = load(file, tokenizer=tokenizer, threads=threads, pages=pages, adapter=adapter)
     chat = Chat(model, sampling, max_tokens, system, template=form, think=think, stop=stop or ())
     if state is not None:
         chat.load(state, state_order)

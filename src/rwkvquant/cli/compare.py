@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from rwkvquant.cli.evaluate import BatchOption, ContextOption, MaxTokensOption, TokenizerOption
+from rwkvquant.cli.evaluate import AdapterOption, BatchOption, ContextOption, MaxTokensOption, TokenizerOption
 from rwkvquant.cli.output import Counter, JsonOption, emit, interval, stdout, table
 from rwkvquant.results import CompareResult
 
@@ -21,6 +21,7 @@ def command(
     batch: BatchOption = BATCH,
     max_tokens: MaxTokensOption = None,
     tokenizer: TokenizerOption = None,
+    adapter: AdapterOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Compare a packed file with its original: KL divergence, same top token, perplexity."""
@@ -28,7 +29,15 @@ def command(
 
     with Counter("windows") as progress:
         result = compare(
-            original, quantised, text, context=context, batch=batch, max_tokens=max_tokens, tokenizer=tokenizer, progress=progress
+            original,
+            quantised,
+            text,
+            context=context,
+            batch=batch,
+            max_tokens=max_tokens,
+            tokenizer=tokenizer,
+            adapter=adapter,
+            progress=progress,
         )
     emit({"original": original, "quantised": quantised, **result.to_json()}, as_json, lambda: show(result))
 

@@ -16,6 +16,13 @@ TokenizerOption = Annotated[
     str | None,
     typer.Option(help="world | bytes | FILE. Default: a packed file's own, or the one next to a checkpoint."),
 ]
+AdapterOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Merge a LoRA, PiSSA or Bone adapter into the checkpoint: a PEFT directory, or a .pth as FILE, FILE,alpha=NUMBER or "
+        "FILE,init=FILE."
+    ),
+]
 
 
 def command(
@@ -27,6 +34,7 @@ def command(
     max_tokens: MaxTokensOption = None,
     max_docs: Annotated[int | None, typer.Option(help="With --lambada: use only this many documents.")] = None,
     tokenizer: TokenizerOption = None,
+    adapter: AdapterOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Measure perplexity on a text, or LAMBADA."""
@@ -37,12 +45,18 @@ def command(
     result: dict[str, Any]
     if text is not None:
         with Counter("windows") as bar:
-            options: dict[str, Any] = {"context": context, "batch": batch, "max_tokens": max_tokens, "tokenizer": tokenizer}
+            options: dict[str, Any] = {
+                "context": context,
+                "batch": batch,
+                "max_tokens": max_tokens,
+                "tokenizer": tokenizer,
+                "adapter": adapter,
+            }
             result = files.evaluate(file, text, progress=bar, **options).to_json()
     else:
         assert lambada is not None
         with Counter("documents") as bar:
-            options = {"batch": batch, "max_docs": max_docs, "tokenizer": tokenizer}
+            options = {"batch": batch, "max_docs": max_docs, "tokenizer": tokenizer, "adapter": adapter}
             result = files.evaluate_lambada(file, lambada, progress=bar, **options).to_json()
     rows = [[key, f"{value:,.4f}" if isinstance(value, float) else f"{value:,}"] for key, value in result.items()]
     emit({"file": file, **result}, as_json, lambda: stdout.print(table(file, ["", ""], rows)))

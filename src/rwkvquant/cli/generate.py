@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from rwkvquant.cli.evaluate import TokenizerOption
+from rwkvquant.cli.evaluate import AdapterOption, TokenizerOption
 from rwkvquant.cli.output import JsonOption, emit, stderr
 from rwkvquant.cli.prompt import read_prompt
 
@@ -62,6 +62,7 @@ def command(
     penalty_decay: DecayOption = 0.996,
     seed: SeedOption = None,
     tokenizer: TokenizerOption = None,
+    adapter: AdapterOption = None,
     threads: ThreadsOption = None,
     pages: PagesOption = "auto",
     as_json: JsonOption = False,
@@ -83,7 +84,7 @@ def command(
     )
     require_state(state, state_order)
     text = read_prompt(prompt, prompt_file)
-    model = load(file, tokenizer=tokenizer, threads=threads, pages=pages)
+    model = load(file, tokenizer=tokenizer, threads=threads, pages=pages, adapter=adapter)
     begin = None if state is None else open_state(state, model.arch, model.dims, state_order).state
     if as_json:
         result = model.generate(text, max_tokens=max_tokens, sampling=sampling, state=begin, stop=stop or ())

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
+from rwkvquant.cli.evaluate import AdapterOption
 from rwkvquant.cli.output import JsonOption, emit, human_bytes, ledger_table, quantize_progress, stdout, table
 from rwkvquant.cli.signals import finish_first
 from rwkvquant.config import RESUME, CalibrationConfig, QuantizeRequest
@@ -120,10 +121,7 @@ def command(
             help="world | bytes | a tokenizer.json | a World vocabulary file. Default: one next to the checkpoint, or by vocabulary size."
         ),
     ] = None,
-    adapter: Annotated[
-        str | None,
-        typer.Option(help="Merge a LoRA, PiSSA or Bone adapter: a PEFT directory, or a .pth as FILE, FILE,alpha=NUMBER or FILE,init=FILE."),
-    ] = None,
+    adapter: AdapterOption = None,
     device: Annotated[str, typer.Option(help="cpu | cuda. cuda has not been run on a GPU yet.")] = _DEFAULT.device,
     seed: Annotated[int, typer.Option()] = _DEFAULT.seed,
     card: Annotated[bool, typer.Option("--card", help="For publishers: write README.md and config.json next to the output.")] = False,

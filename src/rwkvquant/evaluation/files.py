@@ -22,16 +22,18 @@ def compare(
     batch: int = BATCH,
     max_tokens: int | None = None,
     tokenizer: str | None = None,
+    adapter: str | None = None,
     progress: OnBatch | None = None,
 ) -> CompareResult:
     """Compare a quantised model with its original on a text, in windows of `context` tokens, `batch` windows at a time.
 
     Either file may be a checkpoint or a packed file. `max_tokens` stops after so many predicted tokens; `tokenizer` is "world", "bytes"
-    or a file, by default the quantised file's. `progress` gets (windows done, windows in all). Needs torch. Raises CheckpointError or
-    FormatError for a bad file, CalibrationError for a bad text, TokenizerError for two vocabularies, ConfigError for an option out of
-    range, and RwkvQuantError for a model that predicts NaN.
+    or a file, by default the quantised file's. `adapter` is merged into the original, a checkpoint. `progress` gets (windows done,
+    windows in all). Needs torch. Raises CheckpointError or FormatError for a bad file, CalibrationError for a bad text, TokenizerError
+    for two vocabularies, ConfigError for an option out of range or an adapter for a packed file, and RwkvQuantError for a model that
+    predicts NaN.
     """
-    base, changed, known = load_pair(os.fspath(original), os.fspath(quantized), tokenizer)
+    base, changed, known = load_pair(os.fspath(original), os.fspath(quantized), tokenizer, adapter)
     cut = windows.text_windows(os.fspath(text), known, context=context, max_tokens=max_tokens)
     return divergence.compare(base, changed, cut, batch=batch, progress=progress).result()
 
@@ -44,10 +46,11 @@ def evaluate(
     batch: int = BATCH,
     max_tokens: int | None = None,
     tokenizer: str | None = None,
+    adapter: str | None = None,
     progress: OnBatch | None = None,
 ) -> EvaluateResult:
     """The perplexity of a packed file or a checkpoint on a text. Options and errors as in `compare`. Needs torch."""
-    model, known = load_model(os.fspath(file), tokenizer)
+    model, known = load_model(os.fspath(file), tokenizer, adapter)
     cut = windows.text_windows(os.fspath(text), known, context=context, max_tokens=max_tokens)
     return EvaluateResult(**perplexity.perplexity(model, cut, batch=batch, progress=progress).to_json())
 
@@ -59,12 +62,13 @@ def evaluate_lambada(
     batch: int = BATCH,
     max_docs: int | None = None,
     tokenizer: str | None = None,
+    adapter: str | None = None,
     progress: OnBatch | None = None,
 ) -> LambadaResult:
     """LAMBADA, as BlinkDL measures it, of a packed file or a checkpoint. `documents`: a .jsonl with a "text" in each line. Needs torch.
 
     `max_docs`: only the first ones. `progress` gets (documents done, documents in all). Errors as in `compare`.
     """
-    model, known = load_model(os.fspath(file), tokenizer)
+    model, known = load_model(os.fspath(file), tokenizer, adapter)
     measured = lambada.lambada(model, known, os.fspath(documents), batch=batch, max_docs=max_docs, progress=progress)
     return LambadaResult(**measured.to_json())

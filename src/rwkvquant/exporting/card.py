@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rwkvquant.architectures import architecture
 from rwkvquant.checkpoints import open_checkpoint
 from rwkvquant.errors import ConfigError
 from rwkvquant.formats.container import PackedFile, open_packed
@@ -22,6 +23,7 @@ MARK = "<!-- written by rwkvquant -->"
 LICENCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+_-]{0,63}")
 MODEL_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?")
 MAX_CARD_BYTES = 1 << 20
+TASKS = {"text": "text-generation", "image": "image-classification"}  # the Hub's name for what a model of a modality does
 
 
 @dataclass(frozen=True)
@@ -128,6 +130,7 @@ def _bits(settings: list[dict[str, Any]]) -> int:
 def card(publication: Publication, packed: PackedFile, divergence: dict[str, Any] | None) -> str:
     """The text of README.md. Strings in its header are quoted as in JSON, which YAML can read."""
     ledger, file, provenance = packed.ledger(), packed.path.name, packed.provenance
+    task = TASKS.get(architecture(packed.arch).modality)
     method = packed.quantization_config.get("options", {}).get("method", "unknown")
     numbers = [
         ("bits per weight, projections and LoRA factors", f"{ledger.bits_per_weight:.3f}"),
@@ -149,9 +152,9 @@ def card(publication: Publication, packed: PackedFile, divergence: dict[str, Any
             "base_model_relation: quantized",
             f"license: {json.dumps(publication.licence)}",
             "library_name: rwkvquant",
-            "pipeline_tag: text-generation",
+            *([f"pipeline_tag: {task}"] if task else []),
             f"tags: [rwkv, {packed.arch}, quantized, rwkvquant]",
-            *([f"model-index: {json.dumps(_model_index(file, ledger.bits_per_weight, divergence))}"] if divergence else []),
+            *([f"model-index: {json.dumps(_model_index(file, task, ledger.bits_per_weight, divergence))}"] if divergence else []),
             "---",
             MARK,
             "",
@@ -177,13 +180,13 @@ def card(publication: Publication, packed: PackedFile, divergence: dict[str, Any
     )
 
 
-def _model_index(file: str, bits: float | None, divergence: dict[str, Any]) -> list[dict[str, Any]]:
+def _model_index(file: str, task: str | None, bits: float | None, divergence: dict[str, Any]) -> list[dict[str, Any]]:
     """The measured numbers, as the header of a model card needs them."""
     metrics = {} if bits is None else {"bits_per_weight": round(bits, 4)}
     named = {"kl_divergence": "kl_mean", "top1_agreement": "top1_agreement", "perplexity": "ppl_quantized", "base_perplexity": "ppl_base"}
     metrics |= {name: round(float(divergence[key]), 6) for name, key in named.items()}
     result = {
-        "task": {"type": "text-generation"},
+        "task": {"type": task or "other"},
         "dataset": {"name": Path(divergence["text"]).name, "type": "text"},
         "metrics": [{"type": name, "value": value} for name, value in metrics.items()],
     }

@@ -120,6 +120,10 @@ class BoundEngine {
     }
 
     std::size_t threads() const { return engine_->threads(); }
+    std::vector<double> shares() const { return engine_->shares(); }
+    void fix_shares(const std::vector<double>& shares) {
+        require(engine_->fix_shares(shares), "shares", "must be a number above 0 for each thread, or none");
+    }
 
   private:
     Matrix kept(const HeldMatrix& held) {
@@ -129,6 +133,18 @@ class BoundEngine {
 
     std::vector<Array> kept_;  // before the engine: destroyed after it
     std::unique_ptr<Engine> engine_;
+};
+
+// For tests of the rules by which shares are chosen: a thread's speed can be anything there.
+struct BoundShares {
+    Shares shares;
+
+    explicit BoundShares(std::size_t threads) : shares(threads) {
+        require(threads > 0 && threads <= kMaxThreads, "threads", "must lie in 1 to 1024; got " + std::to_string(threads));
+    }
+    std::vector<double> values() const { return {shares.values().begin(), shares.values().end()}; }
+    std::vector<std::size_t> threads() const { return shares.team().threads; }
+    void learn(const std::vector<std::uint64_t>& busy, std::uint64_t time) { shares.learn(busy, time); }
 };
 
 }  // namespace
@@ -142,7 +158,15 @@ void bind_engine(nb::module_& module) {
         .def("forward", &BoundEngine::forward, "tokens"_a, "sequences"_a, "att_shift"_a, "ffn_shift"_a, "wkv"_a,
              "att_shift_to"_a.noconvert(),
              "ffn_shift_to"_a.noconvert(), "wkv_to"_a.noconvert(), "wanted"_a, "logits"_a.noconvert())
-        .def_prop_ro("threads", &BoundEngine::threads, "How many threads work on a step: fewer than asked for where the system gives fewer.");
+        .def_prop_ro("threads", &BoundEngine::threads, "How many threads work on a step: fewer than asked for where the system gives fewer.")
+        .def_prop_ro("shares", &BoundEngine::shares, "The share of the work of each thread. Their sum is 1.")
+        .def("fix_shares", &BoundEngine::fix_shares, "shares"_a,
+             "From now on these shares of the work, in any unit; with an empty list they follow the measured speeds again.");
+    nb::class_<BoundShares>(module, "Shares", "Which threads work on a step, and the share of each. See native/shares.h.")
+        .def(nb::init<std::size_t>(), "threads"_a)
+        .def_prop_ro("values", &BoundShares::values, "(threads,), their sum is 1; 0 for a thread that is left out.")
+        .def_prop_ro("team", &BoundShares::threads, "The threads that work.")
+        .def("learn", &BoundShares::learn, "busy"_a, "time"_a, "How long each thread of the team worked in a step, and how long that took.");
 }
 
 }  // namespace rwkvquant

@@ -27,10 +27,10 @@ constexpr float kLayerNormEps = 1e-5f;
 struct Division {
     std::size_t pieces, single;
 
-    Division(const Worker& worker, std::size_t bytes, std::size_t tokens) : pieces(worker.threads), single(0) {
+    Division(const Worker& worker, std::size_t bytes, std::size_t tokens) : pieces(Worker::kWhole), single(0) {
         constexpr std::size_t kPieceBytes = 32 << 10, kMostPieces = 16;
         if (tokens < kManyTokens) return;
-        pieces *= std::clamp<std::size_t>(bytes / kPieceBytes / worker.threads, 1, kMostPieces);
+        pieces = worker.threads * std::clamp<std::size_t>(bytes / kPieceBytes / worker.threads, 1, kMostPieces);
         single = pieces / 2;
     }
 };
@@ -107,7 +107,8 @@ Engine::Engine(const ModelSizes& sizes, Weights weights, std::size_t threads, bo
       branch_(sizes.width),
       column_unit_(std::lcm(kColumnGroup, sizes.head_size)),
       head_x_(sizes.width),
-      pool_(threads) {
+      pool_(threads),
+      shares_(pool_.threads()) {
     ln0_ = norm("blocks.0.ln0");
     ln_out_ = norm("ln_out");
     head_ = weights_.matrix("head.weight", sizes.vocab, sizes.width);
@@ -121,11 +122,23 @@ void Engine::forward(const Step& step) {
         reserve(count);
         reserved_ = count;
     }
-    pool_.run([&](const Worker& worker) {
+    const auto work = [&](const Worker& worker) {
         embed(worker, step);
         for (std::size_t layer = 0; layer < sizes.layers; ++layer) block(worker, step, layer);
         head(worker, step);
-    });
+    };
+    pool_.run(work, count < kManyTokens ? &shares_.team() : nullptr);  // much of the work on many tokens is handed out to free threads
+    if (count == 1 && step.wanted.size() == 1) shares_.learn(pool_.busy(), pool_.time());  // only steps that do the same
+}
+
+std::vector<double> Engine::shares() const {
+    const std::lock_guard<std::mutex> lock(busy_);
+    return {shares_.values().begin(), shares_.values().end()};
+}
+
+bool Engine::fix_shares(std::span<const double> shares) {
+    const std::lock_guard<std::mutex> lock(busy_);
+    return shares_.fix(shares);
 }
 
 void Engine::embed(const Worker& worker, const Step& step) {

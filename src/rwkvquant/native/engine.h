@@ -20,6 +20,7 @@
 
 #include "buffer.h"
 #include "matrix.h"
+#include "shares.h"
 #include "steps.h"
 #include "thread_pool.h"
 
@@ -94,6 +95,10 @@ class Engine {
     // The threads of a step: fewer than asked for where the system gives fewer.
     std::size_t threads() const { return pool_.threads(); }
 
+    // The share of the work of each thread; fixed for tests and benchmarks, see shares.h.
+    std::vector<double> shares() const;
+    bool fix_shares(std::span<const double> shares);
+
     const ModelSizes sizes;
 
   protected:
@@ -159,7 +164,8 @@ class Engine {
     Vectors head_x_;
     std::size_t reserved_ = 0;
     ThreadPool pool_;
-    std::mutex busy_;
+    Shares shares_;
+    mutable std::mutex busy_;
 };
 
 // Throws std::invalid_argument for an architecture without an engine here, and for weights that do not fit its sizes.

@@ -1,5 +1,6 @@
 #include "thread_pool.h"
 
+#include <chrono>
 #include <utility>
 
 #if defined(__unix__) || defined(__APPLE__)
@@ -20,6 +21,15 @@ void pause() {
     _mm_pause();
 #else
     std::this_thread::yield();
+#endif
+}
+
+// A clock that is cheap to read: twice at each barrier.
+std::uint64_t ticks() {
+#if defined(RWKVQUANT_X86)
+    return __rdtsc();
+#else
+    return static_cast<std::uint64_t>(std::chrono::steady_clock::now().time_since_epoch().count());
 #endif
 }
 
@@ -51,15 +61,19 @@ ThreadPool::~ThreadPool() { stop(); }
 
 void ThreadPool::start() {
     process_ = process_id();
+    own_ = std::make_unique<Thread[]>(asked_);
+    all_.threads.reserve(asked_);
     others_.reserve(asked_ - 1);  // may throw; after it, only starting a thread may
     while (others_.size() + 1 < asked_) {
         try {
-            others_.emplace_back([this, index = others_.size() + 1, seen = calls_.load()] { loop(index, seen); });
+            others_.emplace_back([this, index = others_.size() + 1] { loop(index); });
         } catch (const std::exception&) {  // the system gives no more
             break;
         }
     }
     threads_ = others_.size() + 1;
+    all_.threads.clear();
+    for (std::size_t index = 0; index < threads_; ++index) all_.threads.push_back(index);
 }
 
 void ThreadPool::stop() {
@@ -67,8 +81,7 @@ void ThreadPool::stop() {
         for (std::thread& other : others_) other.detach();
     } else {
         stopping_ = true;
-        calls_.fetch_add(1, std::memory_order_release);
-        calls_.notify_all();
+        for (std::size_t index = 1; index < threads_; ++index) wake(index);
         for (std::thread& other : others_) other.join();
         stopping_ = false;
     }
@@ -76,30 +89,42 @@ void ThreadPool::stop() {
     threads_ = 1;
 }
 
-void ThreadPool::run(const std::function<void(const Worker&)>& work) {
+void ThreadPool::wake(std::size_t index) {
+    own_[index].call.fetch_add(1, std::memory_order_release);
+    own_[index].call.notify_one();
+}
+
+std::vector<std::uint64_t> ThreadPool::busy() const {
+    std::vector<std::uint64_t> busy;
+    for (const std::size_t index : team_->threads) busy.push_back(own_[index].busy);
+    return busy;
+}
+
+void ThreadPool::run(const std::function<void(const Worker&)>& work, const Team* team) {
     if (process_ != process_id()) {
         stop();
         start();
     }
+    const std::uint64_t started = ticks();
+    team_ = team != nullptr && team->threads.back() < threads_ ? team : &all_;
+    const std::size_t size = team_->threads.size();
     work_ = &work;
     thrown_ = nullptr;
     failed_.store(false, std::memory_order_relaxed);
     arrived_.store(0, std::memory_order_relaxed);
     taken_.store(0, std::memory_order_relaxed);
-    working_.store(static_cast<unsigned>(others_.size()), std::memory_order_relaxed);
-    if (!others_.empty()) {
-        calls_.fetch_add(1, std::memory_order_release);
-        calls_.notify_all();
-    }
+    working_.store(static_cast<unsigned>(size - 1), std::memory_order_relaxed);
+    for (std::size_t place = 0; place < size; ++place) own_[team_->threads[place]].place = place;
+    for (std::size_t place = 1; place < size; ++place) wake(team_->threads[place]);
     take_part(0);
     for (unsigned left; (left = working_.load(std::memory_order_acquire)) != 0;) wait_for_change(working_, left, kBarrierSpins);
+    time_ = ticks() - started;
     if (thrown_ != nullptr) std::rethrow_exception(std::exchange(thrown_, nullptr));
 }
 
-void ThreadPool::loop(std::size_t index, unsigned seen) {
-    for (;;) {
-        wait_for_change(calls_, seen, kIdleSpins);
-        seen = calls_.load(std::memory_order_acquire);
+void ThreadPool::loop(std::size_t index) {
+    for (unsigned seen = 0;; ++seen) {
+        wait_for_change(own_[index].call, seen, kIdleSpins);
         if (stopping_) return;
         take_part(index);
         if (working_.fetch_sub(1, std::memory_order_acq_rel) == 1) working_.notify_all();
@@ -107,8 +132,11 @@ void ThreadPool::loop(std::size_t index, unsigned seen) {
 }
 
 void ThreadPool::take_part(std::size_t index) {
+    Thread& own = own_[index];
+    own.started = ticks(), own.busy = 0;
     try {
-        (*work_)(Worker{this, index, threads_});
+        (*work_)(Worker{this, own.place, team_->threads.size(), team_->cuts.empty() ? nullptr : team_->cuts.data()});
+        own.busy += ticks() - own.started;
     } catch (const Abandoned&) {  // another thread has thrown
     } catch (...) {
         {
@@ -121,14 +149,17 @@ void ThreadPool::take_part(std::size_t index) {
     }
 }
 
-void ThreadPool::barrier() {
-    if (threads_ == 1) {
+void ThreadPool::barrier(std::size_t place) {
+    const std::size_t size = team_->threads.size();
+    if (size == 1) {
         taken_.store(0, std::memory_order_relaxed);
         return;
     }
+    Thread& own = own_[team_->threads[place]];
+    own.busy += ticks() - own.started;
     const unsigned passed = passed_.load(std::memory_order_acquire);
     if (failed_.load(std::memory_order_acquire)) throw Abandoned{};
-    if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == threads_) {
+    if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == size) {
         arrived_.store(0, std::memory_order_relaxed);
         taken_.store(0, std::memory_order_relaxed);
         passed_.fetch_add(1, std::memory_order_release);
@@ -137,6 +168,7 @@ void ThreadPool::barrier() {
         wait_for_change(passed_, passed, kBarrierSpins);
         if (failed_.load(std::memory_order_acquire)) throw Abandoned{};
     }
+    own.started = ticks();
 }
 
 }  // namespace rwkvquant

@@ -19,14 +19,14 @@ from rwkvquant.formats.tokenizer_data import TokenizerData
 from rwkvquant.formats.writer import package_version
 from rwkvquant.recipes import Recipe, Setting
 
-SUMS = ("checkpoint", "calibration text", "tokenizer", "candidates", "plan")  # hashes, which tell a reader nothing
+SUMS = ("checkpoint", "adapter", "calibration text", "tokenizer", "candidates", "plan")  # hashes, which tell a reader nothing
 ELSEWHERE = ("calibration", "tokenizer", "adapter", "candidates")  # compared by content, not by path
 
 
-def of_pass_1(source: str, text: str, settings: Mapping[str, Sequence[Setting]], recipe: Recipe) -> dict[str, Any]:
-    """`source` and `text`: SHA-256 of the checkpoint and of the calibration tokens; `settings`: the candidates of each matrix."""
+def of_pass_1(source: Mapping[str, str], text: str, settings: Mapping[str, Sequence[Setting]], recipe: Recipe) -> dict[str, Any]:
+    """`source`: as Checkpoint.made_from. `text`: SHA-256 of the calibration tokens. `settings`: the candidates of each matrix."""
     return {
-        "checkpoint": source,
+        **source,
         "calibration text": text,
         "candidates": _sum({name: [setting.to_json() for setting in each] for name, each in settings.items()}),
         "method": recipe.method,
@@ -39,11 +39,13 @@ def of_pass_1(source: str, text: str, settings: Mapping[str, Sequence[Setting]],
     }
 
 
-def of_pass_2(source: str, text: str | None, tokenizer: TokenizerData, chosen: Mapping[str, Setting], recipe: Recipe) -> dict[str, Any]:
-    """`chosen`: the setting of each matrix."""
+def of_pass_2(
+    source: Mapping[str, str], text: str | None, tokenizer: TokenizerData, chosen: Mapping[str, Setting], recipe: Recipe
+) -> dict[str, Any]:
+    """`source` and `text` as in pass 1. `chosen`: the setting of each matrix."""
     words = {name: hashlib.sha256(array.tobytes()).hexdigest() for name, array in tokenizer.arrays.items()}
     return {
-        "checkpoint": source,
+        **source,
         "calibration text": text,
         "tokenizer": _sum([tokenizer.kind, tokenizer.meta, words]),
         "plan": _sum({name: setting.to_json() for name, setting in chosen.items()}),

@@ -21,9 +21,11 @@ import os
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
+from typing import Unpack
 
 from rwkvquant.errors import ConfigError
-from rwkvquant.runtime.sampling import Sampler, SamplingConfig
+from rwkvquant.results import ChatResult
+from rwkvquant.runtime.sampling import Sampler, SamplingConfig, SamplingOptions, sampling_of
 from rwkvquant.runtime.session import END_OF_TEXT, Logits, Model
 from rwkvquant.runtime.states.files import State
 from rwkvquant.runtime.states.tuned import open_state
@@ -49,7 +51,10 @@ class Chat:
 
         chat = Chat(model, template="g1", system="You are a poet.")
         for piece in chat.reply("A poem about rain, please"): print(piece, end="")
+        chat.answer("Another one").text
 
+    `template`, `think`, `max_tokens`: as they were given or chosen. `finish_reason` of the last answer: "stop" at token 0 or a stop string,
+    "length" at `max_tokens`, None for one that was closed early.
     Penalties of the sampling are counted within each answer; the random numbers continue from one answer to the next.
     """
 
@@ -65,12 +70,14 @@ class Chat:
         template: ChatTemplate | str | os.PathLike[str] = DEFAULT_TEMPLATE,
         think: str | None = None,
         stop: str | Sequence[str] = (),
+        **options: Unpack[SamplingOptions],
     ) -> None:
         """`max_tokens` limits each answer with its thinking; None is 512, and 4096 for g1. `system` is read before the first message.
 
         `template`: "world", "rwkv", "g1", a Jinja file, or a ChatTemplate. `think`: how a reasoning model thinks; g1 has "on" (the
         default), "short", "long" and "none", a Jinja file "on" and "none". `stop`: texts that end an answer, besides the template's own.
-        Raises ConfigError for max_tokens below 1, an unknown template or way to think, and a Jinja file that cannot be used;
+        The sampling is a SamplingConfig, or its fields as `options`: Chat(model, temperature=0.7, seed=1).
+        Raises ConfigError for max_tokens below 1, an unknown template, way to think or option, and a Jinja file that cannot be used;
         TokenizerError for a system text that is not Unicode.
         """
         self.template = template if isinstance(template, ChatTemplate) else chat_template(template)
@@ -81,9 +88,9 @@ class Chat:
         if max_tokens < 1:
             raise ConfigError(f"max_tokens must be at least 1; got {max_tokens}")
         self.max_tokens = max_tokens
-        self.finish_reason: str | None = None  # of the last answer: "stop", "length" at max_tokens, None where it was closed early
+        self.finish_reason: str | None = None
         self._model = model
-        self._sampler = Sampler(sampling or SamplingConfig())
+        self._sampler = Sampler(sampling_of(sampling, options))
         self._stops = stop_strings((*self.template.stop, *stop_strings(stop)))
         self._system = (system or "").strip()
         utf8(self._system)
@@ -135,6 +142,13 @@ class Chat:
             if self.template.separator is None:  # a Jinja template decides what becomes of the thinking
                 answer = f"{begun}{written}"
             self._messages = [*asked, {"role": "assistant", "content": answer.strip()}]
+
+    def answer(self, message: str) -> ChatResult:
+        """All of `pieces` at once, without space around text and thinking. Raises as `reply` does."""
+        pieces = list(self.pieces(message))
+        text, thinking = ("".join(piece.text for piece in pieces if piece.thinking == kind).strip() for kind in (False, True))
+        assert self.finish_reason is not None
+        return ChatResult(text, thinking, self.finish_reason)
 
     def reset(self) -> None:
         """Begin a new conversation: with the tuned state if there is one, and with the system text."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import secrets
 from dataclasses import dataclass
+from typing import TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,6 +50,31 @@ class SamplingConfig:
         _require_between("min_p", self.min_p, 0, 1)
         if self.seed is not None and self.seed < 0:
             raise ConfigError(f"seed must not be negative; got {self.seed}")
+
+
+class SamplingOptions(TypedDict, total=False):
+    """The fields of SamplingConfig, as keywords of `Model.generate`, `Model.stream` and `Chat`."""
+
+    temperature: float
+    top_p: float
+    presence_penalty: float
+    frequency_penalty: float
+    penalty_decay: float
+    seed: int | None
+    top_k: int
+    min_p: float
+
+
+def sampling_of(sampling: SamplingConfig | None, options: SamplingOptions) -> SamplingConfig:
+    """The sampling that a caller asks for, as a whole or by single options.
+
+    Raises ConfigError for both at once, for an unknown option, and for a value out of range.
+    """
+    if sampling is not None and options:
+        raise ConfigError(f"give either sampling=SamplingConfig(...) or single options; got both, with {', '.join(options)}")
+    if unknown := [name for name in options if name not in SamplingOptions.__annotations__]:
+        raise ConfigError(f"the sampling options are {', '.join(SamplingOptions.__annotations__)}; got {', '.join(unknown)}")
+    return sampling or SamplingConfig(**options)
 
 
 class Sampler:

@@ -17,7 +17,7 @@ import os
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,9 +32,9 @@ from rwkvquant.formats.tokenizer_data import TokenizerData
 from rwkvquant.kernels import dispatch
 from rwkvquant.results import GenerateResult
 from rwkvquant.runtime.engines.base import Engine, Which, checked_tokens
-from rwkvquant.runtime.engines.native import ACTIVATIONS, NativeEngine
+from rwkvquant.runtime.engines.native import ACTIVATIONS, SHARES, NativeEngine
 from rwkvquant.runtime.engines.reference import ReferenceEngine, step_of
-from rwkvquant.runtime.sampling import Sampler, SamplingConfig
+from rwkvquant.runtime.sampling import Sampler, SamplingConfig, SamplingOptions, sampling_of
 from rwkvquant.runtime.states.files import State
 from rwkvquant.runtime.states.pool import MAX_SLOTS, Slots
 from rwkvquant.runtime.states.tuned import begin_with, tuned_state
@@ -54,6 +54,7 @@ def load(
     threads: int | None = None,
     activations: str | None = None,
     pages: str = "auto",
+    adapter: str | None = None,
 ) -> Model:
     """Open a packed file or an original checkpoint; the content decides.
 
@@ -63,13 +64,16 @@ def load(
     multiply with: int8 unless RWKVQUANT_ACTIVATIONS or the caller says float32, which is slower and is the reference for int8.
     `pages`: "huge" copies a packed file into huge pages of private memory, which is fast; "map" maps it, and processes that open it share
     its memory; "auto" copies it if huge pages and enough memory are there (formats/pages.py). A checkpoint is always decoded into memory.
+    `adapter` is merged into a checkpoint: "PATH", "PATH,alpha=NUMBER" or "PATH,init=PATH" (checkpoints/adapter.py).
     Raises FormatError or CheckpointError for a file that is neither, TokenizerError for a tokenizer that does not fit, and
-    ConfigError for unknown activations, for pages that are unknown or cannot be had, or a number of threads out of range.
+    ConfigError for unknown activations, for pages that are unknown or cannot be had, a number of threads out of range, or an
+    adapter for a packed file.
     """
     if is_packed(path):
+        refuse_adapter(path, adapter)
         packed = open_packed(Path(path), pages)
         return Model(packed_weights(packed), tokenizer, packed.tokenizer, threads, activations)
-    checkpoint = open_checkpoint(path)
+    checkpoint = open_checkpoint(path, adapter or "")
     if pages != "auto":
         raise ConfigError(f"pages must be auto for a checkpoint, which is decoded into memory; got {pages} for {path}")
     return Model(checkpoint_weights(checkpoint), tokenizer or checkpoint.tokenizer, None, threads, activations)
@@ -84,6 +88,15 @@ def is_packed(path: str | os.PathLike[str]) -> bool:
             return file.read(LENGTH_BYTES + len(PREFIX))[LENGTH_BYTES:] == PREFIX
     except OSError:
         return False
+
+
+def refuse_adapter(packed: str | os.PathLike[str], adapter: str | None) -> None:
+    """Raises ConfigError if there is an adapter: weights that were quantised already are not changed."""
+    if adapter:
+        raise ConfigError(
+            f"an adapter is merged into a checkpoint, and {os.fspath(packed)} is a packed file; got the adapter {adapter}. "
+            "Quantise the checkpoint with it: rwkvquant quantize CHECKPOINT -o OUT --adapter ADAPTER"
+        )
 
 
 class Model:
@@ -187,14 +200,17 @@ class Model:
         state: State | None = None,
         end_of_text_first: bool | None = None,
         stop: str | Sequence[str] = (),
+        **options: Unpack[SamplingOptions],
     ) -> Iterator[str]:
         """Continue a prompt (text or tokens) and yield the text as it grows, complete characters only.
 
         It ends at token 0, at `max_tokens`, or before `stop`, a text or several, which is never yielded (stopping.py).
-        `end_of_text_first` reads a token 0 before the prompt; None does so if no state is given. Raises as `generate` does.
+        `end_of_text_first` reads a token 0 before the prompt; None does so if no state is given. The sampling is a SamplingConfig, or its
+        fields as `options`: temperature, top_p, top_k, min_p, presence_penalty, frequency_penalty, penalty_decay, seed.
+        Raises as `generate` does.
         """
         output = TextUntilStop(self.tokenizer.stream_decoder(), stop_strings(stop))
-        for token, _ in self._continue(prompt, max_tokens, Sampler(sampling or SamplingConfig()), state, end_of_text_first):
+        for token, _ in self._continue(prompt, max_tokens, Sampler(sampling_of(sampling, options)), state, end_of_text_first):
             if token is not None and (piece := output.push(token)):
                 yield piece
             if output.stopped:
@@ -210,13 +226,15 @@ class Model:
         state: State | None = None,
         end_of_text_first: bool | None = None,
         stop: str | Sequence[str] = (),
+        **options: Unpack[SamplingOptions],
     ) -> GenerateResult:
-        """All of `stream` at once.
+        """All of `stream` at once: `model.generate("Once upon a time", top_k=40, min_p=0.05, seed=1).text`.
 
-        Raises ConfigError for an empty prompt after a state and an empty stop string, TokenizerError for text the tokenizer cannot take.
+        Raises ConfigError for an empty prompt after a state, an empty stop string, and a sampling that is out of range or has an unknown
+        option; TokenizerError for text the tokenizer cannot take.
         """
         tokens: list[int] = []
-        sampler = Sampler(sampling or SamplingConfig())
+        sampler = Sampler(sampling_of(sampling, options))
         output = TextUntilStop(self.tokenizer.stream_decoder(), stop_strings(stop))
         text, reason = "", "length"
         for token, logits in self._continue(prompt, max_tokens, sampler, state, end_of_text_first):  # noqa: B007 (used after the loop)
@@ -265,10 +283,13 @@ def _engine(weights: Weights, threads: int | None, activations: str | None) -> E
     activations = activations or os.environ.get("RWKVQUANT_ACTIVATIONS", "int8")
     if activations not in ACTIVATIONS:
         raise ConfigError(f"activations must be one of {', '.join(ACTIVATIONS)}; got {activations}")
+    shares = os.environ.get("RWKVQUANT_SHARES", "measured")
+    if shares not in SHARES:
+        raise ConfigError(f"RWKVQUANT_SHARES must be one of {', '.join(SHARES)}; got {shares}")
     step_of(weights.arch)  # first, because its message for an architecture that cannot run says more
     if dispatch.native_module() is None:
         return ReferenceEngine(weights)
-    return NativeEngine(weights, threads, activations)
+    return NativeEngine(weights, threads, activations, shares)
 
 
 def logits_hash(logits: Logits) -> str:

@@ -23,12 +23,13 @@ from rwkvquant.runtime.engines.base import Array, Which
 from rwkvquant.runtime.weights import Weights
 
 ACTIVATIONS = ("int8", "float32")
+SHARES = ("measured", "equal")  # of the work, for each thread; "equal" is for benchmarks
 
 
 class NativeEngine:
     """Reads tokens into states."""
 
-    def __init__(self, weights: Weights, threads: int, activations: str = "int8") -> None:
+    def __init__(self, weights: Weights, threads: int, activations: str = "int8", shares: str = "measured") -> None:
         """Needs the native module. Raises FormatError for weights that do not fit together."""
         native = dispatch.native_module()
         assert native is not None
@@ -45,11 +46,22 @@ class NativeEngine:
             self._engine = native.Engine(weights.arch, sizes, matrices, vectors, embedding, threads, activations == "int8")
         except ValueError as error:
             raise FormatError(str(error)) from None
+        if shares == "equal":
+            self.fix_shares([1.0] * self.threads)
 
     @property
     def threads(self) -> int:
         """How many threads work on one step: fewer than asked for where the system gives fewer."""
         return int(self._engine.threads)
+
+    @property
+    def shares(self) -> list[float]:
+        """The share of the work that each thread has now. Their sum is 1; a thread that is left out has 0."""
+        return list(self._engine.shares)
+
+    def fix_shares(self, shares: Sequence[float]) -> None:
+        """For tests and benchmarks: these shares from now on, in any unit. Without any, they follow the measured speeds again."""
+        self._engine.fix_shares(list(shares))
 
     def read(self, sequences: Sequence[Sequence[int]], state: RecurrentState, which: Which) -> tuple[list[Array], RecurrentState]:
         """See base.py."""
