@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,13 +31,14 @@ SIZES = {"C": 32, "F": 48, "V": 20, "H": 2, "N": 16, "Rw": 8, "Ra": 8, "Rv": 8, 
 Values = dict[str, NDArray[np.floating]]
 
 
-def values(arch: str) -> Values:
+def values(arch: str, other_sizes: Mapping[str, int] | None = None) -> Values:
     """Every tensor of one block, float16 and float32 in turn."""
     rng, arrays = np.random.default_rng(0), {}
+    sizes = SIZES | dict(other_sizes or {})
     for prefix, table in (("", ARCHITECTURES[arch].outside), ("blocks.0.", ARCHITECTURES[arch].table)):
         for spec in table:
             if spec.role is not Role.STATE:
-                shape = tuple(size if isinstance(size, int) else SIZES[size] for size in spec.shape)
+                shape = tuple(size if isinstance(size, int) else sizes[size] for size in spec.shape)
                 arrays[prefix + spec.name] = (rng.standard_normal(shape) / 4).astype("<f2" if len(arrays) % 2 else "<f4")
     return arrays
 
@@ -87,14 +89,19 @@ def change_member(parts: Pth, choices: Choices) -> None:
         parts.members[at] = (name, damaged(content, choices))
 
 
-def base_safetensors(arch: str) -> tuple[dict, bytes]:
+def base_safetensors(arch: str, other_sizes: Mapping[str, int] | None = None) -> tuple[dict, bytes]:
     """(header, data)"""
     header, data = {}, b""
-    for name, array in values(arch).items():
+    for name, array in values(arch, other_sizes).items():
         offsets = [len(data), len(data) + array.nbytes]
         header[name] = {"dtype": DTYPES[array.dtype.str], "shape": list(array.shape), "data_offsets": offsets}
         data += array.tobytes()
     return header, data
+
+
+def safetensors_file(header: dict, data: bytes) -> bytes:
+    text = json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + data
 
 
 def mutated_safetensors(parts: tuple[dict, bytes], choices: Choices) -> bytes:
@@ -103,8 +110,7 @@ def mutated_safetensors(parts: tuple[dict, bytes], choices: Choices) -> bytes:
         json_tree.mutate(header, choices)
     if choices.below(4) == 3:
         data = damaged(data, choices)
-    text = json.dumps(header).encode()
-    file = len(text).to_bytes(8, "little") + text + data
+    file = safetensors_file(header, data)
     return damaged(file, choices) if choices.below(8) == 7 else file
 
 

@@ -1,4 +1,4 @@
-"""What a search has collected, and random changes of it, without coverage: `python -m tests.fuzz.replay packed|checkpoint CORPUS SECONDS`.
+"""What a search has collected, and changes of it, without coverage: `python -m tests.fuzz.replay packed|checkpoint|gguf CORPUS SECONDS`.
 
 For the sanitized module: together with its libasan, libFuzzer sees no coverage and drops its collection. SECONDS are of processor time.
 The latest decisions are in FUZZ_FOLDER/decisions.

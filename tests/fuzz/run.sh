@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Searches for files that do harm: `make fuzz`, or `tests/fuzz/run.sh SECONDS` for each of four searches (docs/fuzzing.md).
+# Searches for files that do harm: `make fuzz`, or `tests/fuzz/run.sh SECONDS` for each of six searches (docs/fuzzing.md).
 #
 # For each kind of file, first a search by coverage with the ordinary module, then one from the same collection with the sanitized
 # module. gcc's libasan has its own symbols for libFuzzer's counters, so the second search sees no coverage. In it, a single allocation of
@@ -13,7 +13,7 @@ seconds=${1:-600}
 export FUZZ_FOLDER=$PWD/build/fuzz/files ASAN_MORE=max_allocation_size_mb=64:handle_abort=1 PYTHONPATH_MORE=.
 mkdir -p "$FUZZ_FOLDER"
 status=0
-for what in packed checkpoint; do
+for what in packed checkpoint gguf; do
     corpus=build/fuzz/$what
     mkdir -p "$corpus"
     for seed in {1..32}; do  # random decisions; with none at all nothing would change

@@ -1,4 +1,4 @@
-"""Coverage-guided search for files that do harm: `python -m tests.fuzz.search packed|checkpoint [options of libFuzzer]`, see run.sh."""
+"""A search by coverage for files that do harm: `python -m tests.fuzz.search packed|checkpoint|gguf [options of libFuzzer]`, see run.sh."""
 
 from __future__ import annotations
 

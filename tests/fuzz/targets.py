@@ -10,7 +10,7 @@ import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.fuzz import checkpoints, packed
+from tests.fuzz import checkpoints, ggufs, packed
 from tests.fuzz.choices import from_bytes
 from tests.fuzz.limits import FACTOR, time_in_bounds
 
@@ -19,11 +19,12 @@ Target = Callable[[bytes], None]
 
 
 def target(what: str, count_memory: bool) -> Target:
-    """For "packed" or "checkpoint", a function of decisions; it raises every error that is not an RwkvQuantError."""
+    """For "packed", "checkpoint" or "gguf", a function of decisions; it raises every error that is not an RwkvQuantError."""
     folder = Path(os.environ["FUZZ_FOLDER"])
     parts = [packed.take_apart(packed.base(folder, arch)) for arch in ARCHITECTURES]
     pths = [checkpoints.base_pth(arch) for arch in ARCHITECTURES]
     safetensors = [checkpoints.base_safetensors(arch) for arch in ARCHITECTURES]
+    gguf = [ggufs.base(folder, arch) for arch in ARCHITECTURES]
 
     def try_packed(decisions: bytes) -> None:
         choices = from_bytes(decisions)
@@ -36,7 +37,11 @@ def target(what: str, count_memory: bool) -> Target:
         else:
             use(checkpoints.use, folder / "m.pth", checkpoints.mutated_pth(choices.one_of(pths), choices), count_memory)
 
-    chosen = {"packed": try_packed, "checkpoint": try_checkpoint}[what]
+    def try_gguf(decisions: bytes) -> None:
+        choices = from_bytes(decisions)
+        use(ggufs.use, folder / "m.gguf", ggufs.mutated(choices.one_of(gguf), choices), count_memory)
+
+    chosen = {"packed": try_packed, "checkpoint": try_checkpoint, "gguf": try_gguf}[what]
     chosen(b"")  # imports and caches, before anything is counted
     return chosen
 
