@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rwkvquant.codecs import PackedTensor, Packing
-from rwkvquant.kernels import tiles
+from rwkvquant.kernels import chunks, tiles
 
 UNIFORM = [(bits, tile_cols) for bits in range(1, 9) for tile_cols in (64, 32)]
 CODEBOOKS = [(bits, group_rows) for bits in (2, 3, 4) for group_rows in (2, 4, 8, 16) if 2**bits <= 4 * group_rows]
@@ -68,6 +68,17 @@ def pairs(rows: int, cols: int, bits: int = 6, group_rows: int = 16, seed: int =
     arrays = {"codes": codes, "codebooks": random_bytes(rng, tiles.pair_codebook_bytes(rows, group_rows, bits), 128)}
     packing = Packing(f"pairs{bits}.t16x32", (rows, cols), {"group_rows": group_rows})
     return PackedTensor(packing, {**arrays, "row_scale": row_scales(rng, rows)})
+
+
+def columnwise(rows: int, cols: int, bits: int = 3, seed: int = 0) -> PackedTensor:
+    rng = np.random.default_rng([rows, cols, bits, seed])
+    table = np.full(64, 127, np.int8)  # what follows the table must not be read
+    table[: 1 << bits] = rng.permutation(np.r_[-64, 64, rng.integers(-64, 65, (1 << bits) - 2)])
+    col_scale = np.full(tiles.padded(cols, 32), np.nan, np.float16)
+    col_scale[:cols] = rng.random(cols)
+    codes = random_bytes(rng, chunks.packed_bytes(rows, cols, bits))
+    arrays = {"codes": codes, "table": table, "row_scale": row_scales(rng, rows), "col_scale": col_scale}
+    return PackedTensor(Packing(f"columnwise{bits}.r512", (rows, cols)), arrays)
 
 
 def dense(rows: int, cols: int, bits: int = 16, seed: int = 0) -> PackedTensor:

@@ -14,7 +14,7 @@ from tests.kernels import matrices
 from tests.kernels.guarded import body
 
 NUMBERS = [0, 1, 3, 16, 31, 32, 2**16, 2**20 + 64, 2**31 - 1, 2**31, 2**32 + 8, 2**40, 2**63, 2**64 - 64, 2**64 - 16, 2**64 - 1, 2**64, -1]
-NUMBERED = ("bits", "rows", "cols", "tile_cols", "group_size", "symmetric", "scale_bits", "group_rows", "rank", "shift")
+NUMBERED = ("bits", "rows", "cols", "tile_cols", "group_size", "symmetric", "scale_bits", "group_rows", "rank", "shift", "way")
 WANTED = re.compile(r"\] (\w+) (?:must hold (\d+) values|is missing)")
 SOUND = [
     matrices.uniform(35, 70, 3),
@@ -23,6 +23,7 @@ SOUND = [
     matrices.codebook(35, 70),
     matrices.codebook(35, 70, 4, 8, rank=3),
     matrices.pairs(35, 70),
+    matrices.columnwise(35, 70),
     matrices.dense(35, 70),
     matrices.dense(35, 70, 32),
     matrices.bfloat(35, 70),

@@ -19,11 +19,12 @@ from rwkvquant import _native
 from rwkvquant.architectures import ARCHITECTURES, Dims, Role, TensorSpec
 from rwkvquant.bench.layouts import PRESETS, codebook, pairs
 from rwkvquant.bench.random_model import default_side, write_model, write_random_model
-from rwkvquant.codecs import DenseConfig, GridConfig, PackedTensor, Packing
+from rwkvquant.codecs import ColumnwiseConfig, DenseConfig, GridConfig, PackedTensor, Packing
 from rwkvquant.codecs.dense import exact
 from rwkvquant.errors import FormatError
 from rwkvquant.formats.container import open_packed
 from rwkvquant.kernels.activations import quantize_activations
+from rwkvquant.kernels.gemv_columnwise import quantize_columns
 from rwkvquant.kernels.state import RecurrentState
 from rwkvquant.runtime.engines.base import Engine
 from rwkvquant.runtime.engines.native import NativeEngine
@@ -59,15 +60,18 @@ def every_layout(shape: Shape, seed: int) -> Packing:
     return kinds[seed % len(kinds)]
 
 
-def random_weights(folder: Path, name: str, seed: int = 0) -> Weights:
-    """All layouts in one model: matrices, embedding and head take turns."""
-    arch, dims = SIZES[name]
+def random_weights(folder: Path, size: str, seed: int = 0) -> Weights:
+    """All layouts in one model: matrices, embedding and head take turns. The second block has a channel mix that is not sparse."""
+    arch, dims = SIZES[size]
     counter = iter(range(seed, 10_000))
 
-    def choose(_: str, spec: TensorSpec, shape: tuple[int, ...]) -> Packing:
+    def choose(name: str, spec: TensorSpec, shape: tuple[int, ...]) -> Packing:
         if spec.role not in (Role.PROJECTION, Role.LORA, Role.HEAD):
             return default_side(spec, shape)
-        return every_layout((shape[0], shape[1]), 7 * next(counter) + 3 * seed)
+        turn = 7 * next(counter) + 3 * seed
+        if spec.nonnegative_input and not name.startswith("blocks.1."):
+            return ColumnwiseConfig(2 + turn % 3).packing(shape)
+        return every_layout((shape[0], shape[1]), turn)
 
     write_model(folder / "random.safetensors", arch, dims, choose, seed=seed)
     return packed_weights(open_packed(folder / "random.safetensors"))
@@ -98,6 +102,18 @@ class Int8Product:
         return (q.reshape(len(scale), -1) * scale[:, None]).reshape(-1)[: len(x)]
 
 
+class ColumnwiseProduct(Int8Product):
+    """The same for a matrix stored by columns."""
+
+    def __init__(self, stored: PackedTensor) -> None:
+        self._col_scale = stored.arrays["col_scale"][: stored.shape[1]]
+        super().__init__(stored.decode() / self._col_scale.astype(np.float32))
+
+    def rounded(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        q, scale = quantize_columns(x, self._col_scale)
+        return q * scale
+
+
 def int8_definition(weights: Weights) -> ReferenceEngine:
     engine = ReferenceEngine(weights)
     tensors: dict[str, Any] = dict(engine._tensors)
@@ -108,7 +124,7 @@ def int8_definition(weights: Weights) -> ReferenceEngine:
                 tensors[stack] = list(tensors[stack])
                 tensors[stack][int(index)] = Int8Product(tensors[stack][int(index)])
             else:
-                tensors[name] = Int8Product(tensors[name])
+                tensors[name] = ColumnwiseProduct(stored) if form.codec == "columnwise" else Int8Product(tensors[name])
     engine._tensors = tensors
     return engine
 
@@ -140,7 +156,10 @@ def test_the_engine_with_float32_activations_is_the_definition(tmp_path: Path, n
 
 @pytest.mark.parametrize("name", SIZES)
 def test_the_engine_with_int8_activations_is_the_definition_on_rounded_inputs(tmp_path: Path, name: str) -> None:
-    """Where float32 falls to the other side of a half, an activation is a whole step away: that may happen to one token of four."""
+    """Where float32 falls to the other side of a half, an activation is a whole step away: that may happen to three tokens of eight.
+
+    A step of 16 bits (matrices stored by columns) changes little, and is allowed.
+    """
     weights, tokens = random_weights(tmp_path, name, 1), [[7 * i] for i in range(8)]
     state = random_state(weights.dims, len(tokens))
     want, after = int8_definition(weights).read(tokens, state, "last")
@@ -148,11 +167,11 @@ def test_the_engine_with_int8_activations_is_the_definition_on_rounded_inputs(tm
     exact = 0
     for i in range(len(tokens)):
         assert_near(got[i], want[i], 0.2)
-        near = [np.abs(got[i] - want[i]).max() <= 1e-5 * np.abs(want[i]).max()]
+        near = [np.abs(got[i] - want[i]).max() <= 1e-4 * np.abs(want[i]).max()]
         for one, expected in zip(fields(got_after.select([i])), fields(after.select([i])), strict=True):
-            near.append(np.abs(one - expected).max() <= 1e-5 * np.abs(expected).max())
+            near.append(np.abs(one - expected).max() <= 1e-4 * np.abs(expected).max())
         exact += all(near)
-    assert exact >= 6
+    assert exact >= 5
 
 
 @pytest.mark.parametrize("activations", ["int8", "float32"])
@@ -178,6 +197,40 @@ def test_threads_batches_and_steps_change_no_bit(tmp_path: Path, name: str, acti
         token_by_token.append(row[0])
     np.testing.assert_array_equal(np.stack(token_by_token), alone[1][0][0])
     assert_equal(part, alone[1][1])
+
+
+@pytest.mark.parametrize(("arch", "ranks"), [("rwkv7", dict.fromkeys(("Rw", "Ra", "Rv", "Rg"), 8)), ("rwkv6", {"Rm": 8, "Rd": 8})])
+def test_chunks_of_a_matrix_stored_by_columns_are_shared_by_any_number_of_threads(tmp_path: Path, arch: str, ranks: dict[str, int]) -> None:
+    """Three chunks: with 2 threads one is shared by two, with 16 each is shared by five or six."""
+    dims = Dims(2, 1088, 520, 50, 17, 64, ranks)
+
+    def choose(_: str, spec: TensorSpec, shape: tuple[int, ...]) -> Packing:
+        return ColumnwiseConfig(3).packing(shape) if spec.nonnegative_input else default_side(spec, shape)
+
+    write_model(tmp_path / "m.safetensors", arch, dims, choose)
+    weights, state, sequences = packed_weights(open_packed(tmp_path / "m.safetensors")), random_state(dims, 3), [[1], [2, 3, 4], [5, 6]]
+    (want, after), *rest = [NativeEngine(weights, threads).read(sequences, state, "all") for threads in (1, 2, 3, 4, 7, 16)]
+    for got, got_after in rest:
+        np.testing.assert_array_equal(np.concatenate(got), np.concatenate(want))
+        assert_equal(after, got_after)
+    for threads, shares in ((1, (1,)), (2, (1, 1)), (2, (0.1, 3)), (3, (1, 0.001, 1)), (5, (1, 2, 3, 4, 5)), (16, range(1, 17))):
+        engine = NativeEngine(weights, threads)
+        engine.fix_shares(shares)
+        for i, sequence in enumerate(sequences):
+            part = state.select([i])
+            for at, token in enumerate(sequence):
+                (row,), part = engine.read([[token]], part, "last")
+                np.testing.assert_array_equal(row[0], want[i][at])
+            assert_equal(after.select([i]), part)
+
+
+def test_a_matrix_stored_by_columns_is_refused_where_its_input_may_be_negative(tmp_path: Path) -> None:
+    weights = random_weights(tmp_path, SMALL[0])
+    width = weights.dims.width
+    packing = ColumnwiseConfig(3).packing((width, width))
+    stored = PackedTensor(packing, packing.codec.random_arrays(np.random.default_rng(0), packing, 0.1))
+    with pytest.raises(FormatError, match=r"must have an input that is never negative \(blocks.0.att.output.weight\)"):
+        NativeEngine(dataclasses.replace(weights, matrices=weights.matrices | {"blocks.0.att.output.weight": stored}), 1)
 
 
 def test_more_sequences_than_a_step_holds(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rwkvquant.codecs.base import Codec, CodecConfig, random_bytes
+from rwkvquant.codecs.base import Codec, CodecConfig, NativeForm, random_bytes
 from rwkvquant.codecs.packing import Arrays, PackedTensor, Packing
 from rwkvquant.codecs.registry import register
 from rwkvquant.config import require
@@ -121,6 +121,10 @@ class ColumnwiseCodec(Codec):
         for vector, y in zip(x, out, strict=True):
             multiply(codes, table, row_scale, col_scale, vector, packed.shape[0], y, packed.packing.bits)
         return out
+
+    def native(self, packing: Packing) -> NativeForm | None:
+        """`way`: 0 lets the native product choose, 1 and 2 make it sparse or dense, for tests and measurements."""
+        return NativeForm("columnwise", {"bits": packing.bits, "way": 0})
 
     def random_arrays(self, rng: np.random.Generator, packing: Packing, deviation: float | None) -> dict[str, NDArray[Any]]:
         """The table has the middles of equally likely parts of a normal distribution."""

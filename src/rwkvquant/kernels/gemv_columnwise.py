@@ -37,7 +37,7 @@ def quantize_columns(x: Array, col_scale: NDArray[np.float16]) -> tuple[NDArray[
     """x (cols,), col_scale (>= cols,) -> q (cols,) and its scale."""
     with np.errstate(all="ignore"):  # products that overflow, 0 / 0 for a vector of zeros, and values that are not finite
         scaled = x * col_scale[: len(x)].astype(np.float32)
-        scaled = np.where(scaled < 0, np.float32(0), scaled)
+        scaled = np.where(scaled <= 0, np.float32(0), scaled)
         scale = np.float32(scaled.max(initial=0)) / LARGEST
         steps = np.rint(scaled / scale)
         # A subnormal scale is too coarse for its own maximum, as in activations.py.

@@ -5,6 +5,7 @@
 
 #include "bindings.h"
 #include "bindings_matrix.h"
+#include "buffer.h"
 #include "tiles.h"
 
 namespace rwkvquant {
@@ -40,10 +41,17 @@ void product(const HeldMatrix& held, const std::optional<Array>& q, const std::o
         activations.scale = checked_numbers<float>(op, "scale", *scale, kFloat32, count * groups);
         activations.minus_sum = checked_numbers<std::int32_t>(op, "minus_sum", *minus_sum, kInt32, 2 * count * groups);
     }
-    check_rule(op, x || (q && !held.codec().float_only), "x must be given where q is not, and for dense matrices");
+    check_rule(op, x || (q && !held.codec().reads_x), "x must be given where q is not, and for dense matrices");
     if (x) activations.x = checked_numbers<float>(op, "x", *x, kFloat32, count * padded);
 
+    Buffer<std::uint8_t> prepared;
+    if (const ColumnSums* by_columns = held.codec().by_columns) prepared = Buffer<std::uint8_t>(count * by_columns->prepared_bytes(matrix));
+
     const nb::gil_scoped_release released;
+    if (const ColumnSums* by_columns = held.codec().by_columns) {
+        by_columns->prepare(matrix, activations, 0, count, prepared.data());
+        activations.prepared = prepared.data();
+    }
     held.codec().product(matrix, activations, out.data(), out_stride, row_begin, row_end);
 }
 

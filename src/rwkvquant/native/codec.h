@@ -29,6 +29,23 @@ class Description {
     ~Description() = default;
 };
 
+// For codecs whose rounded products are whole numbers, summed over the columns that are not zero in any order. The engine gives parts of
+// such sums to several threads. Rows are in chunks of `chunk_rows`; `sums` int32 values belong to a chunk and one vector.
+struct ColumnSums {
+    std::size_t chunk_rows, sums;
+    // Of each vector: what `prepare` writes for vectors begin .. end, before a product. Activations::prepared then points to it.
+    std::size_t (*prepared_bytes)(const Matrix& matrix);
+    void (*prepare)(const Matrix& matrix, const Activations& activations, std::size_t begin, std::size_t end, void* prepared);
+    // How many columns of a vector are not zero. Not for float32 activations, as the next two.
+    std::size_t (*active)(const Matrix& matrix, const Activations& activations, std::size_t vector);
+    // Adds the columns begin .. end of those to the sums of a chunk.
+    void (*add)(const Matrix& matrix, const Activations& activations, std::size_t vector, std::size_t chunk, std::size_t begin,
+                std::size_t end, std::int32_t* sums);
+    // Writes the rows of a chunk, from sums over all columns.
+    void (*finish)(const Matrix& matrix, const Activations& activations, std::size_t vector, std::size_t chunk, const std::int32_t* sums,
+                   float* out);
+};
+
 struct Codec {
     const char* name;
     // Fills matrix.fields. matrix.rows and cols are set before, 1 to 2^31 - 1 each, and their product is below kMaxWeights.
@@ -39,7 +56,8 @@ struct Codec {
                     std::size_t row_end);
     // Writes x[c] of one row for columns begin .. end. Null: single rows cannot be read.
     void (*decode_row)(const Matrix& matrix, std::size_t row, std::size_t begin, std::size_t end, float* x);
-    bool float_only;  // the product reads x, never q
+    bool reads_x;  // the product always reads x; q only says that activations may be rounded
+    const ColumnSums* by_columns = nullptr;
 };
 
 }  // namespace rwkvquant

@@ -41,13 +41,16 @@ constexpr std::size_t ceil_divide(std::size_t a, std::size_t b) { return (a + b 
 
 }  // namespace
 
-const Matrix* Weights::matrix(const std::string& name, std::size_t rows, std::size_t cols) const {
+const Matrix* Weights::matrix(const std::string& name, std::size_t rows, std::size_t cols, bool nonnegative) const {
     const auto entry = matrices.find(name);
     if (entry == matrices.end()) refuse(name, "the engine needs this matrix");
     const Matrix& W = entry->second;
     if (W.rows != rows || W.cols != cols) {
         const auto shape = [](std::size_t r, std::size_t c) { return std::to_string(r) + " x " + std::to_string(c); };
         refuse(name, "a matrix must have the shape of the model's sizes, " + shape(rows, cols) + "; got " + shape(W.rows, W.cols));
+    }
+    if (!nonnegative && operations().codecs[W.codec]->by_columns != nullptr) {
+        refuse(name, "a matrix stored by columns must have an input that is never negative");
     }
     return &entry->second;
 }
@@ -86,15 +89,15 @@ void Vectors::quantize(std::size_t b, Range columns) const {
                                       minus_sum_.data() + 2 * group);
 }
 
-Activations Vectors::view(std::size_t count, bool quantized) const {
+Activations Vectors::view_from(std::size_t first, std::size_t count, bool quantized) const {
     Activations view;
-    view.x = x_.data();
+    view.x = x_.data() + first * padded_;
     view.cols = cols_;
     view.count = count;
     if (quantized) {
-        view.q = q_.data();
-        view.scale = scale_.data();
-        view.minus_sum = minus_sum_.data();
+        view.q = q_.data() + first * padded_;
+        view.scale = scale_.data() + first * groups_;
+        view.minus_sum = minus_sum_.data() + 2 * first * groups_;
     }
     return view;
 }
@@ -120,6 +123,7 @@ void Engine::forward(const Step& step) {
     if (count > reserved_) {
         for (Vectors* vectors : {&x_, &branch_, &head_x_}) vectors->reserve(count);
         reserve(count);
+        reserve_columns(count);
         reserved_ = count;
     }
     const auto work = [&](const Worker& worker) {
@@ -204,7 +208,8 @@ void Engine::multiply(const Matrix& W, const Vectors& x, std::size_t count, floa
     operations().codecs[W.codec]->product(W, x.view(count, quantized_), out, stride, rows.begin, rows.end);
 }
 
-void Engine::add_branch(const Worker& worker, const Matrix& W, const Vectors& y, const Vectors* gate, std::size_t count) const {
+void Engine::add_branch(const Worker& worker, const Matrix& W, const Vectors& y, const Vectors* gate, std::size_t count) {
+    if (is_by_columns(W)) return add_by_columns(worker, W, y, gate, count);
     hand_out_rows(worker, W, count, [&](Range rows) {
         multiply(W, y, count, branch_.row(0), branch_.stride(), rows);
         for (std::size_t m = 0; m < count; ++m) {

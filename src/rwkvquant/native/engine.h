@@ -8,6 +8,7 @@
 #pragma once
 
 #include <algorithm>
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -42,7 +43,8 @@ class Weights {
     Matrix embedding;  // of a codec that decodes rows
 
     // All throw std::invalid_argument, with the name of the tensor, if it is missing or has another shape.
-    const Matrix* matrix(const std::string& name, std::size_t rows, std::size_t cols) const;
+    // Only where the input of the product is never negative (`nonnegative`) may a matrix be stored by columns.
+    const Matrix* matrix(const std::string& name, std::size_t rows, std::size_t cols, bool nonnegative = false) const;
     const float* vector(const std::string& name, std::size_t size) const;
     std::size_t rank(const std::string& name) const;  // the rows of a LoRA factor
 };
@@ -55,7 +57,8 @@ class Vectors {
 
     float* row(std::size_t b) const { return x_.data() + b * padded_; }
     void quantize(std::size_t b, Range columns) const;  // columns.begin a multiple of 64, columns.end too unless it is the last
-    Activations view(std::size_t count, bool quantized) const;
+    Activations view(std::size_t count, bool quantized) const { return view_from(0, count, quantized); }
+    Activations view_from(std::size_t first, std::size_t count, bool quantized) const;
     std::size_t cols() const { return cols_; }
     std::size_t stride() const { return padded_; }
 
@@ -125,7 +128,8 @@ class Engine {
     void multiply_all(const Worker& worker, std::span<const Product> products, std::size_t count) const;
     void multiply(const Matrix& W, const Vectors& x, std::size_t count, float* out, std::size_t stride, Range rows) const;
     // x_ += gate * (W y); without `gate` if it is null
-    void add_branch(const Worker& worker, const Matrix& W, const Vectors& y, const Vectors* gate, std::size_t count) const;
+    void add_branch(const Worker& worker, const Matrix& W, const Vectors& y, const Vectors* gate, std::size_t count);
+    bool is_by_columns(const Matrix& W) const;  // then its product reads no int8 activations
 
     // A thread's columns: whole groups of activations and whole heads.
     Range own_columns(const Worker& worker) const { return worker.share(sizes.width, column_unit_); }
@@ -155,6 +159,8 @@ class Engine {
     void multiply_part(const Product& product, std::size_t count, Range rows) const;
     template <typename Body>
     void hand_out_rows(const Worker& worker, const Matrix& W, std::size_t count, const Body& body) const;
+    void add_by_columns(const Worker& worker, const Matrix& W, const Vectors& y, const Vectors* gate, std::size_t count);
+    void reserve_columns(std::size_t count);
     void embed(const Worker& worker, const Step& step);
     void head(const Worker& worker, const Step& step);
 
@@ -163,6 +169,9 @@ class Engine {
     const Matrix* head_ = nullptr;
     Vectors head_x_;
     std::size_t reserved_ = 0;
+    Buffer<std::uint8_t> prepared_;                // (count,) activations for matrices stored by columns: engine_columns.cpp
+    Buffer<std::int32_t> sums_;                    // (threads, 2) sums of a chunk
+    std::vector<std::atomic<unsigned>> arrived_;   // (chunks,) threads that have left their part
     ThreadPool pool_;
     Shares shares_;
     mutable std::mutex busy_;

@@ -38,7 +38,7 @@ class Rwkv6 final : public Engine {
             W.decay = vector("att.time_decay"), W.faaaa = vector("att.time_faaaa");
             W.decay_w1 = matrix("att.time_decay_w1", decay_rank_, C), W.decay_w2 = matrix("att.time_decay_w2", C, decay_rank_);
             W.ffn_maa_k = vector("ffn.time_maa_k"), W.ffn_maa_r = vector("ffn.time_maa_r");
-            W.ffn_key = matrix("ffn.key.weight", F, C), W.ffn_value = matrix("ffn.value.weight", C, F);
+            W.ffn_key = matrix("ffn.key.weight", F, C), W.ffn_value = weights_.matrix(block + "ffn.value.weight", C, F, true);
             W.ffn_r = matrix("ffn.receptance.weight", C, C);
         }
         for (Vectors* vectors : {&y_, &xx_, &mixed_[0], &mixed_[1], &mixed_[2], &mixed_[3], &mixed_[4], &r_, &k_, &v_, &g_, &d_, &out_}) {
@@ -126,8 +126,8 @@ class Rwkv6 final : public Engine {
         worker.barrier();  // 8
 
         const Product channel[] = {
-            {W.ffn_key, &xk, &ffn_hidden_, Function::kSquaredRelu, true},  // (M, F)
-            {W.ffn_r, &xr, &r_, Function::kSigmoid},                       // (M, C)
+            {W.ffn_key, &xk, &ffn_hidden_, Function::kSquaredRelu, !is_by_columns(*W.ffn_value)},  // (M, F)
+            {W.ffn_r, &xr, &r_, Function::kSigmoid},                                              // (M, C)
         };
         multiply_all(worker, channel, count);
         worker.barrier();  // 9

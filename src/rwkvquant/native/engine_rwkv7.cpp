@@ -2,7 +2,8 @@
 //
 //     C  width    F  hidden width    H  heads    N  head size    R*  ranks of the LoRA pairs    M  tokens of the step
 //
-// A block has seven barriers, with their numbers in comments. Between two barriers a thread works on its own columns, heads or rows.
+// A block has seven barriers, with their numbers in comments. Between two barriers a thread works on its own columns, heads or rows. A
+// product with a matrix stored by columns has one more.
 #include "bodies.h"
 #include "engine.h"
 
@@ -36,7 +37,7 @@ class Rwkv7 final : public Engine {
             if (layer > 0) W.v_gate = pair("att.v1", "att.v2"), W.v0 = vector("att.v0");
             W.k_k = vector("att.k_k"), W.k_a = vector("att.k_a"), W.r_k = vector("att.r_k");
             W.ffn_x_k = vector("ffn.x_k");
-            W.ffn_key = matrix("ffn.key.weight", F, C), W.ffn_value = matrix("ffn.value.weight", C, F);
+            W.ffn_key = matrix("ffn.key.weight", F, C), W.ffn_value = weights_.matrix(block + "ffn.value.weight", C, F, true);
             for (const auto& [vectors, rank] : {std::pair{&w_hidden_, W.w.rank}, {&a_hidden_, W.a.rank}, {&v_hidden_, W.v_gate.rank},
                                                 {&g_hidden_, W.g.rank}}) {
                 if (vectors->cols() == 0 && rank > 0) *vectors = Vectors(rank);
@@ -124,7 +125,7 @@ class Rwkv7 final : public Engine {
         remember(step, y_, layer, &StateArrays::ffn_shift, own);
         worker.barrier();  // 5
 
-        const Product hidden[] = {{W.ffn_key, &xk_, &ffn_hidden_, Function::kSquaredRelu, true}};  // (M, F)
+        const Product hidden[] = {{W.ffn_key, &xk_, &ffn_hidden_, Function::kSquaredRelu, !is_by_columns(*W.ffn_value)}};  // (M, F)
         multiply_all(worker, hidden, count);
         worker.barrier();  // 6
 

@@ -18,6 +18,13 @@
 //     zeros_of<bits>(packed)          the zeros of 16 rows and one group, from 2 * bits bytes (tiles.h)
 //     column<c>(bytes)                byte 4r + c of each row r
 //     NibbleSums<bits>                sums over a tile of codes that are two in a byte
+//
+// For matrices stored by columns (product_columnwise.cpp), where four lines of bytes are four columns of up to 64 rows:
+//
+//     bytes_from(from, count)         `count` bytes, a multiple of 16 up to 64, and zeros after them
+//     interleave<k>(a, b, c, d)       of each 16 bytes, bytes 4k .. 4k + 3 of all four: byte 16P + 4m + c is byte 16P + 4k + m of line c
+//     signed_dot(sum, four, bytes)    sum[r] + sum over c of four[c] * (byte[4r + c] - kEntryOffset); four of 0..255, entries of -64..64
+//     keep_nonzero(...)               appends the numbers that are not zero, and their columns, to two lists
 #pragma once
 
 #include RWKVQUANT_LANES

@@ -163,6 +163,40 @@ struct NibbleSums {
 
 }  // namespace
 
+RWKVQUANT_INLINE Bytes bytes_from(const std::uint8_t* from, std::size_t count) {
+    if (count == kStepBytes) return bytes_from(from);
+    const __m256i zero = _mm256_setzero_si256();
+    if (count == 48) return {half_from(from), _mm256_castsi128_si256(load<__m128i>(from + 32))};
+    return {count == 32 ? half_from(from) : _mm256_inserti128_si256(zero, load<__m128i>(from), 0), zero};
+}
+template <int k>
+RWKVQUANT_INLINE __m256i interleave_half(__m256i a, __m256i b, __m256i c, __m256i d) {
+    const __m256i ab = k < 2 ? _mm256_unpacklo_epi8(a, b) : _mm256_unpackhi_epi8(a, b);
+    const __m256i cd = k < 2 ? _mm256_unpacklo_epi8(c, d) : _mm256_unpackhi_epi8(c, d);
+    return k % 2 == 0 ? _mm256_unpacklo_epi16(ab, cd) : _mm256_unpackhi_epi16(ab, cd);
+}
+template <int k>
+RWKVQUANT_INLINE Bytes interleave(Bytes a, Bytes b, Bytes c, Bytes d) {
+    return {interleave_half<k>(a.top, b.top, c.top, d.top), interleave_half<k>(a.bottom, b.bottom, c.bottom, d.bottom)};
+}
+
+// maddubs does not saturate here: 2 * 255 * 64 = 32640.
+using UnsignedFour = __m256i;
+RWKVQUANT_INLINE UnsignedFour four_from(const std::uint8_t* x) { return _mm256_set1_epi32(load<std::int32_t>(x)); }
+RWKVQUANT_INLINE Ints signed_dot(Ints sum, UnsignedFour x, Bytes entries) {
+    const auto half = [=](__m256i of) { return _mm256_madd_epi16(_mm256_maddubs_epi16(x, of), _mm256_set1_epi16(1)); };
+    return add(sum, {half(entries.top), half(entries.bottom)});
+}
+
+RWKVQUANT_INLINE std::size_t keep_nonzero(Floats values, std::uint32_t first, std::uint32_t* columns, float* to, std::size_t kept) {
+    const auto nonzero = [](__m256 half) {
+        return static_cast<unsigned>(_mm256_movemask_ps(_mm256_cmp_ps(half, _mm256_setzero_ps(), _CMP_NEQ_UQ)));
+    };
+    float all[kTileRows];
+    store(all, values);
+    return keep_chosen(all, nonzero(values.top) | nonzero(values.bottom) << 8, first, columns, to, kept);
+}
+
 using Line = Bytes;
 RWKVQUANT_INLINE Line mix(Line a, Line b) { return {_mm256_xor_si256(a.top, b.top), _mm256_xor_si256(a.bottom, b.bottom)}; }
 
@@ -173,6 +207,8 @@ constexpr int kEnough = 8;                        // sums at a time: with fewer,
 constexpr bool kOneVectorLoop = true;             // whether one int8 vector has its own loop (product.h)
 constexpr bool kSevenBitLoop = true;              // whether bytes below 128 are multiplied faster than all bytes
 constexpr std::size_t kCodesAhead = 8192, kDenseAhead = 8192, kTablesAhead = 3072, kScalesAhead = 1024, kZerosAhead = 512;  // bytes to prefetch
+constexpr std::int32_t kEntryOffset = 0;          // added to the entries of its tables, where bytes must be unsigned
+constexpr int kGroupPairs = 1;                    // of product_columnwise.cpp: 4 sums each, 8 registers
 constexpr std::size_t kStripsAhead = 4;           // from prefetching to decoding (product_decoded.cpp): 6 KiB a row-block at 3 bits
 
 }  // namespace rwkvquant::RWKVQUANT_BODY

@@ -141,6 +141,37 @@ struct NibbleSums {
 
 }  // namespace
 
+RWKVQUANT_INLINE Bytes bytes_from(const std::uint8_t* from, std::size_t count) {
+    return {_mm512_maskz_loadu_epi64(static_cast<__mmask8>((1u << count / 8) - 1u), from)};
+}
+template <int k>
+RWKVQUANT_INLINE Bytes interleave(Bytes a, Bytes b, Bytes c, Bytes d) {
+    const __m512i ab = k < 2 ? _mm512_unpacklo_epi8(a.all, b.all) : _mm512_unpackhi_epi8(a.all, b.all);
+    const __m512i cd = k < 2 ? _mm512_unpacklo_epi8(c.all, d.all) : _mm512_unpackhi_epi8(c.all, d.all);
+    return {k % 2 == 0 ? _mm512_unpacklo_epi16(ab, cd) : _mm512_unpackhi_epi16(ab, cd)};
+}
+
+using UnsignedFour = __m512i;
+RWKVQUANT_INLINE UnsignedFour four_from(const std::uint8_t* x) { return splat(load<std::int32_t>(x)); }
+RWKVQUANT_INLINE Ints signed_dot(Ints sum, UnsignedFour x, Bytes entries) {
+#if defined(__GNUC__)
+    __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(x), "v"(entries.all));
+    return sum;
+#else
+    return _mm512_dpbusd_epi32(sum, x, entries.all);
+#endif
+}
+
+// Writes 16 values at most after the first `kept`; returns how many are kept then. NaN is not zero.
+RWKVQUANT_INLINE std::size_t keep_nonzero(Floats values, std::uint32_t first, std::uint32_t* columns, float* to, std::size_t kept) {
+    const __mmask16 chosen = _mm512_cmp_ps_mask(values, _mm512_setzero_ps(), _CMP_NEQ_UQ);
+    const __m512i at = _mm512_add_epi32(_mm512_set1_epi32(static_cast<int>(first)), _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12,
+                                                                                                     13, 14, 15));
+    _mm512_storeu_si512(columns + kept, _mm512_maskz_compress_epi32(chosen, at));  // compressing to memory is slow on AMD
+    _mm512_storeu_ps(to + kept, _mm512_maskz_compress_ps(chosen, values));
+    return kept + static_cast<std::size_t>(__builtin_popcount(chosen));
+}
+
 using Line = __m512i;
 RWKVQUANT_INLINE Line mix(Line a, Line b) { return _mm512_xor_si512(a, b); }
 
@@ -151,6 +182,8 @@ constexpr int kEnough = 8;                        // sums at a time: with fewer,
 constexpr bool kOneVectorLoop = true;             // whether one int8 vector has its own loop (product.h)
 constexpr bool kSevenBitLoop = false;             // whether bytes below 128 are multiplied faster than all bytes
 constexpr std::size_t kCodesAhead = 8192, kDenseAhead = 8192, kTablesAhead = 3072, kScalesAhead = 1024, kZerosAhead = 512;  // bytes to prefetch
+constexpr std::int32_t kEntryOffset = 0;          // added to the entries of its tables, where bytes must be unsigned
+constexpr int kGroupPairs = 4;                    // of product_columnwise.cpp: 4 sums each, 16 registers
 constexpr std::size_t kStripsAhead = 4;           // from prefetching to decoding (product_decoded.cpp): 6 KiB a row-block at 3 bits
 
 }  // namespace rwkvquant::RWKVQUANT_BODY

@@ -56,6 +56,17 @@ RWKVQUANT_INLINE float float_from_f16(std::uint16_t half) {
     return load<float>(&bits);
 }
 
+// `keep_nonzero` of lanes.h, from a bit for each of 16 values.
+RWKVQUANT_INLINE std::size_t keep_chosen(const float* values, unsigned chosen, std::uint32_t first, std::uint32_t* columns, float* to,
+                                         std::size_t kept) {
+    for (; chosen != 0; chosen &= chosen - 1, ++kept) {
+        const unsigned place = static_cast<unsigned>(__builtin_ctz(chosen));
+        columns[kept] = first + place;
+        to[kept] = values[place];
+    }
+    return kept;
+}
+
 // Element `index` of a float16 array at any address.
 RWKVQUANT_INLINE float half_at(const std::uint8_t* from, std::size_t index) { return float_from_f16(load<std::uint16_t>(from + 2 * index)); }
 

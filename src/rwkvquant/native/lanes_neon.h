@@ -186,6 +186,38 @@ struct NibbleSums {
 
 }  // namespace
 
+RWKVQUANT_INLINE Bytes bytes_from(const std::uint8_t* from, std::size_t count) {
+    return each_four<Bytes>([&](auto i) RWKVQUANT_ALWAYS { return 16 * i.v < count ? load<uint8x16_t>(from + 16 * i.v) : vdupq_n_u8(0); });
+}
+template <int k>
+RWKVQUANT_INLINE Bytes interleave(const Bytes& a, const Bytes& b, const Bytes& c, const Bytes& d) {
+    return each_four<Bytes>([&](auto i) RWKVQUANT_ALWAYS {
+        const uint8x16_t ab = k < 2 ? vzip1q_u8(a.rows[i.v], b.rows[i.v]) : vzip2q_u8(a.rows[i.v], b.rows[i.v]);
+        const uint8x16_t cd = k < 2 ? vzip1q_u8(c.rows[i.v], d.rows[i.v]) : vzip2q_u8(c.rows[i.v], d.rows[i.v]);
+        const uint16x8_t first = vreinterpretq_u16_u8(ab), second = vreinterpretq_u16_u8(cd);
+        return vreinterpretq_u8_u16(k % 2 == 0 ? vzip1q_u16(first, second) : vzip2q_u16(first, second));
+    });
+}
+
+// Entries are 64 too large (kEntryOffset), so that they are unsigned: 0..128. Sums of 2^17 columns stay below 2^32.
+using UnsignedFour = uint8x8_t;
+RWKVQUANT_INLINE UnsignedFour four_from(const std::uint8_t* x) {
+    return vreinterpret_u8_u32(vset_lane_u32(load<std::uint32_t>(x), vdup_n_u32(0), 0));
+}
+RWKVQUANT_INLINE Ints signed_dot(const Ints& sum, UnsignedFour x, const Bytes& entries) {
+    return each_four<Ints>([&](auto i) RWKVQUANT_ALWAYS {
+        return vreinterpretq_s32_u32(vdotq_lane_u32(vreinterpretq_u32_s32(sum.rows[i.v]), entries.rows[i.v], x, 0));
+    });
+}
+
+RWKVQUANT_INLINE std::size_t keep_nonzero(const Floats& values, std::uint32_t first, std::uint32_t* columns, float* to, std::size_t kept) {
+    float all[kTileRows];
+    store(all, values);
+    unsigned chosen = 0;
+    for (unsigned r = 0; r < kTileRows; ++r) chosen |= (all[r] != 0.0f ? 1u : 0u) << r;
+    return keep_chosen(all, chosen, first, columns, to, kept);
+}
+
 // What was measured to be best for NEON.
 constexpr int kBlocks = 1, kVectors = 4;          // row-blocks and vectors multiplied together; each pair has a register of sums
 constexpr int kDenseVectors = 1;                  // the same for a row of dense weights
@@ -193,6 +225,8 @@ constexpr int kEnough = 2;                        // sums at a time: with fewer,
 constexpr bool kOneVectorLoop = true;             // whether one int8 vector has its own loop (product.h)
 constexpr bool kSevenBitLoop = true;              // whether bytes below 128 are multiplied faster than all bytes
 constexpr std::size_t kCodesAhead = 8192, kDenseAhead = 8192, kTablesAhead = 3072, kScalesAhead = 1024, kZerosAhead = 512;  // bytes to prefetch
+constexpr std::int32_t kEntryOffset = 64;         // added to the entries of its tables, because udot multiplies unsigned bytes
+constexpr int kGroupPairs = 1;                    // of product_columnwise.cpp: 4 sums each, 16 registers
 constexpr std::size_t kStripsAhead = 4;           // from prefetching to decoding (product_decoded.cpp): 6 KiB a row-block at 3 bits
 
 }  // namespace rwkvquant::RWKVQUANT_BODY

@@ -148,6 +148,35 @@ struct NibbleSums {
 
 }  // namespace
 
+RWKVQUANT_INLINE Bytes bytes_from(const std::uint8_t* from, std::size_t count) {
+    Bytes result = {};
+    std::memcpy(result.byte, from, count);
+    return result;
+}
+template <int k>
+RWKVQUANT_INLINE Bytes interleave(const Bytes& a, const Bytes& b, const Bytes& c, const Bytes& d) {
+    const std::uint8_t* const lines[4] = {a.byte, b.byte, c.byte, d.byte};
+    return each_byte([&](std::size_t i) { return lines[i % 4][i / 16 * 16 + 4 * k + i % 16 / 4]; });
+}
+
+struct UnsignedFour {
+    std::int32_t column[4];
+};
+RWKVQUANT_INLINE UnsignedFour four_from(const std::uint8_t* x) { return {{x[0], x[1], x[2], x[3]}}; }
+RWKVQUANT_INLINE Ints signed_dot(const Ints& sum, const UnsignedFour& x, const Bytes& entries) {
+    return each_row<Ints>([&](std::size_t r) {
+        std::int32_t total = sum.row[r];
+        for (std::size_t c = 0; c < 4; ++c) total += x.column[c] * static_cast<std::int8_t>(entries.byte[4 * r + c]);
+        return total;
+    });
+}
+
+RWKVQUANT_INLINE std::size_t keep_nonzero(const Floats& values, std::uint32_t first, std::uint32_t* columns, float* to, std::size_t kept) {
+    unsigned chosen = 0;
+    for (std::size_t r = 0; r < kTileRows; ++r) chosen |= (values.row[r] != 0.0f ? 1u : 0u) << r;
+    return keep_chosen(values.row, chosen, first, columns, to, kept);
+}
+
 struct Line {
     std::uint64_t words[8];
 };
@@ -163,6 +192,8 @@ constexpr int kEnough = 8;                        // sums at a time: with fewer,
 constexpr bool kOneVectorLoop = false;            // whether one int8 vector has its own loop (product.h); plain C++ is bound by arithmetic
 constexpr bool kSevenBitLoop = false;             // whether bytes below 128 are multiplied faster than all bytes
 constexpr std::size_t kCodesAhead = 8192, kDenseAhead = 8192, kTablesAhead = 3072, kScalesAhead = 1024, kZerosAhead = 512;  // bytes to prefetch
+constexpr std::int32_t kEntryOffset = 0;          // added to the entries of its tables, where bytes must be unsigned
+constexpr int kGroupPairs = 1;                    // of product_columnwise.cpp
 constexpr std::size_t kStripsAhead = 4;           // from prefetching to decoding (product_decoded.cpp): 6 KiB a row-block at 3 bits
 
 }  // namespace rwkvquant::RWKVQUANT_BODY

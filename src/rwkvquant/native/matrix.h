@@ -29,6 +29,7 @@ struct Activations {
     const float* scale = nullptr;             // (count, groups): x is q * scale
     const std::int32_t* minus_sum = nullptr;  // (count, 2 groups): minus the sum of q over 64 columns, and over the second 32 of them
     const float* x = nullptr;                 // (count, padded), zeros in the padding
+    const void* prepared = nullptr;           // (count,) what the codec made of x, if it asks for that (codec.h, ColumnSums)
     std::size_t cols = 0, count = 0;
 };
 

@@ -1,0 +1,155 @@
+// The loops of columnwise.h that add columns to the sums of a chunk.
+#pragma once
+
+#include "columnwise.h"
+
+namespace rwkvquant::RWKVQUANT_BODY {
+namespace {
+
+constexpr std::size_t kQuad = 4, kStripQuads = 16, kStripColumns = kQuad * kStripQuads;
+
+// Groups j and j + 4 of interleaved or single columns, at bits 0 and 4 of each byte; the other bits may be anything.
+template <int bits, int j>
+RWKVQUANT_INLINE Bytes two_groups(const Bytes* line) {
+    if constexpr (bits == 3) return select(0x33, two_groups<2, j>(line), shift<2 - j>(line[2]));
+    else return shift<-bits * (j / bits)>(line[j % bits]);
+}
+
+// Whether two_groups of `first` to `first + count - 1` read line h.
+template <int bits>
+constexpr bool reads_line(int h, int first, int count) {
+    if (bits == 3 && h == 2) return true;
+    for (int j = first; j < first + count; ++j) {
+        if (j % (bits == 3 ? 2 : bits) == h) return true;
+    }
+    return false;
+}
+
+// Up to 64 columns of one chunk, four at a time.
+struct Strip {
+    const std::uint8_t* column[kStripColumns];  // where each begins
+    const std::uint8_t *high, *low;             // their activations
+    std::size_t quads;
+};
+
+// Entries of four columns, group j of quarter k, and group j + 4.
+template <int bits, int j>
+RWKVQUANT_INLINE void look_up(Bytes table, const Bytes* line, Bytes* weights) {
+    constexpr std::uint8_t kCode = (1 << bits) - 1;
+    const Bytes both = two_groups<bits, j>(line);
+    weights[0] = lookup(table, mask(both, kCode));
+    weights[1] = lookup(table, mask(shift<-4>(both), kCode));
+}
+
+// Quarter k of four columns of a chunk: byte 4(4P + m) + c of each line is byte 16P + 4k + m of column c.
+template <int bits, bool whole, int k, int first, int pairs>
+RWKVQUANT_INLINE void interleaved_lines(const std::uint8_t* const* column, std::size_t line_bytes, Bytes* line) {
+    unroll<bits>([&](auto index) RWKVQUANT_ALWAYS {
+        constexpr int h = decltype(index)::v;
+        if constexpr (reads_line<bits>(h, first, pairs)) {
+            const std::size_t at = h * (whole ? kStepBytes : line_bytes);
+            const auto line_of = [&](int c) RWKVQUANT_ALWAYS {
+                return whole ? bytes_from(column[c] + at) : bytes_from(column[c] + at, line_bytes);
+            };
+            line[h] = interleave<k>(line_of(0), line_of(1), line_of(2), line_of(3));
+        }
+    });
+}
+
+// Adds quarter k and groups first .. first + pairs - 1, and those 4 further, of a strip. Meanwhile it prefetches a quarter of the next strip.
+template <int bits, bool whole, int k, int first, int pairs>
+void add_quarter(const Strip& strip, std::size_t line_bytes, Bytes table, std::int32_t* sums, const Strip* next) {
+    std::int32_t* const at = sums + k * kGroups * kHalves * kTileRows;
+    const auto place = [&](int pair, int nibble, int half) { return at + ((first + pair + 4 * nibble) * kHalves + half) * kTileRows; };
+    Ints sum[pairs][2][kHalves];
+    unroll<pairs * 4>([&](auto i) RWKVQUANT_ALWAYS {
+        sum[i.v / 4][i.v / 2 % 2][i.v % 2] = load<Ints>(place(i.v / 4, i.v / 2 % 2, i.v % 2));
+    });
+    const std::size_t quads = strip.quads;
+    const std::uint8_t *const *column = strip.column, *const *ahead = next->column + kStripQuads * k;
+    const std::uint8_t *high_of = strip.high, *low_of = strip.low;
+    for (std::size_t quad = 0; quad < quads; ++quad, column += kQuad, high_of += kQuad, low_of += kQuad) {
+        if constexpr (first == 0) {
+            const std::uint8_t* soon = ahead[quad];
+            unroll<bits>([&](auto h) RWKVQUANT_ALWAYS { __builtin_prefetch(soon + h.v * kStepBytes); });
+        }
+        Bytes line[bits];
+        interleaved_lines<bits, whole, k, first, pairs>(column, line_bytes, line);
+        const UnsignedFour high = four_from(high_of), low = four_from(low_of);
+        unroll<pairs>([&](auto pair) RWKVQUANT_ALWAYS {
+            Bytes weights[2];
+            look_up<bits, first + decltype(pair)::v>(table, line, weights);
+            unroll<2>([&](auto nibble) RWKVQUANT_ALWAYS {
+                sum[pair.v][nibble.v][0] = signed_dot(sum[pair.v][nibble.v][0], high, weights[nibble.v]);
+                sum[pair.v][nibble.v][1] = signed_dot(sum[pair.v][nibble.v][1], low, weights[nibble.v]);
+            });
+        });
+    }
+    unroll<pairs * 4>([&](auto i) RWKVQUANT_ALWAYS {
+        std::memcpy(place(i.v / 4, i.v / 2 % 2, i.v % 2), &sum[i.v / 4][i.v / 2 % 2][i.v % 2], sizeof(Ints));
+    });
+}
+
+template <int bits, bool whole>
+void add_strip(const Strip& strip, std::size_t line_bytes, Bytes table, std::int32_t* sums, const Strip* next) {
+    unroll<static_cast<int>(kQuarters)>([&](auto k) {
+        unroll<4 / kGroupPairs>([&](auto part) {
+            constexpr int kFirst = decltype(part)::v * kGroupPairs;
+            add_quarter<bits, whole, decltype(k)::v, kFirst, kGroupPairs>(strip, line_bytes, table, sums, next);
+        });
+    });
+}
+
+// Adds `count` columns, as they are listed.
+template <int bits>
+void add_listed(const Chunk& chunk, Bytes table, const std::uint32_t* columns, const std::uint8_t* high, const std::uint8_t* low,
+                std::size_t count, std::int32_t* sums) {
+    const auto add = chunk.line_bytes == kStepBytes ? add_strip<bits, true> : add_strip<bits, false>;
+    Strip strips[2];
+    std::uint8_t last[kHalves][kStripColumns];  // activations of a short strip, with zeros after them
+    const auto begin = [&](Strip& strip, std::size_t at) {
+        const std::size_t left = count - at, used = left < kStripColumns ? left : kStripColumns;
+        for (std::size_t i = 0; i < kStripColumns; ++i) {
+            strip.column[i] = chunk.codes + chunk.column_bytes * columns[at + (i < used ? i : used - 1)];
+        }
+        strip.high = high + at, strip.low = low + at, strip.quads = ceil_divide(used, kQuad);
+        if (used == kStripColumns) return;
+        std::memset(last, 0, sizeof last);
+        std::memcpy(last[0], strip.high, used), std::memcpy(last[1], strip.low, used);
+        strip.high = last[0], strip.low = last[1];
+    };
+    if (count == 0) return;
+    begin(strips[0], 0);
+    for (std::size_t at = 0, now = 0; at < count; at += kStripColumns, now ^= 1) {
+        const bool more = at + kStripColumns < count;
+        if (more) begin(strips[now ^ 1], at + kStripColumns);
+        add(strips[now], chunk.line_bytes, table, sums, &strips[more ? now ^ 1 : now]);
+    }
+}
+
+// The same in float32, one column after another: sums of groups x pieces of 16 rows. The entries of `table` are 64 too large.
+template <int bits>
+void add_floats(const Chunk& chunk, Bytes table, const std::uint32_t* columns, const float* values, std::size_t count, Floats* sums) {
+    const std::size_t pieces = chunk.line_bytes / kTileRows;
+    for (std::size_t i = 0; i < count; ++i) {
+        const std::uint8_t* column = chunk.codes + chunk.column_bytes * columns[i];
+        Bytes line[bits];
+        for (std::size_t h = 0; h < bits; ++h) line[h] = bytes_from(column + h * chunk.line_bytes, chunk.line_bytes);
+        unroll<4>([&](auto j) {
+            Bytes entries[2];
+            look_up<bits, decltype(j)::v>(table, line, entries);
+            std::uint8_t bytes[2][kStepBytes];
+            std::memcpy(bytes, entries, sizeof bytes);
+            for (std::size_t nibble = 0; nibble < 2; ++nibble) {
+                for (std::size_t piece = 0; piece < pieces; ++piece) {
+                    Floats& sum = sums[4 * (decltype(j)::v + 4 * nibble) + piece];
+                    const Floats weights = add(floats_from_u8(bytes[nibble] + kTileRows * piece), splat(-64.0f));
+                    sum = add(sum, multiply(weights, splat(values[i])));
+                }
+            }
+        });
+    }
+}
+
+}  // namespace
+}  // namespace rwkvquant::RWKVQUANT_BODY
