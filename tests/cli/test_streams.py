@@ -141,7 +141,7 @@ def test_a_lack_of_memory_is_one_sentence(error: Exception, monkeypatch: pytest.
     def refuse(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr("rwkvquant.formats.container.open_packed", refuse)
+    monkeypatch.setattr("rwkvquant.runtime.inspection.open_packed", refuse)
     assert main.run(["verify", PACKED]) == 2
     assert capsys.readouterr().err.startswith("rwkvquant: there is not enough memory; try ")
 
@@ -150,6 +150,6 @@ def test_another_error_of_ours_is_not_taken_for_a_lack_of_memory(monkeypatch: py
     def fail(*_: object) -> None:
         raise RuntimeError("ours")
 
-    monkeypatch.setattr("rwkvquant.formats.container.open_packed", fail)
+    monkeypatch.setattr("rwkvquant.runtime.inspection.open_packed", fail)
     with pytest.raises(RuntimeError, match="ours"):
         main.run(["verify", PACKED])
