@@ -24,15 +24,14 @@ struct WorkLine {
     std::size_t chunks, length;
 
     std::size_t cut(std::size_t thread) const { return worker.begin_of(thread, chunks * length / kColumnUnit) * kColumnUnit; }
-    // The threads that have a part of a chunk: first .. last.
-    Range workers(std::size_t chunk) const {
+    bool has_part(std::size_t thread, std::size_t chunk) const {
         const std::size_t begin = chunk * length, end = begin + length;
-        Range range = {worker.threads, 0};
-        for (std::size_t thread = 0; thread < worker.threads; ++thread) {
-            if (std::max(begin, cut(thread)) >= std::min(end, cut(thread + 1))) continue;
-            range.begin = std::min(range.begin, thread), range.end = thread + 1;
-        }
-        return range;
+        return std::max(begin, cut(thread)) < std::min(end, cut(thread + 1));
+    }
+    unsigned parts(std::size_t chunk) const {
+        unsigned count = 0;
+        for (std::size_t thread = 0; thread < worker.threads; ++thread) count += has_part(thread, chunk) ? 1 : 0;
+        return count;
     }
     // The slot in which a thread leaves its sums of a chunk that it shares.
     std::size_t slot(std::size_t thread, std::size_t chunk) const { return kSlots * thread + (cut(thread) < chunk * length ? 1 : 0); }
@@ -97,11 +96,10 @@ void Engine::add_by_columns(const Worker& worker, const Matrix& W, const Vectors
         std::memset(sums, 0, size * sizeof *sums);
         columns.add(W, view, 0, chunk, std::min(part.begin, active), std::min(part.end, active), sums);
         if (part.end - part.begin < line.length) {
-            const Range workers = line.workers(chunk);
-            if (arrived_[chunk].fetch_add(1, std::memory_order_acq_rel) + 1 < workers.end - workers.begin) continue;
+            if (arrived_[chunk].fetch_add(1, std::memory_order_acq_rel) + 1 < line.parts(chunk)) continue;
             arrived_[chunk].store(0, std::memory_order_relaxed);
-            for (std::size_t other = workers.begin; other < workers.end; ++other) {
-                if (other == worker.index) continue;
+            for (std::size_t other = 0; other < worker.threads; ++other) {
+                if (other == worker.index || !line.has_part(other, chunk)) continue;
                 const std::int32_t* theirs = sums_.data() + line.slot(other, chunk) * size;
                 for (std::size_t i = 0; i < size; ++i) sums[i] += theirs[i];
             }
