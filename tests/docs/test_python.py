@@ -33,7 +33,7 @@ def signature_on_page(name: str) -> list[str]:
     """The names of the arguments in `name(...)` at the beginning of a line. A "..." at the end: the page lists the rest elsewhere."""
     line = re.search(rf"^`{name}\((.*?)\)`", PAGE, re.MULTILINE)
     assert line, f"the page has no signature of {name}"
-    return [part.split("=")[0].strip() for part in re.split(r", (?![^(]*\))", line[1]) if part != "*"]
+    return [part.split("=")[0].strip("* ") for part in re.split(r", (?![^(]*\))", line[1]) if part != "*"]
 
 
 @pytest.mark.parametrize("name", [*FUNCTIONS, "Chat", "SamplingConfig", "CalibrationConfig"])
@@ -46,7 +46,7 @@ def test_signatures_are_the_real_ones(name: str) -> None:
 def test_signatures_of_a_models_methods_are_the_real_ones(name: str) -> None:
     shown = re.search(rf"^\| `{name}\((.*?)\)` \|", PAGE, re.MULTILINE)
     assert shown
-    names = [part.split("=")[0].strip() for part in re.split(r", (?![^(]*\))", shown[1])]
+    names = [part.split("=")[0].strip("* ") for part in re.split(r", (?![^(]*\))", shown[1])]
     assert ["self", *names] == [*inspect.signature(getattr(rwkvquant.Model, name)).parameters]
 
 
