@@ -29,7 +29,11 @@ ENGINE = [
 ]
 
 
-ONE_FILE = {"tokenizers": "runtime/tokenizer_package.py", "gguf": "checkpoints/gguf_blocks.py"}  # packages of extras
+ONE_FILE = {  # the packages of extras
+    "gguf": "checkpoints/gguf_blocks.py",
+    "jinja2": "runtime/templates/jinja.py",
+    "tokenizers": "runtime/tokenizer_package.py",
+}
 
 
 def imports_torch(module: str) -> bool:

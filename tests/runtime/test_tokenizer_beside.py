@@ -195,5 +195,25 @@ def test_a_tokenizer_that_is_kept_whole_is_packed_and_runs(folder: Path, capsys:
     result = packed.generate("The old man", max_tokens=5)
     assert result.text == packed.tokenizer.decode(result.tokens)
     assert open_checkpoint("model.pth").tokenizer is None
+    (folder / "tokenizer.json").write_text(trained("unigram"), encoding="utf-8")
+    assert run(["export", "model.pth", "-o", "m.gguf", "--layout", "gguf", "--gguf-type", "q8_0"]) == 2
+    assert "kind json" in " ".join(capsys.readouterr().err.split())
     assert run(["export", "a.safetensors", "-o", "m.gguf", "--layout", "gguf"]) == 2
     assert "kind json" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_card_says_what_a_tokenizer_that_is_kept_whole_needs(folder: Path) -> None:
+    (folder / "out").mkdir()
+    card = ["--card", "--license", "apache-2.0"]
+    assert run(["quantize", "model.pth", "-o", "out/a.safetensors", *PLAIN, *card]) == 0
+    assert "    pip install rwkv-hybridquant\n" in (folder / "out" / "README.md").read_text()
+    (folder / "tokenizer.json").write_text(trained("unigram"), encoding="utf-8")
+    assert run(["quantize", "model.pth", "-o", "out/a.safetensors", *PLAIN, *card]) == 0
+    assert "    pip install 'rwkv-hybridquant[tokenizers]'\n" in (folder / "out" / "README.md").read_text()
+
+
+def test_the_tokenizer_is_never_the_output(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (folder / "tokenizer.json").read_bytes()
+    assert run(["quantize", "model.pth", "-o", "tokenizer.json", *PLAIN]) == 2
+    assert "tokenizer.json" in capsys.readouterr().err
+    assert (folder / "tokenizer.json").read_bytes() == before

@@ -136,6 +136,11 @@ class Checkpoint:
         """The tokenizer in a GGUF file; or else the tokenizer files in the checkpoint's directory, of which runtime/ chooses one."""
         return self._tokenizer or tokenizer_files(self.path)
 
+    def inputs(self) -> list[Path]:
+        """All files that a job with this checkpoint may read, so that none of them is its output: the tokenizer files too."""
+        found = self.tokenizer
+        return [*self.files, *(found.paths if isinstance(found, TokenizerFiles) else ())]
+
     def summary(self) -> dict[str, Any]:
         """What `inspect` shows, as plain JSON; no weight is read."""
         kind = {"format": self.format, "layout": self.layout}

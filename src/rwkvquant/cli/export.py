@@ -41,7 +41,7 @@ def _in_blocks(
     file: str, output: str, layout: str, gguf_type: str, calibration: CalibrationConfig, tokenizer: str | None
 ) -> dict[str, Any]:
     from rwkvquant.checkpoints import open_checkpoint
-    from rwkvquant.exporting.gguf import export_blocks
+    from rwkvquant.exporting.gguf import check_tokenizer, export_blocks
     from rwkvquant.formats.container import check_output
     from rwkvquant.pipeline.gguf import GGUF_TYPES, gguf_matrices
     from rwkvquant.runtime.session import is_packed
@@ -54,7 +54,8 @@ def _in_blocks(
     if is_packed(file):
         raise ConfigError(f"--gguf-type rounds the original weights; {file} is a packed file. Give the checkpoint that it was made from")
     checkpoint = open_checkpoint(file)
-    check_output(output, file, *map(str, checkpoint.files), *filter(None, (calibration.path, tokenizer)))
+    check_output(output, file, *map(str, checkpoint.inputs()), *filter(None, (calibration.path, tokenizer)))
     found = load_tokenizer(tokenizer or checkpoint.tokenizer, checkpoint.dims.vocab)
+    check_tokenizer(found.to_data())  # before an hour of rounding
     matrices = gguf_matrices(checkpoint, gguf_type, found, calibration, quantize_progress())
     return export_blocks(checkpoint, output, found.to_data(), matrices, gguf_type)

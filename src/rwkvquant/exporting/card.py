@@ -17,6 +17,7 @@ from rwkvquant.checkpoints import open_checkpoint
 from rwkvquant.errors import ConfigError
 from rwkvquant.formats.container import PackedFile, open_packed
 from rwkvquant.formats.disk import atomic_write
+from rwkvquant.runtime.tokenizer_package import INSTALL
 
 CARD, CONFIG = "README.md", "config.json"
 MARK = "<!-- written by rwkvquant -->"
@@ -162,7 +163,7 @@ def card(publication: Publication, packed: PackedFile, divergence: dict[str, Any
             "",
             f"`{file}` is {publication.base_model} and its tokenizer in one file. It runs on a CPU, without torch:",
             "",
-            "    pip install rwkv-hybridquant",
+            f"    {INSTALL if packed.tokenizer.kind == 'json' else 'pip install rwkv-hybridquant'}",
             f'    rwkvquant generate {file} -p "Once upon a time"',
             "",
             *_table(numbers + _measured(divergence)),

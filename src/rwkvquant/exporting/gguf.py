@@ -119,15 +119,20 @@ def _sizes(arch: str, dims: Dims) -> dict[str, Value]:
     return {f"{arch}.{key}": value for key, value in (common | ranks | dict(table.constants)).items()}
 
 
-def _tokenizer(data: TokenizerData, arch: str, vocab: int) -> dict[str, Value]:
-    if data.kind == "bytes":  # llama.cpp has no such tokenizer; its programs then take ids
-        return {"tokenizer.ggml.model": "none", f"{arch}.vocab_size": vocab}
-    if data.kind not in ("world", "bpe"):
+def check_tokenizer(data: TokenizerData) -> None:
+    """Raises ConfigError for a tokenizer that llama.cpp has no place for."""
+    if data.kind not in ("world", "bpe", "bytes"):
         raise ConfigError(
             f"llama.cpp reads the World tokenizer and plain byte-level BPE; this model's tokenizer is of the kind {data.kind}"
         )
     if data.meta.get("add_prefix_space"):
         raise ConfigError("llama.cpp has no byte-level BPE that begins a text with a space, as this model's tokenizer does")
+
+
+def _tokenizer(data: TokenizerData, arch: str, vocab: int) -> dict[str, Value]:
+    if data.kind == "bytes":  # llama.cpp has no such tokenizer; its programs then take ids
+        return {"tokenizer.ggml.model": "none", f"{arch}.vocab_size": vocab}
+    check_tokenizer(data)
     table = unpack_table(data.arrays["table"])
     own = _world(table) if data.kind == "world" else _bpe(table, data)
     padding = [f"[PAD{i}]" for i in range(len(own.texts), vocab)]

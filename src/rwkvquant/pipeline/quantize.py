@@ -78,7 +78,7 @@ def _quantize(
     source: Path, output: Path, asked: QuantizeRequest, recipe: Recipe, progress: Progress, work: WorkDirectory, executor: Executor
 ) -> QuantizeResult:
     checkpoint, device = open_checkpoint(source, recipe.adapter), _device(recipe)
-    check_output(output, *checkpoint.files, *(checkpoint.adapter.files if checkpoint.adapter else ()))
+    check_output(output, *checkpoint.inputs(), *(checkpoint.adapter.files if checkpoint.adapter else ()))
     tokenizer = tokenizer_for(checkpoint, recipe, progress)
     calibrated = calibrate(recipe, tokenizer, progress)
     chosen = choose(checkpoint, recipe, calibrated, work, device, progress)
