@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from rwkvquant.cli import chat
 from rwkvquant.cli.demo import EMBEDDED
 from rwkvquant.cli.main import app, run
+from rwkvquant.runtime.chat import Chat
 from rwkvquant.runtime.thinking import ChatPiece
 
 
@@ -86,9 +87,21 @@ def test_a_wrong_command_tells_how_to_send_it_as_text(monkeypatch: pytest.Monkey
 def test_help_names_everything_that_can_be_typed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     heard(monkeypatch, "/help")
     said = capsys.readouterr().err
-    assert [line.split()[0] for line in said.splitlines()] == ["/help", "/reset", "/save", "/load", "/quit", '"""', "//TEXT", "Ctrl-C"]
+    assert [line.split()[0] for line in said.splitlines()] == [
+        "/help",
+        "/reset",
+        "/save",
+        "/load",
+        "/think",
+        "/quit",
+        '"""',
+        "//TEXT",
+        "Ctrl-C",
+    ]
     options = CliRunner().invoke(app, ["chat", "--help"]).output
-    assert all(word in options for word in ('"""', "//TEXT", "/help", "/reset", "/save FILE", "/load FILE", "/quit", "Ctrl-C"))
+    assert all(
+        word in options for word in ('"""', "//TEXT", "/help", "/reset", "/save FILE", "/load FILE", "/think HOW", "/quit", "Ctrl-C")
+    )
 
 
 THOUGHT = (ChatPiece("It is", True), ChatPiece(" 5.", True), ChatPiece("Fi"), ChatPiece("ve."))
@@ -146,6 +159,20 @@ def test_a_template_that_refuses_a_message_does_not_end_the_conversation(
     assert run(["chat", str(EMBEDDED), "-n", "2", "--template", str(tmp_path / "t.jinja")]) == 0
     captured = capsys.readouterr()
     assert captured.out.count("Assistant:") == 2 and captured.err.count("t.jinja refuses these messages: no\n") == 1
+
+
+def test_how_to_think_can_change_within_a_chat(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    wishes: list[str | None] = []
+
+    def pieces(self: Chat, _: str) -> Iterator[ChatPiece]:
+        wishes.append(self.think)
+        yield ChatPiece("ok")
+
+    monkeypatch.setattr(Chat, "pieces", pieces)
+    types(monkeypatch, "Hi", "/think short", "Hi", "/think hard", "/think", "Hi")
+    assert run(["chat", str(EMBEDDED), "--template", "g1"]) == 0
+    assert wishes == [None, "short", "short"]
+    assert [line.rpartition("; got ")[2] for line in capsys.readouterr().err.splitlines()] == ["hard", "nothing"]
 
 
 @pytest.mark.parametrize("template", ["world", "rwkv", "g1"])

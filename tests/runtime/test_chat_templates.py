@@ -16,6 +16,7 @@ from rwkvquant.runtime.sampling import SamplingConfig
 from rwkvquant.runtime.session import Model, load
 from rwkvquant.runtime.thinking import ChatPiece
 from rwkvquant.runtime.tokenizer_bytes import BytesTokenizer
+from tests.runtime.test_chat import TOKENIZERS, ScriptedModel
 
 DATA = Path(__file__).parents[1] / "data"
 GREEDY = SamplingConfig(temperature=0)
@@ -250,6 +251,21 @@ def test_a_template_that_makes_no_text_is_refused(model: Model, tmp_path: Path) 
 def test_an_answer_of_g1_may_be_longer_by_default() -> None:
     model = load(DATA / "rwkv7-tiny.pth", tokenizer="bytes")
     assert [Chat(model, template=name).max_tokens for name in ("world", "rwkv", "g1")] == [512, 512, 4096]
+
+
+@pytest.mark.parametrize("think", ["on", "short", "long", "none"])
+@pytest.mark.parametrize(
+    "said", ["It is 5.", "**Five**", "1. One\n2. Two", "```python\n5\n```", "\u4f60\u597d\u3002", '"5"', "<b>5</b>", "- 5", ":5"]
+)
+def test_the_pieces_are_the_tokens_of_the_whole_text_with_the_world_vocabulary(think: str, said: str) -> None:
+    """So a model of the World family reads a conversation that continues exactly as one that it was trained with."""
+    model = ScriptedModel(TOKENIZERS["world"])
+    chat = Chat(model, GREEDY, template="g1", think=think)  # type: ignore[arg-type]
+    for question in ("What is <x", "Sure?"):
+        model.will_say(f">\n{said}" if think == "none" else f">\nHm.\n</think>\n{said}")
+        expected = [0, *model.tokenizer.encode(chat.template.render([*chat.messages, {"role": "user", "content": question}], think))]
+        assert chat.answer(question).text == said
+        assert list(chat._places[-1].state.tokens[: len(expected)]) == expected  # type: ignore[union-attr]
 
 
 class Composing(BytesTokenizer):

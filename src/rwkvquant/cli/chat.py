@@ -38,6 +38,7 @@ COMMANDS = {
     "/reset": "begin a new conversation",
     "/save FILE": "save the conversation",
     "/load FILE": "continue a saved conversation, or begin with a tuned state",
+    "/think HOW": "think on, short, long or none from now on, with --template g1",
     "/quit": "end, as Ctrl-D does",
 }
 TYPING = {
@@ -104,7 +105,7 @@ def command(
     """Talk with a model. It remembers the conversation.
 
     Begin and end a message of several lines with \"\"\". //TEXT sends /TEXT, because a line that begins with / is a command: /help,
-    /reset, /save FILE, /load FILE, /quit. Ctrl-C stops an answer.
+    /reset, /save FILE, /load FILE, /think HOW, /quit. Ctrl-C stops an answer.
     """
     from rwkvquant.runtime.chat import Chat
     from rwkvquant.runtime.sampling import SamplingConfig
@@ -241,18 +242,21 @@ class Shown:
 
 
 def _obey(chat: Chat, message: str) -> None:
-    verb, _, path = message.partition(" ")
+    verb, _, rest = message.partition(" ")
     try:
-        if verb == "/save" and path:
-            chat.save(path)
-            stderr.print(f"saved in {path}", style="dim")
-        elif verb == "/load" and path:
-            chat.load(path)
+        if verb == "/save" and rest:
+            chat.save(rest)
+            stderr.print(f"saved in {rest}", style="dim")
+        elif verb == "/load" and rest:
+            chat.load(rest)
         elif verb in ("/save", "/load"):
             stderr.print(f"{verb} needs the name of a file: {verb} FILE")
         elif verb == "/reset":
             chat.reset()
             stderr.print("a new conversation", style="dim")
+        elif verb == "/think":
+            chat.template.require_think(rest or "nothing")
+            chat.think = rest
         elif verb == "/help":
             for keys, meaning in (COMMANDS | TYPING).items():
                 stderr.print(f"{keys:<11} {meaning}")
