@@ -5,7 +5,7 @@
 # (x86-64-v2, no AVX), SandyBridge has AVX without AVX2, Haswell AVX2 without AVX-512.
 #
 # Left out:
-# - AVX-512, which qemu does not emulate.
+# - AVX-512 and AVX-VNNI, which qemu does not emulate.
 # - Tests that start processes, which would run on the real CPU, and tests/conftest.py, which imports torch.
 # - Every length with every layout, which takes too long: check_body.py has every length with some of the layouts.
 # - The engine's threads on models with heads of 64 (a minute each, because five threads wait for one another); the other sizes stay.

@@ -60,6 +60,7 @@ def test_every_instruction_set_of_this_cpu_is_available() -> None:
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     flags = next((set(line.split(":", 1)[1].split()) for line in lines if line.startswith(("flags", "Features"))), set())
     assert ("avx2" in available) == ({"avx2", "f16c", "fma"} <= flags)
+    assert ("avxvnni" in available) == ({"avx2", "avx_vnni"} <= flags)
     assert ("avx512" in available) == ({"avx2", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni"} <= flags)
     assert ("neon" in available) == ("asimddp" in flags)
     assert ("i8mm" in available) == ({"asimddp", "i8mm"} <= flags)

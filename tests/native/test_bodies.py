@@ -49,15 +49,20 @@ def tool(*names: str) -> str:
     return path
 
 
+def build(source: Path, body: str, output: Path, *more: str) -> None:
+    """Compiles a file as a part of a body."""
+    flags = ["-std=c++20", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-Wno-psabi", "-w", *ARCHITECTURE, *BODIES[body][0]]
+    defined = [f"-DRWKVQUANT_BODY={body}", f'-DRWKVQUANT_LANES="lanes_{body}.h"', f"-I{NATIVE}"]
+    command = [tool("g++", "clang++", "c++"), *flags, *defined, *more, str(source), "-o", str(output)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr[-2000:]
+
+
 def shared_symbols(source: Path, body: str, folder: Path) -> list[str]:
     """The symbols that a file of a body must not share with other files but does. It is compiled without optimisation: then every inline
     function that is used is really there, and what is absent now is absent with any flags."""
-    flags = ["-std=c++20", "-O0", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-Wno-psabi", "-w", *ARCHITECTURE, *BODIES[body][0]]
-    defined = [f"-DRWKVQUANT_BODY={body}", f'-DRWKVQUANT_LANES="lanes_{body}.h"', f"-I{NATIVE}"]
     compiled = folder / f"{source.stem}.o"
-    command = [tool("g++", "clang++", "c++"), *flags, *defined, "-c", str(source), "-o", str(compiled)]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stderr[-2000:]
+    build(source, body, compiled, "-O0", "-c")
     return unwanted(subprocess.run([tool("nm", "llvm-nm"), "-C", str(compiled)], capture_output=True, text=True, check=True).stdout)
 
 
@@ -88,3 +93,56 @@ def test_a_vector_or_a_static_initialiser_in_a_body_is_noticed(tmp_path: Path) -
     assert any("std::vector<float" in symbol for symbol in shared_symbols(harmful, body, tmp_path))
     harmful.write_text(f"{text}\nnamespace other {{ int ask(); int answer = ask(); }}\n")
     assert any("_GLOBAL__sub_I" in symbol for symbol in shared_symbols(harmful, body, tmp_path))
+
+
+def test_the_body_for_avx_vnni_has_no_instruction_of_avx_512(tmp_path: Path) -> None:
+    """Its CPUs have no AVX-512. An EVEX instruction begins with the byte 62; the VEX form of vpdpbusd with c4."""
+    if "avxvnni" not in BODIES:
+        pytest.skip("needs x86-64")
+    build(NATIVE / "dot_rate.cpp", "avxvnni", tmp_path / "compiled.o", "-O2", "-c")
+    code = subprocess.run([tool("objdump", "llvm-objdump"), "-d", str(tmp_path / "compiled.o")], capture_output=True, text=True, check=True)
+    instructions = [line.split("\t") for line in code.stdout.splitlines() if line.count("\t") >= 2]
+    assert not [line for line in instructions if line[1].startswith("62 ")]
+    dots = [line[1] for line in instructions if "vpdpbusd" in line[2]]
+    assert dots and all(encoded.startswith("c4 ") for encoded in dots)
+
+
+# Every byte of a, every byte of x, in every place, and the largest sums: each line of the output is a sum that is wrong.
+DOT = """
+#include "lanes.h"
+#include <cstdio>
+using namespace rwkvquant::RWKVQUANT_BODY;
+int main() {
+    for (int a = 0; a < 256; ++a) {
+        for (int x = -128; x < 128; ++x) {
+            std::uint8_t bytes[64];
+            for (int i = 0; i < 64; ++i) bytes[i] = a < 128 ? static_cast<std::uint8_t>((a + 37 * i) % 256) : static_cast<std::uint8_t>(a);
+            const std::int8_t four[4] = {static_cast<std::int8_t>(x), 127, static_cast<std::int8_t>(a - 128), static_cast<std::int8_t>(x)};
+            const Ints got = dot<8>(splat(x * 1000003), bytes_from(bytes), four);
+            std::int32_t sums[16];
+            static_assert(sizeof sums == sizeof got);
+            std::memcpy(sums, &got, sizeof sums);
+            for (int r = 0; r < 16; ++r) {
+                std::int32_t want = x * 1000003;
+                for (int c = 0; c < 4; ++c) want += bytes[4 * r + c] * four[c];
+                if (sums[r] != want) std::printf("a %d x %d row %d: %d, not %d\\n", a, x, r, sums[r], want);
+            }
+        }
+    }
+}
+"""
+
+
+def test_the_dot_product_of_avx_vnni_is_the_sum_of_products(tmp_path: Path) -> None:
+    """In EVEX, the encoding of AVX-512, where the CPU lacks the one in VEX: the instruction does the same."""
+    cpuinfo = Path("/proc/cpuinfo")
+    flags = set(cpuinfo.read_text().split()) if cpuinfo.exists() else set[str]()
+    if "avx_vnni" in flags:
+        encoding = []
+    elif {"avx512vl", "avx512_vnni"} <= flags:
+        encoding = ["-DRWKVQUANT_VNNI_IN_EVEX"]
+    else:
+        pytest.skip("needs a CPU with AVX-VNNI, or with AVX-512 VL and VNNI")
+    (tmp_path / "dot.cpp").write_text(DOT)
+    build(tmp_path / "dot.cpp", "avxvnni", tmp_path / "dot", "-O1", *encoding)
+    assert subprocess.run([str(tmp_path / "dot")], capture_output=True, text=True, check=True).stdout == ""

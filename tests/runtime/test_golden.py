@@ -51,7 +51,7 @@ def test_golden_words(path: Path, words: str) -> None:
     assert generated.text == words
 
 
-@pytest.mark.parametrize("isa", ["plain", "avx2", "avx512", "neon", "i8mm", "reference"])
+@pytest.mark.parametrize("isa", ["plain", "avx2", "avxvnni", "avx512", "neon", "i8mm", "reference"])
 def test_golden_words_on_every_instruction_set(isa: str) -> None:
     """In a process of its own, because the body is chosen once; a body that this CPU lacks is left out."""
     environment = {"RWKVQUANT_KERNELS": "reference"} if isa == "reference" else {"RWKVQUANT_ISA": isa}

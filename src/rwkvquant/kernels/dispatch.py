@@ -1,7 +1,7 @@
 """Chooses what runs the operations: a body of the native module (code for one instruction set), or NumPy where it is not built.
 
     RWKVQUANT_KERNELS=reference              everything in NumPy, slow but right
-    RWKVQUANT_ISA=plain | avx2 | avx512      a native body other than the best one for this CPU; on ARM: plain | neon | i8mm
+    RWKVQUANT_ISA=plain | avx2 | avxvnni | avx512      a native body other than the best one for this CPU; on ARM: plain | neon | i8mm
 
 Both are read at the first call. Callers do not choose a body, and all bodies give the same bits.
 """
@@ -18,7 +18,7 @@ from rwkvquant.errors import ConfigError
 
 
 def backend() -> str:
-    """What runs the native operations: "avx512", "avx2", "plain" (on ARM "i8mm", "neon", "plain"), or "reference" for NumPy."""
+    """What runs the native operations: "avx512", "avxvnni", "avx2", "plain" (on ARM "i8mm", "neon", "plain"), or "reference" for NumPy."""
     native = native_module()
     return "reference" if native is None else str(native.isa())
 

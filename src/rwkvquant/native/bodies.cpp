@@ -13,7 +13,7 @@
 // All bodies of the architecture, slowest first, each with what a CPU must have for it. A new body needs an entry here, a header of lanes,
 // and a line in CMakeLists.txt.
 #if defined(RWKVQUANT_X86)
-#define RWKVQUANT_BODIES(body) body(plain, true) body(avx2, cpu.avx2) body(avx512, cpu.avx512)
+#define RWKVQUANT_BODIES(body) body(plain, true) body(avx2, cpu.avx2) body(avxvnni, cpu.avxvnni) body(avx512, cpu.avx512)
 #elif defined(RWKVQUANT_ARM)
 #define RWKVQUANT_BODIES(body) body(plain, true) body(neon, cpu.dotprod) body(i8mm, cpu.i8mm)
 #else
@@ -39,7 +39,7 @@ std::uint64_t saved_state() {
 }
 
 struct Cpu {
-    bool avx2 = false, avx512 = false;
+    bool avx2 = false, avxvnni = false, avx512 = false;
 };
 
 Cpu read_cpu() {
@@ -49,9 +49,15 @@ Cpu read_cpu() {
     const bool fma = has(c, 12), osxsave = has(c, 27), avx = has(c, 28), f16c = has(c, 29);
     if (!osxsave || !avx || !f16c || !fma || (saved_state() & 0x06) != 0x06) return cpu;
     if (__get_cpuid_count(7, 0, &a, &b, &c, &d) == 0) return cpu;
+    [[maybe_unused]] const unsigned most = a;  // the last part of leaf 7
     cpu.avx2 = has(b, 5);
     const bool f = has(b, 16), dq = has(b, 17), bw = has(b, 30), vl = has(b, 31), vnni = has(c, 11);
     cpu.avx512 = cpu.avx2 && f && dq && bw && vl && vnni && (saved_state() & 0xE6) == 0xE6;
+#if defined(RWKVQUANT_VNNI_IN_EVEX)
+    cpu.avxvnni = cpu.avx512;
+#else
+    cpu.avxvnni = cpu.avx2 && most >= 1 && __get_cpuid_count(7, 1, &a, &b, &c, &d) != 0 && has(a, 4);
+#endif
     return cpu;
 }
 

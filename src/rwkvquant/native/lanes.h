@@ -1,5 +1,5 @@
 // The types and functions that the products are written with. Each body has its own version of them: AVX-512 (lanes_avx512.h), AVX2
-// (lanes_avx2.h), NEON (lanes_neon.h, lanes_i8mm.h) and plain C++ (lanes_plain.h). CMakeLists.txt says which body has which.
+// (lanes_avx2.h, lanes_avxvnni.h), NEON (lanes_neon.h, lanes_i8mm.h) and plain C++ (lanes_plain.h). CMakeLists.txt says which body has which.
 //
 //     Ints     16 x int32, one for each row   Floats   16 x float32, one for each row
 //     Bytes    64 x uint8, one step of a tile: byte 4r + c is row r and column c of 4; 16 bytes are 4 rows, one lane of a shuffle

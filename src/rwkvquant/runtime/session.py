@@ -124,7 +124,7 @@ class Model:
 
     @property
     def backend(self) -> str:
-        """What reads the tokens: "avx512", "avx2", "i8mm", "neon" or "plain" natively, "reference" for NumPy."""
+        """What reads the tokens: "avx512", "avxvnni", "avx2", "i8mm", "neon" or "plain" natively, "reference" for NumPy."""
         return self._engine.name
 
     @property
