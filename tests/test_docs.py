@@ -47,6 +47,28 @@ def test_files_that_documents_name_exist(document: Path) -> None:
     assert missing_files(document.read_text(), document.parent) == []
 
 
+def anchors(text: str) -> set[str]:
+    """The names of a document's sections, as links write them: "## int8 activations" is #int8-activations."""
+    headings = re.findall(r"^#+ (.*)$", re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def missing_sections(text: str, document: Path) -> list[str]:
+    """Links to sections, `file.md#section` or `#section`, that are not there. Links to the web are not looked at."""
+    links = [link for link in re.findall(r"\]\(([^)\s]*)#([\w-]+)\)", text) if "://" not in link[0]]
+    return [f"{name}#{part}" for name, part in links if part not in anchors((document.parent / name if name else document).read_text())]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_sections_that_documents_link_to_exist(document: Path) -> None:
+    assert missing_sections(document.read_text(), document) == []
+
+
+def test_the_check_of_sections_can_fail() -> None:
+    assert missing_sections("[a](docs/format.md#no-such-part) [b](#licence)", ROOT / "README.md") == ["docs/format.md#no-such-part"]
+    assert anchors("# What it is\n## `load` and Model.slots\n```\n# not this\n```\n") == {"what-it-is", "load-and-modelslots"}
+
+
 def test_the_check_can_fail() -> None:
     assert missing_files("see [that](docs/nowhere.md) and `kernels/gone.py`", ROOT) == ["docs/nowhere.md", "kernels/gone.py"]
 
