@@ -17,6 +17,7 @@ from rwkvquant.codecs import (
     GridConfig,
     PairCodebookTensor,
     QTensor,
+    SectionsTensor,
     UniformTensor,
 )
 from rwkvquant.formats.container import ContainerWriter
@@ -74,6 +75,15 @@ def columnwise(rng: np.random.Generator, shape: tuple[int, int], bits: int = 3) 
     return ColumnwiseTensor(rng.integers(0, 2**bits, shape, dtype=np.uint8), table, row_scale, col_scale)
 
 
+def sections(rng: np.random.Generator, shape: tuple[int, int], widths: tuple[int, ...] = (2, 3, 4, 6)) -> SectionsTensor:
+    """Columns of these widths, in no order."""
+    rows, cols = shape
+    of_columns = rng.choice(np.array(widths, np.uint8), cols)
+    codes = (rng.integers(0, 64, shape, dtype=np.uint8) & (2**of_columns - 1)).astype(np.uint8)
+    row_scale, col_scale = rng.standard_normal(rows).astype(np.float16), rng.random(cols).astype(np.float16)
+    return SectionsTensor(codes, of_columns, rng.integers(-64, 65, 28).astype(np.int8), row_scale, col_scale)
+
+
 def dense(rng: np.random.Generator, shape: tuple[int, ...], dtype: type = np.float16) -> DenseTensor:
     return DenseTensor(rng.standard_normal(shape).astype(dtype))
 
@@ -101,6 +111,12 @@ def of_columnwise(rng: np.random.Generator) -> Iterator[tuple[str, ColumnwiseTen
         yield from ((f"columnwise{bits}.r512", columnwise(rng, shape, bits)) for shape in ((17, 67), (300, 33), (700, 5)))
 
 
+def of_sections(rng: np.random.Generator) -> Iterator[tuple[str, SectionsTensor]]:
+    """As of_columnwise; in the last two some widths have no columns."""
+    for shape, widths in (((17, 67), (2, 3, 4, 6)), ((300, 33), (2, 3, 4, 6)), ((700, 5), (2, 4)), ((130, 9), (6,))):
+        yield "sections.r512", sections(rng, shape, widths)
+
+
 def of_dense(rng: np.random.Generator) -> Iterator[tuple[str, DenseTensor]]:
     return iter((("dense.f16", dense(rng, (3, 67))), ("dense.f32", dense(rng, (3, 67), np.float32))))
 
@@ -111,6 +127,7 @@ EXAMPLES: dict[str, Callable[[np.random.Generator], Iterator[tuple[str, QTensor]
     "codebook": of_codebook,
     "pairs": of_pairs,
     "columnwise": of_columnwise,
+    "sections": of_sections,
     "dense": of_dense,
 }
 
@@ -123,8 +140,9 @@ def add_model(writer: ContainerWriter, seed: int = 0) -> None:
         block = f"blocks.{layer}."
         writer.add(block + "att.receptance.weight", uniform(rng, (C, C), GridConfig(3, 64)), role="projection", method="gptq", error=0.25)
         writer.add(block + "att.key.weight", codebook(rng, (C, C)), role="projection", method="kmeans")
-        writer.add(block + "ffn.key.weight", uniform(rng, (F, C), GridConfig(5, 32, True)), role="projection", method="rtn")
-        value = uniform(rng, (C, F), GridConfig(2, 128, scale_bits=16)) if layer else columnwise(rng, (C, F))
+        key = uniform(rng, (F, C), GridConfig(2, 128, scale_bits=16) if layer else GridConfig(5, 32, True))
+        writer.add(block + "ffn.key.weight", key, role="projection", method="rtn")
+        value = sections(rng, (C, F)) if layer else columnwise(rng, (C, F))
         writer.add(block + "ffn.value.weight", value, role="projection", method="rtn")
         lora = uniform(rng, (8, C), GridConfig(4, 32))
         writer.add(block + "att.w1", lora, role="lora", method="rtn", source_shape=(C, 8), transposed=True)

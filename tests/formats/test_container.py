@@ -93,8 +93,10 @@ def test_a_flipped_bit_in_any_array_is_found_by_verify_and_never_crashes(packed_
                 continue
             tensor_name, _, suffix = name.rpartition(".")
             reopened = open_packed(packed_path)
-            decoded = reopened.qtensor(tensor_name).decode()
-            assert decoded.shape == reopened.tensors[tensor_name].shape
+            try:
+                assert reopened.qtensor(tensor_name).decode().shape == reopened.tensors[tensor_name].shape
+            except FormatError as error:  # where other arrays begin depends on these
+                assert suffix == "widths" and "widths of a sections.r512 tensor must be 2, 3, 4 or 6" in str(error)
             with pytest.raises(FormatError, match=f"checksum of {tensor_name} {suffix} does not match"):
                 reopened.verify()
 

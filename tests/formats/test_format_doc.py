@@ -120,7 +120,7 @@ def decode_by_the_page(entry: dict, arrays: dict[str, np.ndarray]) -> np.ndarray
     if codec == "dense":
         return arrays["values"][: int(np.prod(entry["shape"]))].reshape(entry["shape"]).astype(np.float32)
     rows, cols = entry["shape"]
-    bits, f32 = int(codec[-1]), np.float32
+    bits, f32 = 0 if codec == "sections" else int(codec[-1]), np.float32
     weights = np.zeros((rows, cols), f32)
     for r in range(rows):
         for col in range(cols):
@@ -128,6 +128,9 @@ def decode_by_the_page(entry: dict, arrays: dict[str, np.ndarray]) -> np.ndarray
                 code = code_by_the_page(arrays["codes"], kind, -(-cols // 2), bits, r, col // 2)
                 centroid = int(arrays["codebooks"][(r // entry["group_rows"] * 2 + col % 2) * 2**bits + code])
                 weights[r, col] = f32(arrays["row_scale"][r]) * f32(centroid - 64)
+                continue
+            if codec == "sections":
+                weights[r, col] = section_weight_by_the_page(arrays, rows, cols, r, col)
                 continue
             if codec.startswith("columnwise"):
                 entry_of = int(arrays["table"][columnwise_code_by_the_page(arrays["codes"], rows, cols, bits, r, col)])
@@ -182,6 +185,19 @@ def columnwise_code_by_the_page(codes: np.ndarray, rows: int, cols: int, bits: i
         code |= (byte >> p * (group // p)) % 2**p << low
         start, low = start + p * 16 * pieces, low + p
     return code
+
+
+def section_weight_by_the_page(arrays: dict[str, np.ndarray], rows: int, cols: int, r: int, col: int) -> np.float32:
+    widths, start, table = arrays["widths"][:cols].tolist(), 0, 0
+    width, padded_rows, f32 = widths[col], -(-rows // 128) * 128, np.float32
+    for narrower in (2, 3, 4):
+        if narrower < width:
+            start += padded_rows * widths.count(narrower) * narrower // 8
+            table += 2**narrower
+    place, count = widths[:col].count(width), widths.count(width)
+    code = columnwise_code_by_the_page(arrays["codes"][start:], rows, count, width, r, place)
+    number = code - 32 if width == 6 else int(arrays["tables"][table + code])
+    return f32(f32(arrays["row_scale"][r]) * f32(number)) * f32(arrays["col_scale"][col])
 
 
 def centroid_by_the_page(entry: dict, arrays: dict[str, np.ndarray], bits: int, r: int, col: int, code: int) -> int:

@@ -14,6 +14,7 @@ from rwkvquant.codecs.dense import DenseConfig, DenseTensor
 from rwkvquant.codecs.packing import ALIGNMENT, PackedTensor, Packing
 from rwkvquant.codecs.pairs import PairCodebookTensor, PairConfig
 from rwkvquant.codecs.registry import codec_of, codec_of_layout, codecs, config_from_json, layout_ids, register, unregister
+from rwkvquant.codecs.sections import SectionsConfig, SectionsTensor
 from rwkvquant.codecs.uniform import GridConfig, UniformTensor
 from rwkvquant.kernels.gemv_codebook import CENTROID_ZERO
 
@@ -36,6 +37,8 @@ __all__ = [
     "PairCodebookTensor",
     "PairConfig",
     "QTensor",
+    "SectionsConfig",
+    "SectionsTensor",
     "UniformTensor",
     "codec_of",
     "codec_of_layout",
