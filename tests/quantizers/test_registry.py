@@ -11,7 +11,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from rwkvquant.codecs import CodebookConfig, GridConfig, PairConfig
+from rwkvquant.codecs import CodebookConfig, ColumnwiseConfig, GridConfig, PairConfig, SectionsConfig
 from rwkvquant.errors import ConfigError
 from rwkvquant.pipeline.matrices import quantize_matrix
 from rwkvquant.quantizers import Quantizer, QuantizerOptions, quantizer_for, quantizers, register, unregister
@@ -32,6 +32,7 @@ METHODS = [
     ("gptvq", CodebookConfig(3, 4, 2)),
     ("kmeans", PairConfig(4, 16)),
     ("gptvq", PairConfig(4, 16)),
+    *((method, codec) for method in ("kmeans", "gptvq") for codec in (ColumnwiseConfig(3), SectionsConfig(3))),
 ]
 
 
