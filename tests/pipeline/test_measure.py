@@ -57,7 +57,7 @@ def test_every_candidate_of_every_matrix_is_tried(tmp_path: Path, monkeypatch: p
     recipe = few_of(tensor_bits=("att.key=3",))
     checkpoint, found = measured_model(tmp_path, arch, recipe)
     matrices = {m.name: m for m in checkpoint.logical_matrices() if m.spec.role in QUANTIZED_ROLES}
-    settings = allowed_settings(recipe, list(matrices))
+    settings = allowed_settings(recipe, list(matrices), checkpoint.architecture)
     assert list(found) == list(matrices)
     for name, one in found.items():
         W = checkpoint.read_matrix(name)

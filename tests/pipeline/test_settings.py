@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 import torch
 
-from rwkvquant.codecs import CodebookConfig, GridConfig, PackedTensor, PairConfig
+from rwkvquant.architectures import ARCHITECTURES
+from rwkvquant.codecs import CodebookConfig, GridConfig, PackedTensor, PairConfig, SectionsConfig
 from rwkvquant.errors import ConfigError
 from rwkvquant.kernels.tiles import padded
 from rwkvquant.pipeline.matrices import quantize_matrix
 from rwkvquant.pipeline.settings import allowed_settings
 from rwkvquant.quantizers.shared.hessian import Hessian
-from rwkvquant.recipes import Setting
+from rwkvquant.recipes import Recipe, Setting
 from tests.pipeline.toys import recipe_of
 
 SHAPES = [(35, 100), (5, 32)]  # multiples of nothing; fewer codebooks than the rank
@@ -32,6 +33,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "kmeans pairs": {"method": "kmeans", "code_bits": 3, "codebook_dim": 2},
     "the largest rank": {"method": "kmeans", "code_bits": 2, "codebook_size": 64, "codebook_rank": 3},
 }
+RWKV7 = ARCHITECTURES["rwkv7"]
 NAMES = ["blocks.0.att.key.weight", "blocks.0.att.value.weight", "blocks.1.att.w1"]
 
 
@@ -88,13 +90,13 @@ def test_plain_is_the_same_without_feedback() -> None:
 @pytest.mark.parametrize("options", [{}, {"method": "gptq"}, {"method": "kmeans"}, {"method": "paper"}], ids=str)
 def test_tensor_bits_leave_settings_of_those_bits(options: dict[str, Any]) -> None:
     recipe = recipe_of(**options, tensor_bits=("att.value=3",))
-    found = allowed_settings(recipe, NAMES)
+    found = allowed_settings(recipe, NAMES, RWKV7)
     assert {setting.codec.code_bits for setting in found[NAMES[1]]} == {3}
     assert found[NAMES[0]] == found[NAMES[2]] == recipe.candidates
 
 
 def test_tensor_bits_reach_all_grids_whatever_the_budget() -> None:
-    found = allowed_settings(recipe_of(tensor_bits=("att.value=8", "w1=2")), NAMES)
+    found = allowed_settings(recipe_of(tensor_bits=("att.value=8", "w1=2")), NAMES, RWKV7)
     assert {setting.codec for setting in found[NAMES[1]]} == {GridConfig(8, group) for group in (32, 64, 128)}
     assert {setting.kind for setting in found[NAMES[2]]} == {"uniform", "codebook"}
 
@@ -109,7 +111,7 @@ def test_tensor_bits_reach_all_grids_whatever_the_budget() -> None:
     ids=str,
 )
 def test_tensor_bits_change_the_bits_of_one_setting_and_nothing_else(options: dict[str, Any], expected: object) -> None:
-    found = allowed_settings(recipe_of(**options, tensor_bits=("att.value=4",)), NAMES)
+    found = allowed_settings(recipe_of(**options, tensor_bits=("att.value=4",)), NAMES, RWKV7)
     assert [setting.codec for setting in found[NAMES[1]]] == [expected]
     assert [setting.codec for setting in found[NAMES[0]]] == [recipe_of(**options).candidates[0].codec]
 
@@ -117,4 +119,21 @@ def test_tensor_bits_change_the_bits_of_one_setting_and_nothing_else(options: di
 @pytest.mark.parametrize("options", [{"method": "gptvq"}, {"method": "kmeans", "code_bits": 3}, {"method": "paper"}], ids=str)
 def test_tensor_bits_that_a_method_does_not_have_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=r"7 bits in blocks\.0\.att\.value\.weight; the method \w+ has .*3"):
-        allowed_settings(recipe_of(**options, tensor_bits=("att.value=7",)), NAMES)
+        allowed_settings(recipe_of(**options, tensor_bits=("att.value=7",)), NAMES, RWKV7)
+
+
+def test_matrices_whose_input_is_a_squared_relu_may_have_candidates_of_their_own() -> None:
+    own = (Setting("gptvq", SectionsConfig(2.5)), Setting("gptvq", SectionsConfig(3)))
+    recipe = replace(recipe_of(), sparse_input=own)
+    names = [*NAMES, "blocks.1.ffn.value.weight"]
+    found = allowed_settings(recipe, names, RWKV7)
+    assert found[names[-1]] == own and all(found[name] == recipe.candidates for name in NAMES)
+    assert Recipe.from_json(recipe.to_json()) == recipe and not recipe.one_setting
+    assert "sparse_input" not in recipe_of(method="gptq").to_json()  # as in files from before
+
+    with_bits = replace(recipe, tensor_bits=("ffn.value=3",))
+    assert allowed_settings(with_bits, names, RWKV7)[names[-1]] == own
+    with_bits = replace(recipe, tensor_bits=("ffn.value=2",))
+    assert {setting.codec.code_bits for setting in allowed_settings(with_bits, names, RWKV7)[names[-1]]} == {2}  # none of its own
+    with pytest.raises(ConfigError, match=r"8 bits in blocks\.1\.ffn\.value\.weight"):
+        allowed_settings(replace(recipe, tensor_bits=("ffn.value=8",)), names, RWKV7)

@@ -95,7 +95,7 @@ def test_any_two_options_make_a_recipe_or_one_sentence(method: str, shapes: Any)
 def works_on(recipe: Recipe, names: list[str], checkpoint: Any) -> None:
     """Its settings can store every matrix of a model, or the patterns of --tensor-bits are refused."""
     try:
-        settings = allowed_settings(recipe, names)
+        settings = allowed_settings(recipe, names, checkpoint.architecture)
     except RwkvQuantError as error:
         assert recipe.tensor_bits and one_sentence(str(error))
         return

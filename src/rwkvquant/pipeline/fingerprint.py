@@ -20,7 +20,7 @@ from rwkvquant.formats.writer import package_version
 from rwkvquant.recipes import Recipe, Setting
 
 SUMS = ("checkpoint", "adapter", "calibration text", "tokenizer", "candidates", "plan")  # hashes, which tell a reader nothing
-ELSEWHERE = ("calibration", "tokenizer", "adapter", "candidates")  # compared by content, not by path
+ELSEWHERE = ("calibration", "tokenizer", "adapter", "candidates", "sparse_input")  # compared by content, not by path
 
 
 def of_pass_1(source: Mapping[str, str], text: str, settings: Mapping[str, Sequence[Setting]], recipe: Recipe) -> dict[str, Any]:
@@ -49,7 +49,7 @@ def of_pass_2(
         "calibration text": text,
         "tokenizer": _sum([tokenizer.kind, tokenizer.meta, words]),
         "plan": _sum({name: setting.to_json() for name, setting in chosen.items()}),
-        "candidates": _sum([setting.to_json() for setting in recipe.candidates]),
+        "candidates": _sum([setting.to_json() for setting in (*recipe.candidates, *recipe.sparse_input)]),
         **_parts(recipe),
         **_environment(),
     }

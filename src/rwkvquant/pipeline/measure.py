@@ -68,7 +68,7 @@ def measure(
         device=device,
     )
     matrices = {(m.layer, m.key): m for m in checkpoint.logical_matrices() if m.spec.role in QUANTIZED_ROLES}
-    settings = allowed_settings(recipe, [m.name for m in matrices.values()])
+    settings = allowed_settings(recipe, [m.name for m in matrices.values()], checkpoint.architecture)
     progress.phase("pass 1: sensitivities")
     shapes = [m.shape for m in matrices.values()]
     tokens = tokens[: SAMPLED_ROWS if sum(rows * cols for rows, cols in shapes) < LARGE_MODEL else ROWS_OF_LARGE]

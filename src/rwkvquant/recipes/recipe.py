@@ -52,9 +52,10 @@ class Chooser:
 class Recipe:
     """What runs. `head`, `embedding` and `vectors` hold one setting each, or none: then 16 bits stay.
 
-    candidates: what a matrix may become, uniform grids first. tensor_bits: "PATTERN=BITS" narrows them for some matrices. measured: whether
-    there is a pass 1, which tries all candidates on full-precision inputs. calibrated: whether text is read at all. correction: the share
-    of earlier errors that the last products of a block correct. fall_back: whether some text is kept out to test error feedback on; a
+    candidates: what a matrix may become, uniform grids first. sparse_input: the same for matrices whose input is never negative and mostly
+    zero; none: they are like the others. tensor_bits: "PATTERN=BITS" narrows them for some matrices. measured: whether there is a pass 1,
+    which tries all candidates on full-precision inputs. calibrated: whether text is read at all. correction: the share of earlier errors
+    that the last products of a block correct. fall_back: whether some text is kept out to test error feedback on; a
     tensor is rounded without it where that loses less. vector_weights: how the elements of vectors with codebooks are weighted. An empty
     calibration.path means the text in the package, an empty tokenizer that of the checkpoint.
     """
@@ -64,6 +65,7 @@ class Recipe:
     chooser: Chooser = field(default_factory=Chooser)
     quantizer: QuantizerOptions = field(default_factory=QuantizerOptions)
     transform: str = "none"
+    sparse_input: tuple[Setting, ...] = ()
     tensor_bits: tuple[str, ...] = ()
     measured: bool = False
     calibrated: bool = True
@@ -96,7 +98,7 @@ class Recipe:
         if not 0 <= self.correction <= 1:
             raise ConfigError(f"correction must be from 0 to 1; got {self.correction}")
         readers = {
-            "error feedback": any(setting.feedback for setting in (*self.candidates, *self.head)),
+            "error feedback": any(setting.feedback for setting in (*self.candidates, *self.sparse_input, *self.head)),
             "a pass 1": self.measured,
             "correction": self.correction > 0,
             "vector_weights": self.vector_weights != "none",
@@ -111,14 +113,14 @@ class Recipe:
     @property
     def one_setting(self) -> bool:
         """Whether there is nothing to choose: --tensor-bits then only changes the bits."""
-        return len(self.candidates) == 1
+        return len(self.candidates) == 1 and not self.sparse_input
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON, from which `from_json` makes an equal recipe."""
         fields: dict[str, Any] = {}
         for each in dataclasses.fields(self):
             value = getattr(self, each.name)
-            if each.name == "adapter" and not value:  # as in files that were written before there were any
+            if each.name in ("adapter", "sparse_input") and not value:  # as in files that were written before there were any
                 continue
             if each.name in SETTINGS:
                 fields[each.name] = [setting.to_json() for setting in value]
@@ -133,12 +135,13 @@ class Recipe:
         """Raises ConfigError for what is not a recipe."""
         try:
             values = dict(fields)
-            values |= {name: tuple(Setting.from_json(setting) for setting in fields[name]) for name in SETTINGS}
+            settings = {"sparse_input": [], **fields}
+            values |= {name: tuple(Setting.from_json(setting) for setting in settings[name]) for name in SETTINGS}
             values |= {name: kind(**fields[name]) for name, kind in PARTS.items()}
             return cls(**values | {"tensor_bits": tuple(fields["tensor_bits"])})
         except (KeyError, TypeError, AttributeError) as error:
             raise ConfigError(f"this is not a recipe: {error}") from None
 
 
-SETTINGS = ("candidates", "head", "embedding", "vectors")
+SETTINGS = ("candidates", "sparse_input", "head", "embedding", "vectors")
 PARTS: dict[str, Any] = {"chooser": Chooser, "quantizer": QuantizerOptions, "calibration": CalibrationConfig}
