@@ -195,8 +195,11 @@ def section_weight_by_the_page(arrays: dict[str, np.ndarray], rows: int, cols: i
             start += padded_rows * widths.count(narrower) * narrower // 8
             table += 2**narrower
     place, count = widths[:col].count(width), widths.count(width)
-    code = columnwise_code_by_the_page(arrays["codes"][start:], rows, count, width, r, place)
-    number = code - 32 if width == 6 else int(arrays["tables"][table + code])
+    code = columnwise_code_by_the_page(arrays["codes"][start:], rows, count, min(width, 4), r, place)
+    number = int(arrays["tables"][table + code]) if width < 6 else 0
+    if width == 6:
+        high = arrays["codes"][start + padded_rows * count * 4 // 8 :]
+        number = code + 16 * columnwise_code_by_the_page(high, rows, count, 2, r, place) - 32
     return f32(f32(arrays["row_scale"][r]) * f32(number)) * f32(arrays["col_scale"][col])
 
 

@@ -10,7 +10,7 @@ import pytest
 from rwkvquant.codecs import ColumnwiseTensor, PackedTensor, SectionsConfig
 from rwkvquant.codecs.sections import STEPS
 from rwkvquant.errors import ConfigError, FormatError
-from rwkvquant.kernels.gemv_sections import WIDTHS, sections, table_of
+from rwkvquant.kernels.gemv_sections import SECTIONS, WIDTHS, section_table, table_of
 from tests.formats import examples
 from tests.kernels.test_columnwise_definition import squared_relu
 
@@ -24,8 +24,8 @@ def test_the_product_is_the_sum_of_a_product_for_each_width(int8: bool) -> None:
     x = np.random.default_rng(1).integers(0, 500, (2, 60)).astype(np.float32)
     x[:, 0] = 65535  # the scale is then 1
     expected = np.zeros((2, 140), np.float32)
-    for width, columns in sections(tensor.widths):
-        table = table_of(tensor.tables, width)
+    for width in WIDTHS:
+        columns, table = tensor.widths == width, table_of(tensor.tables, width)
         weights = 0.5 * table[tensor.codes[:, columns]].astype(np.float32)
         expected += x[:, columns] @ weights.T
     assert np.array_equal(PackedTensor.pack(tensor).product(x, int8), expected)
@@ -58,6 +58,11 @@ def test_any_choice_of_widths_with_the_same_sum_takes_the_bytes_that_the_paramet
         tensor = dataclasses.replace(examples.sections(rng, (20, cols), (2,)), widths=widths)
         packed = PackedTensor.pack(tensor)
         assert sum(array.nbytes for array in packed.arrays.values()) == config.stored_bytes((20, cols))
+
+
+def test_the_two_sections_of_6_bits_are_one_even_table() -> None:
+    low, high = (section_table(np.zeros(28, np.int8), section) for section in SECTIONS if section.width == 6)
+    assert np.array_equal((high[:, None] + low).flatten(), table_of(np.zeros(28, np.int8), 6))
 
 
 def test_bits_are_quarters_from_2_to_6() -> None:

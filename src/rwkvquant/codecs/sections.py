@@ -155,10 +155,11 @@ class SectionsCodec(Codec):
         return None
 
     def product(self, packed: PackedTensor, x: NDArray[np.float32], int8: bool) -> NDArray[np.float32]:
-        tensor = packed.unpack()
-        numbers, out = tensor.numbers, np.empty((len(x), packed.shape[0]), np.float32)  # type: ignore[attr-defined]
+        tensor = self.unpack(packed.packing, packed.arrays)
+        multiply = gemv_sections.gemv_sections if int8 else gemv_sections.float_sections
+        out = np.empty((len(x), packed.shape[0]), np.float32)
         for vector, y in zip(x, out, strict=True):
-            gemv_sections.gemv_sections(numbers, packed.arrays["row_scale"], packed.arrays["col_scale"], vector, y, int8)
+            multiply(tensor.codes, tensor.widths, tensor.tables, tensor.row_scale, tensor.col_scale, vector, y)
         return out
 
     def random_arrays(self, rng: np.random.Generator, packing: Packing, deviation: float | None) -> dict[str, NDArray[Any]]:

@@ -3,18 +3,24 @@
     W        (rows, cols)   weight, decoded row_scale[r] * table_w[code[r, c]] * col_scale[c]      w = widths[c], bits of a code
     x        (cols,)        float32, never negative and mostly zero: a squared ReLU
 
-A section has all columns of one width, from left to right, in chunks (chunks.py). All sections share the scales of rows, so their whole
-sums are added before the scales come in. The product is that of gemv_columnwise.py, whatever the order of the columns:
+A section has all columns of one width, from left to right, in chunks (chunks.py). Codes of 2, 3 and 4 bits have a table each. Codes of 6
+bits are evenly spaced, table_6[code] = code - 32, and are stored as two sections, as this is a sum of two tables:
+
+    code - 32 = low_table[code & 15] + high_table[code >> 4]        low_table = 0..15, of 4 bits    high_table = -32, -16, 0, 16, of 2 bits
+
+So a kernel for columns of 2, 3 and 4 bits is enough. All sections share the scales of rows, so their whole sums are added before the
+scales come in. The product is that of gemv_columnwise.py, whatever the order of the columns:
 
     H[r]    = sum over c of table_w[code[r, c]] * (q[c] >> 8)       L[r] the same with q[c] & 255
     y[r]    = ((float(H[r]) * 256 + float(L[r])) * scale) * row_scale[r]
 
-Codes of 2, 3 and 4 bits have a table each. Codes of 6 bits are evenly spaced: table_6[code] = code - 32.
+With float32 activations the order counts: section after section as they are stored, each from left to right.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,10 +29,22 @@ from rwkvquant.kernels import chunks
 from rwkvquant.kernels.gemv_columnwise import quantize_columns
 
 Array = NDArray[np.float32]
+Bytes = NDArray[np.uint8]
 WIDTHS = (2, 3, 4, 6)
 TABLED = (2, 3, 4)
 TABLE_ENTRIES = sum(1 << width for width in TABLED)
 MIDDLE = 32  # of codes of 6 bits
+
+
+class Section(NamedTuple):
+    """Columns that are stored like a matrix of the codec columnwise: `bits` of their codes of `width` bits, from bit `shift` on."""
+
+    width: int
+    bits: int
+    shift: int = 0
+
+
+SECTIONS = (Section(2, 2), Section(3, 3), Section(4, 4), Section(6, 4), Section(6, 2, 4))
 
 
 def table_of(tables: NDArray[np.int8], width: int) -> NDArray[np.int8]:
@@ -37,55 +55,86 @@ def table_of(tables: NDArray[np.int8], width: int) -> NDArray[np.int8]:
     return tables[start : start + (1 << width)]
 
 
-def sections(widths: NDArray[np.uint8]) -> Iterator[tuple[int, NDArray[np.intp]]]:
-    """widths (cols,) -> (width, its columns) for each width, also for those without columns."""
-    for width in WIDTHS:
-        yield width, np.flatnonzero(widths == width)
+def section_table(tables: NDArray[np.int8], section: Section) -> NDArray[np.int8]:
+    """The numbers that the section's part of a code stands for."""
+    if section.width in TABLED:
+        return table_of(tables, section.width)
+    return ((np.arange(1 << section.bits) << section.shift) - (MIDDLE if section.shift else 0)).astype(np.int8)
 
 
 def packed_bytes(rows: int, counts: dict[int, int]) -> int:
     """Bytes of the codes of a matrix with so many columns of each width."""
-    return sum(chunks.packed_bytes(rows, count, width) for width, count in counts.items())
+    return sum(chunks.packed_bytes(rows, counts[section.width], section.bits) for section in SECTIONS)
 
 
-def pack_sections(codes: NDArray[np.uint8], widths: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def pack_sections(codes: Bytes, widths: Bytes) -> Bytes:
     """codes (rows, cols) -> (packed_bytes,) uint8, section after section."""
-    parts = [chunks.pack_chunks(np.ascontiguousarray(codes[:, columns]), width) for width, columns in sections(widths) if len(columns)]
-    return np.concatenate(parts)
+    return np.concatenate(
+        [
+            chunks.pack_chunks(np.ascontiguousarray(codes[:, columns] >> section.shift & (1 << section.bits) - 1), section.bits)
+            for section, columns in _columns(widths)
+        ]
+    )
 
 
-def unpack_sections(packed: NDArray[np.uint8], rows: int, widths: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def unpack_sections(packed: Bytes, rows: int, widths: Bytes) -> Bytes:
     """(>= packed_bytes,) uint8 -> (rows, cols) codes, in the order of the columns of the matrix."""
-    codes, start = np.empty((rows, len(widths)), np.uint8), 0
-    for width, columns in sections(widths):
-        if len(columns):
-            codes[:, columns] = chunks.unpack_chunks(packed[start:], rows, len(columns), width)
-        start += chunks.packed_bytes(rows, len(columns), width)
+    codes, start = np.zeros((rows, len(widths)), np.uint8), 0
+    for section, columns in _columns(widths):
+        codes[:, columns] |= chunks.unpack_chunks(packed[start:], rows, len(columns), section.bits) << section.shift
+        start += chunks.packed_bytes(rows, len(columns), section.bits)
     return codes
 
 
-def whole_numbers(codes: NDArray[np.uint8], tables: NDArray[np.int8], widths: NDArray[np.uint8]) -> NDArray[np.int8]:
+def whole_numbers(codes: Bytes, tables: NDArray[np.int8], widths: Bytes) -> NDArray[np.int8]:
     """table_w[code] (rows, cols)."""
     numbers = np.empty(codes.shape, np.int8)
-    for width, columns in sections(widths):
+    for width in WIDTHS:
+        columns = widths == width
         numbers[:, columns] = table_of(tables, width)[codes[:, columns]]
     return numbers
 
 
 def gemv_sections(
-    numbers: NDArray[np.int8], row_scale: NDArray[np.float16], col_scale: NDArray[np.float16], x: Array, out: Array, int8: bool
+    codes: Bytes,
+    widths: Bytes,
+    tables: NDArray[np.int8],
+    row_scale: NDArray[np.float16],
+    col_scale: NDArray[np.float16],
+    x: Array,
+    out: Array,
 ) -> None:
-    """numbers (rows, cols); writes out (rows,) float32. int8 False: activations stay float32, sums are from left to right."""
-    rows, cols = numbers.shape
+    """codes (rows, cols); writes out (rows,) float32."""
+    q, scale = quantize_columns(x, col_scale)
+    active = np.flatnonzero(q)
+    numbers = whole_numbers(codes[:, active], tables, widths[active]).astype(np.float64)  # whole numbers below 2^53 are exact
+    high, low = numbers @ (q[active] >> 8), numbers @ (q[active] & 255)
     with np.errstate(invalid="ignore", over="ignore"):
-        if int8:
-            q, scale = quantize_columns(x, col_scale)
-            active = np.flatnonzero(q)
-            weights = numbers[:, active].astype(np.float64)  # whole numbers below 2^53 are exact
-            high, low = weights @ (q[active] >> 8), weights @ (q[active] & 255)
-            sums = (high.astype(np.float32) * np.float32(256) + low.astype(np.float32)) * scale
-        else:
-            scaled, sums = x * col_scale[:cols].astype(np.float32), np.zeros(rows, np.float32)
-            for column in np.flatnonzero(scaled):
-                sums += numbers[:, column].astype(np.float32) * scaled[column]
-        out[:] = sums * row_scale[:rows].astype(np.float32)
+        whole = high.astype(np.float32) * np.float32(256) + low.astype(np.float32)
+        out[:] = (whole * scale) * row_scale[: len(out)].astype(np.float32)
+
+
+def float_sections(
+    codes: Bytes,
+    widths: Bytes,
+    tables: NDArray[np.int8],
+    row_scale: NDArray[np.float16],
+    col_scale: NDArray[np.float16],
+    x: Array,
+    out: Array,
+) -> None:
+    """The same with float32 activations."""
+    sums = np.zeros(len(out), np.float32)
+    with np.errstate(invalid="ignore", over="ignore"):
+        scaled = x * col_scale[: len(x)].astype(np.float32)
+        for section, columns in _columns(widths):
+            table = section_table(tables, section).astype(np.float32)
+            for column in columns[scaled[columns] != 0]:
+                sums += table[codes[:, column] >> section.shift & (1 << section.bits) - 1] * scaled[column]
+        out[:] = sums * row_scale[: len(out)].astype(np.float32)
+
+
+def _columns(widths: Bytes) -> Iterator[tuple[Section, NDArray[np.intp]]]:
+    """The columns of each section, from left to right."""
+    for section in SECTIONS:
+        yield section, np.flatnonzero(widths == section.width)
