@@ -31,8 +31,9 @@ def code_lines(text: str) -> Iterator[str]:
 
 
 def command_lines(text: str) -> list[str]:
-    """The lines that a shell would run and that begin with `rwkvquant` or mkdir."""
-    return [line for line in code_lines(text) if line.startswith((f"{NAME} ", "mkdir "))]
+    """The lines that a shell would run and that begin with `rwkvquant` or mkdir, without variables that are set before them."""
+    lines = [re.sub(r"^(?:[A-Z_]+=\S+ )+(?=rwkvquant )", "", line) for line in code_lines(text)]
+    return [line for line in lines if line.startswith((f"{NAME} ", "mkdir "))]
 
 
 def arguments(line: str) -> tuple[list[str], str | None]:
