@@ -27,6 +27,7 @@ from rwkvquant.cli.generate import (
 from rwkvquant.cli.history import History, history_file
 from rwkvquant.cli.output import stderr, stdout
 from rwkvquant.errors import ConfigError, RwkvQuantError
+from rwkvquant.runtime.templates import TEMPLATES, chat_template
 from rwkvquant.runtime.thinking import CLOSE, OPEN, ChatPiece
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ TYPING = {
     "//TEXT": "sends /TEXT",
     "Ctrl-C": "stops an answer",
 }
+NAMES = ", ".join(f"{name} ({template.about})" for name, template in TEMPLATES.items())
 HINT = "/help shows all commands"
 DIM, NORMAL = "\x1b[2m", "\x1b[0m"
 
@@ -66,8 +68,7 @@ def command(
         str,
         typer.Option(
             metavar="NAME|FILE",
-            help="How the conversation becomes text: world (turns of User and Assistant), rwkv (as RWKV's chat demo), "
-            "g1 (reasoning models), or a Jinja file as in Hugging Face's chat_template.",
+            help=f"How the conversation becomes text: {NAMES}, or a Jinja file as in Hugging Face's chat_template.",
         ),
     ] = "world",
     think: Annotated[
@@ -110,7 +111,6 @@ def command(
     from rwkvquant.runtime.chat import Chat
     from rwkvquant.runtime.sampling import SamplingConfig
     from rwkvquant.runtime.session import load
-    from rwkvquant.runtime.templates import chat_template
 
     sampling = SamplingConfig(
         temperature=temperature,

@@ -58,8 +58,6 @@ class Chat:
     Penalties of the sampling are counted within each answer; the random numbers continue from one answer to the next.
     """
 
-    _messages: list[ChatMessage]
-
     def __init__(
         self,
         model: Model,
@@ -94,6 +92,7 @@ class Chat:
         self._stops = stop_strings((*self.template.stop, *stop_strings(stop)))
         self._system = (system or "").strip()
         utf8(self._system)
+        self._messages: list[ChatMessage] = []
         self._start(None)
 
     @property

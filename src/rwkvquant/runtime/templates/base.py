@@ -32,6 +32,7 @@ class ChatTemplate:
     `separator`: the text between two turns, with which a saved conversation continues. None: only whole conversations become text.
     `end_mark`: a character that stands for token 0 in the text. Empty: the text has no such place.
     `max_tokens`: the longest answer, with its thinking, where the user does not say.
+    `about`: what it is, in a few words, for the help.
     """
 
     name: str
@@ -42,6 +43,7 @@ class ChatTemplate:
     separator: str | None = None
     end_mark: str = ""
     max_tokens: int = 512
+    about: str = ""
 
     @property
     def keeps_answers(self) -> bool:

@@ -90,8 +90,8 @@ def without_empty_lines(text: str) -> str:
 TEMPLATES = {
     template.name: template
     for template in (
-        ChatTemplate("world", (STOP,), _plain, separator=SEPARATOR),
-        ChatTemplate("rwkv", (SEPARATOR,), _plain, opening=GREETING, separator=SEPARATOR),
-        ChatTemplate("g1", (STOP,), _g1, thinking=tuple(THINK), separator=SEPARATOR, max_tokens=4096),
+        ChatTemplate("world", (STOP,), _plain, separator=SEPARATOR, about="turns of User and Assistant"),
+        ChatTemplate("rwkv", (SEPARATOR,), _plain, opening=GREETING, separator=SEPARATOR, about="as RWKV's chat demo"),
+        ChatTemplate("g1", (STOP,), _g1, thinking=tuple(THINK), separator=SEPARATOR, max_tokens=4096, about="reasoning models"),
     )
 }
