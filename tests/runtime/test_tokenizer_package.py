@@ -72,7 +72,7 @@ def test_a_stream_of_any_ids_adds_up_to_what_decode_makes_of_them(
 @every_kind
 def test_a_long_stream_decodes_a_bounded_number_of_ids_for_each_new_one(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     ours = parse(trained(kind), IDS, kind, ())
-    ids = ours.encode("".join(HARD[:3]) * 20 + "😀" * 50 + HARD[0])
+    ids = ours.encode("".join(HARD[:3]) * 20 + "😀" * 50 + "龘" * 50 + HARD[0])  # 4 and 3 bytes
     expected, longest = ours.decode(ids), 0
     plain = ours.decode
 

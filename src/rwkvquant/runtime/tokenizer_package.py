@@ -40,6 +40,7 @@ class PackageTokenizer(Tokenizer):
             raise TokenizerError("a tokenizer has at least one token; this tokenizer.json has none")
         super().__init__((), max(known, size or 0))
         self.known = known
+        self._silent = {i for i, token in self._inner.get_added_tokens_decoder().items() if token.special}
 
     def encode(self, text: str) -> list[int]:
         utf8(text)  # refuses half a surrogate pair
@@ -50,9 +51,13 @@ class PackageTokenizer(Tokenizer):
 
     def decode(self, ids: Iterable[int]) -> str:
         """As the package decodes. Not always the tokens one after another: words may be joined with spaces between them."""
-        checked = [token_id(token, self.size) for token in ids]
-        known = [token for token in checked if token < self.known]
-        return str(_call(self._inner.decode, known, skip_special_tokens=True, doing="decode these ids"))
+        heard = [token for token in ids if not self.is_silent(token)]
+        return str(_call(self._inner.decode, heard, skip_special_tokens=True, doing="decode these ids"))
+
+    def is_silent(self, token: int) -> bool:
+        """Whether an id is left out when ids are decoded. Raises TokenizerError for one outside the vocabulary."""
+        token = token_id(token, self.size)
+        return token >= self.known or token in self._silent
 
     def stream_decoder(self) -> StreamDecoder:
         return _Stream(self)
@@ -68,12 +73,14 @@ class _Stream(StreamDecoder):
     U+FFFD. Otherwise it may differ: for bytes that are no UTF-8, some decoders take back characters that were valid before.
     """
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self._decode = tokenizer.decode
+    def __init__(self, tokenizer: PackageTokenizer) -> None:
+        self._decode, self._is_silent = tokenizer.decode, tokenizer.is_silent
         self._ids: list[int] = []
         self._text, self._given = "", 0  # of `_ids`; how many of its characters were returned
 
     def push(self, token: int) -> str:
+        if self._is_silent(token):
+            return ""
         self._text = self._decode([*self._ids, token])
         self._ids.append(token)
         piece = self._take(len(self._text.rstrip(BROKEN)))
@@ -94,10 +101,15 @@ class _Stream(StreamDecoder):
         return piece
 
     def _shorten(self) -> None:
-        """Go on from the last tokens, if they decode alone as they do after the others; the first space may be missing."""
-        text = self._decode(self._ids[-KEPT:])
-        if text.strip() and BROKEN not in text and self._text.endswith(text.lstrip()):
-            self._ids, self._text, self._given = self._ids[-KEPT:], text, len(text)
+        """Go on from the last tokens, if they decode alone as they do after the others; the first space may be missing.
+
+        A character has up to four tokens of a byte each, so one of four numbers of tokens begins with a whole one.
+        """
+        for count in range(KEPT, KEPT + 4):
+            text = self._decode(self._ids[-count:])
+            if text.strip() and self._text.endswith(text.lstrip()):
+                self._ids, self._text, self._given = self._ids[-count:], text, len(text)
+                return
 
 
 def unpack_package(array: NDArray[np.uint8], size: int | None = None) -> PackageTokenizer:
