@@ -6,6 +6,7 @@
 namespace rwkvquant::RWKVQUANT_BODY {
 namespace {
 
+constexpr std::size_t kPass = 16;  // vectors that share a block of columns in the cache: 64 KiB of sums
 constexpr std::size_t kQuad = 4, kStripQuads = 16, kStripColumns = kQuad * kStripQuads;
 
 // Groups j and j + 4 of interleaved or single columns, at bits 0 and 4 of each byte; the other bits may be anything.
@@ -124,6 +125,81 @@ void add_listed(const Chunk& chunk, Bytes table, const std::uint32_t* columns, c
         const bool more = at + kStripColumns < count;
         if (more) begin(strips[now ^ 1], at + kStripColumns);
         add(strips[now], chunk.line_bytes, table, sums, &strips[more ? now ^ 1 : now]);
+    }
+}
+
+// Vectors that are multiplied with neighbouring columns together.
+struct DenseVectors {
+    const std::uint8_t *high[kPass], *low[kPass];  // (cols,) of each vector, with zeros after them
+    std::int32_t* sums[kPass];
+    std::size_t count;
+};
+
+constexpr std::size_t kDenseQuads = 16; // decoded at a time: 32 KiB
+constexpr int kDenseGroups = kGroupPairs == 4 ? 2 : 1, kShare = kGroupPairs == 4 ? 4 : 2;  // groups and vectors that are multiplied together
+
+using DecodedQuads = Bytes[kQuarters][kGroups][kDenseQuads];
+
+template <int bits, bool whole>
+void decode_quads(const std::uint8_t* const* column, std::size_t line_bytes, std::size_t quads, Bytes table, DecodedQuads& decoded) {
+    for (std::size_t quad = 0; quad < quads; ++quad, column += kQuad) {
+        unroll<static_cast<int>(kQuarters)>([&](auto k) RWKVQUANT_ALWAYS {
+            Bytes line[bits];
+            interleaved_lines<bits, whole, decltype(k)::v, 0, 4>(column, line_bytes, line);
+            unroll<4>([&](auto j) RWKVQUANT_ALWAYS {
+                Bytes entries[2];
+                look_up<bits, decltype(j)::v>(table, line, entries);
+                decoded[k.v][j.v][quad] = entries[0], decoded[k.v][j.v + 4][quad] = entries[1];
+            });
+        });
+    }
+}
+
+// Adds the decoded columns to the sums of `vectors` vectors, from number `first` on. `at` is the first of the columns.
+template <int vectors>
+void add_decoded(const DecodedQuads& decoded, std::size_t quads, std::size_t at, const DenseVectors& all, std::size_t first) {
+    for (std::size_t k = 0; k < kQuarters; ++k) {
+        for (std::size_t group = 0; group < kGroups; group += kDenseGroups) {
+            const std::size_t place = (k * kGroups + group) * kHalves * kTileRows;
+            constexpr int kEach = kDenseGroups * kHalves;
+            Ints sum[vectors][kEach];
+            unroll<vectors * kEach>([&](auto i) RWKVQUANT_ALWAYS {
+                sum[i.v / kEach][i.v % kEach] = load<Ints>(all.sums[first + i.v / kEach] + place + i.v % kEach * kTileRows);
+            });
+            const Bytes* const weights = decoded[k][group];
+            for (std::size_t quad = 0; quad < quads; ++quad) {
+                unroll<vectors>([&](auto v) RWKVQUANT_ALWAYS {
+                    const UnsignedFour high = four_from(all.high[first + v.v] + at + kQuad * quad);
+                    const UnsignedFour low = four_from(all.low[first + v.v] + at + kQuad * quad);
+                    unroll<kDenseGroups>([&](auto g) RWKVQUANT_ALWAYS {
+                        Ints* const own = sum[v.v] + g.v * kHalves;
+                        own[0] = signed_dot(own[0], high, weights[g.v * kDenseQuads + quad]);
+                        own[1] = signed_dot(own[1], low, weights[g.v * kDenseQuads + quad]);
+                    });
+                });
+            }
+            unroll<vectors * kEach>([&](auto i) RWKVQUANT_ALWAYS {
+                std::memcpy(all.sums[first + i.v / kEach] + place + i.v % kEach * kTileRows, &sum[i.v / kEach][i.v % kEach], sizeof(Ints));
+            });
+        }
+    }
+}
+
+// Adds all columns begin .. end, zeros too. Each is decoded once.
+template <int bits>
+void add_dense(const Chunk& chunk, Bytes table, std::size_t begin, std::size_t end, const DenseVectors& vectors) {
+    const auto decode = chunk.line_bytes == kStepBytes ? decode_quads<bits, true> : decode_quads<bits, false>;
+    DecodedQuads decoded;
+    for (std::size_t at = begin; at < end; at += kQuad * kDenseQuads) {
+        const std::size_t used = end - at < kQuad * kDenseQuads ? end - at : kQuad * kDenseQuads, quads = ceil_divide(used, kQuad);
+        const std::uint8_t* column[kQuad * kDenseQuads];
+        for (std::size_t i = 0; i < kQuad * kDenseQuads; ++i) {
+            column[i] = chunk.codes + chunk.column_bytes * (at + (i < used ? i : used - 1));
+        }
+        decode(column, chunk.line_bytes, quads, table, decoded);
+        std::size_t first = 0;
+        for (; first + kShare <= vectors.count; first += kShare) add_decoded<kShare>(decoded, quads, at, vectors, first);
+        for (; first < vectors.count; ++first) add_decoded<1>(decoded, quads, at, vectors, first);
     }
 }
 

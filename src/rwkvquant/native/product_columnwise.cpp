@@ -9,7 +9,8 @@
 namespace rwkvquant::RWKVQUANT_BODY {
 namespace {
 
-constexpr std::size_t kPass = 16;  // vectors that share a block of columns in the cache: 64 KiB of sums
+// From this many vectors and this share of columns that are not zero, all columns are multiplied, each decoded once.
+constexpr std::size_t kDenseFrom = 4, kDensePercent = 60;
 
 void describe(Description& given, Matrix& matrix) {
     Columnwise own = {};
@@ -69,6 +70,14 @@ void round_columns(const Prepared& to) {
     *to.scale = scale, to.sum[0] = high, to.sum[1] = low;
 }
 
+// Rounded activations of all columns, zeros too.
+void spread_columns(const Prepared& to, std::size_t cols) {
+    std::memset(to.all_high, 0, Prepared::room(cols)), std::memset(to.all_low, 0, Prepared::room(cols));
+    for (std::size_t i = 0; i < *to.count; ++i) {
+        to.all_high[to.columns[i]] = to.high[i], to.all_low[to.columns[i]] = to.low[i];
+    }
+}
+
 std::size_t prepared_bytes(const Matrix& matrix) { return Prepared::bytes(matrix.cols); }
 
 void prepare(const Matrix& matrix, const Activations& activations, std::size_t begin, std::size_t end, void* prepared) {
@@ -77,7 +86,11 @@ void prepare(const Matrix& matrix, const Activations& activations, std::size_t b
     for (std::size_t vector = begin; vector < end; ++vector) {
         const Prepared to(prepared, own.cols, vector);
         list_columns(own, activations.x + vector * padded, to);
-        if (activations.q != nullptr) round_columns(to);
+        if (activations.q == nullptr) continue;
+        round_columns(to);
+        const bool dense = activations.count >= kDenseFrom && 100 * std::size_t{*to.count} > kDensePercent * own.cols;
+        *to.dense = own.way == Way::kChosen ? dense : own.way == Way::kDense;
+        if (*to.dense != 0) spread_columns(to, own.cols);
     }
 }
 
@@ -88,6 +101,11 @@ std::size_t active(const Matrix& matrix, const Activations& activations, std::si
 void add_to(const Columnwise& matrix, const Prepared& from, std::size_t chunk, std::size_t begin, std::size_t end, std::int32_t* sums) {
     const auto add = matrix.bits == 2 ? add_listed<2> : matrix.bits == 3 ? add_listed<3> : add_listed<4>;
     add(Chunk(matrix, chunk), entries_of(matrix), from.columns + begin, from.high + begin, from.low + begin, end - begin, sums);
+}
+
+void add_all(const Columnwise& matrix, std::size_t chunk, std::size_t begin, std::size_t end, const DenseVectors& vectors) {
+    const auto add = matrix.bits == 2 ? add_dense<2> : matrix.bits == 3 ? add_dense<3> : add_dense<4>;
+    add(Chunk(matrix, chunk), entries_of(matrix), begin, end, vectors);
 }
 
 // Writes rows of one chunk.
@@ -129,11 +147,18 @@ void multiply_chunk(const Columnwise& matrix, const Activations& activations, st
         const std::size_t vectors = count - first < kPass ? count - first : kPass;
         std::memset(sums, 0, vectors * sizeof sums[0]);
         for (std::size_t block = 0; block < blocks; ++block) {
+            DenseVectors dense = {{}, {}, {}, 0};
             for (std::size_t v = 0; v < vectors; ++v) {
                 const Prepared from(activations.prepared, matrix.cols, first + v);
-                const std::size_t begin = from.starts[block], end = count == 1 ? *from.count : from.starts[block + 1];
-                add_to(matrix, from, chunk, begin, end, sums[v]);
+                if (*from.dense != 0) {
+                    dense.high[dense.count] = from.all_high, dense.low[dense.count] = from.all_low, dense.sums[dense.count] = sums[v];
+                    ++dense.count;
+                } else {
+                    add_to(matrix, from, chunk, from.starts[block], count == 1 ? *from.count : from.starts[block + 1], sums[v]);
+                }
             }
+            const std::size_t begin = block * kBlockColumns, left = matrix.cols - begin;
+            if (dense.count > 0) add_all(matrix, chunk, begin, begin + (count == 1 || left < kBlockColumns ? left : kBlockColumns), dense);
         }
         for (std::size_t v = 0; v < vectors; ++v) {
             finish_rows(matrix, Prepared(activations.prepared, matrix.cols, first + v), sums[v], row_begin, row_end,
