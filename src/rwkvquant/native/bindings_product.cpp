@@ -1,11 +1,11 @@
 // `product` and `quantize_activations` for Python.
 #include <nanobind/stl/optional.h>
 
+#include <memory>
 #include <optional>
 
 #include "bindings.h"
 #include "bindings_matrix.h"
-#include "buffer.h"
 #include "tiles.h"
 
 namespace rwkvquant {
@@ -44,13 +44,14 @@ void product(const HeldMatrix& held, const std::optional<Array>& q, const std::o
     check_rule(op, x || (q && !held.codec().reads_x), "x must be given where q is not, and for dense matrices");
     if (x) activations.x = checked_numbers<float>(op, "x", *x, kFloat32, count * padded);
 
-    Buffer<std::uint8_t> prepared;
-    if (const ColumnSums* by_columns = held.codec().by_columns) prepared = Buffer<std::uint8_t>(count * by_columns->prepared_bytes(matrix));
+    const ColumnSums* by_columns = held.codec().by_columns;
+    std::unique_ptr<std::uint8_t[]> prepared;  // not zeroed, because that would take longer than preparing
+    if (by_columns != nullptr) prepared.reset(new std::uint8_t[count * by_columns->prepared_bytes(matrix)]);
 
     const nb::gil_scoped_release released;
-    if (const ColumnSums* by_columns = held.codec().by_columns) {
-        by_columns->prepare(matrix, activations, 0, count, prepared.data());
-        activations.prepared = prepared.data();
+    if (by_columns != nullptr) {
+        by_columns->prepare(matrix, activations, 0, count, prepared.get());
+        activations.prepared = prepared.get();
     }
     held.codec().product(matrix, activations, out.data(), out_stride, row_begin, row_end);
 }
