@@ -119,7 +119,8 @@ def jobs_of(rows: int, kinds: dict[str, list[Any]], memory: NDArray[np.uint8], g
     ranges = list(zip([0, *middle], middle, strict=False))
     half = len(memory) // threads // 256 * 256
     jobs: dict[str, list[Any]] = {
-        name: [lambda m=matrices, b=begin, e=end: multiply(m, given, out, b, e) for begin, end in ranges] for name, matrices in kinds.items()
+        name: [lambda m=matrices, b=begin, e=end: multiply(m, given, out, b, e) for begin, end in ranges]
+        for name, matrices in kinds.items()
     }
     jobs["read"] = [lambda part=memory[half * i : half * (i + 1)]: _native.read_memory(part, AHEAD) for i in range(threads)]
     return jobs
@@ -164,7 +165,9 @@ def main() -> None:
     before = conditions()
     rows = [row for shape in given.shape or SHAPES for row in measure(shape, given.rounds)]
     if given.json:
-        given.json.write_text(json.dumps({"conditions": before | {"threads": [1, 2], "rounds": given.rounds}, "rows": rows}, indent=1) + "\n")
+        given.json.write_text(
+            json.dumps({"conditions": before | {"threads": [1, 2], "rounds": given.rounds}, "rows": rows}, indent=1) + "\n"
+        )
 
 
 if __name__ == "__main__":

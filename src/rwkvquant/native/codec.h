@@ -38,9 +38,10 @@ struct ColumnSums {
     void (*prepare)(const Matrix& matrix, const Activations& activations, std::size_t begin, std::size_t end, void* prepared);
     // How many columns of a vector are not zero. Not for float32 activations, as the next two.
     std::size_t (*active)(const Matrix& matrix, const Activations& activations, std::size_t vector);
-    // Adds the columns begin .. end of those to the sums of a chunk.
+    // Adds the columns begin .. end of those to the sums of a chunk. `next`: the chunk that the thread adds after it, from column 0 on, whose
+    // memory is asked for already; or the same chunk.
     void (*add)(const Matrix& matrix, const Activations& activations, std::size_t vector, std::size_t chunk, std::size_t begin,
-                std::size_t end, std::int32_t* sums);
+                std::size_t end, std::size_t next, std::int32_t* sums);
     // Writes the rows of a chunk, from sums over all columns.
     void (*finish)(const Matrix& matrix, const Activations& activations, std::size_t vector, std::size_t chunk, const std::int32_t* sums,
                    float* out);

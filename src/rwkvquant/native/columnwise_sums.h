@@ -7,6 +7,7 @@ namespace rwkvquant::RWKVQUANT_BODY {
 namespace {
 
 constexpr std::size_t kPass = 16;  // vectors that share a block of columns in the cache: 64 KiB of sums
+constexpr std::size_t kAhead = 2;  // strips from asking for memory to using it
 constexpr std::size_t kQuad = 4, kStripQuads = 16, kStripColumns = kQuad * kStripQuads;
 
 // Groups j and j + 4 of interleaved or single columns, at bits 0 and 4 of each byte; the other bits may be anything.
@@ -72,7 +73,7 @@ void add_quarter(const Strip& strip, std::size_t line_bytes, Bytes table, std::i
     for (std::size_t quad = 0; quad < quads; ++quad, column += kQuad, high_of += kQuad, low_of += kQuad) {
         if constexpr (first == 0) {
             const std::uint8_t* soon = ahead[quad];
-            unroll<bits>([&](auto h) RWKVQUANT_ALWAYS { __builtin_prefetch(soon + h.v * kStepBytes); });
+            unroll<bits>([&](auto h) RWKVQUANT_ALWAYS { __builtin_prefetch(soon + h.v * kStepBytes, 0, 2); });
         }
         Bytes line[bits];
         interleaved_lines<bits, whole, k, first, pairs>(column, line_bytes, line);
@@ -101,30 +102,49 @@ void add_strip(const Strip& strip, std::size_t line_bytes, Bytes table, std::int
     });
 }
 
-// Adds `count` columns, as they are listed.
+// The columns begin .. end of a list, in one chunk after another: what a thread adds. Its memory is asked for kAhead strips before it
+// is needed, also over the end of a chunk.
+struct Listed {
+    const std::uint32_t* columns;  // of the whole list
+    const std::uint8_t *high, *low;
+    std::size_t begin, end;
+    std::size_t count;             // of the whole list
+    const std::uint8_t* next;      // the chunk that is added next, from the first column of the list on; or null
+};
+
 template <int bits>
-void add_listed(const Chunk& chunk, Bytes table, const std::uint32_t* columns, const std::uint8_t* high, const std::uint8_t* low,
-                std::size_t count, std::int32_t* sums) {
+void add_listed(const Chunk& chunk, Bytes table, const Listed& list, std::int32_t* sums) {
     const auto add = chunk.line_bytes == kStepBytes ? add_strip<bits, true> : add_strip<bits, false>;
-    Strip strips[2];
+    const std::size_t count = ceil_divide(list.end - list.begin, kStripColumns);
+    Strip strips[kAhead + 1];
     std::uint8_t last[kHalves][kStripColumns];  // activations of a short strip, with zeros after them
-    const auto begin = [&](Strip& strip, std::size_t at) {
-        const std::size_t left = count - at, used = left < kStripColumns ? left : kStripColumns;
+    const auto point_at = [&](Strip& strip, const std::uint8_t* codes, std::size_t at, std::size_t used) {
         for (std::size_t i = 0; i < kStripColumns; ++i) {
-            strip.column[i] = chunk.codes + chunk.column_bytes * columns[at + (i < used ? i : used - 1)];
+            strip.column[i] = codes + chunk.column_bytes * list.columns[at + (i < used ? i : used - 1)];
         }
-        strip.high = high + at, strip.low = low + at, strip.quads = ceil_divide(used, kQuad);
-        if (used == kStripColumns) return;
-        std::memset(last, 0, sizeof last);
-        std::memcpy(last[0], strip.high, used), std::memcpy(last[1], strip.low, used);
-        strip.high = last[0], strip.low = last[1];
+    };
+    const auto least = [](std::size_t a, std::size_t b) { return a < b ? a : b; };
+    const auto make = [&](std::size_t number) {
+        Strip& strip = strips[number % (kAhead + 1)];
+        if (number < count) {
+            const std::size_t at = list.begin + number * kStripColumns, used = least(list.end - at, kStripColumns);
+            point_at(strip, chunk.codes, at, used);
+            strip.high = list.high + at, strip.low = list.low + at, strip.quads = ceil_divide(used, kQuad);
+            if (used == kStripColumns) return;
+            std::memset(last, 0, sizeof last);
+            std::memcpy(last[0], strip.high, used), std::memcpy(last[1], strip.low, used);
+            strip.high = last[0], strip.low = last[1];
+        } else if (const std::size_t at = (number - count) * kStripColumns; list.next != nullptr && at < list.count) {
+            point_at(strip, list.next, at, least(list.count - at, kStripColumns));
+        } else {
+            std::memcpy(strip.column, strips[(number + kAhead) % (kAhead + 1)].column, sizeof strip.column);  // of the strip before: harmless
+        }
     };
     if (count == 0) return;
-    begin(strips[0], 0);
-    for (std::size_t at = 0, now = 0; at < count; at += kStripColumns, now ^= 1) {
-        const bool more = at + kStripColumns < count;
-        if (more) begin(strips[now ^ 1], at + kStripColumns);
-        add(strips[now], chunk.line_bytes, table, sums, &strips[more ? now ^ 1 : now]);
+    for (std::size_t number = 0; number < kAhead; ++number) make(number);
+    for (std::size_t number = 0; number < count; ++number) {
+        make(number + kAhead);
+        add(strips[number % (kAhead + 1)], chunk.line_bytes, table, sums, &strips[(number + kAhead) % (kAhead + 1)]);
     }
 }
 

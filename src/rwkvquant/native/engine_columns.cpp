@@ -94,7 +94,8 @@ void Engine::add_by_columns(const Worker& worker, const Matrix& W, const Vectors
         const Range part = {std::max(begin, first) - first, std::min(end, first + line.length) - first};
         std::int32_t* sums = sums_.data() + line.slot(worker.index, chunk) * size;
         std::memset(sums, 0, size * sizeof *sums);
-        columns.add(W, view, 0, chunk, std::min(part.begin, active), std::min(part.end, active), sums);
+        const std::size_t next = first + line.length < end ? chunk + 1 : chunk;
+        columns.add(W, view, 0, chunk, std::min(part.begin, active), std::min(part.end, active), next, sums);
         if (part.end - part.begin < line.length) {
             if (arrived_[chunk].fetch_add(1, std::memory_order_acq_rel) + 1 < line.parts(chunk)) continue;
             arrived_[chunk].store(0, std::memory_order_relaxed);

@@ -98,9 +98,12 @@ std::size_t active(const Matrix& matrix, const Activations& activations, std::si
     return *Prepared(activations.prepared, matrix.cols, vector).count;
 }
 
-void add_to(const Columnwise& matrix, const Prepared& from, std::size_t chunk, std::size_t begin, std::size_t end, std::int32_t* sums) {
+// `next`: the chunk that will be added after this one, or the same.
+void add_to(const Columnwise& matrix, const Prepared& from, std::size_t chunk, std::size_t begin, std::size_t end, std::size_t next,
+            std::int32_t* sums) {
     const auto add = matrix.bits == 2 ? add_listed<2> : matrix.bits == 3 ? add_listed<3> : add_listed<4>;
-    add(Chunk(matrix, chunk), entries_of(matrix), from.columns + begin, from.high + begin, from.low + begin, end - begin, sums);
+    const std::uint8_t* next_codes = next == chunk ? nullptr : Chunk(matrix, next).codes;
+    add(Chunk(matrix, chunk), entries_of(matrix), {from.columns, from.high, from.low, begin, end, *from.count, next_codes}, sums);
 }
 
 void add_all(const Columnwise& matrix, std::size_t chunk, std::size_t begin, std::size_t end, const DenseVectors& vectors) {
@@ -127,8 +130,8 @@ void finish_rows(const Columnwise& matrix, const Prepared& from, const std::int3
 }
 
 void add(const Matrix& matrix, const Activations& activations, std::size_t vector, std::size_t chunk, std::size_t begin, std::size_t end,
-         std::int32_t* sums) {
-    add_to(kept<Columnwise>(matrix), Prepared(activations.prepared, matrix.cols, vector), chunk, begin, end, sums);
+         std::size_t next, std::int32_t* sums) {
+    add_to(kept<Columnwise>(matrix), Prepared(activations.prepared, matrix.cols, vector), chunk, begin, end, next, sums);
 }
 
 void finish(const Matrix& matrix, const Activations& activations, std::size_t vector, std::size_t chunk, const std::int32_t* sums,
@@ -140,7 +143,7 @@ void finish(const Matrix& matrix, const Activations& activations, std::size_t ve
 
 // Writes the rows of one chunk for all vectors. A block of columns is multiplied with all vectors of a pass before the next one.
 void multiply_chunk(const Columnwise& matrix, const Activations& activations, std::size_t chunk, std::size_t row_begin, std::size_t row_end,
-                    float* out, std::size_t out_stride) {
+                    std::size_t next, float* out, std::size_t out_stride) {
     alignas(64) std::int32_t sums[kPass][kSums];
     const std::size_t count = activations.count, blocks = count == 1 ? 1 : Prepared::blocks(matrix.cols);
     for (std::size_t first = 0; first < count; first += kPass) {
@@ -154,7 +157,8 @@ void multiply_chunk(const Columnwise& matrix, const Activations& activations, st
                     dense.high[dense.count] = from.all_high, dense.low[dense.count] = from.all_low, dense.sums[dense.count] = sums[v];
                     ++dense.count;
                 } else {
-                    add_to(matrix, from, chunk, from.starts[block], count == 1 ? *from.count : from.starts[block + 1], sums[v]);
+                    add_to(matrix, from, chunk, from.starts[block], count == 1 ? *from.count : from.starts[block + 1],
+                           count == 1 ? next : chunk, sums[v]);
                 }
             }
             const std::size_t begin = block * kBlockColumns, left = matrix.cols - begin;
@@ -168,7 +172,7 @@ void multiply_chunk(const Columnwise& matrix, const Activations& activations, st
 }
 
 void multiply_chunk_in_floats(const Columnwise& matrix, const Activations& activations, std::size_t chunk, std::size_t row_begin,
-                              std::size_t row_end, float* out, std::size_t out_stride) {
+                              std::size_t row_end, std::size_t, float* out, std::size_t out_stride) {
     const auto add = matrix.bits == 2 ? add_floats<2> : matrix.bits == 3 ? add_floats<3> : add_floats<4>;
     const Bytes table = entries_of(matrix, kLargestEntry);
     for (std::size_t vector = 0; vector < activations.count; ++vector) {
@@ -190,7 +194,7 @@ void product(const Matrix& matrix, const Activations& activations, float* out, s
     for (std::size_t row = row_begin, stop; row < row_end; row = stop) {
         const std::size_t chunk = row / kChunkRows, chunk_end = (chunk + 1) * kChunkRows;
         stop = row_end < chunk_end ? row_end : chunk_end;
-        multiply(own, activations, chunk, row, stop, out, out_stride);
+        multiply(own, activations, chunk, row, stop, stop < row_end ? chunk + 1 : chunk, out, out_stride);
     }
 }
 
