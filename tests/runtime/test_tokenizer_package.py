@@ -12,12 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer as Package
 
+import rwkvquant
 from rwkvquant.errors import TokenizerError
 from rwkvquant.formats.tokenizer_data import TokenizerData
 from rwkvquant.runtime.tokenizer import Tokenizer, from_data, load_tokenizer
 from rwkvquant.runtime.tokenizer_bpe import BpeTokenizer
 from rwkvquant.runtime.tokenizer_file import HARD, parse
 from rwkvquant.runtime.tokenizer_package import WINDOW
+from tests.helpers import random_state_dict, write_pth
 from tests.runtime.trained_tokenizers import IDS, OTHERS, package_of, trained
 
 FILE = Path(__file__).parents[1] / "data" / "tokenizer.json"
@@ -85,6 +87,43 @@ def test_a_long_stream_decodes_a_bounded_number_of_ids_for_each_new_one(kind: st
     decoder = ours.stream_decoder()
     assert "".join([*map(decoder.push, ids), decoder.finish()]) == expected
     assert len(ids) > 3 * WINDOW and longest < 2 * WINDOW
+
+
+@every_kind
+@settings(max_examples=50, deadline=None)
+@given(text=TEXTS, cut=st.integers(0, 30))
+def test_a_stream_that_continues_a_text_keeps_the_first_space(
+    pairs: dict[str, tuple[Tokenizer, Package]], kind: str, text: str, cut: int
+) -> None:
+    ours, _ = pairs[kind]
+    ids = ours.encode("The old man " + text)
+    cut = min(cut + 2, len(ids))
+    decoder = ours.stream_decoder(after=ids[:cut])
+    rest = "".join([*map(decoder.push, ids[cut:]), decoder.finish()])
+    before = ours.decode(ids[:cut])
+    assert before + rest == ours.decode(ids) or before.endswith("\ufffd")
+
+
+def test_a_stream_continues_a_text_of_characters_of_several_tokens(pairs: dict[str, tuple[Tokenizer, Package]]) -> None:
+    for kind in ("byte fallback", "GPT-4"):
+        ours, _ = pairs[kind]
+        ids = ours.encode("龘" * 20)
+        for cut in range(len(ids) - 30, len(ids) - 2):
+            whole = len(ours.decode(ids[:cut]).rstrip("\ufffd"))
+            decoder = ours.stream_decoder(after=ids[:cut])
+            if "\ufffd" not in ours.decode(ids[:cut]):
+                assert "".join(map(decoder.push, ids[cut:])) == "龘" * (20 - whole)
+
+
+def test_generated_text_follows_the_prompt_with_its_space(tmp_path: Path) -> None:
+    write_pth(tmp_path / "model.pth", random_state_dict("rwkv7", layers=1, width=64, vocab=600, first_layer_v=False))
+    write(tmp_path, "unigram")
+    model = rwkvquant.load(tmp_path / "model.pth", threads=1)
+    prompt = model.tokenizer.encode("The old")
+    for seed in range(5):
+        result = model.generate("The old", max_tokens=12, seed=seed)
+        assert "The old" + result.text == model.tokenizer.decode([*prompt, *result.tokens])
+        assert "".join(model.stream("The old", max_tokens=12, seed=seed)) == result.text
 
 
 @pytest.mark.parametrize("kind", ["byte fallback", "GPT-4"])

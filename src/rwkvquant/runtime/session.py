@@ -209,8 +209,9 @@ class Model:
         fields as `options`: temperature, top_p, top_k, min_p, presence_penalty, frequency_penalty, penalty_decay, seed.
         Raises as `generate` does.
         """
-        output = TextUntilStop(self.tokenizer.stream_decoder(), stop_strings(stop))
-        for token, _ in self._continue(prompt, max_tokens, Sampler(sampling_of(sampling, options)), state, end_of_text_first):
+        read = self._tokens_of(prompt)
+        output = TextUntilStop(self.tokenizer.stream_decoder(after=read), stop_strings(stop))
+        for token, _ in self._continue(read, max_tokens, Sampler(sampling_of(sampling, options)), state, end_of_text_first):
             if token is not None and (piece := output.push(token)):
                 yield piece
             if output.stopped:
@@ -235,9 +236,10 @@ class Model:
         """
         tokens: list[int] = []
         sampler = Sampler(sampling_of(sampling, options))
-        output = TextUntilStop(self.tokenizer.stream_decoder(), stop_strings(stop))
+        read = self._tokens_of(prompt)
+        output = TextUntilStop(self.tokenizer.stream_decoder(after=read), stop_strings(stop))
         text, reason = "", "length"
-        for token, logits in self._continue(prompt, max_tokens, sampler, state, end_of_text_first):  # noqa: B007 (used after the loop)
+        for token, logits in self._continue(read, max_tokens, sampler, state, end_of_text_first):  # noqa: B007 (used after the loop)
             if token is None:
                 reason = "stop" if max_tokens else "length"
                 break
@@ -248,9 +250,12 @@ class Model:
         text += output.finish()
         return GenerateResult(text, tuple(tokens), "stop" if output.stopped else reason, logits_hash(logits), sampler.seed)
 
+    def _tokens_of(self, prompt: str | Sequence[int]) -> list[int]:
+        return self.tokenizer.encode(prompt) if isinstance(prompt, str) else token_ids(prompt, self.dims.vocab)
+
     def _continue(
         self,
-        prompt: str | Sequence[int],
+        tokens: list[int],
         max_tokens: int,
         sampler: Sampler,
         state: State | None,
@@ -259,7 +264,6 @@ class Model:
         """Each token with the logits it was chosen from. The end of text is None and the last; None too if max_tokens is 0."""
         if max_tokens < 0:
             raise ConfigError(f"max_tokens must be at least 0; got {max_tokens}")
-        tokens = self.tokenizer.encode(prompt) if isinstance(prompt, str) else token_ids(prompt, self.dims.vocab)
         if end_of_text_first or (end_of_text_first is None and state is None):
             tokens = [END_OF_TEXT, *tokens]
         if not tokens:

@@ -68,7 +68,10 @@ def from_data(data: TokenizerData, vocab_size: int | None = None) -> Tokenizer:
     if data.kind == "world":
         tokenizer: Tokenizer = WorldTokenizer(unpack_table(data.arrays["table"]), vocab_size)
     elif data.kind == "json":
-        tokenizer = unpack_package(data.arrays["json"], vocab_size)
+        try:
+            tokenizer = unpack_package(data.arrays["json"], vocab_size)
+        except TokenizerError as error:
+            raise TokenizerError(f"{error} (the packed tokenizer)") from None
     else:
         tokenizer = _bpe(data, vocab_size)
     tokenizer.source = "the packed tokenizer"

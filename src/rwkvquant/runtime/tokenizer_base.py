@@ -37,7 +37,8 @@ class Tokenizer(ABC):
         """Text of the ids; bytes that are not UTF-8 become U+FFFD. Raises TokenizerError for an id outside the vocabulary."""
         return self.decode_bytes(ids).decode("utf-8", errors="replace")
 
-    def stream_decoder(self) -> StreamDecoder:
+    def stream_decoder(self, after: Sequence[int] = ()) -> StreamDecoder:
+        """`after`: the ids before. Some tokenizers (tokenizer_package.py) write the first word of a text without its space."""
         return StreamDecoder(self)
 
     def _token_bytes(self, token: int) -> bytes:

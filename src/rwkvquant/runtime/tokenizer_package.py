@@ -11,7 +11,7 @@ and `padding` are switched off. An unknown word becomes what the file says, or i
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -59,8 +59,8 @@ class PackageTokenizer(Tokenizer):
         token = token_id(token, self.size)
         return token >= self.known or token in self._silent
 
-    def stream_decoder(self) -> StreamDecoder:
-        return _Stream(self)
+    def stream_decoder(self, after: Sequence[int] = ()) -> StreamDecoder:
+        return _Stream(self, after)
 
     def to_data(self) -> TokenizerData:
         return TokenizerData("json", {}, {"json": np.frombuffer(self._text.encode("utf-8"), np.uint8)})
@@ -69,14 +69,15 @@ class PackageTokenizer(Tokenizer):
 class _Stream(StreamDecoder):
     """Decodes the last tokens again with each new one, and returns what is new.
 
-    U+FFFD at the end is held back: it may be a part of a character. What all calls return is what `decode` makes of all ids if that has no
-    U+FFFD. Otherwise it may differ: for bytes that are no UTF-8, some decoders take back characters that were valid before.
+    U+FFFD at the end is held back: it may be a part of a character. What all calls return, joined, is what `decode` makes of all ids
+    if that has no U+FFFD. Otherwise it may differ: for bytes that are no UTF-8, some decoders take back characters that were valid.
     """
 
-    def __init__(self, tokenizer: PackageTokenizer) -> None:
+    def __init__(self, tokenizer: PackageTokenizer, after: Sequence[int]) -> None:
         self._decode, self._is_silent = tokenizer.decode, tokenizer.is_silent
-        self._ids: list[int] = []
-        self._text, self._given = "", 0  # of `_ids`; how many of its characters were returned
+        self._ids = next((ids for ids in _ends(after) if BROKEN not in self._decode(ids)), [])
+        self._text = self._decode(self._ids)
+        self._given = len(self._text)  # so many of its characters were returned
 
     def push(self, token: int) -> str:
         if self._is_silent(token):
@@ -101,15 +102,17 @@ class _Stream(StreamDecoder):
         return piece
 
     def _shorten(self) -> None:
-        """Go on from the last tokens, if they decode alone as they do after the others; the first space may be missing.
-
-        A character has up to four tokens of a byte each, so one of four numbers of tokens begins with a whole one.
-        """
-        for count in range(KEPT, KEPT + 4):
-            text = self._decode(self._ids[-count:])
+        """Go on from the last tokens, if they decode alone as they do after the others; the first space may be missing."""
+        for ids in _ends(self._ids):
+            text = self._decode(ids)
             if text.strip() and self._text.endswith(text.lstrip()):
-                self._ids, self._text, self._given = self._ids[-count:], text, len(text)
+                self._ids, self._text, self._given = ids, text, len(text)
                 return
+
+
+def _ends(ids: Sequence[int]) -> Iterator[list[int]]:
+    """The last tokens, about KEPT. A character has up to four tokens of a byte each, so one of these four begins with a whole one."""
+    return (list(ids[-count:]) for count in range(KEPT, KEPT + 4))
 
 
 def unpack_package(array: NDArray[np.uint8], size: int | None = None) -> PackageTokenizer:
