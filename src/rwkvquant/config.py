@@ -25,6 +25,7 @@ CODEBOOK_SIZES = (64, 128, 256, 512)  # weights that share a codebook: 2, 4, 8 o
 GROUP_SIZES = (32, 64, 128)
 SCALE_BITS = (8, 16)
 DEFAULT_BITS = 3.275
+DENSITY = 0.125  # of the squared ReLUs of random models: what a released model of 7.2B parameters has on average
 HEAD_BITS, EMB_BITS, VECTOR_BITS = 6, 8, 8  # the defaults
 RESUME = ("auto", "required", "never")  # what to do with the work directory of an unfinished job
 

@@ -78,7 +78,7 @@ def test_a_budget_that_cannot_be_met_and_an_unknown_preset_are_refused(tmp_path:
         write_random_model(tmp_path / "m", "rwkv7", SMALL, bits=1.0)
     with pytest.raises(ConfigError, match=r"layouts must be one of default.*got best"):
         write_random_model(tmp_path / "m", "rwkv7", SMALL, layouts="best")
-    assert main([str(tmp_path / "m"), "x070-9b", "default", "3.275"]) == 2
+    assert main([str(tmp_path / "m"), "x070-9b", "default", "3.275", "0.125"]) == 2
     assert "got x070-9b" in capsys.readouterr().err and not (tmp_path / "m").exists()
 
 
@@ -110,6 +110,9 @@ def test_bench_reports_what_it_promises(tmp_path: Path, capsys: pytest.CaptureFi
     assert run(["bench", str(path), "--json", "--rounds", "2", "--prefill", "70", "--batch", "3", "--threads", "2"]) == 0
     result = json.loads(capsys.readouterr().out)
     speeds = ("decode_tok_s", "prefill_tok_s", "prefill_share", "gb_s", "roofline_gb_s", "roofline_share", "roofline_gop_s")
+    density = result["density"]
+    assert density["asked"] == 0.125 and density["least"] <= density["mean"] <= density["most"] and len(density["layers"]) == 2
+    assert abs(density["mean"] - 0.125) < 0.01
     for key in (*speeds, "bytes_per_token", "threads", "peak_rss_bytes"):
         assert result[key] > 0, key
     assert result["threads"] == 2 and set(result["batch_tok_s"]) == {"3"} and len(result["logits_hash"]) == 16
@@ -117,7 +120,8 @@ def test_bench_reports_what_it_promises(tmp_path: Path, capsys: pytest.CaptureFi
     assert result["roofline_share"] == pytest.approx(result["gb_s"] / result["roofline_gb_s"])
     assert measure(path, threads=1, rounds=1, prefill_tokens=8)["logits_hash"] == result["logits_hash"]
     assert run(["bench", str(path), "--rounds", "1", "--prefill", "8"]) == 0
-    assert "tokens/s" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "tokens/s" in said and "asked for: 12.5 %; random weights alone have 50 %" in said
 
 
 def test_bench_takes_one_file_or_one_shape(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

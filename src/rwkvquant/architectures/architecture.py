@@ -29,6 +29,19 @@ class Relative:
         return self.title if isinstance(self.title, str) else self.title(shapes)
 
 
+@dataclass(frozen=True)
+class SquaredRelu:
+    """relu(W x)^2 in a block, the input of the product that `reads_nonnegative`.
+
+    matrix  the name of W                bias  of the vector that is added to x by the norm before it
+    shift   of the vector that says how much of the previous token's input is mixed into x
+    """
+
+    matrix: str
+    bias: str
+    shift: str
+
+
 @dataclass(frozen=True, eq=False)
 class Architecture:
     """All that other code must know about one architecture.
@@ -41,6 +54,7 @@ class Architecture:
                  and in no older architecture's
     state        the recurrent state, as named arrays              anchors     tensors of a block that every packed file must have
     carry        an array (tokens, width) that the first block passes to all later ones, or None
+    squared_relu what makes the input of the product that reads mostly zeros, or None
     rules        functions of the sizes: each returns a message if the sizes break the rule, else None
     released     the sizes of published models, by name
     """
@@ -55,6 +69,7 @@ class Architecture:
     modality: str = "text"
     block: str = "blocks."  # the text before a block's number
     carry: str | None = None
+    squared_relu: SquaredRelu | None = None
     relatives: tuple[Relative, ...] = ()
     rules: tuple[Callable[[Dims], str | None], ...] = ()
     released: Mapping[str, Dims] = field(default_factory=dict)

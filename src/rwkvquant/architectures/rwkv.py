@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rwkvquant.architectures.architecture import SquaredRelu
 from rwkvquant.architectures.base import Role, TensorSpec, norm
 from rwkvquant.architectures.dims import Dims
 from rwkvquant.kernels.state import StateArray
@@ -29,6 +30,10 @@ def heads_make_up_the_width(dims: Dims) -> str | None:
     if dims.heads * dims.head_size == dims.width:
         return None
     return f"heads x head_size must be the width {dims.width}; got {dims.heads} x {dims.head_size}"
+
+
+def squared_relu(shift: str) -> SquaredRelu:
+    return SquaredRelu(matrix="ffn.key.weight", bias="ln2.bias", shift=shift)
 
 
 def released(layers: int, width: int, hidden: int, **ranks: int) -> Dims:

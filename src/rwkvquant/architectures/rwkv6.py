@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from rwkvquant.architectures.architecture import Architecture, Relative, Shape
 from rwkvquant.architectures.base import Role, TensorSpec, lora, norm, projection, vector
-from rwkvquant.architectures.rwkv import ANCHORS, OUTSIDE, RECURRENT, TUNED_STATE, heads_make_up_the_width, released
+from rwkvquant.architectures.rwkv import ANCHORS, OUTSIDE, RECURRENT, TUNED_STATE, heads_make_up_the_width, released, squared_relu
 
 TABLE = (
     *norm("ln0", layers="first"),
@@ -51,6 +51,7 @@ ARCHITECTURE = Architecture(
     state=RECURRENT,
     mark=r"^blocks\.\d+\.att\.time_maa_",
     anchors=ANCHORS,
+    squared_relu=squared_relu("ffn.time_maa_k"),
     relatives=(Relative(r"^blocks\.\d+\.att\.(time_mix_|time_decay$)", older_version),),
     rules=(heads_make_up_the_width,),
     released={

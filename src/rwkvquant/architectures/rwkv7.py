@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rwkvquant.architectures.architecture import Architecture, Relative
 from rwkvquant.architectures.base import Role, TensorSpec, lora, norm, projection, vector
-from rwkvquant.architectures.rwkv import ANCHORS, OUTSIDE, RECURRENT, TUNED_STATE, heads_make_up_the_width, released
+from rwkvquant.architectures.rwkv import ANCHORS, OUTSIDE, RECURRENT, TUNED_STATE, heads_make_up_the_width, released, squared_relu
 
 TABLE = (
     *norm("ln0", layers="first"),
@@ -51,6 +51,7 @@ ARCHITECTURE = Architecture(
     state=RECURRENT,
     mark=r"^blocks\.\d+\.att\.(r_k|k_k|x_[rwkvag])$",
     anchors=ANCHORS,
+    squared_relu=squared_relu("ffn.x_k"),
     carry="v_first",  # the first layer's values, which every later layer mixes into its own
     relatives=RELATIVES,
     rules=(heads_make_up_the_width,),

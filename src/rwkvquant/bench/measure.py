@@ -1,5 +1,6 @@
 """The speed of a packed file on this machine: decoding, prefill and batches, also as a share of the limits of memory and arithmetic.
 
+The text that is read is one that the model writes itself, because the speed can depend on how much of it is zero inside (density.py).
 Runs are interleaved, so that a slow moment of the machine affects all of them. Speeds are medians of rounds, the limits are the best.
 The bytes of a token are those that its forward must read: all stored tensors except the embedding, one row of the embedding, and
 the state, read and written once.
@@ -18,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from rwkvquant.architectures import QUANTIZED_ROLES, Architecture, Dims
+from rwkvquant.bench.density import measure_density, own_texts
 from rwkvquant.bench.roofline import Roofline
 from rwkvquant.codecs import Packing
 from rwkvquant.errors import ConfigError
@@ -56,11 +58,16 @@ def measure(
         )
     progress("loading")
     packed = open_packed(file, pages)
-    model = Model(packed_weights(packed), None, packed.tokenizer, threads)
+    weights = packed_weights(packed)
+    model = Model(weights, None, packed.tokenizer, threads)
     tokens = np.random.default_rng(0).integers(0, model.dims.vocab, max(prefill_tokens, 1024)).tolist()
     logits, _ = model.forward(tokens[:HASHED_TOKENS])
     model.forward(tokens[:prefill_tokens])
     peak_rss = peak_rss_bytes()
+    progress("writing a text to decode")
+    texts = own_texts(model)
+    density = measure_density(weights, texts, threads)
+    tokens = np.resize(texts, len(tokens)).tolist()
 
     decoders = {batch: Decoder(model, tokens, batch) for batch in sorted({1, *batches})}
     decoding: dict[int, list[float]] = {batch: [] for batch in decoders}
@@ -96,6 +103,7 @@ def measure(
         "prefill_share": statistics.median(prefilling) * int8_operations_per_token(packed) / most,
         "roofline_share": speed * bytes_a_token / fastest,
         "bytes_per_token": bytes_a_token,
+        "density": None if density is None else density.to_json() | {"asked": packed.quantization_config.get("density")},
         "threads": model.threads,
         "backend": model.backend,
         "pages": held.pages,

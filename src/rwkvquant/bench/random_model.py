@@ -2,6 +2,8 @@
 
 Codes, scales and tables are drawn at random. Scales are such that a row of a matrix has length about 1. So activations stay near 1
 through the whole model, as in a trained one. The text that it generates has no meaning.
+
+With random weights alone, half of the input of ffn.value would not be zero. A density says how much (density.py).
 """
 
 from __future__ import annotations
@@ -14,25 +16,36 @@ from typing import Any
 
 import numpy as np
 
-from rwkvquant.architectures import QUANTIZED_ROLES, Dims, Role, TensorSpec, architecture
+from rwkvquant.architectures import QUANTIZED_ROLES, Dims, Role, SquaredRelu, TensorSpec, architecture
+from rwkvquant.bench.density import lower
 from rwkvquant.bench.layouts import Shape, choose
 from rwkvquant.bench.shapes import released
 from rwkvquant.codecs import DenseConfig, GridConfig, PackedTensor, Packing
-from rwkvquant.config import DEFAULT_BITS, EMB_BITS, HEAD_BITS, VECTOR_BITS
+from rwkvquant.config import DEFAULT_BITS, DENSITY, EMB_BITS, HEAD_BITS, VECTOR_BITS
 from rwkvquant.errors import RwkvQuantError
 from rwkvquant.formats.container import ContainerWriter
 from rwkvquant.formats.tokenizer_data import TokenizerData
+from rwkvquant.runtime.weights import weights_of
 
 
 def write_random_model(
-    path: Path | str, arch: str, dims: Dims, *, layouts: str = "default", bits: float = DEFAULT_BITS, seed: int = 0
+    path: Path | str,
+    arch: str,
+    dims: Dims,
+    *,
+    layouts: str = "default",
+    bits: float = DEFAULT_BITS,
+    seed: int = 0,
+    density: float = DENSITY,
 ) -> None:
-    """`layouts` and `bits` as in layouts.py.
+    """`layouts` and `bits` as in layouts.py; `density` of the input of ffn.value, in every layer (density.py).
 
-    Raises ConfigError for an unknown preset or a budget that cannot be met, RwkvQuantError if the file cannot be written.
+    Raises ConfigError for an unknown preset, and for a budget or a density that cannot be met, RwkvQuantError if the file cannot be
+    written.
     """
     plan = {name: packing for name, _, packing in planned(arch, dims, layouts=layouts, bits=bits)}
-    write_model(path, arch, dims, lambda name, spec, shape: plan[name], seed, {"bits": bits, "layouts": layouts})
+    config = {"bits": bits, "layouts": layouts, "density": density}
+    write_model(path, arch, dims, lambda name, spec, shape: plan[name], seed, config, density)
 
 
 def planned(arch: str, dims: Dims, *, layouts: str = "default", bits: float = DEFAULT_BITS) -> Iterator[tuple[str, TensorSpec, Packing]]:
@@ -51,12 +64,18 @@ def write_model(
     packing: Callable[[str, TensorSpec, tuple[int, ...]], Packing],
     seed: int = 0,
     config: dict[str, Any] | None = None,
+    density: float | None = None,
 ) -> None:
-    """`packing(name, spec, shape)` gives the packing of each tensor. Raises RwkvQuantError if the file cannot be written."""
+    """`packing(name, spec, shape)` gives the packing of each tensor. With a density, the whole model is in memory once.
+
+    Raises as `write_random_model` does.
+    """
+    relu = None if density is None else architecture(arch).squared_relu
     rng = np.random.default_rng(seed)
+    tensors = ((name, spec, _random(rng, packing(name, spec, shape), spec, relu)) for name, spec, shape in _tensors(arch, dims))
     with ContainerWriter(path) as writer:
-        for name, spec, shape in _tensors(arch, dims):
-            packed = _random(rng, packing(name, spec, shape), spec)
+        for name, spec, packed in tensors if density is None else _with_density(arch, dims, list(tensors), density, seed):
+            shape = packed.shape
             source = shape[::-1] if spec.transposed else shape
             writer.add_packed(name, packed, role=spec.role, method="random", source_shape=source, transposed=spec.transposed)
         writer.finish(
@@ -65,6 +84,29 @@ def write_model(
             tokenizer=TokenizerData("bytes", {"size": 256}),
             provenance={"random_seed": seed},
         )
+
+
+Tensor = tuple[str, TensorSpec, PackedTensor]
+
+
+def _with_density(arch: str, dims: Dims, tensors: list[Tensor], density: float, seed: int) -> Iterator[Tensor]:
+    """The same tensors with other biases before the squared ReLUs."""
+    by_name = {name: packed for name, _, packed in tensors}
+
+    def read(name: str, spec: TensorSpec) -> list[PackedTensor] | None:
+        if spec.role is Role.STATE:
+            return None
+        return [by_name[name + part.removeprefix(spec.name)] for part in spec.parts]
+
+    weights, own = weights_of(arch, dims, read), architecture(arch)
+    lower(weights, density, seed)
+    biases = {own.full_name(layer, own.squared_relu.bias) for layer in range(dims.layers)} if own.squared_relu else set()
+    for name, spec, packed in tensors:
+        if name in biases:
+            values = packed.arrays["values"].copy()
+            values[: dims.width] = weights.vectors[name]
+            packed = PackedTensor(packed.packing, {"values": values})
+        yield name, spec, packed
 
 
 def default_side(spec: TensorSpec, shape: tuple[int, ...]) -> Packing:
@@ -96,21 +138,29 @@ def _matrix(shape: tuple[int, ...]) -> Shape:
     return rows, cols
 
 
-def _random(rng: np.random.Generator, packing: Packing, spec: TensorSpec) -> PackedTensor:
-    """Random weights: rows of a length of about 1, vectors between 0 and 1, and norms that change nothing."""
+def _random(rng: np.random.Generator, packing: Packing, spec: TensorSpec, relu: SquaredRelu | None) -> PackedTensor:
+    """Random weights: rows of a length of about 1, vectors between 0 and 1, and norms that change nothing.
+
+    With `relu`, its matrix has rows with a common part, and nothing of the previous token is mixed into its input (density.py).
+    """
     if spec.role is Role.NORM:
         dtype, count = packing.sizes()["values"]
         return PackedTensor(packing, {"values": np.full(count, 1.0 if spec.name.endswith("weight") else 0.0, dtype)})
+    if relu is not None and spec.name == relu.matrix:
+        return PackedTensor(packing, packing.codec.leaning_arrays(rng, packing, 1 / math.sqrt(packing.shape[-1])))
     deviation = {Role.ELEMENTWISE: None, Role.BIAS: 0.5, Role.EMBEDDING: 1.0}.get(spec.role, 1 / math.sqrt(packing.shape[-1]))
-    return PackedTensor(packing, packing.codec.random_arrays(rng, packing, deviation))
+    arrays = packing.codec.random_arrays(rng, packing, deviation)
+    if relu is not None and spec.name == relu.shift:  # with all scales 0, whatever the codes
+        arrays = {suffix: np.zeros_like(array) if array.dtype.kind == "f" else array for suffix, array in arrays.items()}
+    return PackedTensor(packing, arrays)
 
 
 def main(arguments: list[str]) -> int:
-    """PATH SHAPE LAYOUTS BITS: `rwkvquant bench --random` runs this in a separate process."""
-    path, shape, layouts, bits = arguments
+    """PATH SHAPE LAYOUTS BITS DENSITY: `rwkvquant bench --random` runs this in a separate process."""
+    path, shape, layouts, bits, density = arguments
     try:
         arch, dims = released(shape)
-        write_random_model(path, arch, dims, layouts=layouts, bits=float(bits))
+        write_random_model(path, arch, dims, layouts=layouts, bits=float(bits), density=float(density))
     except RwkvQuantError as error:
         print(error, file=sys.stderr)
         return 2

@@ -11,7 +11,7 @@ import typer
 
 from rwkvquant.cli.generate import PagesOption, ThreadsOption
 from rwkvquant.cli.output import JsonOption, emit, human_bytes, stderr, stdout, table
-from rwkvquant.config import DEFAULT_BITS
+from rwkvquant.config import DEFAULT_BITS, DENSITY
 from rwkvquant.errors import ConfigError
 
 
@@ -22,6 +22,10 @@ def command(
         typer.Option(help="Measure random weights of a released shape: x070-0.1b, 0.4b, 1.5b, 2.9b, 7.2b; x060-1.6b, 3b, 7b, 14b."),
     ] = None,
     bits: Annotated[float, typer.Option(help="With --random: bits per weight of projections and LoRA factors.")] = DEFAULT_BITS,
+    density: Annotated[
+        float,
+        typer.Option(help="With --random: how much of what the squared ReLUs give is not zero, 0 to 1; random weights alone have 0.5."),
+    ] = DENSITY,
     layouts: Annotated[str, typer.Option(help="With --random: default, uniform, codebook, paper, pairs or dense.")] = "default",
     output: Annotated[str | None, typer.Option("--output", "-o", help="With --random: keep the file under this name.")] = None,
     threads: ThreadsOption = None,
@@ -42,17 +46,17 @@ def command(
     if file is not None:
         result = run(file)
     elif output is not None:
-        written = _write(output, str(random), layouts, bits)
+        written = _write(output, str(random), layouts, bits, density)
         result = run(output) | written
     else:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / f"{random}.safetensors"
-            written = _write(path, str(random), layouts, bits)
+            written = _write(path, str(random), layouts, bits, density)
             result = run(path) | written
     emit(result, as_json, lambda: _show(result))
 
 
-def _write(path: str | Path, shape: str, layouts: str, bits: float) -> dict[str, Any]:
+def _write(path: str | Path, shape: str, layouts: str, bits: float, density: float) -> dict[str, Any]:
     """Write the file in a separate process, so that its memory is not counted as the engine's."""
     import subprocess
     import sys
@@ -63,7 +67,7 @@ def _write(path: str | Path, shape: str, layouts: str, bits: float) -> dict[str,
     _say(f"writing random weights of {shape}")
     started = time.perf_counter()
     done = subprocess.run(
-        [sys.executable, "-m", "rwkvquant.bench.random_model", str(path), shape, layouts, str(bits)],
+        [sys.executable, "-m", "rwkvquant.bench.random_model", str(path), shape, layouts, str(bits), str(density)],
         stderr=subprocess.PIPE,
         text=True,
         check=False,
@@ -90,6 +94,7 @@ def _show(result: dict[str, Any]) -> None:
             "this machine's arithmetic",
             f"{result['roofline_gop_s'] / 1000:.2f} Top/s int8; prefill reaches {100 * result['prefill_share']:.0f} %",
         ],
+        *([["density", _density(result["density"])]] if result["density"] else []),
         ["threads", f"{result['threads']}, {result['backend']}"],
         ["file", human_bytes(result["file_bytes"])],
         ["pages", result["pages_line"]],
@@ -100,3 +105,9 @@ def _show(result: dict[str, Any]) -> None:
     stdout.print(table(result.get("random") or result["file"], ["", ""], rows))
     if sentence := warning(result):
         stderr.print(sentence)
+
+
+def _density(density: dict[str, Any]) -> str:
+    layers = f"{100 * density['least']:.1f} to {100 * density['most']:.1f} % by layer"
+    asked = f"\nasked for: {100 * density['asked']:g} %; random weights alone have 50 %" if density["asked"] is not None else ""
+    return f"{100 * density['mean']:.1f} % of what the squared ReLUs give is not zero; {layers}{asked}"

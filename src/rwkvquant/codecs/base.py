@@ -22,6 +22,7 @@ from rwkvquant.errors import FormatError
 from rwkvquant.kernels.product import dense_product
 
 Array = NDArray[np.float32]
+LEAN = 0.2  # the mean of leaning random weights, in deviations
 
 
 class QTensor(Protocol):
@@ -187,6 +188,13 @@ class Codec(ABC):
             suffix: (size * rng.uniform(0.8, 1.2, count)).astype(dtype) if dtype.kind == "f" else random_bytes(rng, dtype, count)
             for suffix, (dtype, count) in packing.sizes().items()
         }
+
+    def leaning_arrays(self, rng: np.random.Generator, packing: Packing, deviation: float) -> dict[str, NDArray[Any]]:
+        """The same, but the mean of the weights of every row is a tenth to a half of their deviation, with one sign for all rows.
+
+        So all rows have a common part, which a random model needs whose squared ReLU is mostly zero. The default has no such part.
+        """
+        return self.random_arrays(rng, packing, deviation)
 
 
 def random_bytes(rng: np.random.Generator, dtype: np.dtype[Any], count: int, largest: int = 255) -> NDArray[Any]:

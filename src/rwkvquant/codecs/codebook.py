@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rwkvquant.codecs.base import Codec, CodecConfig, NativeForm, random_bytes
-from rwkvquant.codecs.packing import Arrays, PackedTensor, Packing
+from rwkvquant.codecs.packing import Arrays, PackedTensor, Packing, pad
 from rwkvquant.codecs.registry import register
 from rwkvquant.config import require
 from rwkvquant.errors import FormatError
@@ -25,6 +25,8 @@ LANE_ROWS, LANE_BYTES = 4, 16  # a 128-bit lane has 4 rows, and a shuffle looks 
 MAX_RANK = 8
 MAX_SHIFT = 14
 CENTROID_SPREAD = 37.0  # standard deviation of centroids drawn from 0 to 127
+LEANING_CENTROID = 10  # about how far the mean of leaning centroids is from their zero
+LARGEST_COEFFICIENT = 127
 
 
 @dataclass(frozen=True)
@@ -205,6 +207,24 @@ class CodebookCodec(Codec):
         step = 2.0**-packing.bits if deviation is None else deviation / CENTROID_SPREAD
         return random_tables(rng, packing, step)
 
+    def leaning_arrays(self, rng: np.random.Generator, packing: Packing, deviation: float) -> dict[str, NDArray[Any]]:
+        """All tables have the same mean. Of compressed ones the first basis and its coefficients are constant; the others add up to 0."""
+        arrays = self.random_arrays(rng, packing, deviation)
+        (rows, cols), entries = packing.shape, 2**packing.bits
+        group_rows, rank, shift = (packing.values[key] for key in self.keys)
+        if packing.by_rows:
+            return arrays
+        if rank:
+            basis = rng.integers(-127, 128, (rank, entries)).astype(np.int8)
+            basis[:, entries // 2 :] = -basis[:, : entries // 2]
+            basis[0] = basis[0] // 2 if rank == 1 else 0  # a single basis also has what differs
+            basis[0] += min(63, round(LEANING_CENTROID * 2.0**shift / LARGEST_COEFFICIENT))
+            arrays["coefficients"] = arrays["coefficients"].copy()  # random bytes cannot be written to
+            arrays["coefficients"][::rank] = LARGEST_COEFFICIENT
+            return arrays | pad({"basis": basis.reshape(-1)}, {"basis": packing.sizes()["basis"]})
+        books = leaning_centroids(rng, (-(-rows // group_rows), -(-cols // tiles.CODEBOOK_COLS), entries))
+        return arrays | pad({"codebooks": tiles.pack_codebooks(books, group_rows)}, {"codebooks": packing.sizes()["codebooks"]})
+
 
 def centroid_rule(suffix: str, values: NDArray[Any]) -> tuple[str, str] | None:
     """See `Codec.broken_rule`."""
@@ -219,6 +239,13 @@ def random_tables(rng: np.random.Generator, packing: Packing, step: float) -> di
         else random_bytes(rng, dtype, count, 127 if suffix == "codebooks" else 255)
         for suffix, (dtype, count) in packing.sizes().items()
     }
+
+
+def leaning_centroids(rng: np.random.Generator, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    """(..., entries) random centroids. The second half of each table mirrors the first, so all tables have the same mean."""
+    lowest = 2 * LEANING_CENTROID
+    half = rng.integers(lowest, 128, (*shape[:-1], shape[-1] // 2), np.uint8)
+    return np.concatenate([half, lowest + 127 - half], axis=-1)
 
 
 register(CodebookCodec())

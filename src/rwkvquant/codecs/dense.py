@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rwkvquant.codecs.base import Codec, CodecConfig, NativeForm, random_bytes
+from rwkvquant.codecs.base import LEAN, Codec, CodecConfig, NativeForm, random_bytes
 from rwkvquant.codecs.packing import ALIGNMENT, Arrays, PackedTensor, Packing
 from rwkvquant.codecs.registry import register
 from rwkvquant.config import require
@@ -89,14 +89,23 @@ class DenseCodec(Codec):
     native_rows = native
 
     def random_arrays(self, rng: np.random.Generator, packing: Packing, deviation: float | None) -> dict[str, NDArray[Any]]:
-        dtype, count = packing.sizes()["values"]
         if deviation is None:
+            dtype, count = packing.sizes()["values"]
             return {"values": rng.uniform(0, 1, count).astype(dtype)}
-        normal = (deviation * rng.standard_normal(256)).astype(np.float16)  # 256 values are enough, and quick to draw from
-        values = np.empty(count, dtype)
+        return self._drawn(rng, packing, deviation * rng.standard_normal(256))
+
+    def leaning_arrays(self, rng: np.random.Generator, packing: Packing, deviation: float) -> dict[str, NDArray[Any]]:
+        normal = rng.standard_normal(256)
+        return self._drawn(rng, packing, deviation * (LEAN + normal - normal.mean()))
+
+    @staticmethod
+    def _drawn(rng: np.random.Generator, packing: Packing, numbers: NDArray[Any]) -> dict[str, NDArray[Any]]:
+        """Values drawn from 256 numbers: they are enough, and quick to draw from."""
+        dtype, count = packing.sizes()["values"]
+        narrow, values = numbers.astype(np.float16), np.empty(count, dtype)
         for start in range(0, count, _CHUNK):
             part = values[start : start + _CHUNK]
-            part[:] = normal[random_bytes(rng, np.dtype(np.uint8), len(part))]
+            part[:] = narrow[random_bytes(rng, np.dtype(np.uint8), len(part))]
         return {"values": values}
 
 

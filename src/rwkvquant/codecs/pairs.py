@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rwkvquant.codecs.base import Codec, CodecConfig, NativeForm
-from rwkvquant.codecs.codebook import CENTROID_SPREAD, centroid_rule, random_tables
-from rwkvquant.codecs.packing import Arrays, PackedTensor, Packing
+from rwkvquant.codecs.codebook import CENTROID_SPREAD, centroid_rule, leaning_centroids, random_tables
+from rwkvquant.codecs.packing import Arrays, PackedTensor, Packing, pad
 from rwkvquant.codecs.registry import register
 from rwkvquant.config import require
 from rwkvquant.errors import ConfigError, FormatError
@@ -137,6 +137,11 @@ class PairCodec(Codec):
 
     def random_arrays(self, rng: np.random.Generator, packing: Packing, deviation: float | None) -> dict[str, NDArray[Any]]:
         return random_tables(rng, packing, 2.0**-packing.bits if deviation is None else deviation / CENTROID_SPREAD)
+
+    def leaning_arrays(self, rng: np.random.Generator, packing: Packing, deviation: float) -> dict[str, NDArray[Any]]:
+        books = leaning_centroids(rng, (-(-packing.shape[0] // packing.values["group_rows"]), 2, 2**packing.bits)).transpose(0, 2, 1)
+        packed = {"codebooks": tiles.pack_pair_codebooks(books)}
+        return self.random_arrays(rng, packing, deviation) | pad(packed, {"codebooks": packing.sizes()["codebooks"]})
 
 
 register(PairCodec())

@@ -15,8 +15,8 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from rwkvquant.codecs.base import Codec, CodecConfig, NativeForm, random_bytes
-from rwkvquant.codecs.packing import Arrays, PackedTensor, Packing
+from rwkvquant.codecs.base import LEAN, Codec, CodecConfig, NativeForm, random_bytes
+from rwkvquant.codecs.packing import Arrays, PackedTensor, Packing, pad
 from rwkvquant.codecs.registry import register
 from rwkvquant.config import SCALE_BITS, require
 from rwkvquant.errors import ConfigError, FormatError
@@ -223,6 +223,18 @@ class UniformCodec(Codec):
 
     def native_rows(self, packing: Packing) -> NativeForm | None:
         return NativeForm("rows", {"bits": packing.bits, **packing.values}) if packing.by_rows else None
+
+    def leaning_arrays(self, rng: np.random.Generator, packing: Packing, deviation: float) -> dict[str, NDArray[Any]]:
+        """All zeros are the same, a little below the middle of the codes. Of a symmetric grid the zero is half a step above the middle."""
+        bits, values = packing.bits, packing.values
+        spread = math.sqrt((4.0**bits - 1) / 12)
+        if values["symmetric"]:
+            return self.random_arrays(rng, packing, deviation)
+        arrays = self.random_arrays(rng, packing, deviation * math.sqrt(2))  # which counts on random zeros
+        zeros = np.full((packing.shape[0], -(-packing.shape[1] // values["group_size"])), 2**bits // 2 - 1, np.uint8)
+        zeros -= np.minimum(zeros, round(LEAN * spread))
+        packed = {"zeros": zeros.reshape(-1) if packing.by_rows else tiles.pack_zeros(zeros, bits)}
+        return arrays | pad(packed, {"zeros": packing.sizes()["zeros"]})
 
     def random_arrays(self, rng: np.random.Generator, packing: Packing, deviation: float | None) -> dict[str, NDArray[Any]]:
         bits, values = packing.bits, packing.values

@@ -113,7 +113,7 @@ class Model:
         self.arch, self.dims = weights.arch, weights.dims
         self._architecture, self._start = architecture(weights.arch), weights.start
         self._require_whole, self._held = weights.require_whole, weights.held
-        self._engine = _engine(weights, threads, activations)
+        self._engine = make_engine(weights, threads, activations)
         self._tokenizer_name, self._packed_tokenizer = tokenizer, packed_tokenizer
         if isinstance(tokenizer, str):
             _ = self.tokenizer  # a name that was given is tested now, the default when text is first needed
@@ -281,7 +281,7 @@ class Model:
             logits = slots.forward({slot: [token]})[slot]
 
 
-def _engine(weights: Weights, threads: int | None, activations: str | None) -> Engine:
+def make_engine(weights: Weights, threads: int | None = None, activations: str | None = None) -> Engine:
     """The native engine if there is a native module; otherwise the reference, and `dispatch` warns."""
     threads = choose_threads(threads)
     activations = activations or os.environ.get("RWKVQUANT_ACTIVATIONS", "int8")

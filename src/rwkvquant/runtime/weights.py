@@ -53,7 +53,7 @@ def checkpoint_weights(checkpoint: Checkpoint) -> Weights:
         values = values.swapaxes(-1, -2) if spec.transposed else values
         return [exact(matrix) for matrix in values] if spec.slices else [exact(values)]
 
-    return _weights(checkpoint.arch, checkpoint.dims, read)
+    return weights_of(checkpoint.arch, checkpoint.dims, read)
 
 
 def packed_weights(packed: PackedFile) -> Weights:
@@ -65,7 +65,7 @@ def packed_weights(packed: PackedFile) -> Weights:
             return None
         return [_of_file(packed, name) for name in names]
 
-    return replace(_weights(packed.arch, packed.dims, read), require_whole=packed.require_whole, held=packed.contents.held)
+    return replace(weights_of(packed.arch, packed.dims, read), require_whole=packed.require_whole, held=packed.contents.held)
 
 
 def _of_file(packed: PackedFile, name: str) -> PackedTensor:
@@ -73,7 +73,7 @@ def _of_file(packed: PackedFile, name: str) -> PackedTensor:
     return packed.packed(name) if packed.input_transform(name).name == "none" else exact(packed.decode(name))
 
 
-def _weights(arch: str, dims: Dims, read: Callable[[str, TensorSpec], list[PackedTensor] | None]) -> Weights:
+def weights_of(arch: str, dims: Dims, read: Callable[[str, TensorSpec], list[PackedTensor] | None]) -> Weights:
     matrices: dict[str, PackedTensor] = {}
     vectors: dict[str, Array] = {}
     starts: dict[str, list[Array]] = {}
