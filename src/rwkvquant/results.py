@@ -147,7 +147,7 @@ class ExportResult(Result):
 
 @dataclass(frozen=True)
 class CheckpointTensor:
-    """`role` is "projection", "lora", "elementwise", "norm", "bias", "state", "embedding", "head" or "unused"."""
+    """`role` is "projection", "lora", "elementwise", "norm", "bias", "state", "embedding", "head", "unused" or "carried"."""
 
     name: str
     role: str

@@ -17,7 +17,7 @@ from rwkvquant.calibration.statistics import Importance
 from rwkvquant.checkpoints import open_checkpoint
 from rwkvquant.errors import CalibrationError
 from rwkvquant.models import CheckpointSource, forward_of
-from tests.helpers import random_state_dict, write_pth
+from tests.helpers import TEXT, random_state_dict, write_pth
 
 ROWS, LENGTH, LAYERS = 5, 12, 2
 TOKENS = np.random.default_rng(1).integers(0, 256, (ROWS, LENGTH))
@@ -42,7 +42,7 @@ def tapped(source: CheckpointSource) -> dict[tuple[int | None, str], torch.Tenso
 
 
 @pytest.mark.parametrize("batch", [1, 2, 8])
-@pytest.mark.parametrize("arch", ARCHITECTURES)
+@pytest.mark.parametrize("arch", TEXT)
 def test_activations_are_those_of_the_models_own_taps(arch: str, batch: int, tmp_path: Path) -> None:
     source = source_of(arch, tmp_path)
     for (layer, name), value in tapped(source).items():

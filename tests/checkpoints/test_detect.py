@@ -8,7 +8,7 @@ import torch
 from rwkvquant.architectures import ARCHITECTURES, Dims
 from rwkvquant.checkpoints.detect import detect
 from rwkvquant.errors import CheckpointError
-from tests.helpers import DEFAULT_RANKS, random_state_dict
+from tests.helpers import DEFAULT_RANKS, TEXT, random_state_dict
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -47,7 +47,7 @@ def test_the_first_layer_may_lack_v(layers: int) -> None:
 
 
 def test_every_other_tensor_is_required_and_named() -> None:
-    for arch in ARCHITECTURES:
+    for arch in TEXT:
         shapes = shapes_of(arch, layers=3)
         for name in shapes:
             if re.fullmatch(r"blocks\.0\.att\.v[012]", name):
@@ -136,7 +136,8 @@ def test_other_architectures_are_recognised_and_refused(title: str) -> None:
     message = str(caught.value)
     assert re.match(rf"{re.escape(title.split(' with ')[0])}( \(.*\))? is not supported; ", message)
     assert message.endswith(
-        "RWKV-7 (x070) and RWKV-6 (x060) checkpoints are supported, with the tensor names of BlinkDL, web-rwkv, fla or Hugging Face"
+        "RWKV-7 (x070), RWKV-6 (x060) and Vision-RWKV checkpoints are supported, with the tensor names of BlinkDL, web-rwkv, fla, "
+        "Hugging Face or OpenGVLab"
     )
 
 
@@ -150,7 +151,8 @@ def test_other_models_are_refused_with_one_of_their_names(name: str) -> None:
 
 def test_the_tables_and_the_random_checkpoints_agree() -> None:
     """The tests above need a random_state_dict that has every line of the table."""
-    for arch, architecture in ARCHITECTURES.items():
+    for arch in TEXT:
+        architecture = ARCHITECTURES[arch]
         made = {name.split(".", 2)[-1] if name.startswith("blocks.") else name for name in random_state_dict(arch, time_state=True)}
         assert made == {spec.name for spec in [*architecture.outside, *architecture.table]}
     assert set(DEFAULT_RANKS) == {"Rw", "Ra", "Rv", "Rg", "Rm", "Rd"}

@@ -122,8 +122,7 @@ def test_square_lora_factors_are_blinkdls_in_a_pth_and_after_a_prefix_and_else_r
 @pytest.mark.parametrize(("name", "arch"), NAME_TABLES)
 def test_tables_name_tensors_that_exist_and_use_no_name_twice_for_one_conversion(name: str, arch: str) -> None:
     layout = NAME_TABLES[name, arch]
-    ours = {spec.name for spec in ARCHITECTURES[arch].table} | {"emb.weight", "ln_out.weight", "ln_out.bias", "head.weight"}
-    assert set(layout.places) | {"att.time_state"} == ours
+    assert set(layout.places) | {"att.time_state"} == set(ARCHITECTURES[arch].by_key) | {"att.time_state"}
     stored = [(place.name, place.conversion.order) for place in layout.places.values()]
     assert len(set(stored)) == len(stored)
 

@@ -7,7 +7,7 @@ from torch.nn import functional
 from rwkvquant.architectures import ARCHITECTURES
 from rwkvquant.checkpoints import open_checkpoint
 from rwkvquant.models import CheckpointSource, forward_of, linear
-from tests.helpers import random_state_dict, write_pth
+from tests.helpers import TEXT, random_state_dict, write_pth
 
 B, T, C = 2, 19, 48
 
@@ -45,7 +45,7 @@ class Listened:
         return tap
 
 
-@pytest.fixture(params=ARCHITECTURES)
+@pytest.fixture(params=TEXT)
 def listened(request, tmp_path, monkeypatch):
     return Listened(request.param, tmp_path, monkeypatch), ARCHITECTURES[request.param].table
 

@@ -57,6 +57,7 @@ class Architecture:
     squared_relu what makes the input of the product that reads mostly zeros, or None
     rules        functions of the sizes: each returns a message if the sizes break the rule, else None
     released     the sizes of published models, by name
+    others       a pattern of the names that a checkpoint may have besides the table's: they are carried along as they are
     """
 
     name: str
@@ -73,6 +74,7 @@ class Architecture:
     relatives: tuple[Relative, ...] = ()
     rules: tuple[Callable[[Dims], str | None], ...] = ()
     released: Mapping[str, Dims] = field(default_factory=dict)
+    others: str = r"(?!)"  # no name
 
     def specs(self, layers: int) -> Iterator[tuple[str, TensorSpec, int | None]]:
         """(full name, spec, layer or None) of every tensor that a model may have: embedding, blocks, tensors after the blocks."""
@@ -114,6 +116,16 @@ class Architecture:
     def by_key(self) -> dict[str, TensorSpec]:
         """Every spec by its name inside a block, or its whole name."""
         return {spec.name: spec for spec in (*self.outside, *self.table)}
+
+    def carried(self, names: Iterable[str]) -> frozenset[str]:
+        """Those names that the model does not use, and that are carried along: `others`, and all of a head that is not exactly ours."""
+        names = set(names)
+        carried = {name for name in names if self.split(name)[0] == "" and name not in self.by_key and re.fullmatch(self.others, name)}
+        for group in {spec.group for spec in self.outside if spec.group}:
+            there = {name for name in names if name.startswith(group)}
+            if there != {spec.name for spec in self.outside if spec.group == group}:
+                carried |= there
+        return frozenset(carried)
 
     @cached_property
     def embedding(self) -> TensorSpec:

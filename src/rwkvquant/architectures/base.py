@@ -4,6 +4,7 @@ Shapes are those of the checkpoint, in symbols. The sizes of the symbols are rea
 
     C  width        F  hidden width of the channel mix     V  vocabulary     H  heads     N  head size     L  layers
     Rw Ra Rv Rg     ranks of RWKV-7's LoRA pairs           Rm Rd             ranks of RWKV-6's LoRA pairs
+    G  positions    P  pixels a side of a patch            I  channels of an image              K  classes     (models for images)
 
 `input` names the activation that is the input of a product. The forward in models/ reports it to a tap under that name, and
 calibration keeps one Hessian for it. `partner` names the activation that an element-wise vector is multiplied with (RWKVQuant,
@@ -12,6 +13,7 @@ arXiv:2505.03803, section 3.3).
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -23,7 +25,7 @@ class Role(StrEnum):
     LORA = "lora"
     ELEMENTWISE = "elementwise"
     NORM = "norm"
-    BIAS = "bias"  # added, not multiplied: w0, a0, v0, time_decay; and time_faaaa, the bonus of the current token
+    BIAS = "bias"  # added, not multiplied: w0, a0, v0, time_decay, position embeddings; and time_faaaa, the bonus of the current token
     EMBEDDING = "embedding"
     HEAD = "head"
     STATE = "state"  # a tuned initial state
@@ -49,6 +51,8 @@ class TensorSpec:
     writes_residual: bool = False  # its product is added to the residual stream
     nonnegative_input: bool = False  # its input is a squared ReLU: never negative, and mostly zero
     starts: str | None = None  # only for Role.STATE: the array of the recurrent state that begins with these values
+    kernel: bool = False  # of a convolution, (out, in, height, width): it is used and packed as the matrix (out, in * height * width)
+    group: str = ""  # a prefix of names: the tensor is ours only if the checkpoint's tensors with it are those of the table
 
     @property
     def parts(self) -> list[str]:
@@ -61,6 +65,8 @@ class TensorSpec:
         Raises FormatError if `dims` lacks a rank that the tensor has.
         """
         shape = sizes_of(self.shape, dims, self.name)
+        if self.kernel:
+            return shape[0], math.prod(shape[1:])
         if self.shape[:-1] == (1, 1):
             return shape[2:]
         return (*shape[:-2], shape[-1], shape[-2]) if self.transposed else shape

@@ -7,7 +7,10 @@ from dataclasses import dataclass, field
 
 from rwkvquant.errors import FormatError
 
-SYMBOLS = {"L": "layers", "C": "width", "F": "hidden", "V": "vocab", "H": "heads", "N": "head_size"}  # symbol -> field of Dims
+SYMBOLS = {  # symbol -> field of Dims
+    **{"L": "layers", "C": "width", "F": "hidden", "V": "vocab", "H": "heads", "N": "head_size"},
+    **{"G": "positions", "P": "patch", "I": "channels", "K": "classes"},
+}
 
 
 @dataclass(frozen=True)
@@ -15,6 +18,7 @@ class Dims:
     """All sizes of a model. A size that its architecture does not have is 0.
 
     `ranks`: the ranks of its LoRA pairs, by their symbols, {"Rw": 64, ...}.
+    Of a model for images: `positions` of its position embedding, `patch` pixels a side, `channels` of an image, `classes`.
     """
 
     layers: int
@@ -24,6 +28,10 @@ class Dims:
     heads: int = 0
     head_size: int = 0
     ranks: dict[str, int] = field(default_factory=dict)
+    positions: int = 0
+    patch: int = 0
+    channels: int = 0
+    classes: int = 0
 
     @classmethod
     def of_symbols(cls, sizes: Mapping[str, int]) -> Dims:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 
-from rwkvquant.architectures import rwkv6, rwkv7
+from rwkvquant.architectures import rwkv6, rwkv7, vrwkv
 from rwkvquant.architectures.architecture import Architecture, Relative, Shape
 from rwkvquant.architectures.base import Role
 from rwkvquant.errors import CheckpointError, ConfigError
@@ -19,6 +19,7 @@ def register(architecture: Architecture) -> None:
     ARCHITECTURES[architecture.name] = architecture
 
 
+register(vrwkv.ARCHITECTURE)
 register(rwkv6.ARCHITECTURE)
 register(rwkv7.ARCHITECTURE)
 
@@ -64,4 +65,5 @@ def _refuse(relatives: list[Relative], shapes: Mapping[str, Shape]) -> None:
 
 def _supported() -> str:
     *most, last = [each.title for each in newest_first()]
-    return f"{', '.join(most)} and {last} checkpoints are supported, with the tensor names of BlinkDL, web-rwkv, fla or Hugging Face"
+    names = "BlinkDL, web-rwkv, fla, Hugging Face or OpenGVLab"
+    return f"{', '.join(most)} and {last} checkpoints are supported, with the tensor names of {names}"

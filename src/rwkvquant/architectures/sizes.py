@@ -1,7 +1,8 @@
 """The sizes of a checkpoint, from the shapes of its tensors.
 
 `read_sizes` goes through the architecture's table. The first tensor with a symbol in its shape gives the symbol its size, and every
-other tensor must agree. So a checkpoint that passes has every tensor of the table, in the right shape, and no others.
+other tensor must agree. So a checkpoint that passes has every tensor of the table, in the right shape, and no others. (The names that
+an architecture carries along are left out before.)
 """
 
 from __future__ import annotations

@@ -7,7 +7,8 @@ holds several matrices (RWKV-6's time_maa_w2) appears as "<name>.0", "<name>.1",
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,10 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rwkvquant.architectures import QUANTIZED_ROLES, Role, TensorSpec
+from rwkvquant.architectures.image import ImageSettings
 from rwkvquant.checkpoints.adapter import Adapter
 from rwkvquant.checkpoints.detect import detect
 from rwkvquant.checkpoints.gguf_tokenizer import EmbeddedTokenizer
-from rwkvquant.checkpoints.summary import summary
+from rwkvquant.checkpoints.image_settings import image_settings
+from rwkvquant.checkpoints.summary import image_summary, summary
 from rwkvquant.checkpoints.tied_head import WithHead
 from rwkvquant.checkpoints.tokenizer_files import TokenizerFiles, tokenizer_files
 from rwkvquant.checkpoints.translate import TranslatedFile
@@ -50,10 +53,19 @@ class Checkpoint:
     `layout`: which name table of names.py the file uses              `format`: "pth" | "safetensors" | "gguf"
     `tied_head`: the name of the head if the file has none because its embedding is the head, else None. `tensors` has it.
     `adapter`: what is merged when a tensor is read, or None. `sha256` and `files` are those of the checkpoint alone.
+    `carried`: like `tensors`, those that the forward does not use, such as a head that is not ours. `read` reads them too.
+    `image`: the settings of a model for images, else None.
     """
 
-    def __init__(self, path: Path, file: TranslatedFile, files: list[Path], tokenizer: EmbeddedTokenizer | None = None) -> None:
-        """`files`: all files that were read. `tokenizer`: what is inside of them.
+    def __init__(
+        self,
+        path: Path,
+        file: TranslatedFile,
+        files: list[Path],
+        tokenizer: EmbeddedTokenizer | None = None,
+        meta: Mapping[Any, Any] | None = None,
+    ) -> None:
+        """`files`: all files that were read. `tokenizer`: what is inside of them. `meta`: what a .pth has next to its tensors.
 
         Raises CheckpointError unless the tensors are those of a supported architecture.
         """
@@ -62,9 +74,14 @@ class Checkpoint:
         self.tied_head = with_head.head
         self._tokenizer = tokenizer
         self.layout, self.format = file.layout, file.format
-        self.tensors = with_head.tensors
-        self.architecture, self.dims = detect({name: info.shape for name, info in self.tensors.items()})
+        self.architecture, self.dims = detect({name: info.shape for name, info in with_head.tensors.items()})
         self.arch = self.architecture.name
+        carried = self.architecture.carried(with_head.tensors)
+        self.tensors = {name: info for name, info in with_head.tensors.items() if name not in carried}
+        self.carried = {name: info for name, info in with_head.tensors.items() if name in carried}
+        self.image: ImageSettings | None = None
+        if self.architecture.modality == "image":
+            self.image = image_settings(meta or {}, self.dims, self.tensors)
         self.adapter: Adapter | None = None
 
     def adapt(self, adapter: Adapter) -> None:
@@ -96,6 +113,8 @@ class Checkpoint:
         values = self.read(matrix.source)
         if matrix.index is not None:
             values = values[matrix.index]
+        if matrix.spec.kernel:
+            values = values.reshape(matrix.shape)
         return np.ascontiguousarray(values.T if matrix.spec.transposed else values)
 
     @cached_property
@@ -106,6 +125,8 @@ class Checkpoint:
                 continue
             *_, rows, cols = self.tensors[name].shape
             shape = (cols, rows) if spec.transposed else (rows, cols)
+            if spec.kernel:
+                shape = self.tensors[name].shape[0], math.prod(self.tensors[name].shape[1:])
             if spec.slices:
                 parts = enumerate(spec.parts)
                 matrices |= {f"{name}.{i}": LogicalMatrix(f"{name}.{i}", key, spec, layer, shape, name, i) for i, key in parts}
@@ -145,7 +166,10 @@ class Checkpoint:
         """What `inspect` shows, as plain JSON; no weight is read."""
         kind = {"format": self.format, "layout": self.layout}
         stored = {name: info for name, info in self.tensors.items() if name != self.tied_head}
-        return summary(self.path, self.files, kind, self.arch, self.dims, stored, self.specs(), self.tied_head is not None)
+        result = summary(
+            self.path, self.files, kind, self.arch, self.dims, stored | self.carried, self.specs(), self.carried, self.tied_head is not None
+        )
+        return result | ({"image": image_summary(self.image, self.dims)} if self.image else {})
 
 
 def _sha256(path: Path) -> str:

@@ -11,6 +11,10 @@ from rwkvquant.architectures.sizes import read_sizes
 
 
 def detect(shapes: Mapping[str, Shape]) -> tuple[Architecture, Dims]:
-    """`shapes`: tensor name -> shape. Raises CheckpointError for other architectures, and for missing, unknown or misshapen tensors."""
+    """`shapes`: tensor name -> shape. Raises CheckpointError for other architectures, and for missing, unknown or misshapen tensors.
+
+    Tensors that the architecture only carries along are not looked at.
+    """
     architecture = recognize(shapes)
-    return architecture, read_sizes(architecture, shapes)
+    carried = architecture.carried(shapes)
+    return architecture, read_sizes(architecture, {name: shape for name, shape in shapes.items() if name not in carried})

@@ -6,7 +6,8 @@
     fla        rwkv6, rwkv7    model.layers.0.attn.w_lora.lora.0.weight     LoRA factors transposed, vectors flat, RWKV-6's mixes stacked
     hf         rwkv6           rwkv.blocks.0.attention.time_maa_w1          none
     hf         rwkv7           model.blocks.0.att.w1                        none; used for writing, read as blinkdl
-    gguf       both            blk.0.time_mix_w1.weight                     LoRA factors are transposed; the mixes are stacked
+    gguf       rwkv6, rwkv7    blk.0.time_mix_w1.weight                     LoRA factors are transposed; the mixes are stacked
+    opengvlab  vrwkv           backbone.layers.0.att.key.weight             none
 
 Where a table has no line for a tensor, the layout has no name for it. `attn.x_x` and `attn.x_bias` hold several tensors in one array.
 """
@@ -15,7 +16,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from rwkvquant.architectures import ARCHITECTURES, Architecture, Role, TensorSpec
 from rwkvquant.checkpoints.conversions import AS_IT_IS, BY_CHANNEL, FLAT, MIX_DOWN, MIX_UP, TRANSPOSED, VECTOR, Conversion, row, stacked
@@ -55,10 +56,13 @@ def _transposed(spec: TensorSpec) -> Conversion:
     return TRANSPOSED if spec.transposed or spec.role is Role.STATE else _as_it_is(spec)
 
 
-def _blinkdl(architecture: Architecture) -> NameTable:
+def _own(architecture: Architecture) -> NameTable:
     """The names of the architecture's own table."""
-    places = {name: Place(name, _as_it_is(spec)) for name, spec in architecture.by_key.items()}
-    return NameTable("blinkdl", architecture.block, places, {"emb.weight": Place("embeddings.weight")})
+    return NameTable("blinkdl", architecture.block, {name: Place(name, _as_it_is(spec)) for name, spec in architecture.by_key.items()})
+
+
+def _blinkdl(architecture: Architecture) -> NameTable:
+    return replace(_own(architecture), also={"emb.weight": Place("embeddings.weight")})
 
 
 def _web_rwkv(architecture: Architecture) -> NameTable:
@@ -189,6 +193,7 @@ NAME_TABLES: dict[tuple[str, str], NameTable] = {
     ("hf", "rwkv7"): _hf_rwkv7(),
     **{("gguf", arch): _gguf(arch) for arch in ("rwkv7", "rwkv6")},
     ("hf", "rwkv6"): _hf_rwkv6(),
+    ("opengvlab", "vrwkv"): replace(_own(ARCHITECTURES["vrwkv"]), name="opengvlab"),
 }
 
 
@@ -207,6 +212,7 @@ FAMILIES = {
     "fla": r"model\.layers\.\d",
     "Hugging Face RWKV-6": r"rwkv\.blocks\.\d",
     "GGUF": r"blk\.\d",
+    "OpenGVLab": r"backbone\.layers\.\d",
 }
 WEB_RWKV6_MARK = r"blocks\.\d+\.att\.time_mix_(x|w1|w2)"  # RWKV-4 and 5 have other time_mix names in BlinkDL's checkpoints
 FLA_RWKV6_MARK = r"model\.layers\.\d+\.attn\.(x_proj|x_bias|w_proj)\b"

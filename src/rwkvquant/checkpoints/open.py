@@ -34,7 +34,21 @@ def open_checkpoint(path: str | os.PathLike[str], adapter: str = "") -> Checkpoi
     `adapter`: "PATH", "PATH,alpha=NUMBER" or "PATH,init=PATH" of an adapter that is merged when tensors are read (adapter.py), or "".
     Raises CheckpointError for anything that is not a checkpoint of a supported architecture. The message begins with the path.
     """
+    return _adapted(_open(Path(path)), adapter)
+
+
+def open_text_checkpoint(path: str | os.PathLike[str], adapter: str = "") -> Checkpoint:
+    """`open_checkpoint` for what works with text only. Raises CheckpointError for a model for images too."""
     checkpoint = _open(Path(path))
+    if checkpoint.architecture.modality != "text":
+        raise CheckpointError(
+            f"{path}: {checkpoint.architecture.title} is a model for images, and this works with text models only; "
+            "today `rwkvquant inspect` shows it, and in Python rwkvquant.models.ImageModel runs it in torch (docs/checkpoints.md)"
+        )
+    return _adapted(checkpoint, adapter)
+
+
+def _adapted(checkpoint: Checkpoint, adapter: str) -> Checkpoint:
     if adapter:
         checkpoint.adapt(Adapter(Spec.parse(adapter), checkpoint.architecture, checkpoint.tensors, open_file))
     return checkpoint
@@ -51,8 +65,9 @@ def _open(path: Path) -> Checkpoint:
             file, files = open_file(main), [main]
         tokenizer = file.tokenizer if isinstance(file, GgufFile) else None  # the only format with one inside
         translated = TranslatedFile(UnwrappedFile(file))
+        meta = file.meta if isinstance(file, PthFile) else None  # the only format with such values
         try:
-            return Checkpoint(path, translated, files, tokenizer)
+            return Checkpoint(path, translated, files, tokenizer, meta)
         except CheckpointError as error:
             raise CheckpointError(translated.explain(str(error))) from error
     except CheckpointError as error:

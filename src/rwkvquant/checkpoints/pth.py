@@ -10,6 +10,7 @@ import math
 import mmap
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,9 +22,15 @@ from rwkvquant.checkpoints.values import DTYPES, as_float32, require_whole
 from rwkvquant.checkpoints.wrappers import dict_of_tensors
 from rwkvquant.errors import CheckpointError
 
+COUNTER = ".num_batches_tracked"  # of batch norms: an integer that only training uses
+
 
 class PthFile:
-    """A mapped .pth. Raises CheckpointError for anything but a zip with a plain dict of bf16, fp16 and fp32 tensors."""
+    """A mapped .pth. Raises CheckpointError for anything but a zip with a plain dict of bf16, fp16 and fp32 tensors.
+
+    `meta` is what OpenMMLab's tools put next to the tensors under that name: anything that a pickle may build, not checked; else {}.
+    Counters of batch norms are left out.
+    """
 
     format = "pth"
     written_as: str | None = "blinkdl"  # the usual layout of a .pth
@@ -59,7 +66,9 @@ class PthFile:
         index = read_pickle(self._contents(f"{self._root}/data.pkl"))
         if not isinstance(index, dict) or not index:
             raise CheckpointError(f"a checkpoint is a dict of tensors; this file holds {_what_instead(index)}")
-        index = dict_of_tensors(index)
+        meta = index.get("meta")
+        self.meta: dict[Any, Any] = meta if isinstance(meta, dict) else {}
+        index = {name: value for name, value in dict_of_tensors(index).items() if not str(name).endswith(COUNTER)}
         for name, value in index.items():
             self._check_within_storage(name, checked_kind(name, value))
         # Tensors may share a storage (a tied head does), but a small file must not become a thousand large tensors in memory.

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from rwkvquant.architectures import QUANTIZED_ROLES, Dims, Role, TensorSpec
+from rwkvquant.architectures.image import ImageSettings
+from rwkvquant.architectures.vrwkv import family_of
 from rwkvquant.checkpoints.tensor_info import TensorInfo
 
+_ALWAYS = ("layers", "width", "hidden", "vocab", "heads", "head_size", "ranks")  # sizes that are shown even where they are 0
 UsedTensor = tuple[str, TensorSpec, int | None]  # of Checkpoint.specs()
 
 
@@ -22,6 +25,7 @@ def summary(
     dims: Dims,
     tensors: dict[str, TensorInfo],
     used: Iterable[UsedTensor],
+    carried: Collection[str],
     tied_head: bool,
 ) -> dict[str, Any]:
     """Plain JSON. Keys that packed files have too mean the same there. Names and shapes are ours in every layout.
@@ -30,9 +34,10 @@ def summary(
 
     `tensors` are those in the file: a head that is the embedding (`tied_head`) is not in it, and is not counted.
 
-    `parameters_by_role` counts weights; the role "unused" is that of layer 0's v0, v1, v2. `parameters` is the sum.
+    `parameters_by_role` counts weights; the role "unused" is that of layer 0's v0, v1, v2, and "carried" that of names in `carried`.
+    `parameters` is the sum.
     """
-    roles = {name: str(spec.role) for name, spec, _ in used}
+    roles = {name: str(spec.role) for name, spec, _ in used} | dict.fromkeys(carried, "carried")
     by_role: Counter[str] = Counter()
     by_dtype: Counter[str] = Counter()
     bits: defaultdict[str, float] = defaultdict(float)
@@ -48,7 +53,7 @@ def summary(
         "file": str(path),
         **kind,
         "arch": arch,
-        "dims": dataclasses.asdict(dims),
+        "dims": {name: size for name, size in dataclasses.asdict(dims).items() if size or name in _ALWAYS},
         "dtype": ", ".join(dtype for dtype, _ in by_dtype.most_common()),
         "parameters": by_role.total(),
         "parameters_by_role": dict(by_role.most_common()),
@@ -61,6 +66,11 @@ def summary(
         "bits_per_weight_file": 8 * file_bytes / by_role.total(),
         "tensors": rows,
     }
+
+
+def image_summary(settings: ImageSettings, dims: Dims) -> dict[str, Any]:
+    """What `inspect` shows of a model for images: the settings, and its family by layers and width."""
+    return {"family": family_of(dims), **dataclasses.asdict(settings)}
 
 
 def _mean_bits(bits: Mapping[str, float], parameters: Counter[str], roles: tuple[Role, ...]) -> float:

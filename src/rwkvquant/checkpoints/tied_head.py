@@ -50,7 +50,7 @@ def _missing_head(file: TranslatedFile) -> str | None:
     own: Architecture = file.architecture
     missing = [spec.name for spec in own.outside if spec.name not in file.tensors and not spec.optional]
     heads = [spec for spec in own.heads if spec.shape == own.embedding.shape]
-    return missing[0] if missing == [spec.name for spec in heads] and own.is_marked_in(file.tensors) else None
+    return missing[0] if heads and missing == [spec.name for spec in heads] and own.is_marked_in(file.tensors) else None
 
 
 def _says_tied(path: Path) -> bool:

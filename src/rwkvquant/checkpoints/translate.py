@@ -116,6 +116,8 @@ def _find_table(
         return _named("fla", architecture("rwkv6" if _some(FLA_RWKV6_MARK, tensors) else "rwkv7"))
     if family == "GGUF":
         return _named("gguf", architecture("rwkv6" if _some(GGUF_RWKV6_MARK, tensors) else "rwkv7"))
+    if family == "OpenGVLab":
+        return _named("opengvlab", architecture("vrwkv"))
     if family == "Hugging Face RWKV-6":
         return _named("hf", architecture("rwkv6"))
     shapes = {name.removeprefix(prefix): info.shape for name, info in tensors.items()}

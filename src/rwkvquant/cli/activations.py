@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rwkvquant.architectures import TensorSpec
-from rwkvquant.checkpoints import Checkpoint, open_checkpoint
+from rwkvquant.checkpoints import Checkpoint, open_text_checkpoint
 from rwkvquant.cli.evaluate import AdapterOption, TokenizerOption
 from rwkvquant.cli.histogram import histogram
 from rwkvquant.cli.output import JsonOption, emit, stdout
@@ -55,7 +55,7 @@ def command(
     """Show how the values that a tensor is multiplied with are distributed, next to a normal distribution."""
     if output is not None:
         _check_figure(output)
-    opened = open_checkpoint(checkpoint, adapter or "")
+    opened = open_text_checkpoint(checkpoint, adapter or "")
     met = find_meeting(opened, tensor)
 
     from rwkvquant.calibration.activations import collect_activation, distribution

@@ -40,7 +40,7 @@ def command(
 def _in_blocks(
     file: str, output: str, layout: str, gguf_type: str, calibration: CalibrationConfig, tokenizer: str | None
 ) -> dict[str, Any]:
-    from rwkvquant.checkpoints import open_checkpoint
+    from rwkvquant.checkpoints import open_text_checkpoint
     from rwkvquant.exporting.gguf import check_tokenizer, export_blocks
     from rwkvquant.formats.container import check_output
     from rwkvquant.pipeline.gguf import GGUF_TYPES, gguf_matrices
@@ -53,7 +53,7 @@ def _in_blocks(
         raise ConfigError(f"--gguf-type must be one of {', '.join(GGUF_TYPES)}; got {gguf_type}")
     if is_packed(file):
         raise ConfigError(f"--gguf-type rounds the original weights; {file} is a packed file. Give the checkpoint that it was made from")
-    checkpoint = open_checkpoint(file)
+    checkpoint = open_text_checkpoint(file)
     check_output(output, file, *map(str, checkpoint.inputs()), *filter(None, (calibration.path, tokenizer)))
     found = load_tokenizer(tokenizer or checkpoint.tokenizer, checkpoint.dims.vocab)
     check_tokenizer(found.to_data())  # before an hour of rounding

@@ -52,12 +52,20 @@ def _show_packed(file: str, result: dict[str, Any], ledger: bool, tensors: bool)
 
 
 def _show_checkpoint(file: str, result: dict[str, Any], tensors: bool) -> None:
-    dims = result["dims"]
-    stdout.print(
-        f"{file}: {result['arch']}, {dims['layers']} layers x {dims['width']}, {dims['heads']} heads of {dims['head_size']}, "
-        f"vocabulary {dims['vocab']}, {result['dtype']}, {human_bytes(result['file_bytes'])}"
+    dims, image = result["dims"], result.get("image")
+    sizes = (
+        f"patches of {dims['patch']} x {dims['patch']}, position embedding {_by(image['grid'])}, {dims.get('classes', 0)} classes"
+        if image
+        else f"{dims['heads']} heads of {dims['head_size']}, vocabulary {dims['vocab']}"
     )
-    stdout.print(f"tokenizer {result['tokenizer'] or 'unknown'}: {result['tokenizer_source']}")
+    stdout.print(
+        f"{file}: {(image or {}).get('family') or result['arch']}, {dims['layers']} layers x {dims['width']}, {sizes}, "
+        f"{result['dtype']}, {human_bytes(result['file_bytes'])}"
+    )
+    if image:
+        stdout.print(f"norms {'after' if image['post_norm'] else 'before'} the mixes of a block")
+    else:
+        stdout.print(f"tokenizer {result['tokenizer'] or 'unknown'}: {result['tokenizer_source']}")
     if result["tied_head"]:
         stdout.print("the head is the embedding (tied): the file has it once, a packed file has both, each with its own bits")
     total = result["parameters"]
@@ -69,4 +77,8 @@ def _show_checkpoint(file: str, result: dict[str, Any], tensors: bool) -> None:
 
 
 def _shape(tensor: dict[str, Any]) -> str:
-    return " x ".join(map(str, tensor["shape"]))
+    return _by(tensor["shape"])
+
+
+def _by(sizes: list[int]) -> str:
+    return " x ".join(map(str, sizes))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rwkvquant.checkpoints import open_checkpoint
+from rwkvquant.checkpoints import open_text_checkpoint
 from rwkvquant.formats.container import open_packed
 from rwkvquant.models import CheckpointSource, PackedSource, TorchModel
 from rwkvquant.runtime.session import is_packed, refuse_adapter
@@ -15,7 +15,7 @@ def load_model(file: str, tokenizer: str | None = None, adapter: str | None = No
     `adapter` is merged into a checkpoint. Raises ConfigError for a packed file with one.
     """
     if not is_packed(file):
-        checkpoint = open_checkpoint(file, adapter or "")
+        checkpoint = open_text_checkpoint(file, adapter or "")
         return TorchModel(CheckpointSource(checkpoint)), load_tokenizer(tokenizer or checkpoint.tokenizer, checkpoint.dims.vocab)
     refuse_adapter(file, adapter)
     packed = open_packed(file)
@@ -32,6 +32,6 @@ def load_pair(
     """
     changed, chosen = load_model(quantized, tokenizer)
     if not is_packed(original):
-        return TorchModel(CheckpointSource(open_checkpoint(original, adapter or ""))), changed, chosen
+        return TorchModel(CheckpointSource(open_text_checkpoint(original, adapter or ""))), changed, chosen
     refuse_adapter(original, adapter)
     return TorchModel(PackedSource(open_packed(original))), changed, chosen

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rwkvquant.architectures import architecture
-from rwkvquant.checkpoints import open_checkpoint
+from rwkvquant.checkpoints import open_text_checkpoint
 from rwkvquant.errors import ConfigError
 from rwkvquant.formats.container import PackedFile, open_packed
 from rwkvquant.formats.disk import atomic_write
@@ -42,7 +42,7 @@ def prepare(source: str | Path, output: str | Path, licence: str | None, base_mo
     Raises ConfigError if there is no licence, or if a file with the card's name exists that is not ours; CheckpointError for a bad
     checkpoint.
     """
-    checkpoint = open_checkpoint(source)
+    checkpoint = open_text_checkpoint(source)
     licence = licence or (_licence_in(checkpoint.path / CARD) if checkpoint.path.is_dir() else None)
     if licence is None:
         raise ConfigError("a card names the licence of the original, and this checkpoint has none; give it, as --license apache-2.0")

@@ -102,7 +102,7 @@ def _fits(entry: TensorEntry, axes: tuple[Any, ...]) -> bool:
 
 
 def _unknown(arch: str) -> FormatError:
-    return FormatError(f"this version runs {' and '.join(ARCHITECTURES)}; the file holds {shown(arch)}. Try a newer rwkvquant.")
+    return FormatError(f"this version knows {', '.join(ARCHITECTURES)}; the file holds {shown(arch)}. Try a newer rwkvquant.")
 
 
 def _other_modality(architecture: Architecture, modality: Any) -> FormatError:

@@ -1,5 +1,6 @@
 """The forward in torch, for sequences and batches, with dense and quantised weights."""
 
+from rwkvquant.models.image_model import ImageModel
 from rwkvquant.models.layers import BlockState, Tap, Weights
 from rwkvquant.models.model import ModelState, TorchModel, forward_of
 from rwkvquant.models.quantized import QuantizedMatrix, linear
@@ -8,6 +9,7 @@ from rwkvquant.models.source import CheckpointSource, PackedSource, WeightSource
 __all__ = [
     "BlockState",
     "CheckpointSource",
+    "ImageModel",
     "ModelState",
     "PackedSource",
     "QuantizedMatrix",

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 from rwkvquant.architectures import MATRIX_ROLES, Role
-from rwkvquant.checkpoints import open_checkpoint
+from rwkvquant.checkpoints import open_text_checkpoint
 from rwkvquant.codecs import ALIGNMENT
 from rwkvquant.config import QuantizeRequest
 from rwkvquant.errors import ConfigError
@@ -77,7 +77,7 @@ def quantize(
 def _quantize(
     source: Path, output: Path, asked: QuantizeRequest, recipe: Recipe, progress: Progress, work: WorkDirectory, executor: Executor
 ) -> QuantizeResult:
-    checkpoint, device = open_checkpoint(source, recipe.adapter), _device(recipe)
+    checkpoint, device = open_text_checkpoint(source, recipe.adapter), _device(recipe)
     check_output(output, *checkpoint.inputs(), *(checkpoint.adapter.files if checkpoint.adapter else ()))
     tokenizer = tokenizer_for(checkpoint, recipe, progress)
     calibrated = calibrate(recipe, tokenizer, progress)
@@ -140,7 +140,7 @@ def plan_only(
     recipe, progress = _recipe(request), progress or Progress()
     try:
         with fast_products(_device(recipe)), work_directory(work_dir, None, resume, stop, progress) as work:
-            checkpoint, device = open_checkpoint(source, recipe.adapter), _device(recipe)
+            checkpoint, device = open_text_checkpoint(source, recipe.adapter), _device(recipe)
             tokenizer = tokenizer_for(checkpoint, recipe, progress)
             calibrated = calibrate(recipe, tokenizer, progress)  # a file that is not text is refused now, not only by the real run
             plan = make_plan(checkpoint, recipe, choose(checkpoint, recipe, calibrated, work, device, progress))

@@ -56,6 +56,8 @@ def _checkpoint(path: str | os.PathLike[str]) -> CheckpointInfo:
 
 def _tokenizer(checkpoint: Checkpoint) -> dict[str, Any]:
     """Its kind, and where it was found; None and a sentence if there is none."""
+    if checkpoint.architecture.modality != "text":
+        return {"tokenizer": None, "tokenizer_source": "a model for images has no tokenizer"}
     try:
         tokenizer = load_tokenizer(checkpoint.tokenizer, checkpoint.dims.vocab)
     except TokenizerError as error:

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rwkvquant.architectures import architecture
-from rwkvquant.checkpoints import open_checkpoint
+from rwkvquant.checkpoints import open_text_checkpoint
 from rwkvquant.errors import ConfigError
 from rwkvquant.formats.container import open_packed
 from rwkvquant.formats.header import LENGTH_BYTES, PREFIX
@@ -73,7 +73,7 @@ def load(
         refuse_adapter(path, adapter)
         packed = open_packed(Path(path), pages)
         return Model(packed_weights(packed), tokenizer, packed.tokenizer, threads, activations)
-    checkpoint = open_checkpoint(path, adapter or "")
+    checkpoint = open_text_checkpoint(path, adapter or "")
     if pages != "auto":
         raise ConfigError(f"pages must be auto for a checkpoint, which is decoded into memory; got {pages} for {path}")
     return Model(checkpoint_weights(checkpoint), tokenizer or checkpoint.tokenizer, None, threads, activations)

@@ -65,9 +65,12 @@ class ReferenceEngine:
 def step_of(arch: str) -> Step:
     """`step` of kernels/<arch>.py. Raises ConfigError for an architecture without one."""
     try:
-        step: Step = import_module(f"rwkvquant.kernels.{arch}").step
+        module = import_module(f"rwkvquant.kernels.{arch}")
     except ModuleNotFoundError as error:
         if error.name != f"rwkvquant.kernels.{arch}":
             raise
         raise ConfigError(f"models of {arch} can be read and packed, but not run: there is no kernels/{arch}.py") from None
+    if not hasattr(module, "step"):
+        raise ConfigError(f"models of {arch} do not read tokens: kernels/{arch}.py has no step")
+    step: Step = module.step
     return step

@@ -1,0 +1,22 @@
+"""What a model for images needs to know besides its tensors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+# The normalisation of all released models: the means and deviations of ImageNet's colours, red first, in steps of 0 to 255.
+MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+
+
+@dataclass(frozen=True)
+class ImageSettings:
+    """`grid`: rows and columns of the position embedding, in patches. `post_norm`: the norms of a block follow its mixes.
+
+    `classes`: their names, or () where they are not known. `mean` and `std` of each colour are subtracted from an image and divide it.
+    """
+
+    grid: tuple[int, int]
+    post_norm: bool
+    classes: tuple[str, ...] = ()
+    mean: tuple[float, ...] = MEAN
+    std: tuple[float, ...] = STD
