@@ -103,7 +103,7 @@ def without_memory(shape: str, memory: int) -> dict[str, Any]:
         "layouts": "dense",
         **counted,
         "file_bytes": 2 * counted["weights"],
-        "bytes_per_token": 2 * (counted["weights"] - (dims.vocab - 1) * dims.width) + 2 * state_bytes(dims),
+        "bytes_per_token": 2 * (counted["weights"] - (dims.vocab - 1) * dims.width) + 2 * state_bytes(architecture(arch), dims),
         "not_run": f"{2 * counted['weights'] / 1e9:.1f} GB of weights, {memory / 1e9:.1f} GB of memory",
     }
 

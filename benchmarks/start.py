@@ -5,7 +5,7 @@
 For the packed file that the package carries, and for random models of released shapes read with the RWKV World vocabulary:
 
     first token   from the start of a process `rwkvquant generate` to its first output, which is the prompt and the first token
-    peak RSS      of such a process over 32 tokens, with pages of the mapped file; allowed: file + state + 10 % + 60 MB
+    peak RSS      of such a process over 32 tokens, with the pages of the file; allowed: file + state + 10 % + 60 MB
     load          `rwkvquant.load` of a file in the page cache, in a process that has everything imported
 
 Medians of --rounds, after one that does not count. --install makes a virtual environment, installs this tree into it without
@@ -77,7 +77,7 @@ def measure(file: Path, tokenizer: str | None, rounds: int) -> dict[str, Any]:
         "first_token_s": statistics.median(seconds for seconds, _ in runs),
         "load_s": statistics.median(loads[1:]),
         "peak_rss_bytes": max(peak for _, peak in runs),
-        "allowed_rss_bytes": round(1.1 * (size + state_bytes(packed.dims))) + (ALLOWED_MB << 20),
+        "allowed_rss_bytes": round(1.1 * (size + state_bytes(packed.architecture, packed.dims))) + (ALLOWED_MB << 20),
     }
 
 

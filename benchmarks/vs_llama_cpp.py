@@ -41,6 +41,7 @@ from llama_tools import PACKAGE, LlamaCpp, build, sample_text
 from roofline import conditions
 from vs_report import show, summarise
 
+from rwkvquant.architectures import architecture
 from rwkvquant.bench.measure import HASHED_TOKENS, Decoder, bytes_per_token, int8_operations_per_token, state_bytes
 from rwkvquant.bench.random_model import write_random_model
 from rwkvquant.bench.roofline import Roofline
@@ -123,7 +124,7 @@ def compare(shape: str, llama: LlamaCpp, folder: Path, options: argparse.Namespa
         if name in PRESETS:
             ours[name] = Ours(path, options.threads, options.prompt)
         else:
-            theirs[name] = Theirs(path, llama, options.prompt, state_bytes(dims))
+            theirs[name] = Theirs(path, llama, options.prompt, state_bytes(architecture(arch), dims))
     prepared = time.perf_counter()
     rounds = measure(shape, ours, theirs, options)
     for name, one in ours.items():
