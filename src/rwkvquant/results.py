@@ -18,7 +18,8 @@ Interval = tuple[float, float]
 @dataclass(frozen=True)
 class Result:
     def to_json(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
+        """Tuples are lists there."""
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in dataclasses.asdict(self).items()}
 
 
 @dataclass(frozen=True)
