@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from rwkvquant import _native
 
-PREFETCH = (0, 2048, 8192)  # bytes ahead; which is fastest differs from CPU to CPU
+PREFETCH = (0, 1024, 2048, 8192)  # bytes ahead; which is fastest differs from CPU to CPU
 
 
 def read_bandwidth(memory: NDArray[np.uint8]) -> float:

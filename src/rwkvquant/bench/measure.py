@@ -8,6 +8,7 @@ the state, read and written once.
 
 from __future__ import annotations
 
+import dataclasses
 import platform
 import statistics
 import sys
@@ -106,6 +107,8 @@ def measure(
         "density": None if density is None else density.to_json() | {"asked": packed.quantization_config.get("density")},
         "threads": model.threads,
         "backend": model.backend,
+        "tuning": None if model.tuning is None else dataclasses.asdict(model.tuning),
+        "tuning_line": str(model.tuning),
         "pages": held.pages,
         "pages_line": str(held),
         "huge_share": held.huge_share,

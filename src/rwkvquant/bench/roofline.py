@@ -20,7 +20,7 @@ from rwkvquant.formats.pages import huge_memory
 from rwkvquant.kernels import dispatch
 
 BYTES = 1 << 30
-PREFETCH = (0, 2048, 8192)  # bytes ahead; which is fastest differs from CPU to CPU
+PREFETCH = (0, 1024, 2048, 8192)  # bytes ahead; which is fastest differs from CPU to CPU
 SECONDS = 0.03  # of multiplying, at least, so that the time to start threads does not count
 _LINES = 256
 _PRODUCTS = 16384  # a round of native/dot_rate.cpp

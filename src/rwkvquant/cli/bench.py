@@ -96,6 +96,7 @@ def _show(result: dict[str, Any]) -> None:
         ],
         *([["density", _density(result["density"])]] if result["density"] else []),
         ["threads", f"{result['threads']}, {result['backend']}"],
+        ["measured while reading", result["tuning_line"]],
         ["file", human_bytes(result["file_bytes"])],
         ["pages", result["pages_line"]],
         ["peak memory", human_bytes(result["peak_rss_bytes"]) if result["peak_rss_bytes"] else "unknown"],

@@ -2,6 +2,8 @@
 #include "bindings.h"
 
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/map.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
@@ -23,6 +25,7 @@ using ReadFloats = nb::ndarray<const float, nb::c_contig, nb::device::cpu>;
 using Indices = nb::ndarray<const std::uint32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 
 constexpr std::size_t kMaxThreads = 1024;
+constexpr std::size_t kMostAhead = 1 << 20;
 
 void require(bool holds, const std::string& what, const std::string& rule) {
     if (!holds) throw nb::value_error(("[engine] " + what + ": " + rule).c_str());
@@ -120,6 +123,12 @@ class BoundEngine {
     }
 
     std::size_t threads() const { return engine_->threads(); }
+    std::map<std::string, std::size_t> prefetch() const { return engine_->prefetch(); }
+    std::string prefetch_source() const { return engine_->prefetch_source(); }
+    void fix_prefetch(std::optional<std::size_t> ahead) {
+        require(!ahead || *ahead <= kMostAhead, "prefetch", "must lie in 0 to " + std::to_string(kMostAhead));
+        engine_->fix_prefetch(ahead);
+    }
     std::vector<double> shares() const { return engine_->shares(); }
     void fix_shares(const std::vector<double>& shares) {
         require(engine_->fix_shares(shares), "shares", "must be a number above 0 for each thread, or none");
@@ -147,6 +156,29 @@ struct BoundShares {
     void learn(const std::vector<std::uint64_t>& busy, std::uint64_t time) { shares.learn(busy, time); }
 };
 
+// For tests of the rules by which distances are chosen.
+struct BoundPrefetch {
+    std::vector<std::string> codecs;
+    Prefetch prefetch;
+
+    BoundPrefetch(const std::string& isa, const std::vector<std::string>& codecs, const std::vector<std::size_t>& bytes)
+        : codecs(codecs), prefetch(isa, codecs, checked(codecs, bytes)) {}
+    static const std::vector<std::size_t>& checked(const std::vector<std::string>& codecs, const std::vector<std::size_t>& bytes) {
+        require(codecs.size() == bytes.size(), "prefetch", "must have the bytes of each codec");
+        return bytes;
+    }
+    std::vector<std::size_t> ahead() const {
+        std::vector<std::size_t> ahead;
+        for (std::size_t c = 0; c < codecs.size(); ++c) ahead.push_back(prefetch.ahead(c));
+        return ahead;
+    }
+    std::string source() const { return prefetch.source(); }
+    void learn(const std::vector<std::uint64_t>& times) {
+        require(times.size() == codecs.size(), "prefetch", "must have a time for each codec");
+        prefetch.learn(times);
+    }
+};
+
 }  // namespace
 
 void bind_engine(nb::module_& module) {
@@ -159,9 +191,18 @@ void bind_engine(nb::module_& module) {
              "att_shift_to"_a.noconvert(),
              "ffn_shift_to"_a.noconvert(), "wkv_to"_a.noconvert(), "wanted"_a, "logits"_a.noconvert())
         .def_prop_ro("threads", &BoundEngine::threads, "How many threads work on a step: fewer than asked for where the system gives fewer.")
+        .def_prop_ro("prefetch", &BoundEngine::prefetch, "How many bytes ahead products with one vector ask for memory, by codec.")
+        .def_prop_ro("prefetch_source", &BoundEngine::prefetch_source, "table, measuring, measured or fixed: see native/prefetch.h.")
+        .def("fix_prefetch", &BoundEngine::fix_prefetch, "ahead"_a.none(),
+             "From now on this distance for every codec; with None, that of the table for this CPU.")
         .def_prop_ro("shares", &BoundEngine::shares, "The share of the work of each thread. Their sum is 1.")
         .def("fix_shares", &BoundEngine::fix_shares, "shares"_a,
              "From now on these shares of the work, in any unit; with an empty list they follow the measured speeds again.");
+    nb::class_<BoundPrefetch>(module, "Prefetch", "How far ahead each codec asks for memory. See native/prefetch.h.")
+        .def(nb::init<const std::string&, const std::vector<std::string>&, const std::vector<std::size_t>&>(), "isa"_a, "codecs"_a, "bytes"_a)
+        .def_prop_ro("ahead", &BoundPrefetch::ahead, "(codecs,) bytes")
+        .def_prop_ro("source", &BoundPrefetch::source)
+        .def("learn", &BoundPrefetch::learn, "times"_a, "(codecs,) the time of the products of each codec in a token.");
     nb::class_<BoundShares>(module, "Shares", "Which threads work on a step, and the share of each. See native/shares.h.")
         .def(nb::init<std::size_t>(), "threads"_a)
         .def_prop_ro("values", &BoundShares::values, "(threads,), their sum is 1; 0 for a thread that is left out.")

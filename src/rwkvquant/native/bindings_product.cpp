@@ -6,6 +6,7 @@
 
 #include "bindings.h"
 #include "bindings_matrix.h"
+#include "prefetch.h"
 #include "tiles.h"
 
 namespace rwkvquant {
@@ -35,6 +36,7 @@ void product(const HeldMatrix& held, const std::optional<Array>& q, const std::o
     Activations activations;
     activations.cols = matrix.cols;
     activations.count = count;
+    activations.ahead = usual_ahead(held.codec().name);
     if (q) {
         check_rule(op, scale && minus_sum, "q needs scale and minus_sum");
         activations.q = reinterpret_cast<const std::int8_t*>(checked(op, "q", *q, kInt8, count * padded));

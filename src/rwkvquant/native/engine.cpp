@@ -37,6 +37,18 @@ struct Division {
 
 constexpr std::size_t ceil_divide(std::size_t a, std::size_t b) { return (a + b - 1) / b; }
 
+std::vector<std::string> codec_names() {
+    std::vector<std::string> names;
+    for (const Codec* const* codec = operations().codecs; *codec != nullptr; ++codec) names.emplace_back((*codec)->name);
+    return names;
+}
+
+std::vector<std::size_t> bytes_by_codec(const Weights& weights) {
+    std::vector<std::size_t> bytes(codec_names().size());
+    for (const auto& [name, W] : weights.matrices) bytes[W.codec] += W.bytes;
+    return bytes;
+}
+
 [[noreturn]] void refuse(const std::string& name, const std::string& rule) { throw std::invalid_argument(rule + " (" + name + ")"); }
 
 }  // namespace
@@ -111,7 +123,9 @@ Engine::Engine(const ModelSizes& sizes, Weights weights, std::size_t threads, bo
       column_unit_(std::lcm(kColumnGroup, sizes.head_size)),
       head_x_(sizes.width),
       pool_(threads),
-      shares_(pool_.threads()) {
+      shares_(pool_.threads()),
+      prefetch_(operations().isa, codec_names(), bytes_by_codec(weights_)),
+      times_(codec_names().size()) {
     ln0_ = norm("blocks.0.ln0");
     ln_out_ = norm("ln_out");
     head_ = weights_.matrix("head.weight", sizes.vocab, sizes.width);
@@ -131,8 +145,29 @@ void Engine::forward(const Step& step) {
         for (std::size_t layer = 0; layer < sizes.layers; ++layer) block(worker, step, layer);
         head(worker, step);
     };
+    const bool usual = count == 1 && step.wanted.size() == 1;  // steps that do the same can be compared
+    timing_ = usual && prefetch_.measuring();
+    for (std::atomic<std::uint64_t>& time : times_) time.store(0, std::memory_order_relaxed);
     pool_.run(work, count < kManyTokens ? &shares_.team() : nullptr);  // much of the work on many tokens is handed out to free threads
-    if (count == 1 && step.wanted.size() == 1) shares_.learn(pool_.busy(), pool_.time());  // only steps that do the same
+    if (usual) shares_.learn(pool_.busy(), pool_.time());
+    if (timing_) prefetch_.learn(std::vector<std::uint64_t>(times_.begin(), times_.end()));
+}
+
+std::map<std::string, std::size_t> Engine::prefetch() const {
+    const std::lock_guard<std::mutex> lock(busy_);
+    std::map<std::string, std::size_t> distances;
+    for (const auto& [name, W] : weights_.matrices) distances[operations().codecs[W.codec]->name] = prefetch_.ahead(W.codec);
+    return distances;
+}
+
+std::string Engine::prefetch_source() const {
+    const std::lock_guard<std::mutex> lock(busy_);
+    return prefetch_.source();
+}
+
+void Engine::fix_prefetch(std::optional<std::size_t> ahead) {
+    const std::lock_guard<std::mutex> lock(busy_);
+    prefetch_.fix(ahead);
 }
 
 std::vector<double> Engine::shares() const {
@@ -205,7 +240,11 @@ float* Engine::state_of(const StateArrays& state, std::size_t layer, std::size_t
 
 void Engine::multiply(const Matrix& W, const Vectors& x, std::size_t count, float* out, std::size_t stride, Range rows) const {
     if (rows.begin >= rows.end) return;
-    operations().codecs[W.codec]->product(W, x.view(count, quantized_), out, stride, rows.begin, rows.end);
+    Activations view = x.view(count, quantized_);
+    view.ahead = prefetch_.ahead(W.codec);
+    const std::uint64_t started = timing_ ? ticks() : 0;
+    operations().codecs[W.codec]->product(W, view, out, stride, rows.begin, rows.end);
+    if (timing_) times_[W.codec].fetch_add(ticks() - started, std::memory_order_relaxed);
 }
 
 void Engine::add_branch(const Worker& worker, const Matrix& W, const Vectors& y, const Vectors* gate, std::size_t count) {

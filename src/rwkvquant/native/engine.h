@@ -11,6 +11,7 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -21,6 +22,7 @@
 
 #include "buffer.h"
 #include "matrix.h"
+#include "prefetch.h"
 #include "shares.h"
 #include "steps.h"
 #include "thread_pool.h"
@@ -102,6 +104,11 @@ class Engine {
     std::vector<double> shares() const;
     bool fix_shares(std::span<const double> shares);
 
+    // How far ahead the products ask for memory, by the name of each codec that the model has, and where that comes from: prefetch.h.
+    std::map<std::string, std::size_t> prefetch() const;
+    std::string prefetch_source() const;
+    void fix_prefetch(std::optional<std::size_t> ahead);
+
     const ModelSizes sizes;
 
   protected:
@@ -174,6 +181,9 @@ class Engine {
     std::vector<std::atomic<unsigned>> arrived_;   // (chunks,) threads that have left their part
     ThreadPool pool_;
     Shares shares_;
+    Prefetch prefetch_;
+    bool timing_ = false;                             // whether the products of this step are timed
+    mutable std::vector<std::atomic<std::uint64_t>> times_;  // (codecs,) of the products of this step, of all threads
     mutable std::mutex busy_;
 };
 

@@ -150,7 +150,7 @@ constexpr int kBlocks = 1, kVectors = 4;          // row-blocks and vectors mult
 constexpr int kDenseVectors = 1;                  // the same for a row of dense weights
 constexpr int kEnough = 8;                        // sums at a time: with fewer, instructions wait for one another
 constexpr bool kOneVectorLoop = true;             // whether one int8 vector has its own loop (product.h)
-constexpr std::size_t kCodesAhead = 8192, kDenseAhead = 8192, kTablesAhead = 3072, kScalesAhead = 1024, kZerosAhead = 512;  // bytes to prefetch
+constexpr std::size_t kTablesAhead = 3072, kScalesAhead = 1024, kZerosAhead = 512;  // bytes to prefetch; for codes: prefetch.h
 constexpr std::int32_t kEntryOffset = 0;          // added to the entries of its tables, where bytes must be unsigned
 constexpr int kGroupPairs = 1;                    // of product_columnwise.cpp: 4 sums each, 8 registers
 constexpr std::size_t kStripsAhead = 4;           // from prefetching to decoding (product_decoded.cpp): 6 KiB a row-block at 3 bits

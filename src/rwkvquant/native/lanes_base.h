@@ -21,8 +21,8 @@ RWKVQUANT_INLINE T load(const void* from) {
     return value;
 }
 
-// Prefetches the lines of a tile that are `ahead` bytes later. The hardware follows a stream, but stops at each 4 KiB page; 8 KiB ahead
-// made reading from memory 20 % faster (docs/methods/tile.md). Past the end of an array it does no harm.
+// Prefetches the lines of a tile that are `ahead` bytes later. The hardware follows a stream, but stops at each 4 KiB page. Past the end of
+// an array it does no harm.
 template <std::size_t bytes>
 RWKVQUANT_INLINE void prefetch(const void* from, std::size_t ahead) {
     for (std::size_t line = 0; line < bytes; line += 64) __builtin_prefetch(static_cast<const char*>(from) + ahead + line);

@@ -224,7 +224,7 @@ constexpr int kDenseVectors = 1;                  // the same for a row of dense
 constexpr int kEnough = 2;                        // sums at a time: with fewer, they wait for one another; each is four of 32 registers
 constexpr bool kOneVectorLoop = true;             // whether one int8 vector has its own loop (product.h)
 constexpr bool kSevenBitLoop = true;              // whether bytes below 128 are multiplied faster than all bytes
-constexpr std::size_t kCodesAhead = 8192, kDenseAhead = 8192, kTablesAhead = 3072, kScalesAhead = 1024, kZerosAhead = 512;  // bytes to prefetch
+constexpr std::size_t kTablesAhead = 3072, kScalesAhead = 1024, kZerosAhead = 512;  // bytes to prefetch; for codes: prefetch.h
 constexpr std::int32_t kEntryOffset = 64;         // added to the entries of its tables, because udot multiplies unsigned bytes
 constexpr int kGroupPairs = 1;                    // of product_columnwise.cpp: 4 sums each, 16 registers
 constexpr std::size_t kStripsAhead = 4;           // from prefetching to decoding (product_decoded.cpp): 6 KiB a row-block at 3 bits

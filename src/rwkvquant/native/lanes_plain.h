@@ -191,7 +191,7 @@ constexpr int kDenseVectors = 1;                  // the same for a row of dense
 constexpr int kEnough = 8;                        // sums at a time: with fewer, instructions wait for one another
 constexpr bool kOneVectorLoop = false;            // whether one int8 vector has its own loop (product.h); plain C++ is bound by arithmetic
 constexpr bool kSevenBitLoop = false;             // whether bytes below 128 are multiplied faster than all bytes
-constexpr std::size_t kCodesAhead = 8192, kDenseAhead = 8192, kTablesAhead = 3072, kScalesAhead = 1024, kZerosAhead = 512;  // bytes to prefetch
+constexpr std::size_t kTablesAhead = 3072, kScalesAhead = 1024, kZerosAhead = 512;  // bytes to prefetch; for codes: prefetch.h
 constexpr std::int32_t kEntryOffset = 0;          // added to the entries of its tables, where bytes must be unsigned
 constexpr int kGroupPairs = 1;                    // of product_columnwise.cpp
 constexpr std::size_t kStripsAhead = 4;           // from prefetching to decoding (product_decoded.cpp): 6 KiB a row-block at 3 bits

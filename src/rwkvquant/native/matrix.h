@@ -31,6 +31,7 @@ struct Activations {
     const float* x = nullptr;                 // (count, padded), zeros in the padding
     const void* prepared = nullptr;           // (count,) what the codec made of x, if it asks for that (codec.h, ColumnSums)
     std::size_t cols = 0, count = 0;
+    std::size_t ahead = 0;                    // how many bytes ahead to ask for the memory of codes: prefetch.h
 };
 
 }  // namespace rwkvquant

@@ -58,13 +58,14 @@ void one_vector(const Codebook& matrix, const Tables& tables, const Activations&
     const std::size_t tiles = ceil_divide(matrix.cols, 32), first = row_begin / kTileRows * tiles;
     const std::uint8_t *tile = matrix.codes + first * kTileBytes, *table = tables.stored + first * tables.tile_bytes;
     const Bytes offset = tables.offset();
+    const std::size_t ahead = activations.ahead;
     for (std::size_t row = row_begin; row < row_end; row += kTileRows) {
         Floats y = splat(0.0f);
         const std::int8_t* q = activations.q;
         const std::int32_t* minus_sum = activations.minus_sum;
         const float* xscale = activations.scale;
         for (std::size_t t = 0; t < tiles; t += 2, q += kActivationGroup, minus_sum += 2, ++xscale) {
-            prefetch<2 * kTileBytes>(tile, kCodesAhead);
+            prefetch<2 * kTileBytes>(tile, ahead);
             tables.prefetch_ahead(table);
             Ints isum = dot_centroids<bits, Tables>(multiply_zeros(splat(kCentroidZero), *minus_sum), tile, tables.of_tile(table), offset, q);
             tile += kTileBytes, table += tables.tile_bytes;

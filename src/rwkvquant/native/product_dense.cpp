@@ -47,7 +47,8 @@ float sum_by_halves(const Floats (&sums)[kChains]) {
 
 // Writes out[v * out_stride] of one row and some vectors.
 template <Type type, int vectors>
-void multiply_row(const std::uint8_t* row, std::size_t cols, const float* x, std::size_t padded, float* out, std::size_t out_stride) {
+void multiply_row(const std::uint8_t* row, std::size_t cols, const float* x, std::size_t padded, std::size_t ahead, float* out,
+                  std::size_t out_stride) {
     constexpr std::size_t kBytes = kSize<type>, kColumns = kLanes * kChains;
     Floats sums[vectors][kChains];
     for (auto& of_vector : sums) {
@@ -63,7 +64,7 @@ void multiply_row(const std::uint8_t* row, std::size_t cols, const float* x, std
     };
     std::size_t c = 0;
     for (; c + kColumns <= cols; c += kColumns) {
-        prefetch<kColumns * kBytes>(row + c * kBytes, kDenseAhead);
+        prefetch<kColumns * kBytes>(row + c * kBytes, ahead);
         add_columns(row + c * kBytes, x + c);
     }
     if (c < cols) {  // the last columns, and zeros after them
@@ -83,10 +84,10 @@ void multiply_all(const Dense& matrix, const Activations& activations, float* ou
         const std::uint8_t* values = matrix.values + row * cols * kSize<type>;
         std::size_t v = 0;
         for (; v + kDenseVectors <= activations.count; v += kDenseVectors) {
-            multiply_row<type, kDenseVectors>(values, cols, x + v * padded, padded, out + v * out_stride + row, out_stride);
+            multiply_row<type, kDenseVectors>(values, cols, x + v * padded, padded, activations.ahead, out + v * out_stride + row, out_stride);
         }
         for (; v < activations.count; ++v) {
-            multiply_row<type, 1>(values, cols, x + v * padded, padded, out + v * out_stride + row, out_stride);
+            multiply_row<type, 1>(values, cols, x + v * padded, padded, activations.ahead, out + v * out_stride + row, out_stride);
         }
     }
 }

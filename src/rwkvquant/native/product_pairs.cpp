@@ -28,13 +28,13 @@ void describe(Description& given, Matrix& matrix) {
 template <int bits>
 void one_vector(const Pairs& matrix, const Activations& activations, float* out, std::size_t row_begin, std::size_t row_end) {
     constexpr std::size_t kTileBytes = kTileRows * 32 * bits / 8;
-    const std::size_t tiles = ceil_divide(matrix.cols, 64);
+    const std::size_t tiles = ceil_divide(matrix.cols, 64), ahead = activations.ahead;
     const std::uint8_t* tile = matrix.codes + row_begin / kTileRows * tiles * kTileBytes;
     for (std::size_t row = row_begin; row < row_end; row += kTileRows) {
         const PairTables<bits> tables(matrix, row / matrix.group_rows);
         Floats y = splat(0.0f);
         for (std::size_t t = 0; t < tiles; ++t, tile += kTileBytes) {
-            prefetch<kTileBytes>(tile, kCodesAhead);
+            prefetch<kTileBytes>(tile, ahead);
             const std::int8_t* x = activations.q + kActivationGroup * t;
             Bytes codes[kCodeSteps];
             unpack_codes<bits, kCodeSteps>(tile, codes);

@@ -66,13 +66,14 @@ void one_vector_64(const Uniform& matrix, const Activations& activations, float*
     const std::size_t tiles = ceil_divide(matrix.cols, 64), in_group = matrix.group_size / 64, groups = ceil_divide(tiles, in_group);
     const std::uint8_t* tile = matrix.codes + row_begin / kTileRows * tiles * kTileBytes;
     Grid<bits, wide_scales, symmetric> grid(matrix, row_begin / kTileRows * groups);
+    const std::size_t ahead = activations.ahead;
     for (std::size_t row = row_begin; row < row_end; row += kTileRows) {
         Floats y = splat(0.0f);
         const std::int8_t* q = activations.q;
         const std::int32_t* minus_sum = activations.minus_sum;
         const float* xscale = activations.scale;
         const auto add_tile = [&](Floats scale, Ints zero) RWKVQUANT_ALWAYS {
-            prefetch<kTileBytes>(tile, kCodesAhead);
+            prefetch<kTileBytes>(tile, ahead);
             const Ints isum = dot_codes<bits, 16>(multiply_zeros(zero, *minus_sum), tile, q);
             y = add(y, multiply(to_floats(isum), multiply(scale, splat(*xscale))));
             tile += kTileBytes, q += 64, minus_sum += 2, ++xscale;
@@ -103,6 +104,7 @@ void one_vector_32(const Uniform& matrix, const Activations& activations, float*
     const std::size_t tiles = ceil_divide(matrix.cols, 32), in_group = matrix.group_size / 32, groups = ceil_divide(tiles, in_group);
     const std::uint8_t* tile = matrix.codes + row_begin / kTileRows * tiles * kTileBytes;
     Grid<bits, wide_scales, symmetric> grid(matrix, row_begin / kTileRows * groups);
+    const std::size_t ahead = activations.ahead;
     for (std::size_t row = row_begin; row < row_end; row += kTileRows) {
         Floats y = splat(0.0f);
         const std::int8_t* q = activations.q;
@@ -112,7 +114,7 @@ void one_vector_32(const Uniform& matrix, const Activations& activations, float*
             const Ints zero = grid.zero();
             grid.prefetch_ahead();
             for (const std::size_t stop = t + in_group < tiles ? t + in_group : tiles; t < stop;) {
-                prefetch<2 * kTileBytes>(tile, kCodesAhead);
+                prefetch<2 * kTileBytes>(tile, ahead);
                 const Floats both_scales = multiply(scale, splat(activations.scale[t / 2]));
                 const std::size_t in_piece = t % 2 == 0 && t + 1 < stop ? 2 : 1;
                 const std::int32_t* of_group = minus_sum + t / 2 * 2;

@@ -24,15 +24,6 @@ void pause() {
 #endif
 }
 
-// A clock that is cheap to read: twice at each barrier.
-std::uint64_t ticks() {
-#if defined(RWKVQUANT_X86)
-    return __rdtsc();
-#else
-    return static_cast<std::uint64_t>(std::chrono::steady_clock::now().time_since_epoch().count());
-#endif
-}
-
 // Waits until the value is no longer `old`.
 void wait_for_change(const std::atomic<unsigned>& value, unsigned old, int spins) {
     for (; spins > 0; --spins) {
@@ -54,6 +45,14 @@ long process_id() {
 struct Abandoned {};
 
 }  // namespace
+
+std::uint64_t ticks() {
+#if defined(RWKVQUANT_X86)
+    return __rdtsc();
+#else
+    return static_cast<std::uint64_t>(std::chrono::steady_clock::now().time_since_epoch().count());
+#endif
+}
 
 ThreadPool::ThreadPool(std::size_t threads) : asked_(threads > 0 ? threads : 1) { start(); }
 

@@ -18,6 +18,9 @@
 
 namespace rwkvquant {
 
+// A clock that is cheap to read, in ticks of the CPU.
+std::uint64_t ticks();
+
 struct Range {
     std::size_t begin, end;
 };

@@ -31,8 +31,8 @@ from rwkvquant.formats.pages import Held
 from rwkvquant.formats.tokenizer_data import TokenizerData
 from rwkvquant.kernels import dispatch
 from rwkvquant.results import GenerateResult
-from rwkvquant.runtime.engines.base import Engine, Which, checked_tokens
-from rwkvquant.runtime.engines.native import ACTIVATIONS, SHARES, NativeEngine
+from rwkvquant.runtime.engines.base import Engine, Tuning, Which, checked_tokens
+from rwkvquant.runtime.engines.native import ACTIVATIONS, MOST_AHEAD, PREFETCH, SHARES, NativeEngine
 from rwkvquant.runtime.engines.reference import ReferenceEngine, step_of
 from rwkvquant.runtime.sampling import Sampler, SamplingConfig, SamplingOptions, sampling_of
 from rwkvquant.runtime.states.files import State
@@ -121,6 +121,11 @@ class Model:
     @property
     def threads(self) -> int:
         return self._engine.threads
+
+    @property
+    def tuning(self) -> Tuning | None:
+        """What the native engine has measured until now, to read faster; None for the reference. Results never depend on it."""
+        return self._engine.tuning
 
     @property
     def backend(self) -> str:
@@ -293,7 +298,15 @@ def make_engine(weights: Weights, threads: int | None = None, activations: str |
     step_of(weights.arch)  # first, because its message for an architecture that cannot run says more
     if dispatch.native_module() is None:
         return ReferenceEngine(weights)
-    return NativeEngine(weights, threads, activations, shares)
+    return NativeEngine(weights, threads, activations, shares, _prefetch(os.environ.get("RWKVQUANT_PREFETCH", "measured")))
+
+
+def _prefetch(asked: str) -> str | int:
+    if asked in PREFETCH:
+        return asked
+    if not asked.isdecimal() or int(asked) > MOST_AHEAD:
+        raise ConfigError(f"RWKVQUANT_PREFETCH must be {', '.join(PREFETCH)} or 0 to {MOST_AHEAD} bytes; got {asked}")
+    return int(asked)
 
 
 def logits_hash(logits: Logits) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import numpy as np
@@ -14,6 +15,22 @@ from rwkvquant.runtime.tokenizer_base import token_ids
 
 Array = NDArray[np.float32]
 Which = Literal["last", "all"]
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """What the native engine measures while it reads tokens. It changes how fast they are read, and never the results."""
+
+    prefetch: Mapping[str, int]
+    """How many bytes ahead the products of each codec ask for memory."""
+    prefetch_source: str
+    """Where that comes from: "table" for this CPU, "measuring", "measured", or "fixed"."""
+    shares: tuple[float, ...]
+    """The share of the work on a token that each thread has. A thread that is left out has 0."""
+
+    def __str__(self) -> str:
+        ahead = ", ".join(f"{codec} {distance} bytes" for codec, distance in sorted(self.prefetch.items()))
+        return f"prefetch {ahead} ({self.prefetch_source}); threads {', '.join(f'{share:.0%}' for share in self.shares)}"
 
 
 class Engine(Protocol):
@@ -31,6 +48,11 @@ class Engine(Protocol):
 
     @property
     def threads(self) -> int: ...
+
+    @property
+    def tuning(self) -> Tuning | None:
+        """None for an engine that has nothing to choose."""
+        ...
 
     def read(self, sequences: Sequence[Sequence[int]], state: RecurrentState, which: Which) -> tuple[list[Array], RecurrentState]:
         """Read sequence i after the i-th state of `state`, which is not changed -> the logits of each, the states after them."""

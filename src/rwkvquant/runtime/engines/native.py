@@ -19,17 +19,21 @@ from rwkvquant.codecs.dense import exact
 from rwkvquant.errors import FormatError
 from rwkvquant.kernels import dispatch
 from rwkvquant.kernels.state import RecurrentState
-from rwkvquant.runtime.engines.base import Array, Which
+from rwkvquant.runtime.engines.base import Array, Tuning, Which
 from rwkvquant.runtime.weights import Weights
 
 ACTIVATIONS = ("int8", "float32")
 SHARES = ("measured", "equal")  # of the work, for each thread; "equal" is for benchmarks
+PREFETCH = ("measured", "table")  # or a number of bytes: how far ahead products ask for memory (native/prefetch.h)
+MOST_AHEAD = 1 << 20
 
 
 class NativeEngine:
     """Reads tokens into states."""
 
-    def __init__(self, weights: Weights, threads: int, activations: str = "int8", shares: str = "measured") -> None:
+    def __init__(
+        self, weights: Weights, threads: int, activations: str = "int8", shares: str = "measured", prefetch: str | int = "measured"
+    ) -> None:
         """Needs the native module. Raises FormatError for weights that do not fit together."""
         native = dispatch.native_module()
         assert native is not None
@@ -48,6 +52,8 @@ class NativeEngine:
             raise FormatError(str(error)) from None
         if shares == "equal":
             self.fix_shares([1.0] * self.threads)
+        if prefetch != "measured":
+            self._engine.fix_prefetch(None if prefetch == "table" else int(prefetch))
 
     @property
     def threads(self) -> int:
@@ -58,6 +64,11 @@ class NativeEngine:
     def shares(self) -> list[float]:
         """The share of the work that each thread has now. Their sum is 1; a thread that is left out has 0."""
         return list(self._engine.shares)
+
+    @property
+    def tuning(self) -> Tuning:
+        """What has been measured until now, or fixed."""
+        return Tuning(dict(self._engine.prefetch), str(self._engine.prefetch_source), tuple(self.shares))
 
     def fix_shares(self, shares: Sequence[float]) -> None:
         """For tests and benchmarks: these shares from now on, in any unit. Without any, they follow the measured speeds again."""

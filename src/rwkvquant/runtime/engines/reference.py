@@ -25,6 +25,7 @@ class ReferenceEngine:
 
     name = "reference"
     threads = 1
+    tuning = None
 
     def __init__(self, weights: Weights) -> None:
         self._require_whole = weights.require_whole

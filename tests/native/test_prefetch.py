@@ -1,0 +1,107 @@
+"""How far ahead memory is asked for: it is measured on the first tokens of a large model, and changes no bit of the results."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rwkvquant import _native
+from rwkvquant.architectures import ARCHITECTURES
+from rwkvquant.bench.random_model import write_random_model
+from rwkvquant.errors import ConfigError
+from rwkvquant.runtime.engines.native import NativeEngine
+from rwkvquant.runtime.session import load
+from tests.runtime.test_engine import SIZES, random_weights
+
+LARGE = 500 << 20  # bytes a token
+TOKENS = 2 + 5 * 7  # the first two, then five of each distance
+names = (f"test {number}" for number in itertools.count())  # of bodies: what is measured is kept for each body
+
+
+def measure(times: dict[int, float], noise: float = 0.0, bytes_a_token: int = LARGE, isa: str | None = None) -> tuple[int, str, list[int]]:
+    """What is chosen for one codec whose products take `times[distance]`, where from, and the distances that were tried."""
+    rng = np.random.default_rng(0)
+    prefetch = _native.Prefetch(isa or next(names), ["uniform"], [bytes_a_token])
+    tried = []
+    for _ in range(TOKENS):
+        tried += prefetch.ahead
+        disturbed = 20 * (rng.random() < noise)
+        prefetch.learn([int(1e6 * (times.get(tried[-1], 1.0) + noise * rng.random() + disturbed))])
+    return prefetch.ahead[0], prefetch.source, tried
+
+
+USUAL = _native.Prefetch("usual", ["uniform"], [0]).ahead[0]
+OTHERS = sorted({0, 1024, 2048, 4096, 8192, 16384} - {USUAL})
+
+
+@pytest.mark.parametrize("best", OTHERS)
+def test_the_fastest_distance_is_chosen(best: int) -> None:
+    chosen, source, tried = measure({best: 0.9})
+    assert (chosen, source) == (best, "measured")
+    assert set(tried) == {0, 1024, 2048, 4096, 8192, 16384}
+
+
+@pytest.mark.parametrize("best", OTHERS)
+def test_a_noisy_machine_does_not_change_the_choice(best: int) -> None:
+    assert measure({best: 0.8}, noise=0.1)[0] == best
+
+
+def test_the_distance_of_the_table_stays_unless_another_is_clearly_better() -> None:
+    assert measure({})[0] == USUAL
+    assert measure(dict.fromkeys(OTHERS, 0.98))[0] == USUAL
+    assert measure({}, noise=0.02)[0] == USUAL
+
+
+def test_a_model_that_fits_into_caches_is_not_measured() -> None:
+    chosen, source, tried = measure({OTHERS[0]: 0.5}, bytes_a_token=8 << 20)
+    assert (chosen, source) == (USUAL, "table") and set(tried) == {USUAL}
+
+
+def test_a_codec_with_little_to_read_is_not_measured_and_codecs_are_chosen_one_by_one() -> None:
+    prefetch = _native.Prefetch(next(names), ["uniform", "codebook", "dense"], [LARGE, LARGE, 1 << 20])
+    usual = prefetch.ahead[2]
+    for _ in range(TOKENS):
+        uniform, codebook, _ = prefetch.ahead
+        prefetch.learn([800 + 100 * (uniform != OTHERS[0]), 800 + 100 * (codebook != OTHERS[1]), 100])
+        assert prefetch.ahead[2] == usual
+    assert prefetch.ahead == [OTHERS[0], OTHERS[1], usual]
+
+
+def test_what_was_measured_is_kept_for_the_process() -> None:
+    isa = next(names)
+    assert measure({OTHERS[0]: 0.9}, isa=isa)[0] == OTHERS[0]
+    chosen, source, tried = measure({}, isa=isa)
+    assert (chosen, source) == (OTHERS[0], "measured") and set(tried) == {OTHERS[0]}
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_distances_change_no_bit(tmp_path: Path, name: str) -> None:
+    weights = random_weights(tmp_path, name)
+    state = ARCHITECTURES[weights.arch].zero_state(weights.dims)
+    results = []
+    for prefetch in ("table", "measured", 0, 1024, 4160, 1 << 20):
+        (logits,), after = NativeEngine(weights, 2, prefetch=prefetch).read([[5]], state, "all")
+        results.append([part.tobytes() for part in (logits, *after.arrays)])
+    assert all(result == results[0] for result in results)
+
+
+@pytest.mark.parametrize(("asked", "source", "distance"), [("table", "table", USUAL), ("0", "fixed", 0), ("3072", "fixed", 3072)])
+def test_the_environment_can_fix_the_distance(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: str, source: str, distance: int
+) -> None:
+    write_random_model(tmp_path / "model", *SIZES["rwkv7 heads of 16"])
+    monkeypatch.setenv("RWKVQUANT_PREFETCH", asked)
+    tuning = load(tmp_path / "model", threads=1).tuning
+    assert tuning is not None and tuning.prefetch_source == source and tuning.prefetch["uniform"] == distance
+    assert f"uniform {distance} bytes" in str(tuning) and f"({source})" in str(tuning)
+
+
+@pytest.mark.parametrize("asked", ["near", "-1", "1.5", "1048577", ""])
+def test_a_distance_that_is_not_one_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: str) -> None:
+    write_random_model(tmp_path / "model", *SIZES["rwkv7 heads of 16"])
+    monkeypatch.setenv("RWKVQUANT_PREFETCH", asked)
+    with pytest.raises(ConfigError, match=f"RWKVQUANT_PREFETCH must be measured, table or 0 to 1048576 bytes; got {asked}"):
+        load(tmp_path / "model")
