@@ -126,6 +126,18 @@ def test_generated_text_follows_the_prompt_with_its_space(tmp_path: Path) -> Non
         assert "".join(model.stream("The old", max_tokens=12, seed=seed)) == result.text
 
 
+def test_a_chat_answers_with_the_space_after_its_prompt(tmp_path: Path) -> None:
+    write_pth(tmp_path / "model.pth", random_state_dict("rwkv7", layers=1, width=64, vocab=600, first_layer_v=False))
+    write(tmp_path, "unigram")
+    model = rwkvquant.load(tmp_path / "model.pth", threads=1)
+    for seed in range(5):
+        chat = rwkvquant.Chat(model, max_tokens=12, seed=seed)
+        answer = "".join(piece.text for piece in chat.pieces("The old man"))
+        prompt = chat.template.render([{"role": "user", "content": "The old man"}], None, True)
+        generated = model.generate(prompt, max_tokens=12, seed=seed)
+        assert answer == generated.text
+
+
 @pytest.mark.parametrize("kind", ["byte fallback", "GPT-4"])
 def test_a_character_of_several_tokens_waits_until_it_is_whole(pairs: dict[str, tuple[Tokenizer, Package]], kind: str) -> None:
     ours, _ = pairs[kind]

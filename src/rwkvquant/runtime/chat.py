@@ -182,6 +182,7 @@ class Chat:
         self._continued = continued
         self._places = [_Place("", state)]
         self._heard = ""  # what the model has read and written since then, as text
+        self._before: list[int] = []  # the ids that it read last
         opening: list[ChatMessage] = []
         if not continued and self._system:
             opening = [{"role": "system", "content": self._system}]
@@ -226,6 +227,7 @@ class Chat:
         logits, state = self._model.forward(tokens, place.state)
         kept = [] if place is begin or self.template.keeps_answers else [place]
         self._places, self._heard = [begin, *kept, _Place(text, state)], text
+        self._before = tokens
         return logits
 
     def _cut(self, tokens: list[int], text: str, length: int, shared: int) -> tuple[int, int]:
@@ -259,7 +261,7 @@ class Chat:
         """The model's text up to a stop string, in pieces. The last place follows it, as far as text that was passed on."""
         state = self._places[-1].state
         self._sampler.forget()
-        output = TextUntilStop(self._model.tokenizer.stream_decoder(), self._stops)
+        output = TextUntilStop(self._model.tokenizer.stream_decoder(after=self._before), self._stops)
         for _ in range(self.max_tokens):
             token = self._sampler.next(logits)
             if token == END_OF_TEXT:
