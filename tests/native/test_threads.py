@@ -56,8 +56,10 @@ def test_where_no_thread_can_be_started_the_caller_works_alone() -> None:
 def test_a_model_says_how_many_threads_it_really_has() -> None:
     """Asked for 16 where no thread can be started, it has 1, and the same logits."""
     prepare = f"from rwkvquant.runtime.session import load\npath = {str(MODEL)!r}\n"
-    prepare += "two = load(path, threads=2)\nlogits = two.forward([1, 5, 9])[0]"
-    program = "alone = load(path, threads=16)\nprint(two.threads, alone.threads, (alone.forward([1, 5, 9])[0] == logits).all())"
+    prepare += "two = load(path, threads=2, pages='map')\nlogits = two.forward([1, 5, 9])[0]"
+    program = (
+        "alone = load(path, threads=16, pages='map')\nprint(two.threads, alone.threads, (alone.forward([1, 5, 9])[0] == logits).all())"
+    )
     assert limited(program, prepare) == "2 1 True"
 
 
