@@ -9,11 +9,13 @@ from typing import Any
 from gguf import GGUFReader
 
 from rwkvquant.architectures import Dims
+from rwkvquant.checkpoints import Checkpoint
 from rwkvquant.checkpoints.gguf_header import read_header
 from rwkvquant.checkpoints.write_gguf import write_gguf as write_file
 from rwkvquant.exporting.gguf import write_model
-from rwkvquant.exporting.in_layout import PackedSource
+from rwkvquant.exporting.in_layout import CheckpointSource, PackedSource
 from rwkvquant.formats.container import PackedFile
+from rwkvquant.runtime.tokenizer import Tokenizer
 from rwkvquant.runtime.tokenizer_world import WorldTokenizer, load_world
 
 UNUSED = re.compile(r"blk\.0\.time_mix_v[012]\.weight$")
@@ -24,6 +26,17 @@ def write_gguf(path: Path, packed: PackedFile, *, float32: bool = False) -> None
     with open(path, "wb") as out:
         world = WorldTokenizer(load_world()).to_data()
         write_model(out, PackedSource(packed), packed.dims, world, "float32" if float32 else "float16")
+
+
+def write_checkpoint(path: Path, checkpoint: Checkpoint, tokenizer: Tokenizer) -> None:
+    """In 16 bits, as llama.cpp's converter would."""
+    with open(path, "wb") as out:
+        write_model(out, CheckpointSource(checkpoint), checkpoint.dims, tokenizer.to_data(), "float16")
+
+
+def file_tensors(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Type and shape of each tensor, by name."""
+    return {name: (tensor.type.name, tensor.shape) for name, tensor in read_header(memoryview(path.read_bytes())).tensors.items()}
 
 
 def write_deeper(path: Path, shallow: Path, arch: str, dims: Dims) -> None:

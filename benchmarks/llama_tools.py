@@ -64,13 +64,21 @@ class LlamaCpp:
         if missing:
             raise RuntimeError(f"{', '.join(missing)} must be in the folder of {self.bench_path}; --build-dir builds them")
 
+    def dequantize(self, source: Path, target: Path) -> None:
+        """All tensors as llama.cpp decodes them, in 32 bits."""
+        _run([self._tool("llama-quantize"), "--allow-requantize", source, target, "F32", "1"])
+
     def quantize(self, source: Path, target: Path, kind: str, imatrix: Path | None) -> None:
         extra = ["--imatrix", imatrix] if imatrix else []
         _run([self._tool("llama-quantize"), *extra, source, target, kind, str(os.cpu_count() or 1)])
 
-    def imatrix(self, model: Path, target: Path, text: Path) -> None:
-        """From one chunk of text. llama-quantize refuses IQ types of at most 3 bits without it; its quality does not change their speed."""
-        _run([self._tool("llama-imatrix"), "-m", model, "-f", text, "-o", target, *self._chunk(512), "--no-ppl"])
+    def imatrix(self, model: Path, target: Path, text: Path, length: int = 512, whole: bool = False) -> None:
+        """From one chunk of `length` tokens, or from the whole text and for the head too.
+
+        One is enough where only speed counts: llama-quantize refuses IQ types of at most 3 bits without a matrix.
+        """
+        size = ["-c", str(length), "-b", str(length), "-t", str(self.threads), "--process-output"] if whole else self._chunk(length)
+        _run([self._tool("llama-imatrix"), "-m", model, "-f", text, "-o", target, *size, "--no-ppl"])
 
     def log_probabilities(self, model: Path, text: Path, scratch: Path) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
         """-> the text's first tokens (T,), and log p(next) (T / 2 - 1, vocab) for the second half of them without the last."""

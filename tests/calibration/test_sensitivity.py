@@ -111,6 +111,26 @@ def test_blocks_backward_are_the_whole_model_backward(tmp_path: Path, arch: str,
     assert seen == len(expected) > 20
 
 
+@pytest.mark.parametrize("arch", ["rwkv6", "rwkv7"])
+def test_gradients_by_embedding_rows_are_those_of_the_whole_model(tmp_path: Path, arch: str) -> None:
+    """Each token reads a copy of its row, so that a row that is read twice has two gradients."""
+    parts, module, outer = parts_of(tiny(tmp_path, arch))
+    backward = forward(parts, len(TOKENS), tmp_path)
+    assert [layer for layer, *_ in backward.blocks()] == [2, 1, 0]
+    G = backward.embeddings()["emb.weight"].H
+
+    copies = outer["emb.weight"][torch.from_numpy(TOKENS).flatten()].requires_grad_(True)
+    x, carry = module.embed({**outer, "emb.weight": copies}, torch.arange(TOKENS.size).view(TOKENS.shape)), None
+    for layer in range(LAYERS):
+        x, _, carry = module.block(parts.weights_of(layer), x, None, carry)
+    log_p = torch.log_softmax(module.head(outer, x), -1).flatten(0, 1)
+    drawn = torch.multinomial(log_p.detach().exp(), 1, generator=torch.Generator().manual_seed(SEED))
+    (-log_p.gather(1, drawn)).sum().backward()
+    assert copies.grad is not None
+    g = copies.grad.double()
+    torch.testing.assert_close(G, g.T @ g / len(g), rtol=1e-3, atol=1e-4 * float(G.abs().max()))
+
+
 def test_loss_is_its_formula() -> None:
     """KL = 1/2 sum_r f_r E_r H_g E_r^T, computed token by token."""
     rng = np.random.default_rng(0)

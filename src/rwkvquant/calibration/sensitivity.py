@@ -28,11 +28,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from rwkvquant.architectures import Architecture
+from rwkvquant.architectures import Architecture, Role
 from rwkvquant.calibration.batches import BACKWARD, FORWARD, LOGITS, fitting_batch
 from rwkvquant.calibration.collect import Block, Head
 from rwkvquant.calibration.mapped import DoubleBuffer, checksum, flush, map_file
-from rwkvquant.calibration.statistics import Sensitivity
+from rwkvquant.calibration.statistics import InputStatistics, Sensitivity
 from rwkvquant.errors import CheckpointError
 from rwkvquant.models.layers import Weights
 
@@ -94,6 +94,26 @@ class Backward:
                 self._carry_gradient.swap()
             self._left = layer
             yield layer, weights, sensitivities
+
+    def embeddings(self) -> dict[str, InputStatistics]:
+        """After all blocks: for each embedding, the second moments G (width, width) of the gradient by the row that a token reads.
+
+        An error e (width,) of the rows costs 1/2 e G e^T nats per token, if the gradient does not depend on the token.
+        """
+        assert self._left == 0, "the blocks come first"
+        outer = self._parts.globals()
+        matrices = {spec.name: outer[spec.name] for spec in self._parts.architecture.outside if spec.role is Role.EMBEDDING}
+        sums = {name: InputStatistics(W.shape[1], self._parts.device) for name, W in matrices.items()}
+        for rows in self._batches(self._width, BACKWARD):
+            tokens = torch.from_numpy(self._tokens[rows]).to(self._parts.device)
+            places = torch.arange(tokens.numel(), device=tokens.device).view_as(tokens)  # each token gets its own copy of its row
+            read = {name: W[tokens.flatten()].requires_grad_(True) for name, W in matrices.items()}
+            with torch.enable_grad():
+                self._parts.embed({**outer, **read}, places).backward(self._tensor(self._gradient.now[rows]))  # type: ignore[no-untyped-call]
+            for name, each in read.items():
+                assert each.grad is not None
+                sums[name].add(each.grad)
+        return sums
 
     def state(self) -> dict[str, Any]:
         if not self._sums:

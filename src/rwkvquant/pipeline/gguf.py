@@ -2,9 +2,10 @@
 
 Block by block, as in quantize.py: the calibration text runs through the blocks that are quantised already; each projection is rounded for
 the inputs that it then has (quantizers/gguf/); the text goes on through the quantised block. The products that write to the residual
-stream also make up for earlier errors (quantizers/shared/correction.py). Embedding rows have no inputs: nearest codes. As in llama.cpp,
-LoRA factors and vectors keep 16 or 32 bits, the head is q6_K (q8_0 for q8_0), and a matrix whose rows are no multiple of 256 gets a type
-with blocks of 32, so a file has the size of llama-quantize's.
+stream also make up for earlier errors (quantizers/shared/correction.py). Embedding rows have no inputs. What their errors cost is in the
+gradients by the rows, so a pass backward comes first (calibration/sensitivity.py), and their second moments take the place of H. As in
+llama.cpp, LoRA factors and vectors keep 16 or 32 bits, the head is q6_K (q8_0 for q8_0), and a matrix whose rows are no multiple of 256
+gets a type with blocks of 32, so a file has the size of llama-quantize's.
 
 Gives up: all quantised matrices are in memory until the file is written, and a job that was killed starts again.
 """
@@ -25,22 +26,25 @@ from rwkvquant.checkpoints import Checkpoint
 from rwkvquant.config import CalibrationConfig, QuantizeRequest
 from rwkvquant.errors import CheckpointError
 from rwkvquant.models import CheckpointSource
+from rwkvquant.pipeline.backward import backward_pass
 from rwkvquant.pipeline.blocks import calibration_text
-from rwkvquant.pipeline.calibrate import calibrate
+from rwkvquant.pipeline.calibrate import Calibration, calibrate
 from rwkvquant.pipeline.progress import Progress
 from rwkvquant.pipeline.tensors import Collected
 from rwkvquant.quantizers.gguf.blocks import pack
-from rwkvquant.quantizers.gguf.gptq import BlockCodes, gptq, nearest
+from rwkvquant.quantizers.gguf.gptq import BlockCodes, gptq
 from rwkvquant.quantizers.gguf.grids import GRIDS, BlockGrid
 from rwkvquant.quantizers.shared.correction import corrected
 from rwkvquant.quantizers.shared.factor import factorize, is_finite
-from rwkvquant.recipes import recipe_for
+from rwkvquant.recipes import Recipe, recipe_for
 from rwkvquant.runtime.tokenizer import Tokenizer
 
 GGUF_TYPES = ("q8_0", "q4_K", "q4_0", "q3_K")
 IN_BLOCKS_OF_32 = {"q6_K": "q8_0", "q4_K": "q5_0", "q3_K": "q4_0"}  # llama.cpp's choice for other lengths of rows
+CPU = torch.device("cpu")
 CORRECTION = 0.5  # as in the method rwkvquant
 CORRECTION_DAMPING = 0.05
+SHRINKAGE = 4.0  # by so much times width / tokens: few tokens have most of the gradient, and moments of few tokens have large errors
 
 
 @dataclass(frozen=True)
@@ -63,12 +67,14 @@ def gguf_matrices(
     if calibration is not None:
         recipe = replace(recipe, calibration=replace(calibration, path=calibration.path or ""))
     found = calibrate(recipe, tokenizer, job.progress)
+    assert found is not None, "the recipe of gptq reads text"
     weights = CheckpointSource(checkpoint)
     try:
         with tempfile.TemporaryDirectory() as scratch, torch.no_grad():
-            text = calibration_text(checkpoint, recipe, found, Path(scratch), torch.device("cpu"), job.progress)
             original = weights.globals()
-            outer = original | {spec.name: job.embedding(spec.name, original[spec.name]) for spec in job.outside(Role.EMBEDDING)}
+            gradients = _gradients_of_embeddings(checkpoint, recipe, found, Path(scratch), job.progress)
+            outer = original | {name: job.embedding(name, original[name], G) for name, G in gradients.items()}
+            text = calibration_text(checkpoint, recipe, found, Path(scratch), CPU, job.progress)
             text.embed(outer, original)
             for layer in range(checkpoint.dims.layers):
                 block = weights.block(layer)
@@ -81,6 +87,25 @@ def gguf_matrices(
     return job.done
 
 
+def _gradients_of_embeddings(
+    checkpoint: Checkpoint, recipe: Recipe, text: Calibration, scratch: Path, progress: Progress
+) -> dict[str, Tensor]:
+    """By name, the second moments of the gradient by an embedding's rows: one pass forward and one backward over a part of the text."""
+    layers = checkpoint.dims.layers
+    progress.phase("embedding: reading the text")
+    backward = backward_pass(checkpoint, recipe, text.seen, scratch, CPU)
+    backward.forward()
+    for layer, *_ in backward.blocks():
+        progress.phase(f"embedding: back through block {layer + 1} of {layers}")
+    return {name: _shrunk(_checked(sums.H, name), sums.tokens) for name, sums in backward.embeddings().items()}
+
+
+def _shrunk(G: Tensor, tokens: int) -> Tensor:
+    """Moments (width, width) of so many tokens, shrunk towards equal weights of all columns."""
+    G.diagonal().add_(SHRINKAGE * len(G) / tokens * G.diagonal().mean())
+    return G
+
+
 class _Job:
     def __init__(self, checkpoint: Checkpoint, kind: str, progress: Progress) -> None:
         self._architecture, self._kind, self.progress = checkpoint.architecture, kind, progress
@@ -90,8 +115,10 @@ class _Job:
     def outside(self, role: Role) -> list[TensorSpec]:
         return [spec for spec in self._architecture.outside if spec.role is role]
 
-    def embedding(self, name: str, W: Tensor) -> Tensor:
-        return self._keep(name, nearest(W, self._grid(self._kind, W), torch.ones(W.shape[1])))
+    def embedding(self, name: str, W: Tensor, G: Tensor) -> Tensor:
+        """An error e of a row costs e G e^T, as an error of a projection's row costs e H e^T."""
+        self.progress.phase("embedding: quantising")
+        return self._keep(name, gptq(W, G, self._grid(self._kind, W)))
 
     def block(self, layer: int, block: dict[str, Any], collected: Collected) -> dict[str, Tensor]:
         """The projections of a block, as they are after rounding."""

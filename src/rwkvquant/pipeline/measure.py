@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rwkvquant.architectures import QUANTIZED_ROLES, Role
-from rwkvquant.calibration.sensitivity import Backward, ModelParts
+from rwkvquant.calibration.sensitivity import Backward
 from rwkvquant.calibration.statistics import Sensitivity
 from rwkvquant.checkpoints import Checkpoint, LogicalMatrix
-from rwkvquant.models import CheckpointSource, forward_of
 from rwkvquant.pipeline.allocation import give_back
+from rwkvquant.pipeline.backward import backward_pass
 from rwkvquant.pipeline.matrices import quantize_matrix, sampled_rows
 from rwkvquant.pipeline.plan_file import Candidate, Measured, from_json, to_json
 from rwkvquant.pipeline.progress import Progress
@@ -33,8 +33,6 @@ from rwkvquant.quantizers.shared.loss import hessian_loss
 from rwkvquant.recipes import Recipe, Setting
 from rwkvquant.selection.proxy import READINGS, incoherence, proxies
 
-SAMPLED_ROWS = 32  # calibration rows that pass 1 reads
-LARGE_MODEL, ROWS_OF_LARGE = 1 << 28, 12  # weights; each row costs a forward pass, a backward pass, and its part of every Hessian
 SAMPLED_WEIGHTS = 1 << 16  # of each matrix, in whole blocks of rows
 ORDERS = range(2, 7)  # K of Eq. (17)
 ALWAYS_PROXIES = 1 << 20  # weights; the proxies of larger matrices are computed when a rule asks for them (choose.py)
@@ -55,31 +53,18 @@ def measure(
 
     Raises StoppedError after a block if the caller asked to stop.
     """
-    source, module = CheckpointSource(checkpoint, device), forward_of(checkpoint.arch)
-    parts = ModelParts(
-        architecture=checkpoint.architecture,
-        embed=module.embed,
-        block=module.block,
-        head=module.head,
-        globals=source.globals,
-        weights_of=source.block,
-        layers=checkpoint.dims.layers,
-        width=checkpoint.dims.width,
-        device=device,
-    )
     matrices = {(m.layer, m.key): m for m in checkpoint.logical_matrices() if m.spec.role in QUANTIZED_ROLES}
     settings = allowed_settings(recipe, [m.name for m in matrices.values()], checkpoint.architecture)
+    layers = checkpoint.dims.layers
     progress.phase("pass 1: sensitivities")
-    shapes = [m.shape for m in matrices.values()]
-    tokens = tokens[: SAMPLED_ROWS if sum(rows * cols for rows, cols in shapes) < LARGE_MODEL else ROWS_OF_LARGE]
-    backward = Backward(parts, tokens, recipe.calibration.batch, work_dir, recipe.seed)
+    backward = backward_pass(checkpoint, recipe, tokens, work_dir, device)
     measured = _kept(journal, backward)
     if measured is None:
         measured = {}
         backward.forward()
         _note(journal, backward, measured, "the forward run of pass 1")
     for layer, weights, sensitivities in backward.blocks():
-        progress.phase(f"pass 1: candidates of block {layer + 1} of {parts.layers}", steps=len(sensitivities))
+        progress.phase(f"pass 1: candidates of block {layer + 1} of {layers}", steps=len(sensitivities))
         for key in list(sensitivities):
             matrix = matrices[layer, key]
             dtype = checkpoint.tensors[matrix.source].dtype
@@ -87,7 +72,7 @@ def measure(
             measured[matrix.name] = _measure_matrix(matrix, weights[key], sensitivity, settings[matrix.name], recipe, dtype)
             progress.step()
         give_back()
-        _note(journal, backward, measured, f"block {layer + 1} of {parts.layers} of pass 1, which begins with the last block")
+        _note(journal, backward, measured, f"block {layer + 1} of {layers} of pass 1, which begins with the last block")
         progress.phase("pass 1: sensitivities")
     return {m.name: measured[m.name] for m in matrices.values()}
 

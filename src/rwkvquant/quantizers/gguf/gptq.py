@@ -39,14 +39,14 @@ class BlockCodes:
 
 
 def nearest(W: Tensor, grid: BlockGrid, weights: Tensor) -> BlockCodes:
-    """Without error feedback: for the embedding."""
+    """Without error feedback: what `gptq` is compared with."""
     scales = find_scales(W, grid, weights)
     scale, minimum = (values.repeat_interleave(grid.group, 1) for values in (scales.scale, scales.minimum))
     return BlockCodes(grid, ((W + minimum) / scale).round().clamp(grid.lowest, grid.highest), scales)
 
 
 def gptq(W: Tensor, H: Tensor, grid: BlockGrid, damping: float = 0.01, passes: int = PASSES) -> BlockCodes:
-    """W (out, in) float32 and H (in, in) of its input."""
+    """W (out, in) float32 and H (in, in): an error E (out, in) costs tr(E H E^T)."""
     H = H.to(W)
     factor = factorize(H.clone(), damping=damping, act_order=True)
     weights = torch.empty_like(factor.diagonal)
