@@ -109,7 +109,7 @@ class Backward:
             places = torch.arange(tokens.numel(), device=tokens.device).view_as(tokens)  # each token gets its own copy of its row
             read = {name: W[tokens.flatten()].requires_grad_(True) for name, W in matrices.items()}
             with torch.enable_grad():
-                self._parts.embed({**outer, **read}, places).backward(self._tensor(self._gradient.now[rows]))  # type: ignore[no-untyped-call]
+                self._parts.embed({**outer, **read}, places).backward(self._tensor(self._gradient.now[rows]))
             for name, each in read.items():
                 assert each.grad is not None
                 sums[name].add(each.grad)

@@ -22,6 +22,7 @@ from rwkvquant.quantizers.shared.factor import InverseFactor, factorize
 
 BLOCK = 128  # columns that are corrected at once
 PASSES = 2  # of descent
+ROWS = 4096  # that are rounded at once
 
 
 @dataclass(frozen=True)
@@ -52,10 +53,13 @@ def gptq(W: Tensor, H: Tensor, grid: BlockGrid, damping: float = 0.01, passes: i
     weights = torch.empty_like(factor.diagonal)
     weights[factor.order] = factor.U.diagonal().square().reciprocal()
     scales = find_scales(W, grid, weights)
-    scale, minimum = (values.repeat_interleave(grid.group, 1) for values in (scales.scale, scales.minimum))
-    codes = _feed_back(W, factor, scale, minimum, grid)
-    for _ in range(passes):
-        _descend(W, H, codes, scale, minimum, grid)
+    codes = torch.empty_like(W)
+    for start in range(0, len(W), ROWS):  # rows do not depend on one another, and those of an embedding are many
+        part = slice(start, start + ROWS)
+        scale, minimum = (values[part].repeat_interleave(grid.group, 1) for values in (scales.scale, scales.minimum))
+        codes[part] = _feed_back(W[part], factor, scale, minimum, grid)
+        for _ in range(passes):
+            _descend(W[part], H, codes[part], scale, minimum, grid)
     return BlockCodes(grid, codes, scales)
 
 
