@@ -10,7 +10,7 @@ First it checks, and ends with 1 where a check fails:
 
 - Both files of a type have the same tensors, in the same types.
 - llama.cpp decodes our file to the values that our reader decodes, bit for bit (llama-quantize to F32).
-- Its logits for these values are those of our forward: KL divergence below 1e-5 nats for every token.
+- Its logits for these values are those of our forward: KL divergence below 1e-6 nats for every token.
 - It loads our file as it is. Its products round activations to 8 bits then; how far this moves the logits is reported.
 
 Then both files are read by our reader, and their predictions are compared with the original's, token by token on the same windows.
@@ -46,7 +46,7 @@ from rwkvquant.pipeline.gguf import gguf_matrices
 from rwkvquant.runtime.tokenizer import load_tokenizer
 
 TYPES = {"q8_0": "Q8_0", "q4_0": "Q4_0", "q4_K": "Q4_K_S", "q3_K": "Q3_K_S"}  # of RWKV's tensors, _S, _M and _L make the same types
-LARGEST_KL = 1e-5  # nats of one token, with the same values; llama-perplexity keeps log-probabilities in 16 bits
+LARGEST_KL = 1e-6  # nats of one token, with the same values; llama-perplexity keeps log-probabilities in 16 bits
 SPAN = 16.0  # nats, in llama-perplexity
 LARGEST_KL_8_BITS = 1e-2  # the mean, where llama.cpp rounds activations to 8 bits
 KEYS = ("kl_mean", "kl_ci95", "kl_p99", "top1_agreement", "ppl_quantized")
