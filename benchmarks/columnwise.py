@@ -45,11 +45,10 @@ LENGTH = 512
 SECTIONS = (2, 2.5, 3, 3.5, 4, 5)
 SETTINGS = (
     *(Setting("gptq", GridConfig(bits, group)) for bits in (2, 3, 4) for group in (128, 64, 32)),
-    *(Setting("gptvq", CodebookConfig(2, rows)) for rows in (16, 8, 4)),
-    *(Setting("gptvq", CodebookConfig(3, rows, rank)) for rows, rank in ((16, 0), (8, 0), (4, 4), (2, 4))),
-    *(Setting("gptvq", PairConfig(bits, rows)) for bits in (4, 6, 8) for rows in (64, 16)),
+    *(Setting("gptvq", CodebookConfig(bits, rows, rank)) for bits, rows, rank in ((2, 16, 0), (2, 4, 0), (3, 16, 0), (3, 4, 4))),
+    *(Setting("gptvq", PairConfig(bits, 16)) for bits in (4, 6, 8)),
     *(Setting("gptvq", ColumnwiseConfig(bits)) for bits in (2, 3, 4)),
-    *(Setting("gptvq", SectionsConfig(bits)) for bits in (2, 2.25, 2.5, 3, 3.25, 3.5, 4)),
+    *(Setting("gptvq", SectionsConfig(bits)) for bits in (2, 2.5, 3, 3.5, 4)),
 )
 
 
@@ -81,7 +80,9 @@ def layers(args: argparse.Namespace) -> list[dict[str, Any]]:
     encode = load_tokenizer(args.tokenizer, checkpoint.dims.vocab)
     held_out = {name: (H, share) for name, _, H, share in moments(checkpoint, encode, args.text, args.rows)}
     rows = []
-    for name, W, H, _ in moments(checkpoint, encode, args.calib, args.rows):
+    for layer, (name, W, H, _) in enumerate(moments(checkpoint, encode, args.calib, args.calib_rows)):
+        if args.layers and layer not in args.layers:
+            continue
         hessian, (judge, share) = Hessian(H, torch.float32), held_out[name]
         for setting in SETTINGS:
             started = time.process_time()
@@ -89,7 +90,16 @@ def layers(args: argparse.Namespace) -> list[dict[str, Any]]:
             seconds = time.process_time() - started
             loss = hessian_error(W.float(), quantised.decode(), judge.float())
             bits = 8 * setting.stored_bytes(W.shape) / W.numel()
-            rows.append({"matrix": name, "setting": str(setting), "bits": bits, "loss": loss, "density": share, "seconds": seconds})
+            rows.append(
+                {
+                    "matrix": name,
+                    "setting": f"{setting.method} {setting.codec.to_json()}",
+                    "bits": bits,
+                    "loss": loss,
+                    "density": share,
+                    "seconds": seconds,
+                }
+            )
         print(f"  {name}: {100 * share:.1f} % of its inputs are not zero", flush=True)
     return rows
 
@@ -146,7 +156,8 @@ def main() -> None:
     parser.add_argument("--tokenizer", required=True)
     parser.add_argument("--calib", required=True)
     parser.add_argument("--text", required=True)
-    parser.add_argument("--rows", type=int, default=48, help="of 512 tokens, for the losses of single matrices")
+    parser.add_argument("--rows", type=int, default=48, help="rows of 512 tokens of the held-out text, for the losses of single matrices")
+    parser.add_argument("--layers", type=int, nargs="+", help="single matrices of these layers only")
     parser.add_argument("--calib-rows", type=int, default=64)
     parser.set_defaults(lambada=None)
     parser.add_argument("--max-tokens", type=int, default=61440)

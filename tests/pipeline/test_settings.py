@@ -22,6 +22,7 @@ SHAPES = [(35, 100), (5, 32)]  # multiples of nothing; fewer codebooks than the 
 METHODS: dict[str, dict[str, Any]] = {
     "rwkvquant": {},
     "rwkvquant, more bits": {"bits": 6.0},
+    "rwkvquant, by columns": {"own_options": ("by_columns=yes",)},
     "paper": {"method": "paper"},
     "readme": {"method": "readme"},
     "rtn": {"method": "rtn"},
@@ -48,9 +49,9 @@ def matrix_and_hessian(shape: tuple[int, int]) -> tuple[torch.Tensor, Hessian]:
 def test_stored_bytes_are_what_is_packed(options: dict[str, Any], shape: tuple[int, int]) -> None:
     recipe = recipe_of(**options)
     W, hessian = matrix_and_hessian(shape)
-    settings = recipe.candidates
-    assert len(set(settings)) == len(settings) >= 1
-    for setting in settings if len(settings) < 12 else settings[::3]:  # what one list leaves out is in another
+    assert len(set(recipe.candidates)) == len(recipe.candidates) >= 1
+    settings = recipe.candidates if len(recipe.candidates) < 12 else recipe.candidates[::3]  # what one list leaves out is in another
+    for setting in (*settings, *recipe.sparse_input):
         quantised = quantize_matrix(setting, replace(recipe.quantizer, refined=False), W, hessian)
         packed = PackedTensor.pack(quantised, setting.layout(shape))
         assert packed.layout == setting.layout(shape)
@@ -137,3 +138,14 @@ def test_matrices_whose_input_is_a_squared_relu_may_have_candidates_of_their_own
     assert {setting.codec.code_bits for setting in allowed_settings(with_bits, names, RWKV7)[names[-1]]} == {2}  # none of its own
     with pytest.raises(ConfigError, match=r"8 bits in blocks\.1\.ffn\.value\.weight"):
         allowed_settings(replace(recipe, tensor_bits=("ffn.value=8",)), names, RWKV7)
+
+
+def test_by_columns_gives_candidates_for_every_budget_and_refuses_the_rules_of_the_paper() -> None:
+    yes: dict[str, Any] = {"own_options": ("by_columns=yes",)}
+    assert recipe_of().sparse_input == recipe_of(own_options=("by_columns=no",)).sparse_input == ()
+    bits = [setting.codec.nominal_bits for setting in recipe_of(**yes).sparse_input]
+    assert bits == sorted(bits) and 2 <= bits[0] < 3.275 < bits[-1]
+    assert {setting.codec.code_bits for setting in recipe_of(**yes, bits=6.0).sparse_input} == {4, 5, 6, 7, 8}
+    for options in ({"choice": "uniform"}, {"choice": "algorithm1"}, {"style": "paper"}):
+        with pytest.raises(ConfigError, match="by_columns goes with the style tuned and the choice error"):
+            recipe_of(**yes, **options)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from rwkvquant.codecs import CodebookConfig, GridConfig
+from rwkvquant.codecs import CodebookConfig, GridConfig, SectionsConfig
 from rwkvquant.config import GROUP_SIZES
 from rwkvquant.recipes.setting import Setting
 
@@ -23,6 +23,8 @@ CODEBOOKS = (
     CodebookConfig(3, 4, 4),
     CodebookConfig(3, 2, 4),
 )
+SECTIONS = (2, 2.5, 3, 3.5, 4, 5)  # bits of matrices that are stored by columns; more steps gain nothing, and each takes time
+WIDE_SECTIONS = (4, 5, 6)
 WIDE_CODEBOOKS = (CodebookConfig(4, 16), CodebookConfig(4, 8))  # for budgets that 3 bits cannot use up
 
 
@@ -34,6 +36,12 @@ def grids(quantizer: str, bits: Iterable[int], style: str) -> tuple[Setting, ...
 
 def codebooks(quantizer: str, wide: bool) -> tuple[Setting, ...]:
     return tuple(Setting(quantizer, codec) for codec in (*CODEBOOKS, *(WIDE_CODEBOOKS if wide else ())))
+
+
+def for_sparse_input(wide: bool, grid_quantizer: str, style: str) -> tuple[Setting, ...]:
+    """For matrices whose input is a squared ReLU: only settings whose products skip columns, and grids where these have too few bits."""
+    sections = tuple(Setting("gptvq", SectionsConfig(bits)) for bits in (WIDE_SECTIONS if wide else SECTIONS))
+    return sections + (grids(grid_quantizer, (7, 8), style) if wide else ())
 
 
 def grid_scale_bits(style: str) -> int:
