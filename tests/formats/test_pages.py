@@ -15,7 +15,7 @@ import pytest
 from rwkvquant import system
 from rwkvquant.architectures import Dims
 from rwkvquant.bench.measure import state_bytes, warning
-from rwkvquant.bench.random_model import write_random_model
+from rwkvquant.bench.random_model import planned, write_model
 from rwkvquant.cli.main import run
 from rwkvquant.errors import ConfigError, FormatError
 from rwkvquant.formats import pages
@@ -168,19 +168,26 @@ def test_pages_that_do_not_exist_are_refused_by_every_command(tmp_path: Path, ca
             load(checkpoint, pages=how)
 
 
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model in 16 bits, large enough that a second copy in memory would be seen."""
+    dims = Dims(4, 1024, 4096, 16384, 16, 64, {"Rw": 64, "Ra": 64, "Rv": 32, "Rg": 128})
+    plan = {name: packing for name, _, packing in planned("rwkv7", dims, layouts="dense")}
+    path = tmp_path_factory.mktemp("large") / "m.safetensors"
+    write_model(path, "rwkv7", dims, lambda name, spec, shape: plan[name])
+    return path
+
+
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc")
 @pytest.mark.parametrize("how", ["map", "huge"])
-def test_peak_memory_is_the_file_the_state_a_tenth_and_60_mb(huge: None, tmp_path: Path, how: str) -> None:
+def test_peak_memory_is_the_file_the_state_a_tenth_and_60_mb(huge: None, large: Path, how: str) -> None:
     """In a process of its own, whose peak does not begin with that of the tests."""
-    dims = Dims(4, 1024, 4096, 16384, 16, 64, {"Rw": 64, "Ra": 64, "Rv": 32, "Rg": 128})
-    path = tmp_path / "m.safetensors"
-    write_random_model(path, "rwkv7", dims, layouts="dense")
-    packed = open_packed(path)
-    done = subprocess.run([sys.executable, "-c", PEAK, str(path), how], capture_output=True, text=True, check=True)
+    packed = open_packed(large)
+    done = subprocess.run([sys.executable, "-c", PEAK, str(large), how], capture_output=True, text=True, check=True)
     used, peak = done.stdout.split()
     assert used == how
-    assert packed.file_bytes > 150e6  # large enough that a second copy would be seen
-    assert 1024 * int(peak) <= 1.1 * (packed.file_bytes + state_bytes(packed.architecture, dims)) + (60 << 20)
+    assert packed.file_bytes > 150e6
+    assert 1024 * int(peak) <= 1.1 * (packed.file_bytes + state_bytes(packed.architecture, packed.dims)) + (60 << 20)
 
 
 def test_bench_says_which_pages_were_used(huge: None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
