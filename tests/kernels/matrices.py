@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rwkvquant.codecs import PackedTensor, Packing
-from rwkvquant.kernels import chunks, tiles
+from rwkvquant.kernels import chunks, gemv_sections, tiles
+from rwkvquant.kernels.gemv_sections import WIDTHS
 
 UNIFORM = [(bits, tile_cols) for bits in range(1, 9) for tile_cols in (64, 32)]
 CODEBOOKS = [(bits, group_rows) for bits in (2, 3, 4) for group_rows in (2, 4, 8, 16) if 2**bits <= 4 * group_rows]
@@ -79,6 +80,20 @@ def columnwise(rows: int, cols: int, bits: int = 3, seed: int = 0) -> PackedTens
     codes = random_bytes(rng, chunks.packed_bytes(rows, cols, bits))
     arrays = {"codes": codes, "table": table, "row_scale": row_scales(rng, rows), "col_scale": col_scale}
     return PackedTensor(Packing(f"columnwise{bits}.r512", (rows, cols)), arrays)
+
+
+def sections(rows: int, cols: int, widths: tuple[int, ...] = (2, 3, 4, 6), seed: int = 0) -> PackedTensor:
+    """Columns of these widths, in no order."""
+    rng = np.random.default_rng([rows, cols, *widths, seed])
+    of_columns = rng.choice(np.array(widths, np.uint8), cols)
+    tables = np.full(64, 127, np.int8)  # what follows the tables must not be read
+    tables[:28] = rng.permutation(np.r_[-64, 64, rng.integers(-64, 65, 26)])
+    col_scale = np.full(tiles.padded(cols, 32), np.nan, np.float16)
+    col_scale[:cols] = rng.random(cols)
+    counts = {width: int((of_columns == width).sum()) for width in WIDTHS}
+    codes = random_bytes(rng, gemv_sections.packed_bytes(rows, counts))
+    arrays = {"codes": codes, "widths": of_columns, "tables": tables, "row_scale": row_scales(rng, rows), "col_scale": col_scale}
+    return PackedTensor(Packing("sections.r512", (rows, cols), {f"cols{width}": count for width, count in counts.items()}), arrays)
 
 
 def dense(rows: int, cols: int, bits: int = 16, seed: int = 0) -> PackedTensor:

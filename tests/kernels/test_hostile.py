@@ -15,6 +15,7 @@ from tests.kernels.guarded import body
 
 NUMBERS = [0, 1, 3, 16, 31, 32, 2**16, 2**20 + 64, 2**31 - 1, 2**31, 2**32 + 8, 2**40, 2**63, 2**64 - 64, 2**64 - 16, 2**64 - 1, 2**64, -1]
 NUMBERED = ("bits", "rows", "cols", "tile_cols", "group_size", "symmetric", "scale_bits", "group_rows", "rank", "shift", "way")
+VALUES = {"widths": (2, 3, 4, 6)}  # arrays of which other bytes are refused
 WANTED = re.compile(r"\] (\w+) (?:must hold (\d+) values|is missing)")
 SOUND = [
     matrices.uniform(35, 70, 3),
@@ -24,6 +25,7 @@ SOUND = [
     matrices.codebook(35, 70, 4, 8, rank=3),
     matrices.pairs(35, 70),
     matrices.columnwise(35, 70),
+    matrices.sections(35, 70),
     matrices.dense(35, 70),
     matrices.dense(35, 70, 32),
     matrices.bfloat(35, 70),
@@ -44,8 +46,8 @@ def given_what_it_asks_for(matrix: PackedTensor, changes: dict[str, Any], rng: n
             result = WANTED.search(str(refusal))
             if result is None or result[2] is None or int(result[2]) > 1 << 20:
                 return None
-            dtype = arrays[result[1]].dtype
-            arrays[result[1]] = rng.integers(0, 256, int(result[2]) * dtype.itemsize, np.uint8).view(dtype)
+            dtype, values = arrays[result[1]].dtype, VALUES.get(result[1], 256)
+            arrays[result[1]] = rng.choice(values, int(result[2]) * dtype.itemsize).astype(np.uint8).view(dtype)
         except (TypeError, OverflowError):
             return None
     raise AssertionError(f"{matrices.name(matrix)} with {changes} goes on asking")

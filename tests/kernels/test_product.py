@@ -273,7 +273,7 @@ UNIFORM = matrices.uniform(16, 64, 3)
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"codec": "trellis"}, "codec must be one of uniform, codebook, pairs, columnwise, dense, bfloat, rows; got trellis"),
+        ({"codec": "trellis"}, "codec must be one of uniform, codebook, pairs, columnwise, sections, dense, bfloat, rows; got trellis"),
         ({"bits": 9}, "bits must be 1 to 8; got 9"),
         ({"bits": -1}, r"bits must be a whole number below 2\*\*31; got -1"),
         ({"tile_cols": 48}, "tile_cols must be 32 or 64; got 48"),

@@ -19,7 +19,7 @@ from rwkvquant import _native
 from rwkvquant.architectures import ARCHITECTURES, Dims, Role, TensorSpec
 from rwkvquant.bench.layouts import PRESETS, codebook, pairs
 from rwkvquant.bench.random_model import default_side, write_model, write_random_model
-from rwkvquant.codecs import ColumnwiseConfig, DenseConfig, GridConfig, PackedTensor, Packing
+from rwkvquant.codecs import ColumnwiseConfig, DenseConfig, GridConfig, PackedTensor, Packing, SectionsConfig
 from rwkvquant.codecs.dense import exact
 from rwkvquant.errors import FormatError
 from rwkvquant.formats.container import open_packed
@@ -70,7 +70,8 @@ def random_weights(folder: Path, size: str, seed: int = 0) -> Weights:
             return default_side(spec, shape)
         turn = 7 * next(counter) + 3 * seed
         if spec.nonnegative_input and not name.startswith("blocks.1."):
-            return ColumnwiseConfig(2 + turn % 3).packing(shape)
+            by_columns = ColumnwiseConfig(2 + turn % 3) if turn % 2 else SectionsConfig(2.5 + turn // 2 % 3)
+            return by_columns.packing(shape)
         return every_layout((shape[0], shape[1]), turn)
 
     write_model(folder / "random.safetensors", arch, dims, choose, seed=seed)
@@ -124,7 +125,7 @@ def int8_definition(weights: Weights) -> ReferenceEngine:
                 tensors[stack] = list(tensors[stack])
                 tensors[stack][int(index)] = Int8Product(tensors[stack][int(index)])
             else:
-                tensors[name] = ColumnwiseProduct(stored) if form.codec == "columnwise" else Int8Product(tensors[name])
+                tensors[name] = ColumnwiseProduct(stored) if form.codec in ("columnwise", "sections") else Int8Product(tensors[name])
     engine._tensors = tensors
     return engine
 

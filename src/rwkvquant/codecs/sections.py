@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from rwkvquant.codecs.base import Codec, CodecConfig, random_bytes
+from rwkvquant.codecs.base import Codec, CodecConfig, NativeForm, random_bytes
 from rwkvquant.codecs.packing import Arrays, PackedTensor, Packing
 from rwkvquant.codecs.registry import register
 from rwkvquant.config import require
@@ -162,13 +162,17 @@ class SectionsCodec(Codec):
             multiply(tensor.codes, tensor.widths, tensor.tables, tensor.row_scale, tensor.col_scale, vector, y)
         return out
 
+    def native(self, packing: Packing) -> NativeForm | None:
+        """`way` as in columnwise.py. The numbers of columns are counted from the array of widths."""
+        return NativeForm("sections", {"way": 0})
+
     def random_arrays(self, rng: np.random.Generator, packing: Packing, deviation: float | None) -> dict[str, NDArray[Any]]:
         """Tables have the middles of equally likely parts of a normal distribution. All columns have about the same size."""
         cols, counts = packing.shape[1], _counts_of(packing)
         arrays: dict[str, NDArray[Any]] = {}
         for suffix, (dtype, count) in packing.sizes().items():
             arrays[suffix] = random_bytes(rng, dtype, count) if suffix == "codes" else np.zeros(count, dtype)
-        arrays["widths"][:cols] = widths = np.repeat(np.array(WIDTHS, np.uint8), list(counts.values()))
+        arrays["widths"][:cols] = widths = rng.permutation(np.repeat(np.array(WIDTHS, np.uint8), list(counts.values())))
         tables = arrays["tables"][:TABLE_ENTRIES]
         for width in TABLED:
             normal = np.array([NormalDist().inv_cdf((entry + 0.5) / (1 << width)) for entry in range(1 << width)])

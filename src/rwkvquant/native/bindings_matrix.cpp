@@ -59,6 +59,13 @@ class PythonDescription final : public Description {
         return data;
     }
 
+    std::uint8_t* room(std::size_t bytes) override {
+        auto* const memory = new std::uint8_t[bytes]();
+        const nb::capsule owner(memory, [](void* held) noexcept { delete[] static_cast<std::uint8_t*>(held); });
+        kept_.push_back(Array(memory, {bytes}, owner, {}, kUint8));
+        return memory;
+    }
+
     void require(bool holds, const char* rule) override { check_rule(kMatrix, holds, rule); }
 
     std::size_t total() const { return total_; }  // bytes of the arrays taken

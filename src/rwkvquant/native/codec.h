@@ -23,6 +23,8 @@ class Description {
     virtual std::size_t one_of(const char* name, std::initializer_list<std::size_t> choices) = 0;
     // The bytes of an array of at least `count` values.
     virtual const std::uint8_t* array(const char* name, Type type, std::size_t count) = 0;
+    // Memory that lives as long as the matrix, for what the codec makes of its arrays once.
+    virtual std::uint8_t* room(std::size_t bytes) = 0;
     virtual void require(bool holds, const char* rule) = 0;
 
   protected:

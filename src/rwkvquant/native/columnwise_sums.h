@@ -1,7 +1,7 @@
-// The loops of columnwise.h that add columns to the sums of a chunk.
+// The loops that add columns to the sums of a chunk.
 #pragma once
 
-#include "columnwise.h"
+#include "columnwise_list.h"
 
 namespace rwkvquant::RWKVQUANT_BODY {
 namespace {
@@ -31,7 +31,9 @@ constexpr bool reads_line(int h, int first, int count) {
 struct Strip {
     const std::uint8_t* column[kStripColumns];  // where each begins
     const std::uint8_t *high, *low;             // their activations
-    std::size_t quads;
+    std::size_t quads, section;
+    int bits;                                   // 0: nothing is to be added
+    std::uint8_t last[kHalves][kStripColumns];  // activations of a short strip, with zeros after them
 };
 
 // Entries of four columns, group j of quarter k, and group j + 4.
@@ -58,7 +60,7 @@ RWKVQUANT_INLINE void interleaved_lines(const std::uint8_t* const* column, std::
     });
 }
 
-// Adds quarter k and groups first .. first + pairs - 1, and those 4 further, of a strip. Meanwhile it prefetches a quarter of the next strip.
+// Adds quarter k and groups first .. first + pairs - 1, and those 4 further, of a strip. Meanwhile it asks for a quarter of the strip `next`.
 template <int bits, bool whole, int k, int first, int pairs>
 void add_quarter(const Strip& strip, std::size_t line_bytes, Bytes table, std::int32_t* sums, const Strip* next) {
     std::int32_t* const at = sums + k * kGroups * kHalves * kTileRows;
@@ -102,49 +104,84 @@ void add_strip(const Strip& strip, std::size_t line_bytes, Bytes table, std::int
     });
 }
 
-// The columns begin .. end of a list, in one chunk after another: what a thread adds. Its memory is asked for kAhead strips before it
-// is needed, also over the end of a chunk.
-struct Listed {
-    const std::uint32_t* columns;  // of the whole list
-    const std::uint8_t *high, *low;
-    std::size_t begin, end;
-    std::size_t count;             // of the whole list
-    const std::uint8_t* next;      // the chunk that is added next, from the first column of the list on; or null
+// Cuts the list of a vector into strips. Those of one strip are in one section.
+class Strips {
+  public:
+    // The stored columns at positions begin .. end of the list, counted over all sections.
+    Strips(const Columnwise& matrix, const Prepared& from, std::size_t chunk, std::size_t begin, std::size_t end)
+        : matrix_(matrix), from_(from), chunk_(chunk), at_(begin), end_(end), section_(section_of(matrix, 0)),
+          part_(matrix, section_, chunk) {}
+
+    // False if there is none left.
+    bool take(Strip& strip) {
+        while (at_ < end_ && at_ >= before_ + from_.counts[index_]) {
+            before_ += from_.counts[index_++];
+            section_ = section_of(matrix_, index_), part_ = Chunk(matrix_, section_, chunk_);
+        }
+        if (at_ >= end_) return false;
+        const std::size_t begin = section_.first + at_ - before_, listed = before_ + from_.counts[index_];
+        const std::size_t left = (listed < end_ ? listed : end_) - at_, used = left < kStripColumns ? left : kStripColumns;
+        for (std::size_t i = 0; i < kStripColumns; ++i) {
+            strip.column[i] = part_.column(section_, from_.list.columns[begin + (i < used ? i : used - 1)]);
+        }
+        strip.high = from_.list.high + begin, strip.low = from_.list.low + begin;
+        strip.quads = ceil_divide(used, kQuad), strip.section = index_, strip.bits = section_.bits;
+        at_ += used;
+        if (used < kStripColumns) {
+            std::memset(strip.last, 0, sizeof strip.last);
+            std::memcpy(strip.last[0], strip.high, used), std::memcpy(strip.last[1], strip.low, used);
+            strip.high = strip.last[0], strip.low = strip.last[1];
+        }
+        return true;
+    }
+
+  private:
+    const Columnwise& matrix_;
+    const Prepared& from_;
+    std::size_t chunk_, at_, end_, before_ = 0, index_ = 0;  // before_: positions of the sections before index_
+    Section section_;
+    Chunk part_;
 };
 
-template <int bits>
-void add_listed(const Chunk& chunk, Bytes table, const Listed& list, std::int32_t* sums) {
-    const auto add = chunk.line_bytes == kStepBytes ? add_strip<bits, true> : add_strip<bits, false>;
-    const std::size_t count = ceil_divide(list.end - list.begin, kStripColumns);
-    Strip strips[kAhead + 1];
-    std::uint8_t last[kHalves][kStripColumns];  // activations of a short strip, with zeros after them
-    const auto point_at = [&](Strip& strip, const std::uint8_t* codes, std::size_t at, std::size_t used) {
-        for (std::size_t i = 0; i < kStripColumns; ++i) {
-            strip.column[i] = codes + chunk.column_bytes * list.columns[at + (i < used ? i : used - 1)];
+// Asks for what add_quarter leaves out, because this strip has fewer columns or fewer bits than the next one.
+RWKVQUANT_INLINE void ask_for_rest(const Strip& strip, const Strip& next) {
+    for (std::size_t i = 0; i < kStripColumns; ++i) {
+        for (int h = i % kStripQuads < strip.quads ? strip.bits : 0; h < next.bits; ++h) {
+            __builtin_prefetch(next.column[i] + static_cast<std::size_t>(h) * kStepBytes, 0, 2);
         }
-    };
-    const auto least = [](std::size_t a, std::size_t b) { return a < b ? a : b; };
+    }
+}
+
+// Adds the columns at positions begin .. end of the list. Memory is asked for kAhead strips before it is needed, also that of the chunk
+// `next`, which is added after this one from the first column on; it is the same chunk if none is.
+void add_listed(const Columnwise& matrix, const Prepared& from, std::size_t chunk, std::size_t begin, std::size_t end, std::size_t next,
+                std::int32_t* sums) {
+    Strips own(matrix, from, chunk, begin, end), later(matrix, from, next, 0, next == chunk ? 0 : *from.listed);
+    Strip strips[kAhead + 1];
+    bool is_own[kAhead + 1];
     const auto make = [&](std::size_t number) {
         Strip& strip = strips[number % (kAhead + 1)];
-        if (number < count) {
-            const std::size_t at = list.begin + number * kStripColumns, used = least(list.end - at, kStripColumns);
-            point_at(strip, chunk.codes, at, used);
-            strip.high = list.high + at, strip.low = list.low + at, strip.quads = ceil_divide(used, kQuad);
-            if (used == kStripColumns) return;
-            std::memset(last, 0, sizeof last);
-            std::memcpy(last[0], strip.high, used), std::memcpy(last[1], strip.low, used);
-            strip.high = last[0], strip.low = last[1];
-        } else if (const std::size_t at = (number - count) * kStripColumns; list.next != nullptr && at < list.count) {
-            point_at(strip, list.next, at, least(list.count - at, kStripColumns));
-        } else {
-            std::memcpy(strip.column, strips[(number + kAhead) % (kAhead + 1)].column, sizeof strip.column);  // of the strip before: harmless
+        const bool added = is_own[number % (kAhead + 1)] = own.take(strip);
+        if (!added && !later.take(strip)) {
+            strip.bits = 0;  // what is asked for is then that of the strip before: harmless
+            std::memcpy(strip.column, strips[(number + kAhead) % (kAhead + 1)].column, sizeof strip.column);
         }
     };
-    if (count == 0) return;
+    if (begin >= end) return;
+    const std::size_t line_bytes = Chunk(matrix, section_of(matrix, 0), chunk).line_bytes;
+    const bool whole = line_bytes == kStepBytes;
+    Bytes table = {};
+    std::size_t section = kMaxSections;
     for (std::size_t number = 0; number < kAhead; ++number) make(number);
-    for (std::size_t number = 0; number < count; ++number) {
+    for (std::size_t number = 0; is_own[number % (kAhead + 1)]; ++number) {
         make(number + kAhead);
-        add(strips[number % (kAhead + 1)], chunk.line_bytes, table, sums, &strips[(number + kAhead) % (kAhead + 1)]);
+        const Strip &strip = strips[number % (kAhead + 1)], &soon = strips[(number + kAhead) % (kAhead + 1)];
+        if (strip.section != section) section = strip.section, table = entries_of(section_of(matrix, section));
+        if (strip.quads < kStripQuads || strip.bits < soon.bits) ask_for_rest(strip, soon);
+        const auto add = strip.bits == 2   ? (whole ? add_strip<2, true> : add_strip<2, false>)
+                         : strip.bits == 3 ? (whole ? add_strip<3, true> : add_strip<3, false>)
+                                           : (whole ? add_strip<4, true> : add_strip<4, false>);
+        add(strip, line_bytes, table, sums, &soon);
     }
 }
 
@@ -156,7 +193,7 @@ struct DenseVectors {
 };
 
 constexpr std::size_t kDenseQuads = 16; // decoded at a time: 32 KiB
-constexpr int kDenseGroups = kGroupPairs == 4 ? 2 : 1, kShare = kGroupPairs == 4 ? 4 : 2;  // groups and vectors that are multiplied together
+constexpr int kDenseGroups = kGroupPairs == 4 ? 2 : 1, kShare = kGroupPairs == 4 ? 4 : 2;  // groups and vectors multiplied together
 
 using DecodedQuads = Bytes[kQuarters][kGroups][kDenseQuads];
 
@@ -205,16 +242,16 @@ void add_decoded(const DecodedQuads& decoded, std::size_t quads, std::size_t at,
     }
 }
 
-// Adds all columns begin .. end, zeros too. Each is decoded once.
+// Adds all stored columns begin .. end of a section, zeros too. Each is decoded once.
 template <int bits>
-void add_dense(const Chunk& chunk, Bytes table, std::size_t begin, std::size_t end, const DenseVectors& vectors) {
+void add_dense(const Section& section, const Chunk& chunk, Bytes table, std::size_t begin, std::size_t end, const DenseVectors& vectors) {
     const auto decode = chunk.line_bytes == kStepBytes ? decode_quads<bits, true> : decode_quads<bits, false>;
     DecodedQuads decoded;
     for (std::size_t at = begin; at < end; at += kQuad * kDenseQuads) {
         const std::size_t used = end - at < kQuad * kDenseQuads ? end - at : kQuad * kDenseQuads, quads = ceil_divide(used, kQuad);
         const std::uint8_t* column[kQuad * kDenseQuads];
         for (std::size_t i = 0; i < kQuad * kDenseQuads; ++i) {
-            column[i] = chunk.codes + chunk.column_bytes * (at + (i < used ? i : used - 1));
+            column[i] = chunk.column(section, at + (i < used ? i : used - 1));
         }
         decode(column, chunk.line_bytes, quads, table, decoded);
         std::size_t first = 0;
@@ -223,12 +260,13 @@ void add_dense(const Chunk& chunk, Bytes table, std::size_t begin, std::size_t e
     }
 }
 
-// The same in float32, one column after another: sums of groups x pieces of 16 rows. The entries of `table` are 64 too large.
+// The listed columns of a section in float32, one after another: sums of groups x pieces of 16 rows. The entries of `table` are 64 too
+// large.
 template <int bits>
-void add_floats(const Chunk& chunk, Bytes table, const std::uint32_t* columns, const float* values, std::size_t count, Floats* sums) {
+void add_floats(const Section& section, const Chunk& chunk, Bytes table, const List& list, std::size_t count, Floats* sums) {
     const std::size_t pieces = chunk.line_bytes / kTileRows;
-    for (std::size_t i = 0; i < count; ++i) {
-        const std::uint8_t* column = chunk.codes + chunk.column_bytes * columns[i];
+    for (std::size_t i = section.first; i < section.first + count; ++i) {
+        const std::uint8_t* column = chunk.column(section, list.columns[i]);
         Bytes line[bits];
         for (std::size_t h = 0; h < bits; ++h) line[h] = bytes_from(column + h * chunk.line_bytes, chunk.line_bytes);
         unroll<4>([&](auto j) {
@@ -240,7 +278,7 @@ void add_floats(const Chunk& chunk, Bytes table, const std::uint32_t* columns, c
                 for (std::size_t piece = 0; piece < pieces; ++piece) {
                     Floats& sum = sums[4 * (decltype(j)::v + 4 * nibble) + piece];
                     const Floats weights = add(floats_from_u8(bytes[nibble] + kTileRows * piece), splat(-64.0f));
-                    sum = add(sum, multiply(weights, splat(values[i])));
+                    sum = add(sum, multiply(weights, splat(list.values[i])));
                 }
             }
         });

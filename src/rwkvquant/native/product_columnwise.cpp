@@ -1,9 +1,11 @@
 // Matrices stored by columns, for inputs that are never negative and mostly zero: columns that are multiplied by zero are not read.
 //
+// Codecs columnwise and sections; the first has one section (columnwise.h).
+//
 //     H[r], L[r] = sums of table[code] * high or low byte of q     over the listed columns, exact in integers, so in any order
 //     y[r]       = ((H * 256 + L) * scale) * row_scale[r]          each operation rounds
 //
-// float32 activations, the reference: y[r] = (sum of table[code] * x', from left to right) * row_scale[r].
+// float32 activations, the reference: y[r] = (sum of table[code] * x', section after section) * row_scale[r].
 #include "columnwise_sums.h"
 
 namespace rwkvquant::RWKVQUANT_BODY {
@@ -12,103 +14,66 @@ namespace {
 // From this many vectors and this share of columns that are not zero, all columns are multiplied, each decoded once.
 constexpr std::size_t kDenseFrom = 4, kDensePercent = 60;
 
-void describe(Description& given, Matrix& matrix) {
-    Columnwise own = {};
+void describe_sides(Description& given, const Matrix& matrix, Columnwise& own) {
     own.rows = matrix.rows, own.cols = matrix.cols;
-    own.bits = static_cast<int>(given.number("bits", 2, 4));
     own.way = static_cast<Way>(given.number("way", 0, 2));
     given.require(matrix.cols <= kMaxColumns, "a matrix stored by columns must have at most 131072 columns");
-    const std::size_t padded = ceil_divide(matrix.rows, kPieceRows) * kPieceRows, bits = static_cast<std::size_t>(own.bits);
-    own.codes = given.array("codes", Type::kUint8, padded * matrix.cols * bits / 8);
-    own.table = given.array("table", Type::kInt8, std::size_t{1} << bits);
-    own.row_scale = given.array("row_scale", Type::kFloat16, ceil_divide(matrix.rows, kTileRows) * kTileRows);
-    own.col_scale = given.array("col_scale", Type::kFloat16, matrix.cols);
+}
+
+void take_arrays(Description& given, const char* table, std::size_t entries, Columnwise& own) {
+    const Section last = section_of(own, own.sections - 1u);
+    own.codes = given.array("codes", Type::kUint8, static_cast<std::size_t>(last.codes - own.codes) +
+                                                       own.padded_rows() / 8 * last.count * static_cast<std::size_t>(last.bits));
+    own.table = given.array(table, Type::kInt8, entries);
+    own.row_scale = given.array("row_scale", Type::kFloat16, ceil_divide(own.rows, kTileRows) * kTileRows);
+    own.col_scale = given.array("col_scale", Type::kFloat16, own.cols);
+}
+
+void describe(Description& given, Matrix& matrix) {
+    Columnwise own = {};
+    own.bits[0] = static_cast<std::uint8_t>(given.number("bits", 2, 4));
+    describe_sides(given, matrix, own);
+    own.sections = 1, own.counts[0] = static_cast<std::uint32_t>(own.cols);
+    take_arrays(given, "table", std::size_t{1} << own.bits[0], own);
     keep(own, matrix);
 }
 
-// The list of the columns where x' = x * col_scale is not zero.
-void list_columns(const Columnwise& matrix, const float* x, const Prepared& to) {
-    std::size_t kept = 0;
-    for (std::size_t c = 0; c < matrix.cols; c += kTileRows) {
-        if (c % kBlockColumns == 0) to.starts[c / kBlockColumns] = static_cast<std::uint32_t>(kept);
-        const std::size_t left = matrix.cols - c;
-        Floats scaled;
-        if (left >= kTileRows) {
-            scaled = multiply(floats_from(x + c), floats_from_f16(matrix.col_scale + 2 * c));
-        } else {
-            float last[kTileRows] = {};
-            for (std::size_t i = 0; i < left; ++i) last[i] = x[c + i] * half_at(matrix.col_scale, c + i);
-            scaled = floats_from(last);
-        }
-        kept = keep_nonzero(scaled, static_cast<std::uint32_t>(c), to.columns, to.values, kept);
-    }
-    to.starts[Prepared::blocks(matrix.cols)] = static_cast<std::uint32_t>(kept);
-    *to.count = static_cast<std::uint32_t>(kept);
+void describe_sections(Description& given, Matrix& matrix) {
+    Columnwise own = {};
+    describe_sides(given, matrix, own);
+    own.sections = kMaxSections;
+    std::memcpy(own.bits, kSectionBits, sizeof own.bits);
+    const std::uint8_t* widths = given.array("widths", Type::kUint8, own.cols);
+    std::uint8_t* places = given.room(Places::bytes(own.cols));
+    given.require(Places::make(widths, own.cols, places, own.counts), "widths must be 2, 3, 4 or 6");
+    own.places = places, own.counts[kWidths] = own.counts[kWidths - 1];
+    take_arrays(given, "tables", kTableEntries, own);
+    keep(own, matrix);
 }
 
-// Rounds what is listed. Magnitudes are compared as whole numbers, as in activations.cpp: a NaN or an infinity becomes the scale.
-void round_columns(const Prepared& to) {
-    constexpr std::int32_t kMagnitude = 0x7FFFFFFF, kInfinity = 0x7F800000;
-    const std::size_t count = *to.count;
-    const float* const values = to.values;
-    std::int32_t most = 0;
-    for (std::size_t i = 0; i < count; ++i) {
-        const auto bits = load<std::int32_t>(values + i);
-        const std::int32_t size = bits & kMagnitude, counted = bits >= 0 || size > kInfinity ? size : 0;
-        most = counted > most ? counted : most;
-    }
-    const float scale = load<float>(&most) / 65535.0f;
-    std::int32_t high = 0, low = 0;
-    for (std::size_t i = 0; i < count; ++i) {
-        float steps = values[i] / scale;
-        steps = (load<std::int32_t>(&steps) & kMagnitude) < kInfinity ? steps : 0.0f;
-        steps = steps > 65535.0f ? 65535.0f : steps < 0.0f ? 0.0f : steps;
-        const auto q = static_cast<std::int32_t>((steps + 0x1.8p23f) - 0x1.8p23f);  // a number added to this keeps no fraction
-        to.high[i] = static_cast<std::uint8_t>(q >> 8), to.low[i] = static_cast<std::uint8_t>(q & 255);
-        high += q >> 8, low += q & 255;
-    }
-    *to.scale = scale, to.sum[0] = high, to.sum[1] = low;
-}
-
-// Rounded activations of all columns, zeros too.
-void spread_columns(const Prepared& to, std::size_t cols) {
-    std::memset(to.all_high, 0, Prepared::room(cols)), std::memset(to.all_low, 0, Prepared::room(cols));
-    for (std::size_t i = 0; i < *to.count; ++i) {
-        to.all_high[to.columns[i]] = to.high[i], to.all_low[to.columns[i]] = to.low[i];
-    }
-}
-
-std::size_t prepared_bytes(const Matrix& matrix) { return Prepared::bytes(matrix.cols); }
+std::size_t prepared_bytes(const Matrix& matrix) { return Prepared::bytes(kept<Columnwise>(matrix)); }
 
 void prepare(const Matrix& matrix, const Activations& activations, std::size_t begin, std::size_t end, void* prepared) {
     const Columnwise own = kept<Columnwise>(matrix);
     const std::size_t padded = ceil_divide(own.cols, kActivationGroup) * kActivationGroup;
+    const bool rounded = activations.q != nullptr;
     for (std::size_t vector = begin; vector < end; ++vector) {
-        const Prepared to(prepared, own.cols, vector);
+        const Prepared to(prepared, own, vector);
         list_columns(own, activations.x + vector * padded, to);
-        if (activations.q == nullptr) continue;
-        round_columns(to);
-        const bool dense = activations.count >= kDenseFrom && 100 * std::size_t{*to.count} > kDensePercent * own.cols;
+        if (rounded) round_columns(to);
+        if (own.sections > 1) sort_columns(own, to, rounded);
+        *to.listed = 0;
+        for (std::size_t i = 0; i < own.sections; ++i) *to.listed += to.counts[i];
+        if (!rounded) continue;
+        const bool dense = activations.count >= kDenseFrom && 100 * std::size_t{*to.found} > kDensePercent * own.cols;
         *to.dense = own.way == Way::kChosen ? dense : own.way == Way::kDense;
-        if (*to.dense != 0) spread_columns(to, own.cols);
+        if (*to.dense != 0) spread_columns(own, to);
+        else start_blocks(own, to);
     }
 }
 
 std::size_t active(const Matrix& matrix, const Activations& activations, std::size_t vector) {
-    return *Prepared(activations.prepared, matrix.cols, vector).count;
-}
-
-// `next`: the chunk that will be added after this one, or the same.
-void add_to(const Columnwise& matrix, const Prepared& from, std::size_t chunk, std::size_t begin, std::size_t end, std::size_t next,
-            std::int32_t* sums) {
-    const auto add = matrix.bits == 2 ? add_listed<2> : matrix.bits == 3 ? add_listed<3> : add_listed<4>;
-    const std::uint8_t* next_codes = next == chunk ? nullptr : Chunk(matrix, next).codes;
-    add(Chunk(matrix, chunk), entries_of(matrix), {from.columns, from.high, from.low, begin, end, *from.count, next_codes}, sums);
-}
-
-void add_all(const Columnwise& matrix, std::size_t chunk, std::size_t begin, std::size_t end, const DenseVectors& vectors) {
-    const auto add = matrix.bits == 2 ? add_dense<2> : matrix.bits == 3 ? add_dense<3> : add_dense<4>;
-    add(Chunk(matrix, chunk), entries_of(matrix), begin, end, vectors);
+    return *Prepared(activations.prepared, kept<Columnwise>(matrix), vector).listed;
 }
 
 // Writes rows of one chunk.
@@ -131,41 +96,59 @@ void finish_rows(const Columnwise& matrix, const Prepared& from, const std::int3
 
 void add(const Matrix& matrix, const Activations& activations, std::size_t vector, std::size_t chunk, std::size_t begin, std::size_t end,
          std::size_t next, std::int32_t* sums) {
-    add_to(kept<Columnwise>(matrix), Prepared(activations.prepared, matrix.cols, vector), chunk, begin, end, next, sums);
+    const Columnwise own = kept<Columnwise>(matrix);
+    add_listed(own, Prepared(activations.prepared, own, vector), chunk, begin, end, next, sums);
 }
 
 void finish(const Matrix& matrix, const Activations& activations, std::size_t vector, std::size_t chunk, const std::int32_t* sums,
             float* out) {
-    const Prepared from(activations.prepared, matrix.cols, vector);
+    const Columnwise own = kept<Columnwise>(matrix);
     const std::size_t begin = kChunkRows * chunk, left = matrix.rows - begin;
-    finish_rows(kept<Columnwise>(matrix), from, sums, begin, begin + (left < kChunkRows ? left : kChunkRows), out);
+    finish_rows(own, Prepared(activations.prepared, own, vector), sums, begin, begin + (left < kChunkRows ? left : kChunkRows), out);
+}
+
+// Adds a block of a section's columns, begin .. end, to the sums of some vectors. `number` counts blocks over all sections.
+void add_block(const Columnwise& matrix, const Activations& activations, std::size_t first, std::size_t vectors, std::size_t chunk,
+               std::size_t index, std::size_t begin, std::size_t end, std::size_t number, std::int32_t (*sums)[kSums]) {
+    DenseVectors dense = {{}, {}, {}, 0};
+    for (std::size_t v = 0; v < vectors; ++v) {
+        const Prepared from(activations.prepared, matrix, first + v);
+        if (*from.dense != 0) {
+            dense.high[dense.count] = from.all_high + kGap * index, dense.low[dense.count] = from.all_low + kGap * index;
+            dense.sums[dense.count++] = sums[v];
+        } else {
+            add_listed(matrix, from, chunk, from.starts[number], from.starts[number + 1], chunk, sums[v]);
+        }
+    }
+    if (dense.count == 0) return;
+    const Section section = section_of(matrix, index);
+    const auto add = section.bits == 2 ? add_dense<2> : section.bits == 3 ? add_dense<3> : add_dense<4>;
+    add(section, Chunk(matrix, section, chunk), entries_of(section), begin, end, dense);
 }
 
 // Writes the rows of one chunk for all vectors. A block of columns is multiplied with all vectors of a pass before the next one.
 void multiply_chunk(const Columnwise& matrix, const Activations& activations, std::size_t chunk, std::size_t row_begin, std::size_t row_end,
                     std::size_t next, float* out, std::size_t out_stride) {
     alignas(64) std::int32_t sums[kPass][kSums];
-    const std::size_t count = activations.count, blocks = count == 1 ? 1 : Prepared::blocks(matrix.cols);
+    const std::size_t count = activations.count;
     for (std::size_t first = 0; first < count; first += kPass) {
         const std::size_t vectors = count - first < kPass ? count - first : kPass;
         std::memset(sums, 0, vectors * sizeof sums[0]);
-        for (std::size_t block = 0; block < blocks; ++block) {
-            DenseVectors dense = {{}, {}, {}, 0};
-            for (std::size_t v = 0; v < vectors; ++v) {
-                const Prepared from(activations.prepared, matrix.cols, first + v);
-                if (*from.dense != 0) {
-                    dense.high[dense.count] = from.all_high, dense.low[dense.count] = from.all_low, dense.sums[dense.count] = sums[v];
-                    ++dense.count;
-                } else {
-                    add_to(matrix, from, chunk, from.starts[block], count == 1 ? *from.count : from.starts[block + 1],
-                           count == 1 ? next : chunk, sums[v]);
+        const Prepared one(activations.prepared, matrix, first);
+        if (vectors == 1 && *one.dense == 0) {
+            add_listed(matrix, one, chunk, 0, *one.listed, count == 1 ? next : chunk, sums[0]);
+        } else {
+            for (std::size_t i = 0, number = 0; i < matrix.sections; ++i) {
+                const Section section = section_of(matrix, i);
+                const std::size_t end = section.first + section.count;
+                for (std::size_t begin = section.first; begin < end; begin += kBlockColumns, ++number) {
+                    const std::size_t stop = end - begin < kBlockColumns ? end : begin + kBlockColumns;
+                    add_block(matrix, activations, first, vectors, chunk, i, begin, stop, number, sums);
                 }
             }
-            const std::size_t begin = block * kBlockColumns, left = matrix.cols - begin;
-            if (dense.count > 0) add_all(matrix, chunk, begin, begin + (count == 1 || left < kBlockColumns ? left : kBlockColumns), dense);
         }
         for (std::size_t v = 0; v < vectors; ++v) {
-            finish_rows(matrix, Prepared(activations.prepared, matrix.cols, first + v), sums[v], row_begin, row_end,
+            finish_rows(matrix, Prepared(activations.prepared, matrix, first + v), sums[v], row_begin, row_end,
                         out + (first + v) * out_stride);
         }
     }
@@ -173,13 +156,15 @@ void multiply_chunk(const Columnwise& matrix, const Activations& activations, st
 
 void multiply_chunk_in_floats(const Columnwise& matrix, const Activations& activations, std::size_t chunk, std::size_t row_begin,
                               std::size_t row_end, std::size_t, float* out, std::size_t out_stride) {
-    const auto add = matrix.bits == 2 ? add_floats<2> : matrix.bits == 3 ? add_floats<3> : add_floats<4>;
-    const Bytes table = entries_of(matrix, kLargestEntry);
     for (std::size_t vector = 0; vector < activations.count; ++vector) {
-        const Prepared from(activations.prepared, matrix.cols, vector);
+        const Prepared from(activations.prepared, matrix, vector);
         Floats sums[kGroups * 4];
         for (Floats& sum : sums) sum = splat(0.0f);
-        add(Chunk(matrix, chunk), table, from.columns, from.values, *from.count, sums);
+        for (std::size_t i = 0; i < matrix.sections; ++i) {
+            const Section section = section_of(matrix, i);
+            const auto add = section.bits == 2 ? add_floats<2> : section.bits == 3 ? add_floats<3> : add_floats<4>;
+            add(section, Chunk(matrix, section, chunk), entries_of(section, kLargestEntry), from.list, from.counts[i], sums);
+        }
         for (std::size_t row = row_begin; row < row_end; row += kTileRows) {
             const Floats& sum = sums[4 * (row % kPieceRows / kTileRows) + row % kChunkRows / kPieceRows];
             store(out + vector * out_stride + row, multiply(sum, floats_from_f16(matrix.row_scale + 2 * row)), rows_left(row, row_end));
@@ -204,5 +189,7 @@ constexpr ColumnSums kColumnSums = {kChunkRows, kSums, prepared_bytes, prepare, 
 
 extern const Codec kColumnwise;
 constinit const Codec kColumnwise = {"columnwise", describe, product, nullptr, true, &kColumnSums};
+extern const Codec kSections;
+constinit const Codec kSections = {"sections", describe_sections, product, nullptr, true, &kColumnSums};
 
 }  // namespace rwkvquant::RWKVQUANT_BODY
