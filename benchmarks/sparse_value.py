@@ -5,6 +5,8 @@ is not zero, and for one and two threads, a round measures these one after anoth
 
     sparse     3 bits stored by columns (columnwise3), only the columns that are not zero
     dense      the same matrices, all columns, in the way that many vectors take
+    sections   columns of 2, 3, 4 and 6 bits, 3 on average (codec sections), only the columns that are not zero; the widths are those of a
+               matrix of rwkv7-8m
     uniform3   a grid of 3 bits in groups of 64, stored by rows: the whole matrix is read
     read       reading all bytes of the matrices stored by columns, and doing nothing with them
 
@@ -16,6 +18,7 @@ rounds are shown. Each product is a call from Python, about 3 microseconds. With
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import statistics
 import sys
@@ -32,12 +35,13 @@ from roofline import conditions
 
 from rwkvquant import _native
 from rwkvquant.bench.shapes import released
-from rwkvquant.codecs import CodecConfig, ColumnwiseConfig, GridConfig, PackedTensor
+from rwkvquant.codecs import ColumnwiseConfig, GridConfig, PackedTensor, Packing
 
 SHAPES = ("x070-1.5b", "x070-0.4b", "x070-2.9b")
 DENSITIES = (0.05, 0.125, 0.2, 0.3, 0.5, 1.0)
 CHUNK_ROWS = 512
 WAYS = {"sparse": 1, "dense": 2}
+MIX = {2: 281, 3: 476, 4: 260, 6: 7}  # of 1024 columns
 AHEAD = 8192  # bytes that the read loop prefetches
 
 Floats = NDArray[np.float32]
@@ -61,9 +65,19 @@ class Input:
         return cls(x, q, scale, minus_sum)
 
 
-def random_matrices(config: CodecConfig, shape: tuple[int, int], count: int) -> list[PackedTensor]:
-    packing, rng = config.packing(shape), np.random.default_rng(0)
-    return [PackedTensor(packing, packing.codec.random_arrays(rng, packing, 0.02)) for _ in range(count)]
+def random_matrices(packing: Packing, count: int) -> list[PackedTensor]:
+    """Their codes are in one array: so all kinds have pages of the same size."""
+    rng = np.random.default_rng(0)
+    matrices = [PackedTensor(packing, packing.codec.random_arrays(rng, packing, 0.02)) for _ in range(count)]
+    for packed, codes in zip(matrices, np.split(np.concatenate([packed.arrays["codes"] for packed in matrices]), count), strict=True):
+        packed.arrays["codes"] = codes  # type: ignore[index]
+    return matrices
+
+
+def sections(shape: tuple[int, int]) -> Packing:
+    counts = {width: shape[1] * count // 1024 for width, count in MIX.items()}
+    counts[3] += shape[1] - sum(counts.values())
+    return Packing("sections.r512", shape, {f"cols{width}": count for width, count in counts.items()})
 
 
 def native(packed: PackedTensor, way: int = 0) -> Any:
@@ -75,17 +89,19 @@ def native(packed: PackedTensor, way: int = 0) -> Any:
 
 def check() -> None:
     """Exits with 1 if a body differs from the definition."""
-    (packed,) = random_matrices(ColumnwiseConfig(3), (700, 2048), 1)
-    for density in DENSITIES:
-        given = Input.random(2048, density)
-        want = packed.product(given.x[None])[0]
-        for isa in _native.available_isas():
-            _native.set_isa(isa)
-            for way, number in WAYS.items():
+    shape = 700, 2048
+    for packing in (ColumnwiseConfig(3).packing(shape), sections(shape)):
+        (packed,) = random_matrices(packing, 1)
+        for density in DENSITIES:
+            given = Input.random(2048, density)
+            want = packed.product(given.x[None])[0]
+            for isa, (way, number) in itertools.product(_native.available_isas(), WAYS.items()):
+                _native.set_isa(isa)
                 out = np.empty(700, np.float32)
                 _native.product(native(packed, number), given.q, given.scale, given.minus_sum, given.x, 1, out, 700, 0, 700)
                 if not np.array_equal(out, want):
-                    sys.exit(f"{isa}, {way}, {density}: {np.count_nonzero(out != want)} of 700 values differ from the definition")
+                    differ = f"{np.count_nonzero(out != want)} of 700 values differ from the definition"
+                    sys.exit(f"{packing.layout}, {isa}, {way}, {density}: {differ}")
 
 
 def multiply(matrices: list[Any], given: Input, out: Floats, begin: int, end: int) -> None:
@@ -129,12 +145,12 @@ def jobs_of(rows: int, kinds: dict[str, list[Any]], memory: NDArray[np.uint8], g
 def measure(shape: str, rounds: int) -> list[dict[str, Any]]:
     _, dims = released(shape)
     rows, cols, count = dims.width, dims.hidden, dims.layers
-    by_columns = random_matrices(ColumnwiseConfig(3), (rows, cols), count)
-    memory = np.concatenate([packed.arrays["codes"] for packed in by_columns])
-    for packed, codes in zip(by_columns, np.split(memory, count), strict=True):
-        packed.arrays["codes"] = codes  # type: ignore[index]
+    by_columns = random_matrices(ColumnwiseConfig(3).packing((rows, cols)), count)
+    memory = by_columns[0].arrays["codes"].base
+    assert isinstance(memory, np.ndarray)
     kinds = {way: [native(packed, number) for packed in by_columns] for way, number in WAYS.items()}
-    kinds["uniform3"] = [native(packed) for packed in random_matrices(GridConfig(3, 64), (rows, cols), count)]
+    kinds["sections"] = [native(packed, WAYS["sparse"]) for packed in random_matrices(sections((rows, cols)), count)]
+    kinds["uniform3"] = [native(packed) for packed in random_matrices(GridConfig(3, 64).packing((rows, cols)), count)]
     result = []
     for threads in (1, 2):
         for density in DENSITIES:

@@ -42,12 +42,16 @@ def test_an_unknown_shape_is_refused_with_the_known_ones() -> None:
 @pytest.mark.parametrize("name", ["x070-0.1b", "x070-1.5b", "x060-1.6b"])
 def test_presets_keep_the_budget_and_use_it(name: str, preset: str) -> None:
     arch, dims = released(name)
-    shapes = {}
+    shapes, sparse = {}, set()
     for tensor, spec, _ in architecture(arch).used(dims.layers):
         if spec.role in (Role.PROJECTION, Role.LORA) and not spec.slices:
             rows, cols = spec.forward_shape(dims)
             shapes[tensor] = (rows, cols)
-    chosen = choose(preset, shapes, 3.275)
+            if spec.nonnegative_input:
+                sparse.add(tensor)
+    chosen = choose(preset, shapes, 3.275, sparse)
+    by_columns = {tensor for tensor, packing in chosen.items() if packing.layout.startswith("sections")}
+    assert by_columns == (sparse if preset == "columns" else set())
     stored = sum(packing.stored_bytes for packing in chosen.values())
     assert 3.2 < 8 * stored / sum(rows * cols for rows, cols in shapes.values()) <= 3.275
 

@@ -8,18 +8,18 @@ like a real one.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import replace
 
 import numpy as np
 
-from rwkvquant.codecs import CodebookConfig, DenseConfig, GridConfig, Packing, PairConfig
+from rwkvquant.codecs import CodebookConfig, DenseConfig, GridConfig, Packing, PairConfig, SectionsConfig
 from rwkvquant.errors import ConfigError
 from rwkvquant.selection.policy import Item, fit_budget
 
 Shape = tuple[int, int]
 
-PRESETS = ("default", "uniform", "codebook", "paper", "pairs", "dense")
+PRESETS = ("default", "columns", "uniform", "codebook", "paper", "pairs", "dense")
 
 # RWKVQuant's 3.275 bits: of ten matrices one has a grid at 3.5 bits, and nine have codebooks at 3.25, by the paper's count. Its section
 # 4.1 exchanges the two widths, but only this reading fits Algorithm 1 and tables 13 to 15 (docs/methods/selection.md).
@@ -41,6 +41,9 @@ CODEBOOK_ERRORS = {  # bits, group rows, rank
     (2, 16, 0): 0.115, (2, 8, 0): 0.112, (2, 4, 0): 0.106,
     (3, 16, 0): 0.0319, (3, 8, 0): 0.0295, (3, 4, 4): 0.0266, (3, 2, 4): 0.0218,
 }  # fmt: skip
+# The same for columns of several widths, by their mean: 0.6 of the error of grids in groups of 64, as measured on layers
+# (docs/methods/columnwise.md). Gaussian weights would not show it.
+SECTION_ERRORS = {2: 0.076, 2.5: 0.038, 3: 0.019, 3.5: 0.0092, 4: 0.0046, 5: 0.0011, 6: 0.00026}
 
 
 def codebook(shape: Shape, bits: int, group_rows: int, rank: int) -> Packing:
@@ -54,9 +57,10 @@ def pairs(shape: Shape, bits: int) -> Packing:
     return PairConfig(bits, -(-shape[0] // 16) * 16).packing(shape)
 
 
-def choose(preset: str, shapes: Mapping[str, Shape], bits: float) -> dict[str, Packing]:
+def choose(preset: str, shapes: Mapping[str, Shape], bits: float, sparse_input: Container[str] = ()) -> dict[str, Packing]:
     """A packing for each projection and LoRA factor. Raises ConfigError for an unknown preset or a budget that cannot be met.
 
+    `sparse_input`: the matrices whose input is a squared ReLU. The preset columns stores them by columns, and is the default otherwise.
     The presets paper and dense do not depend on `bits`.
     """
     if preset not in PRESETS:
@@ -73,14 +77,18 @@ def choose(preset: str, shapes: Mapping[str, Shape], bits: float) -> dict[str, P
     candidates: dict[str, list[Item[Packing]]] = {}
     for name, shape in shapes.items():
         loss = shape[0] * shape[1] * math.exp(SPREAD * random.standard_normal())
-        candidates[name] = [(size, loss * error, packing) for size, error, packing in _settings(preset, shape)]
+        candidates[name] = [(size, loss * error, packing) for size, error, packing in _settings(preset, shape, name in sparse_input)]
     weights = {name: rows * cols for name, (rows, cols) in shapes.items()}
     return fit_budget(candidates, weights, bits, explicit=True)[0]
 
 
-def _settings(preset: str, shape: Shape) -> Iterator[tuple[int, float, Packing]]:
+def _settings(preset: str, shape: Shape, sparse_input: bool) -> Iterator[tuple[int, float, Packing]]:
     """Stored bytes, loss and packing of each candidate of a matrix."""
     settings: list[tuple[Packing, float]] = []
+    if preset == "columns" and sparse_input:
+        settings += [(SectionsConfig(bits).packing(shape), error) for bits, error in SECTION_ERRORS.items()]
+    elif preset == "columns":
+        preset = "default"
     if preset in ("default", "uniform"):
         settings += [(GridConfig(*grid).packing(shape), error) for grid, error in GRID_ERRORS.items()]
     if preset in ("default", "codebook"):
