@@ -136,6 +136,11 @@ def test_a_model_without_its_last_norm_is_read(tmp_path: Path) -> None:
     assert "backbone.ln1.weight" not in opened(tmp_path, random_vrwkv(final_norm=False)).tensors
 
 
+def test_names_of_other_classes_are_left_out(tmp_path: Path) -> None:
+    image = opened(tmp_path, with_meta(random_vrwkv(classes=5), classes=list("abcd"))).image
+    assert image is not None and image.classes == ()
+
+
 def test_vrwkv6_is_refused_by_its_name(tmp_path: Path) -> None:
     tensors = {name: tensor for name, tensor in random_vrwkv().items() if "spatial_" not in name or "ffn" in name}
     tensors |= {f"backbone.layers.{layer}.att.time_maa_x": torch.ones(1, 1, 24) for layer in range(2)}
