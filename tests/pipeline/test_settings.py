@@ -22,7 +22,7 @@ SHAPES = [(35, 100), (5, 32)]  # multiples of nothing; fewer codebooks than the 
 METHODS: dict[str, dict[str, Any]] = {
     "rwkvquant": {},
     "rwkvquant, more bits": {"bits": 6.0},
-    "rwkvquant, by columns": {"own_options": ("by_columns=yes",)},
+    "rwkvquant, no columns": {"own_options": ("by_columns=no",)},
     "paper": {"method": "paper"},
     "readme": {"method": "readme"},
     "rtn": {"method": "rtn"},
@@ -142,7 +142,9 @@ def test_matrices_whose_input_is_a_squared_relu_may_have_candidates_of_their_own
 
 def test_by_columns_gives_candidates_for_every_budget_and_refuses_the_rules_of_the_paper() -> None:
     yes: dict[str, Any] = {"own_options": ("by_columns=yes",)}
-    assert recipe_of().sparse_input == recipe_of(own_options=("by_columns=no",)).sparse_input == ()
+    assert recipe_of().sparse_input == recipe_of(**yes).sparse_input
+    for options in ({"own_options": ("by_columns=no",)}, {"choice": "uniform"}, {"choice": "algorithm1"}, {"style": "paper"}):
+        assert recipe_of(**options).sparse_input == ()
     bits = [setting.codec.nominal_bits for setting in recipe_of(**yes).sparse_input]
     assert bits == sorted(bits) and 2 <= bits[0] < 3.275 < bits[-1]
     assert {setting.codec.code_bits for setting in recipe_of(**yes, bits=6.0).sparse_input} == {4, 5, 6, 7, 8}

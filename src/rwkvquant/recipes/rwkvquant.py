@@ -1,7 +1,7 @@
 """The default: grids and codebooks with error feedback, every candidate measured, and a budget of stored bits.
 
-With `by_columns`, matrices whose input is a squared ReLU are stored by columns, so that a product need not read those that are multiplied
-by zero. At equal bits that also has less loss (docs/methods/columnwise.md).
+Matrices whose input is a squared ReLU are stored by columns, so that a product need not read those that are multiplied by zero. At equal
+bits that also has less loss (docs/methods/columnwise.md). Other styles and rules choose between the paper's two kinds, and do not do it.
 
 Pass 1 turns errors into nats per token (calibration/sensitivity.py), so losses of different matrices can be compared, and traded for bytes.
 """
@@ -33,8 +33,8 @@ from rwkvquant.recipes.recipe import Recipe
 BY_COLUMNS = Option(
     "by_columns",
     YES_NO,
-    "Store matrices with a squared ReLU as input by columns: less loss at equal bits, and a product that skips columns can read them",
-    False,
+    "Store matrices with a squared ReLU as input by columns: less loss at equal bits, and a product that skips those it multiplies by 0 "
+    "(default: yes, with the style tuned and the choice error)",
 )
 OPTIONS = (
     BUDGET,
@@ -57,12 +57,14 @@ def build(said: Said) -> Recipe:
     candidates = grids("gptq", near, said.style) + codebooks("gptvq", wide=not low)
     refuse_order_of_codebooks(said, candidates)
     chooser = budget(said, *rule_of(said))
-    if said.by_columns and not (said.style == "tuned" and chooser.rule == "error"):
+    fits = said.style == "tuned" and chooser.rule == "error"
+    if said.by_columns and not fits:
         raise ConfigError(
             f"by_columns goes with the style tuned and the choice error: other styles and rules choose between the paper's two kinds; "
             f"got {said.style} and {chooser.rule}"
         )
-    sparse_input = for_sparse_input(not low, "gptq", said.style) if said.by_columns else ()
+    by_columns = fits if said.by_columns is None else said.by_columns
+    sparse_input = for_sparse_input(not low, "gptq", said.style) if by_columns else ()
     return Recipe(candidates=candidates, sparse_input=sparse_input, chooser=chooser, measured=True, **shared(said, "gptq"))
 
 
