@@ -51,7 +51,7 @@ def test_presets_keep_the_budget_and_use_it(name: str, preset: str) -> None:
                 sparse.add(tensor)
     chosen = choose(preset, shapes, 3.275, sparse)
     by_columns = {tensor for tensor, packing in chosen.items() if packing.layout.startswith("sections")}
-    assert by_columns == (sparse if preset == "columns" else set())
+    assert by_columns == (sparse if preset == "default" else set())
     stored = sum(packing.stored_bytes for packing in chosen.values())
     assert 3.2 < 8 * stored / sum(rows * cols for rows, cols in shapes.values()) <= 3.275
 

@@ -19,7 +19,7 @@ from rwkvquant.selection.policy import Item, fit_budget
 
 Shape = tuple[int, int]
 
-PRESETS = ("default", "columns", "uniform", "codebook", "paper", "pairs", "dense")
+PRESETS = ("default", "rows", "uniform", "codebook", "paper", "pairs", "dense")
 
 # RWKVQuant's 3.275 bits: of ten matrices one has a grid at 3.5 bits, and nine have codebooks at 3.25, by the paper's count. Its section
 # 4.1 exchanges the two widths, but only this reading fits Algorithm 1 and tables 13 to 15 (docs/methods/selection.md).
@@ -60,7 +60,7 @@ def pairs(shape: Shape, bits: int) -> Packing:
 def choose(preset: str, shapes: Mapping[str, Shape], bits: float, sparse_input: Container[str] = ()) -> dict[str, Packing]:
     """A packing for each projection and LoRA factor. Raises ConfigError for an unknown preset or a budget that cannot be met.
 
-    `sparse_input`: the matrices whose input is a squared ReLU. The preset columns stores them by columns, and is the default otherwise.
+    `sparse_input`: the matrices whose input is a squared ReLU. The preset default stores them by columns; rows is the same without that.
     The presets paper and dense do not depend on `bits`.
     """
     if preset not in PRESETS:
@@ -85,14 +85,14 @@ def choose(preset: str, shapes: Mapping[str, Shape], bits: float, sparse_input: 
 def _settings(preset: str, shape: Shape, sparse_input: bool) -> Iterator[tuple[int, float, Packing]]:
     """Stored bytes, loss and packing of each candidate of a matrix."""
     settings: list[tuple[Packing, float]] = []
-    if preset == "columns" and sparse_input:
+    if preset == "default" and sparse_input:
         settings += [(SectionsConfig(bits).packing(shape), error) for bits, error in SECTION_ERRORS.items()]
-    elif preset == "columns":
-        preset = "default"
-    if preset in ("default", "uniform"):
+    elif preset == "default":
+        preset = "rows"
+    if preset in ("rows", "uniform"):
         settings += [(GridConfig(*grid).packing(shape), error) for grid, error in GRID_ERRORS.items()]
-    if preset in ("default", "codebook"):
-        settings += [(codebook(shape, *table), error) for table, error in CODEBOOK_ERRORS.items() if preset == "default" or table[2]]
+    if preset in ("rows", "codebook"):
+        settings += [(codebook(shape, *table), error) for table, error in CODEBOOK_ERRORS.items() if preset == "rows" or table[2]]
     if preset == "pairs":
         settings += [(pairs(shape, bits), 2.0**-bits) for bits in range(4, 9)]
     for packing, error in settings:

@@ -26,7 +26,7 @@ def command(
         float,
         typer.Option(help="With --random: how much of what the squared ReLUs give is not zero, 0 to 1; random weights alone have 0.5."),
     ] = DENSITY,
-    layouts: Annotated[str, typer.Option(help="With --random: default, columns, uniform, codebook, paper, pairs or dense.")] = "default",
+    layouts: Annotated[str, typer.Option(help="With --random: default, rows, uniform, codebook, paper, pairs or dense.")] = "default",
     output: Annotated[str | None, typer.Option("--output", "-o", help="With --random: keep the file under this name.")] = None,
     threads: ThreadsOption = None,
     pages: PagesOption = "auto",
