@@ -105,3 +105,9 @@ def test_a_distance_that_is_not_one_is_refused(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setenv("RWKVQUANT_PREFETCH", asked)
     with pytest.raises(ConfigError, match=f"RWKVQUANT_PREFETCH must be measured, table or 0 to 1048576 bytes; got {asked}"):
         load(tmp_path / "model")
+
+
+def test_only_codecs_that_read_ahead_are_named(tmp_path: Path) -> None:
+    """Products that skip columns ask for the columns of their list instead."""
+    tuning = NativeEngine(random_weights(tmp_path, "rwkv7 heads of 64"), 1).tuning
+    assert tuning.prefetch and not {"columnwise", "sections"} & set(tuning.prefetch)

@@ -60,8 +60,11 @@ def every_layout(shape: Shape, seed: int) -> Packing:
     return kinds[seed % len(kinds)]
 
 
-def random_weights(folder: Path, size: str, seed: int = 0) -> Weights:
-    """All layouts in one model: matrices, embedding and head take turns. The second block has a channel mix that is not sparse."""
+def random_weights(folder: Path, size: str, seed: int = 0, columns: bool = True) -> Weights:
+    """All layouts in one model: matrices, embedding and head take turns. The second block has a channel mix that is not sparse.
+
+    Without `columns` no matrix is stored by columns.
+    """
     arch, dims = SIZES[size]
     counter = iter(range(seed, 10_000))
 
@@ -69,7 +72,7 @@ def random_weights(folder: Path, size: str, seed: int = 0) -> Weights:
         if spec.role not in (Role.PROJECTION, Role.LORA, Role.HEAD):
             return default_side(spec, shape)
         turn = 7 * next(counter) + 3 * seed
-        if spec.nonnegative_input and not name.startswith("blocks.1."):
+        if columns and spec.nonnegative_input and not name.startswith("blocks.1."):
             by_columns = ColumnwiseConfig(2 + turn % 3) if turn % 2 else SectionsConfig(2.5 + turn // 2 % 3)
             return by_columns.packing(shape)
         return every_layout((shape[0], shape[1]), turn)
@@ -155,24 +158,27 @@ def test_the_engine_with_float32_activations_is_the_definition(tmp_path: Path, n
         assert_near(one, expected, 1e-5)
 
 
+@pytest.mark.parametrize(("by_columns", "limit", "least"), [(False, 1e-5, 6), (True, 1e-4, 5)], ids=["by rows", "by columns"])
 @pytest.mark.parametrize("name", SIZES)
-def test_the_engine_with_int8_activations_is_the_definition_on_rounded_inputs(tmp_path: Path, name: str) -> None:
-    """Where float32 falls to the other side of a half, an activation is a whole step away: that may happen to three tokens of eight.
+def test_the_engine_with_int8_activations_is_the_definition_on_rounded_inputs(
+    tmp_path: Path, name: str, by_columns: bool, limit: float, least: int
+) -> None:
+    """Where float32 falls to the other side of a half, an activation is a whole step away: that may happen to two tokens of eight.
 
-    A step of 16 bits (matrices stored by columns) changes little, and is allowed.
+    With matrices that are stored by columns it may happen to three: a step of their 16 bits changes the input of the next layer a little.
     """
-    weights, tokens = random_weights(tmp_path, name, 1), [[7 * i] for i in range(8)]
+    weights, tokens = random_weights(tmp_path, name, 1, by_columns), [[7 * i] for i in range(8)]
     state = random_state(weights.dims, len(tokens))
     want, after = int8_definition(weights).read(tokens, state, "last")
     got, got_after = NativeEngine(weights, 1, "int8").read(tokens, state, "last")
     exact = 0
     for i in range(len(tokens)):
         assert_near(got[i], want[i], 0.2)
-        near = [np.abs(got[i] - want[i]).max() <= 1e-4 * np.abs(want[i]).max()]
+        near = [np.abs(got[i] - want[i]).max() <= limit * np.abs(want[i]).max()]
         for one, expected in zip(fields(got_after.select([i])), fields(after.select([i])), strict=True):
-            near.append(np.abs(one - expected).max() <= 1e-4 * np.abs(expected).max())
+            near.append(np.abs(one - expected).max() <= limit * np.abs(expected).max())
         exact += all(near)
-    assert exact >= 5
+    assert exact >= least
 
 
 @pytest.mark.parametrize("activations", ["int8", "float32"])

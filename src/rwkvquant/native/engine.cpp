@@ -156,7 +156,9 @@ void Engine::forward(const Step& step) {
 std::map<std::string, std::size_t> Engine::prefetch() const {
     const std::lock_guard<std::mutex> lock(busy_);
     std::map<std::string, std::size_t> distances;
-    for (const auto& [name, W] : weights_.matrices) distances[operations().codecs[W.codec]->name] = prefetch_.ahead(W.codec);
+    for (const auto& [name, W] : weights_.matrices) {
+        if (!is_by_columns(W)) distances[operations().codecs[W.codec]->name] = prefetch_.ahead(W.codec);  // those ask for listed columns
+    }
     return distances;
 }
 
