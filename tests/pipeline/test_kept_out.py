@@ -18,7 +18,7 @@ from rwkvquant.pipeline import pass_1 as pass_1_module
 from rwkvquant.pipeline import tasks as tasks_module
 from rwkvquant.pipeline import tensors as tensors_module
 from rwkvquant.pipeline.blocks import CalibrationText
-from rwkvquant.pipeline.calibrate import Calibration, calibrate
+from rwkvquant.pipeline.calibrate import Calibration, calibrate, documents_of
 from rwkvquant.pipeline.choose import choose_settings
 from rwkvquant.pipeline.executor import SerialExecutor
 from rwkvquant.pipeline.plan import make_plan
@@ -40,7 +40,7 @@ def letters(tmp_path: Path, rows: int = 16, documents: str = LETTERS) -> Calibra
 
 
 def calibrated(recipe: Recipe) -> Calibration:
-    found = calibrate(recipe, load_tokenizer("bytes", 256), Notes())
+    found = calibrate(recipe, documents_of(recipe), load_tokenizer("bytes", 256), Notes())
     assert found is not None
     return found
 

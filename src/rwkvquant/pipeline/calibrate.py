@@ -35,12 +35,11 @@ class Calibration:
         return self.tokens[: len(self.tokens) - self.kept_out]
 
 
-def calibrate(recipe: Recipe, tokenizer: Tokenizer, progress: Progress) -> Calibration | None:
-    """None for a recipe that reads no text. Raises CalibrationError for a file that is missing, is not text, or is too short."""
+def calibrate(recipe: Recipe, documents: list[str], tokenizer: Tokenizer, progress: Progress) -> Calibration | None:
+    """The rows of `documents`; None for a recipe that reads no text. Raises CalibrationError for a text that is too short."""
     if not recipe.calibrated:
         return None
     options = recipe.calibration
-    documents = documents_of(recipe)
     apart = documents[::KEPT_OUT] if recipe.fall_back and options.rows >= KEPT_OUT and len(documents) >= KEPT_OUT else []
     seen = [document for i, document in enumerate(documents) if not apart or i % KEPT_OUT]
     rows = options.rows - options.rows // KEPT_OUT if apart else options.rows
@@ -58,5 +57,10 @@ def calibrate(recipe: Recipe, tokenizer: Tokenizer, progress: Progress) -> Calib
 
 
 def documents_of(recipe: Recipe) -> list[str]:
-    """The calibration text. Raises CalibrationError for a file that is missing or is not text."""
+    """The calibration text; [] for a recipe that reads none. Raises CalibrationError for a file that is missing or is not text.
+
+    A job calls this once: the text may come from a pipe.
+    """
+    if not recipe.calibrated:
+        return []
     return load_documents(recipe.calibration.path or str(resources.files("rwkvquant") / "assets" / "calibration.txt"))

@@ -27,7 +27,7 @@ from rwkvquant.kernels.tiles import padded
 from rwkvquant.models import CheckpointSource
 from rwkvquant.pipeline import record
 from rwkvquant.pipeline.blocks import calibration_text
-from rwkvquant.pipeline.calibrate import calibrate
+from rwkvquant.pipeline.calibrate import calibrate, documents_of
 from rwkvquant.pipeline.executor import Executor, SerialExecutor
 from rwkvquant.pipeline.fingerprint import of_pass_2
 from rwkvquant.pipeline.pass_1 import choose
@@ -79,8 +79,9 @@ def _quantize(
 ) -> QuantizeResult:
     checkpoint, device = open_text_checkpoint(source, recipe.adapter), _device(recipe)
     check_output(output, *checkpoint.inputs(), *(checkpoint.adapter.files if checkpoint.adapter else ()))
-    tokenizer = tokenizer_for(checkpoint, recipe, progress)
-    calibrated = calibrate(recipe, tokenizer, progress)
+    documents = documents_of(recipe)
+    tokenizer = tokenizer_for(checkpoint, recipe, documents, progress)
+    calibrated = calibrate(recipe, documents, tokenizer, progress)
     chosen = choose(checkpoint, recipe, calibrated, work, device, progress)
     plan = make_plan(checkpoint, recipe, chosen)
 
@@ -141,8 +142,11 @@ def plan_only(
     try:
         with fast_products(_device(recipe)), work_directory(work_dir, None, resume, stop, progress) as work:
             checkpoint, device = open_text_checkpoint(source, recipe.adapter), _device(recipe)
-            tokenizer = tokenizer_for(checkpoint, recipe, progress)
-            calibrated = calibrate(recipe, tokenizer, progress)  # a file that is not text is refused now, not only by the real run
+            documents = documents_of(recipe)
+            tokenizer = tokenizer_for(checkpoint, recipe, documents, progress)
+            calibrated = calibrate(
+                recipe, documents, tokenizer, progress
+            )  # a file that is not text is refused now, not only by the real run
             plan = make_plan(checkpoint, recipe, choose(checkpoint, recipe, calibrated, work, device, progress))
     finally:
         progress.end()
