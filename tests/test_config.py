@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from rwkvquant import CalibrationConfig, QuantizeConfig, QuantizeRequest
-from rwkvquant.codecs import CodebookConfig, GridConfig, PairConfig
+from rwkvquant.codecs import CodebookConfig, GridConfig, PairConfig, SectionsConfig
 from rwkvquant.errors import ConfigError
 from rwkvquant.recipes import METHODS, Recipe, Setting, recipe_for
 
@@ -210,6 +210,7 @@ def test_another_method_and_style_at_once() -> None:
 OTHER: dict[str, Any] = {
     "method": "mine",
     "candidates": (Setting("gptq", GridConfig(5)),),
+    "sparse_input": (Setting("gptvq", SectionsConfig(3)),),
     "transform": "none",
     "tensor_bits": ("att=4",),
     "measured": True,

@@ -76,6 +76,7 @@ def test_a_hang_up_lets_go_of_the_terminal_and_of_nothing_else(tmp_path: Path) -
     program = """
 import os, pty, signal, sys
 from rwkvquant.cli.signals import finish_first
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup the tests inherit that it is ignored
 parent, child = pty.openpty()
 os.dup2(child, 2)
 os.close(child)
