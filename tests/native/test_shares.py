@@ -113,8 +113,7 @@ def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 @given(shares=st.lists(st.floats(1e-3, 1e3), min_size=4, max_size=4))
 def test_shares_change_no_bit(engine: tuple[NativeEngine, Read, list[bytes]], shares: list[float]) -> None:
     four, read, want = engine
-    if four.threads != 4:
-        pytest.skip("the system gives fewer than 4 threads")
+    assert four.threads == 4, "the system gives fewer threads than this test needs"
     four.fix_shares(shares)
     assert sum(four.shares) == pytest.approx(1)
     assert read(four) == want

@@ -59,10 +59,16 @@ def gemv_columnwise(
     q, scale = quantize_columns(x, col_scale)
     active = np.flatnonzero(q)
     number = whole_numbers(codes, table, rows, len(x), bits)[:, active].astype(np.float64)  # whole numbers below 2^53 are exact
-    high, low = number @ (q[active] >> 8), number @ (q[active] & 255)
+    out[:] = product_of(number, q[active], scale, row_scale)
+
+
+def product_of(number: NDArray[np.float64], q: NDArray[np.uint16], scale: np.float32, row_scale: NDArray[np.float16]) -> Array:
+    """number (rows, active columns), table[code] of these columns; q of the same columns -> y (rows,)."""
+    high, low = number @ (q >> 8), number @ (q & 255)
     with np.errstate(invalid="ignore", over="ignore"):
         whole = high.astype(np.float32) * np.float32(256) + low.astype(np.float32)
-        out[:] = (whole * scale) * row_scale[:rows].astype(np.float32)
+        product: Array = (whole * scale) * row_scale[: len(number)].astype(np.float32)
+    return product
 
 
 def float_columnwise(

@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rwkvquant.kernels import chunks
-from rwkvquant.kernels.gemv_columnwise import quantize_columns
+from rwkvquant.kernels.gemv_columnwise import product_of, quantize_columns
 
 Array = NDArray[np.float32]
 Bytes = NDArray[np.uint8]
@@ -108,10 +108,7 @@ def gemv_sections(
     q, scale = quantize_columns(x, col_scale)
     active = np.flatnonzero(q)
     numbers = whole_numbers(codes[:, active], tables, widths[active]).astype(np.float64)  # whole numbers below 2^53 are exact
-    high, low = numbers @ (q[active] >> 8), numbers @ (q[active] & 255)
-    with np.errstate(invalid="ignore", over="ignore"):
-        whole = high.astype(np.float32) * np.float32(256) + low.astype(np.float32)
-        out[:] = (whole * scale) * row_scale[: len(out)].astype(np.float32)
+    out[:] = product_of(numbers, q[active], scale, row_scale)
 
 
 def float_sections(
