@@ -7,6 +7,7 @@
 #include <initializer_list>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "arguments.h"
 #include "bindings.h"
@@ -89,6 +90,17 @@ void wkv6(const Read& S, const Read& r, const Read& w, const Read& k, const Read
     operations().wkv6(S.data(), S_to.data(), r.data(), w.data(), k.data(), v.data(), u.data(), N, o.data());
 }
 
+void bi_wkv(const Read& w, const Read& u, const Read& k, const Read& v, std::size_t begin, std::size_t end, const Output& y) {
+    const std::size_t width = w.size();
+    check_sizes("bi_wkv", width, {u.size()});
+    check_rule("bi_wkv", width > 0 && k.size() > 0 && k.size() % width == 0, "k must hold a value for each channel of each token");
+    check_sizes("bi_wkv", k.size(), {v.size(), y.size()});
+    check_range("bi_wkv", begin, end, width);
+    const std::size_t tokens = k.size() / width;
+    std::vector<float> scratch(48 * tokens);
+    operations().bi_wkv(w.data(), u.data(), k.data(), v.data(), tokens, width, begin, end, scratch.data(), y.data());
+}
+
 std::size_t draw_token(const Read& scores, double temperature, double top_p, double uniform, std::size_t top_k, double min_p) {
     check_rule("draw", scores.size() > 0, "there must be scores to draw from");
     check_rule("draw", temperature > 0, "temperature is above 0");
@@ -109,6 +121,7 @@ void bind_steps(nb::module_& module) {
     module.def("wkv7", &wkv7, "S"_a, "r"_a, "w"_a, "k"_a, "v"_a, "kappa"_a, "a_kappa"_a, "o"_a.noconvert(), "S_to"_a.noconvert());
     module.def("bonus7", &bonus7, "y"_a.noconvert(), "r"_a, "k"_a, "r_k"_a, "v"_a, "g"_a);
     module.def("decay6", &decay6, "w0"_a, "d"_a, "w"_a.noconvert());
+    module.def("bi_wkv", &bi_wkv, "w"_a, "u"_a, "k"_a, "v"_a, "begin"_a, "end"_a, "y"_a.noconvert());
     module.def("wkv6", &wkv6, "S"_a, "r"_a, "w"_a, "k"_a, "v"_a, "u"_a, "o"_a.noconvert(), "S_to"_a.noconvert());
 }
 

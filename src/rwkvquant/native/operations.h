@@ -58,6 +58,9 @@ struct Operations {
     // o = (S + v^T (u * k)) r, S_to = S diag(w) + v^T k; S may be S_to
     void (*wkv6)(const float* S, float* S_to, const float* r, const float* w, const float* k, const float* v, const float* u,
                  std::size_t size, float* o);
+    // Bi-WKV of one image, k, v and y (tokens, stride), for channels begin..end; `scratch` has 48 floats for each token
+    void (*bi_wkv)(const float* w, const float* u, const float* k, const float* v, std::size_t tokens, std::size_t stride,
+                   std::size_t begin, std::size_t end, float* scratch, float* y);
 
     // The loops of quantising: workshop.h. `scratch` has the number of bytes that `scratch_bytes` says there.
     void (*exact_kmeans)(const KMeans& task, std::size_t begin, std::size_t end, void* scratch);
