@@ -58,6 +58,7 @@ NB_MODULE(_native, module) {
     rwkvquant::bind_matrix(module);
     rwkvquant::bind_product(module);
     rwkvquant::bind_engine(module);
+    rwkvquant::bind_image(module);
     rwkvquant::bind_steps(module);
     rwkvquant::bind_workshop(module);
     module.def("read_memory", &rwkvquant::read_memory, "memory"_a, "ahead"_a,
