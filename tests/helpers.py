@@ -12,7 +12,7 @@ import torch
 
 from rwkvquant.architectures import ARCHITECTURES, Role
 
-TEXT = [name for name, each in ARCHITECTURES.items() if each.modality == "text"]  # random_state_dict makes models of these
+TEXT = [name for name, each in ARCHITECTURES.items() if each.modality == "text" and not each.grows]  # random_state_dict makes these
 DEFAULT_RANKS = {"Rw": 16, "Ra": 16, "Rv": 8, "Rg": 24, "Rm": 8, "Rd": 16}
 
 

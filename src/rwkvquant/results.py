@@ -148,7 +148,7 @@ class ExportResult(Result):
 
 @dataclass(frozen=True)
 class CheckpointTensor:
-    """`role` is "projection", "lora", "elementwise", "norm", "bias", "state", "embedding", "head", "unused" or "carried"."""
+    """`role` is "projection", "lora", "elementwise", "norm", "bias", "setting", "state", "embedding", "head", "unused" or "carried"."""
 
     name: str
     role: str

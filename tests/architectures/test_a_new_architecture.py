@@ -78,7 +78,7 @@ def test_without_the_object_the_same_file_is_an_rwkv7_with_one_tensor_too_many(c
 
 def test_refusals_list_it_as_supported(toy: Architecture, tmp_path: Path) -> None:
     path = write_pth(tmp_path / "other.pth", {"h.0.attn.weight": random_state_dict("rwkv7")["emb.weight"]})
-    with pytest.raises(CheckpointError, match=r"; Toy \(t1\), RWKV-7 \(x070\), RWKV-6 \(x060\) and Vision-RWKV checkpoints"):
+    with pytest.raises(CheckpointError, match=r"; Toy \(t1\), RWKV-7 \(x070\), RWKV-6 \(x060\), Vision-RWKV and LLaMA checkpoints"):
         open_checkpoint(path)
 
 
@@ -110,12 +110,12 @@ def test_its_state_has_the_arrays_it_names(toy: Architecture, checkpoint: Path) 
 def test_a_name_is_registered_once(toy: Architecture) -> None:
     with pytest.raises(AssertionError, match="rwkv7"):
         register(replace(TOY, name="rwkv7"))
-    with pytest.raises(ConfigError, match="architectures are vrwkv, rwkv6, rwkv7, toy; got rwkv9"):
+    with pytest.raises(ConfigError, match="architectures are llama, vrwkv, rwkv6, rwkv7, toy; got rwkv9"):
         architecture("rwkv9")
 
 
 def test_a_file_of_an_unknown_architecture_is_refused(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = pack_checkpoint(checkpoint, tmp_path / "toy.safetensors", BYTES)
     monkeypatch.delitem(ARCHITECTURES, "toy")
-    with pytest.raises(FormatError, match="knows vrwkv, rwkv6, rwkv7; the file holds 'toy'"):
+    with pytest.raises(FormatError, match="knows llama, vrwkv, rwkv6, rwkv7; the file holds 'toy'"):
         open_packed(path)

@@ -136,7 +136,7 @@ def test_other_architectures_are_recognised_and_refused(title: str) -> None:
     message = str(caught.value)
     assert re.match(rf"{re.escape(title.split(' with ')[0])}( \(.*\))? is not supported; ", message)
     assert message.endswith(
-        "RWKV-7 (x070), RWKV-6 (x060) and Vision-RWKV checkpoints are supported, with the tensor names of BlinkDL, web-rwkv, fla, "
+        "RWKV-7 (x070), RWKV-6 (x060), Vision-RWKV and LLaMA checkpoints are supported, with the tensor names of BlinkDL, web-rwkv, fla, "
         "Hugging Face or OpenGVLab"
     )
 

@@ -157,6 +157,11 @@ class Architecture:
         return spec is not None and spec.nonnegative_input
 
     @property
+    def grows(self) -> bool:
+        """Whether its state has an entry for each token that was read: a cache of keys and values."""
+        return any(array.grows for array in self.state)
+
+    @property
     def last_product(self) -> str:
         """The last product of a block. Calibration records its input; its output goes to the next block."""
         return list(self.residual_writers)[-1]

@@ -4,6 +4,7 @@ Shapes are those of the checkpoint, in symbols. The sizes of the symbols are rea
 
     C  width        F  hidden width of the channel mix     V  vocabulary     H  heads     N  head size     L  layers
     Rw Ra Rv Rg     ranks of RWKV-7's LoRA pairs           Rm Rd             ranks of RWKV-6's LoRA pairs
+    Q  rows of the queries                             KV  rows of the keys             (LLaMA)
     G  positions    P  pixels a side of a patch            I  channels of an image              K  classes     (models for images)
 
 `input` names the activation that is the input of a product. The forward in models/ reports it to a tap under that name, and
@@ -29,6 +30,7 @@ class Role(StrEnum):
     EMBEDDING = "embedding"
     HEAD = "head"
     STATE = "state"  # a tuned initial state
+    SETTING = "setting"  # a number of the forward that other tools keep in a config: an epsilon, the frequencies of RoPE
 
 
 QUANTIZED_ROLES = (Role.PROJECTION, Role.LORA)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 
-from rwkvquant.architectures import rwkv6, rwkv7, vrwkv
+from rwkvquant.architectures import llama, rwkv6, rwkv7, vrwkv
 from rwkvquant.architectures.architecture import Architecture, Relative, Shape
 from rwkvquant.architectures.base import Role
 from rwkvquant.errors import CheckpointError, ConfigError
@@ -19,6 +19,7 @@ def register(architecture: Architecture) -> None:
     ARCHITECTURES[architecture.name] = architecture
 
 
+register(llama.ARCHITECTURE)
 register(vrwkv.ARCHITECTURE)
 register(rwkv6.ARCHITECTURE)
 register(rwkv7.ARCHITECTURE)

@@ -20,9 +20,11 @@ from numpy.typing import NDArray
 from rwkvquant.architectures import QUANTIZED_ROLES, Role, TensorSpec
 from rwkvquant.architectures.image import ImageSettings
 from rwkvquant.checkpoints.adapter import Adapter
+from rwkvquant.checkpoints.config_json import read_config
 from rwkvquant.checkpoints.detect import detect
 from rwkvquant.checkpoints.gguf_tokenizer import EmbeddedTokenizer
 from rwkvquant.checkpoints.image_settings import image_settings
+from rwkvquant.checkpoints.settings import WithSettings
 from rwkvquant.checkpoints.summary import image_summary, summary
 from rwkvquant.checkpoints.tied_head import WithHead
 from rwkvquant.checkpoints.tokenizer_files import TokenizerFiles, tokenizer_files
@@ -64,21 +66,28 @@ class Checkpoint:
         files: list[Path],
         tokenizer: EmbeddedTokenizer | None = None,
         meta: Mapping[Any, Any] | None = None,
+        config: Mapping[str, Any] | None = None,
     ) -> None:
         """`files`: all files that were read. `tokenizer`: what is inside of them. `meta`: what a .pth has next to its tensors.
+
+        `config`: the settings that are inside of a file; None: they are in config.json next to it.
 
         Raises CheckpointError unless the tensors are those of a supported architecture.
         """
         self.path, self.files = path, files
-        self._file = with_head = WithHead(path, file)
-        self.tied_head = with_head.head
+
+        def settings() -> Mapping[str, Any] | None:
+            return read_config(path) if config is None else config
+
+        self._file = whole = WithSettings(WithHead(file, settings), settings)
+        self.tied_head = whole.head
         self._tokenizer = tokenizer
         self.layout, self.format = file.layout, file.format
-        self.architecture, self.dims = detect({name: info.shape for name, info in with_head.tensors.items()})
+        self.architecture, self.dims = detect({name: info.shape for name, info in whole.tensors.items()})
         self.arch = self.architecture.name
-        carried = self.architecture.carried(with_head.tensors)
-        self.tensors = {name: info for name, info in with_head.tensors.items() if name not in carried}
-        self.carried = {name: info for name, info in with_head.tensors.items() if name in carried}
+        carried = self.architecture.carried(whole.tensors)
+        self.tensors = {name: info for name, info in whole.tensors.items() if name not in carried}
+        self.carried = {name: info for name, info in whole.tensors.items() if name in carried}
         self.image: ImageSettings | None = None
         if self.architecture.modality == "image":
             self.image = image_settings(meta or {}, self.dims, self.tensors)
@@ -165,7 +174,7 @@ class Checkpoint:
     def summary(self) -> dict[str, Any]:
         """What `inspect` shows, as plain JSON; no weight is read."""
         kind = {"format": self.format, "layout": self.layout}
-        stored = {name: info for name, info in self.tensors.items() if name != self.tied_head}
+        stored = {name: info for name, info in self.tensors.items() if name != self.tied_head and name not in self._file.made}
         result = summary(
             self.path, self.files, kind, self.arch, self.dims, stored | self.carried, self.specs(), self.carried, self.tied_head is not None
         )

@@ -1,9 +1,11 @@
-"""A GGUF file of llama.cpp with an RWKV-6 or RWKV-7 model. names.py has the names; what only the header can tell is done here:
+"""A GGUF file of llama.cpp with an RWKV-6, RWKV-7 or LLaMA model. names.py has the names; what only the header can tell is done here:
 
     head size                   time_mix_r_k (C,) becomes (H, N)
     rescale_every_n_layers      RWKV-6: llama.cpp's converter divides what writes the residual stream by 2^(layer / n), for 16-bit sums
     the first layer's v0 v1 v2  llama.cpp wants some, and the converter copies a0 a1 a2: left out
     token_embd_norm             is a tensor of the first block here, as in all other layouts
+    heads of LLaMA              in attn_q and attn_k, the two channels that RoPE turns together are next to each other; here N/2 apart
+    a head that is missing      is the embedding, in files of LLaMA
 
 float32, float16 and bfloat16 are read by NumPy alone; block types need the `gguf` package (gguf_blocks.py).
 """
@@ -12,6 +14,7 @@ from __future__ import annotations
 
 import mmap
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +31,15 @@ from rwkvquant.checkpoints.values import DTYPES, as_float32, require_whole
 from rwkvquant.errors import CheckpointError
 
 BY_HEADS = re.compile(r"blk\.\d+\.time_mix_r_k\.weight")
+ROTARY = re.compile(r"blk\.\d+\.attn_([qk])\.weight")
 RESCALED = re.compile(r"blk\.(\d{1,5})\.(time_mix_output|channel_mix_value)\.weight")
 
 
 class GgufFile:
-    """A mapped file. Raises CheckpointError for a header that breaks a rule, and for architectures other than RWKV-6 and RWKV-7.
+    """A mapped file. Raises CheckpointError for a header that breaks a rule, and for other architectures.
 
-    `tokenizer`: the vocabulary as text that runtime/tokenizer.py reads, or None.
+    `tokenizer`: the vocabulary as text that runtime/tokenizer.py reads, or None. `config`: the settings of a LLaMA by the keys of
+    Hugging Face's config.json, or None.
     """
 
     format = "gguf"
@@ -49,7 +54,8 @@ class GgufFile:
         table = GGUF_TABLES.get(arch) if isinstance(arch, str) else None
         if table is None:
             raise CheckpointError(f"a GGUF file can be read if its architecture is {' or '.join(GGUF_TABLES)}; got {shown(str(arch))}")
-        self._head_size = _whole(header.entries, f"{arch}.wkv.head_size", at_least=1)
+        self.config = _config(header.entries, f"{arch}.", header.tensors) if table.rotary else None
+        self._head_size = 0 if table.rotary else _whole(header.entries, f"{arch}.wkv.head_size", at_least=1)
         self._rescale_every = _whole(header.entries, f"{arch}.rescale_every_n_layers", at_least=0) if table.rescales else 0
         self.tokenizer = tokenizer_text(header.entries)
         self._stored: dict[str, GgufTensor] = {}
@@ -70,6 +76,8 @@ class GgufFile:
             row_bytes = tensor.shape[-1] // tensor.type.block * tensor.type.size
             blocks = np.frombuffer(self._bytes[tensor.begin : tensor.end], np.uint8).reshape(-1, row_bytes)
             values = as_float32(name, decode_blocks(tensor.type, blocks), "float32")
+        if self.config and (match := ROTARY.fullmatch(name)):
+            values = _halves_apart(name, values, self.config["num_attention_heads" if match[1] == "q" else "num_key_value_heads"])
         if self._rescale_every and (match := RESCALED.fullmatch(name)):
             values *= np.float32(2.0 ** (int(match[1]) // self._rescale_every))
         return values.reshape(info.shape)
@@ -80,6 +88,35 @@ class GgufFile:
         if len(tensor.shape) != 1 or tensor.shape[0] % self._head_size:
             raise CheckpointError(f"{name} has one number for each channel of heads of {self._head_size}; got the shape {tensor.shape}")
         return (tensor.shape[0] // self._head_size, self._head_size)
+
+
+def _config(entries: dict[str, Any], prefix: str, tensors: Mapping[str, GgufTensor]) -> dict[str, Any]:
+    """The header's settings. settings.py checks their values, except the heads, which are needed here."""
+    heads = _whole(entries, f"{prefix}attention.head_count", at_least=1)
+    kv_key = f"{prefix}attention.head_count_kv"
+    config: dict[str, Any] = {
+        "num_attention_heads": heads,
+        "num_key_value_heads": _whole(entries, kv_key, at_least=1) if kv_key in entries else heads,
+        "hidden_size": _whole(entries, f"{prefix}embedding_length", at_least=1),
+        "tie_word_embeddings": "output.weight" not in tensors,
+    }
+    optional = {
+        "head_dim": "attention.key_length",
+        "rms_norm_eps": "attention.layer_norm_rms_epsilon",
+        "rope_theta": "rope.freq_base",
+    }
+    config |= {ours: entries[prefix + key] for ours, key in optional.items() if prefix + key in entries}
+    kind = entries.get(f"{prefix}rope.scaling.type", "none")
+    if kind != "none":
+        config["rope_scaling"] = {"rope_type": kind, "factor": entries.get(f"{prefix}rope.scaling.factor", 1.0)}
+    return config
+
+
+def _halves_apart(name: str, values: NDArray[np.float32], heads: int) -> NDArray[np.float32]:
+    """Rows 0 1 2 3 ... of each head become 0 2 4 ... 1 3 5 ..., as in Hugging Face's files."""
+    if len(values) % (2 * heads):
+        raise CheckpointError(f"{name} has rows for {heads} heads of an even size; got the shape {values.shape}")
+    return np.ascontiguousarray(values.reshape(heads, -1, 2, values.shape[-1]).swapaxes(1, 2)).reshape(values.shape)
 
 
 def _whole(entries: dict[str, Any], key: str, at_least: int) -> int:

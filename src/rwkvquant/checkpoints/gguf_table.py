@@ -12,13 +12,14 @@ class GgufTable:
     """ranks: key of the metadata -> symbols of a rank; the first that a model has counts. constants: metadata that is always the same.
 
     copies: (pattern, replacement) of names. The loader asks for the tensor of the new name too, and never uses it: it is written as a
-    copy, and not read. rescales: whether the file may say that weights were halved every so many layers.
+    copy, and not read. rescales: whether the file may say that weights were halved every so many layers. rotary: a transformer with RoPE.
     """
 
     ranks: Mapping[str, tuple[str, ...]]
     constants: Mapping[str, int] = field(default_factory=dict)
     copies: tuple[str, str] | None = None
     rescales: bool = False
+    rotary: bool = False
 
     def copy_of(self, name: str) -> str | None:
         """The second name under which the tensor `name` is written, if it has one."""
@@ -42,4 +43,5 @@ GGUF_TABLES: dict[str, GgufTable] = {
         },
         copies=(r"blk\.0\.time_mix_a([012])\.weight", r"blk.0.time_mix_v\1.weight"),
     ),
+    "llama": GgufTable(ranks={}, rotary=True),
 }

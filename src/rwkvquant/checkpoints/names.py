@@ -8,6 +8,8 @@
     hf         rwkv7           model.blocks.0.att.w1                        none; used for writing, read as blinkdl
     gguf       rwkv6, rwkv7    blk.0.time_mix_w1.weight                     LoRA factors are transposed; the mixes are stacked
     opengvlab  vrwkv           backbone.layers.0.att.key.weight             none
+    hf         llama           model.layers.0.self_attn.q_proj.weight       none
+    gguf       llama           blk.0.attn_q.weight                          rows of queries and keys (gguf_file.py, which knows the heads)
 
 Where a table has no line for a tensor, the layout has no name for it. `attn.x_x` and `attn.x_bias` hold several tensors in one array.
 """
@@ -185,6 +187,24 @@ def _gguf(arch: str) -> NameTable:
     return NameTable("gguf", "blk.", {**GGUF_GLOBAL, **GGUF_NORMS, **places})
 
 
+def _llama(name: str, block: str, renamed: Mapping[str, str]) -> NameTable:
+    """`renamed`: parts of our names -> the layout's. It has no names for settings, which are not tensors there."""
+    architecture, places = ARCHITECTURES["llama"], {}
+    for key, spec in architecture.by_key.items():
+        if spec.role is not Role.SETTING:
+            stem, _, kind = key.rpartition(".")
+            places[key] = Place(f"{renamed.get(stem, stem)}.{kind}")
+    return NameTable(name, block, places)
+
+
+GGUF_LLAMA = {
+    **{"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"},
+    **{"input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm"},
+    **{f"self_attn.{c}_proj": f"attn_{c}" for c in "qkv"},
+    **{"self_attn.o_proj": "attn_output"},
+    **{f"mlp.{c}_proj": f"ffn_{c}" for c in ("gate", "up", "down")},
+}
+
 NAME_TABLES: dict[tuple[str, str], NameTable] = {
     **{("blinkdl", arch): _blinkdl(ARCHITECTURES[arch]) for arch in ("rwkv7", "rwkv6")},
     **{("web-rwkv", arch): _web_rwkv(ARCHITECTURES[arch]) for arch in ("rwkv7", "rwkv6")},
@@ -193,6 +213,8 @@ NAME_TABLES: dict[tuple[str, str], NameTable] = {
     ("hf", "rwkv7"): _hf_rwkv7(),
     **{("gguf", arch): _gguf(arch) for arch in ("rwkv7", "rwkv6")},
     ("hf", "rwkv6"): _hf_rwkv6(),
+    ("hf", "llama"): _llama("hf", "model.layers.", {}),
+    ("gguf", "llama"): _llama("gguf", "blk.", GGUF_LLAMA),
     ("opengvlab", "vrwkv"): replace(_own(ARCHITECTURES["vrwkv"]), name="opengvlab"),
 }
 
@@ -206,16 +228,19 @@ def name_table(name: str, architecture: Architecture) -> NameTable | None:
 # How translate.py recognises a layout from the names in a file.
 PREFIXES = ("rwkv7.", "rwkv6.", "model.")
 # The text before a block's number shows the family. A file has one family.
+LLAMA_BLOCK = r"model\.layers\.\d+\.(self_attn|mlp|input_layernorm|post_attention_layernorm)\."
 FAMILIES = {
     "BlinkDL": r"blocks\.\d",
     **{f"BlinkDL with the prefix {prefix!r}": re.escape(prefix) + r"blocks\.\d" for prefix in PREFIXES},
-    "fla": r"model\.layers\.\d",
+    "Hugging Face LLaMA": LLAMA_BLOCK,
+    "fla": rf"(?!{LLAMA_BLOCK})model\.layers\.\d",
     "Hugging Face RWKV-6": r"rwkv\.blocks\.\d",
     "GGUF": r"blk\.\d",
     "OpenGVLab": r"backbone\.layers\.\d",
 }
 WEB_RWKV6_MARK = r"blocks\.\d+\.att\.time_mix_(x|w1|w2)"  # RWKV-4 and 5 have other time_mix names in BlinkDL's checkpoints
 FLA_RWKV6_MARK = r"model\.layers\.\d+\.attn\.(x_proj|x_bias|w_proj)\b"
+GGUF_LLAMA_MARK = r"blk\.\d+\.attn_q\."
 GGUF_RWKV6_MARK = r"blk\.\d+\.time_mix_(first|lerp_x|decay)"
 FIRST_FACTOR = r"blocks\.\d+\.att\.([wavg]1|time_(maa|mix|decay)_w1)"  # (C, rank) in BlinkDL's layout, (rank, C) in web-rwkv's
 EMBEDDINGS = ("emb.weight", "embeddings.weight")

@@ -63,11 +63,13 @@ def _open(path: Path) -> Checkpoint:
             files = [main, *shards.parts]
         else:
             file, files = open_file(main), [main]
-        tokenizer = file.tokenizer if isinstance(file, GgufFile) else None  # the only format with one inside
+        tokenizer, config = (
+            (file.tokenizer, file.config) if isinstance(file, GgufFile) else (None, None)
+        )  # the only format with them inside
         translated = TranslatedFile(UnwrappedFile(file))
         meta = file.meta if isinstance(file, PthFile) else None  # the only format with such values
         try:
-            return Checkpoint(path, translated, files, tokenizer, meta)
+            return Checkpoint(path, translated, files, tokenizer, meta, config)
         except CheckpointError as error:
             raise CheckpointError(translated.explain(str(error))) from error
     except CheckpointError as error:

@@ -21,6 +21,7 @@ from rwkvquant.checkpoints.names import (
     FAMILIES,
     FIRST_FACTOR,
     FLA_RWKV6_MARK,
+    GGUF_LLAMA_MARK,
     GGUF_RWKV6_MARK,
     PREFIXES,
     WEB_RWKV6_MARK,
@@ -115,7 +116,10 @@ def _find_table(
     if family == "fla":
         return _named("fla", architecture("rwkv6" if _some(FLA_RWKV6_MARK, tensors) else "rwkv7"))
     if family == "GGUF":
-        return _named("gguf", architecture("rwkv6" if _some(GGUF_RWKV6_MARK, tensors) else "rwkv7"))
+        newest = "llama" if _some(GGUF_LLAMA_MARK, tensors) else "rwkv7"
+        return _named("gguf", architecture("rwkv6" if _some(GGUF_RWKV6_MARK, tensors) else newest))
+    if family == "Hugging Face LLaMA":
+        return _named("hf", architecture("llama"))
     if family == "OpenGVLab":
         return _named("opengvlab", architecture("vrwkv"))
     if family == "Hugging Face RWKV-6":

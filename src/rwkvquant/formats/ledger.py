@@ -11,13 +11,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-ROLES = ("projection", "lora", "elementwise", "norm", "bias", "state", "embedding", "head")
+ROLES = ("projection", "lora", "elementwise", "norm", "bias", "setting", "state", "embedding", "head")
 
 _ROWS = (
     ("projections", ("projection",)),
     ("LoRA factors", ("lora",)),
     ("element-wise vectors", ("elementwise",)),
-    ("norms and biases", ("norm", "bias")),
+    ("norms and biases", ("norm", "bias", "setting")),
     ("tuned state", ("state",)),
     ("embedding", ("embedding",)),
     ("head", ("head",)),

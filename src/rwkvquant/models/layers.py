@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.nn import functional
 
 Weights = Mapping[str, Any]  # name -> Tensor, or for matrices also QuantizedMatrix; both work in quantized.linear
-BlockState = tuple[Tensor, Tensor, Tensor]  # att_shift (B, C), ffn_shift (B, C), wkv (B, H, N, N) indexed [value, key]
+# RWKV: att_shift (B, C), ffn_shift (B, C), wkv (B, H, N, N) indexed [value, key]. LLaMA: keys and values (B, P, U N)
+BlockState = tuple[Tensor, ...]
 Tap = Callable[[str, Tensor], None]  # called with the activations that architectures/ names
 
 LAYER_NORM_EPS = 1e-5
