@@ -13,6 +13,7 @@ from rwkvquant.cli.evaluate import AdapterOption, TokenizerOption
 from rwkvquant.cli.generate import (
     DecayOption,
     FrequencyOption,
+    KvBitsOption,
     MinPOption,
     PagesOption,
     PresenceOption,
@@ -101,6 +102,7 @@ def command(
     adapter: AdapterOption = None,
     threads: ThreadsOption = None,
     pages: PagesOption = "auto",
+    kv_bits: KvBitsOption = None,
     history: Annotated[bool, typer.Option(help="Keep the lines that were typed, for the arrow keys in later chats.")] = True,
 ) -> None:
     """Talk with a model. It remembers the conversation.
@@ -125,7 +127,7 @@ def command(
     require_state(state, state_order)
     form = chat_template(template)
     form.require_think(think)
-    model = load(file, tokenizer=tokenizer, threads=threads, pages=pages, adapter=adapter)
+    model = load(file, tokenizer=tokenizer, threads=threads, pages=pages, adapter=adapter, kv_cache=kv_bits)
     chat = Chat(model, sampling, max_tokens, system, template=form, think=think, stop=stop or ())
     if state is not None:
         chat.load(state, state_order)

@@ -29,6 +29,10 @@ StateOrderOption = Annotated[
     ),
 ]
 ThreadsOption = Annotated[int | None, typer.Option(help="Default: one for each physical core that may be used.")]
+KvBitsOption = Annotated[
+    int | None,
+    typer.Option(metavar="2|3|4|8|16|32", help="Of a transformer: keep keys and values in so many bits a number. Default: 32."),
+]
 PagesOption = Annotated[
     str,
     typer.Option(
@@ -65,6 +69,7 @@ def command(
     adapter: AdapterOption = None,
     threads: ThreadsOption = None,
     pages: PagesOption = "auto",
+    kv_bits: KvBitsOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Write text that continues a prompt."""
@@ -84,7 +89,7 @@ def command(
     )
     require_state(state, state_order)
     text = read_prompt(prompt, prompt_file)
-    model = load(file, tokenizer=tokenizer, threads=threads, pages=pages, adapter=adapter)
+    model = load(file, tokenizer=tokenizer, threads=threads, pages=pages, adapter=adapter, kv_cache=kv_bits)
     begin = None if state is None else open_state(state, model.arch, model.dims, state_order).state
     if as_json:
         result = model.generate(text, max_tokens=max_tokens, sampling=sampling, state=begin, stop=stop or ())

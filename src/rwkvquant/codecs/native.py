@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,13 @@ def native_product(
     native: ModuleType, packed: PackedTensor, x: NDArray[np.float32], int8: bool = True, out: NDArray[np.float32] | None = None
 ) -> NDArray[np.float32]:
     """The same by the native module, with the body that is chosen in it. If `out` (count * rows,) is given, the result is written to it."""
+    return multiply(native, packed, packed.native(native), x, int8, out)
+
+
+def multiply(
+    native: ModuleType, packed: PackedTensor, matrix: Any, x: NDArray[np.float32], int8: bool = True, out: NDArray[np.float32] | None = None
+) -> NDArray[np.float32]:
+    """The same with `matrix`, which is packed.native(native), for callers that keep it."""
     form, (rows, _), (count, cols) = packed.native_form(), packed.shape, x.shape
     assert form is not None, f"the native module has no product for {packed.layout}"
     groups = -(-cols // ACTIVATION_GROUP)
@@ -33,5 +41,5 @@ def native_product(
         q, scale, minus_sum = np.empty(flat.size, np.int8), np.empty(count * groups, np.float32), np.empty(2 * count * groups, np.int32)
         native.quantize_activations(flat, count, cols, q, scale, minus_sum)
     out = np.empty(count * rows, np.float32) if out is None else out
-    native.product(packed.native(native), q, scale, minus_sum, flat, count, out, rows, 0, rows)
+    native.product(matrix, q, scale, minus_sum, flat, count, out, rows, 0, rows)
     return out.reshape(count, rows)

@@ -30,11 +30,14 @@ from rwkvquant.formats.header import LENGTH_BYTES, PREFIX
 from rwkvquant.formats.pages import Held
 from rwkvquant.formats.tokenizer_data import TokenizerData
 from rwkvquant.kernels import dispatch
+from rwkvquant.kernels.kv_cache import KVCacheConfig
 from rwkvquant.results import GenerateResult
 from rwkvquant.runtime.engines.base import Engine, Tuning, Which, checked_tokens
+from rwkvquant.runtime.engines.cached import CachedEngine
 from rwkvquant.runtime.engines.native import ACTIVATIONS, MOST_AHEAD, PREFETCH, SHARES, NativeEngine
 from rwkvquant.runtime.engines.reference import ReferenceEngine, step_of
 from rwkvquant.runtime.sampling import Sampler, SamplingConfig, SamplingOptions, sampling_of
+from rwkvquant.runtime.states.caches import cache_maker
 from rwkvquant.runtime.states.files import State
 from rwkvquant.runtime.states.pool import MAX_SLOTS, Slots
 from rwkvquant.runtime.states.tuned import begin_with, tuned_state
@@ -55,6 +58,7 @@ def load(
     activations: str | None = None,
     pages: str = "auto",
     adapter: str | None = None,
+    kv_cache: int | KVCacheConfig | None = None,
 ) -> Model:
     """Open a packed file or an original checkpoint; the content decides.
 
@@ -65,18 +69,19 @@ def load(
     `pages`: "huge" copies a packed file into huge pages of private memory, which is fast; "map" maps it, and processes that open it share
     its memory; "auto" copies it if huge pages and enough memory are there (formats/pages.py). A checkpoint is always decoded into memory.
     `adapter` is merged into a checkpoint: "PATH", "PATH,alpha=NUMBER" or "PATH,init=PATH" (checkpoints/adapter.py).
+    `kv_cache`: how a transformer keeps keys and values: 2, 3, 4, 8, 16 or 32 bits, or a KVCacheConfig (kernels/kv_cache.py). Default: 32.
     Raises FormatError or CheckpointError for a file that is neither, TokenizerError for a tokenizer that does not fit, and
-    ConfigError for unknown activations, for pages that are unknown or cannot be had, a number of threads out of range, or an
-    adapter for a packed file.
+    ConfigError for unknown activations, for pages that are unknown or cannot be had, a number of threads out of range, an
+    adapter for a packed file, or a cache for a model that has none.
     """
     if is_packed(path):
         refuse_adapter(path, adapter)
         packed = open_packed(Path(path), pages)
-        return Model(packed_weights(packed), tokenizer, packed.tokenizer, threads, activations)
+        return Model(packed_weights(packed), tokenizer, packed.tokenizer, threads, activations, kv_cache)
     checkpoint = open_text_checkpoint(path, adapter or "")
     if pages != "auto":
         raise ConfigError(f"pages must be auto for a checkpoint, which is decoded into memory; got {pages} for {path}")
-    return Model(checkpoint_weights(checkpoint), tokenizer or checkpoint.tokenizer, None, threads, activations)
+    return Model(checkpoint_weights(checkpoint), tokenizer or checkpoint.tokenizer, None, threads, activations, kv_cache)
 
 
 def is_packed(path: str | os.PathLike[str]) -> bool:
@@ -109,11 +114,13 @@ class Model:
         packed_tokenizer: TokenizerData | None = None,
         threads: int | None = None,
         activations: str | None = None,
+        kv_cache: int | KVCacheConfig | None = None,
     ) -> None:
         self.arch, self.dims = weights.arch, weights.dims
         self._architecture, self._start = architecture(weights.arch), weights.start
         self._require_whole, self._held = weights.require_whole, weights.held
         self._engine = make_engine(weights, threads, activations)
+        self._caches = cache_maker(weights, kv_cache)
         self._tokenizer_name, self._packed_tokenizer = tokenizer, packed_tokenizer
         if isinstance(tokenizer, str):
             _ = self.tokenizer  # a name that was given is tested now, the default when text is first needed
@@ -173,7 +180,8 @@ class Model:
         if state is not None:
             state.require(self.arch, self.dims)
         sequences = checked_tokens([tokens], self.dims.vocab, logits)
-        rows, after = self._engine.read(sequences, (state or self.initial_state()).recurrent, logits)
+        before = (state or self.initial_state()).recurrent
+        rows, after = self._engine.read(sequences, self._caches.packed(before) if self._caches else before, logits)
         return (rows[0][-1] if logits == "last" else rows[0]), State(self.arch, after)
 
     def forward_batch(
@@ -195,7 +203,8 @@ class Model:
         """Room for `count` sequences that are decoded in place, side by side (states/pool.py). Raises ConfigError below 1."""
         if not 1 <= count <= MAX_SLOTS:
             raise ConfigError(f"a model has 1 to {MAX_SLOTS} slots at a time; got {count}")
-        return Slots(self._engine, self.dims, self._architecture.zero_state(self.dims, count), self.initial_state())
+        room = self._caches.room(count) if self._caches else self._architecture.zero_state(self.dims, count)
+        return Slots(self._engine, self.dims, room, self.initial_state())
 
     def stream(
         self,
@@ -287,7 +296,7 @@ class Model:
 
 
 def make_engine(weights: Weights, threads: int | None = None, activations: str | None = None) -> Engine:
-    """The native engine if there is a native module; otherwise the reference, and `dispatch` warns."""
+    """The native engine if there is a native module; otherwise the reference, and `dispatch` warns. A growing state has its own."""
     threads = choose_threads(threads)
     activations = activations or os.environ.get("RWKVQUANT_ACTIVATIONS", "int8")
     if activations not in ACTIVATIONS:
@@ -296,6 +305,8 @@ def make_engine(weights: Weights, threads: int | None = None, activations: str |
     if shares not in SHARES:
         raise ConfigError(f"RWKVQUANT_SHARES must be one of {', '.join(SHARES)}; got {shares}")
     step_of(weights.arch)  # first, because its message for an architecture that cannot run says more
+    if architecture(weights.arch).grows:
+        return CachedEngine(weights, activations)
     if dispatch.native_module() is None:
         return ReferenceEngine(weights)
     return NativeEngine(weights, threads, activations, shares, _prefetch(os.environ.get("RWKVQUANT_PREFETCH", "measured")))
