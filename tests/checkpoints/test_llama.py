@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from rwkvquant.checkpoints import open_checkpoint
+from rwkvquant.checkpoints.gguf_tokenizer import tokenizer_text
 from rwkvquant.errors import CheckpointError
 from tests.llama import CONFIG, llama_tensors, write_llama
 
@@ -99,3 +100,16 @@ def test_without_a_config_the_message_asks_for_it(tmp_path: Path) -> None:
     (write_llama(tmp_path) / "config.json").unlink()
     with pytest.raises(CheckpointError, match=r"put the model's config\.json next to them"):
         open_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize(("pre", "kinds"), [("smollm", ["Digits", "ByteLevel"]), ("gpt-2", ["ByteLevel"]), ("llama-bpe", None)])
+def test_how_a_gguf_tokenizer_cuts_words_is_followed_or_it_is_left_out(pre: str, kinds: list[str] | None) -> None:
+    entries = {"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": pre}
+    entries |= {"tokenizer.ggml.tokens": ["a", "b", "ab"], "tokenizer.ggml.token_type": [1, 1, 1], "tokenizer.ggml.merges": ["a b"]}  # type: ignore[dict-item]
+    found = tokenizer_text(entries)
+    if kinds is None:
+        assert found is None  # its pattern is not known here, and other ids would be silently wrong
+    else:
+        assert found is not None
+        how = json.loads(found.text)["pre_tokenizer"]
+        assert [each["type"] for each in how.get("pretokenizers", [how])] == kinds

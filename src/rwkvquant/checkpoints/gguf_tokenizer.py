@@ -2,6 +2,7 @@
 
 tokenizer.ggml.model   "rwkv": tokens are bytes as Python shows them, without b and quotes; the first is a stand-in for id 0
                        "gpt2": byte-level BPE; tokens and merges as in a tokenizer.json
+tokenizer.ggml.pre     how "gpt2" cuts words: "smollm" takes each digit alone first; "gpt-2", "default" or nothing do not
 token_type             1 normal, 3 control, 5 unused (padding up to the model's vocabulary), others as normal
 """
 
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 NORMAL, CONTROL, UNUSED = 1, 3, 5
+PLAIN, DIGITS_ALONE = ("default", "gpt-2"), "smollm"
 ESCAPE = re.compile(r"\\(x[0-9a-fA-F]{2}|.)", re.DOTALL)
 LETTERS = {"t": b"\t", "n": b"\n", "r": b"\r"}
 
@@ -34,7 +36,9 @@ def tokenizer_text(entries: dict[str, Any]) -> EmbeddedTokenizer | None:
     if entries.get("tokenizer.ggml.model") == "rwkv":
         return EmbeddedTokenizer("\n".join(_world_lines(tokens, types)))
     if entries.get("tokenizer.ggml.model") == "gpt2" and _strings(merges):
-        return EmbeddedTokenizer(json.dumps(_tokenizer_json(tokens, types, merges)))
+        pre = entries.get("tokenizer.ggml.pre", "default")
+        if pre in (*PLAIN, DIGITS_ALONE):
+            return EmbeddedTokenizer(json.dumps(_tokenizer_json(tokens, types, merges, pre == DIGITS_ALONE)))
     return None
 
 
@@ -72,15 +76,16 @@ def escaped(token: bytes) -> str:
     return repr(token)[2:-1]
 
 
-def _tokenizer_json(tokens: list[str], types: list[Any], merges: list[str]) -> dict[str, Any]:
+def _tokenizer_json(tokens: list[str], types: list[Any], merges: list[str], digits_alone: bool) -> dict[str, Any]:
     kept = {token: i for i, (token, kind) in enumerate(zip(tokens, types, strict=True)) if kind != UNUSED}
     plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
     special = [{"id": i, "content": token, **plain} for token, i in kept.items() if types[i] == CONTROL]
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+    digits = {"type": "Digits", "individual_digits": True}
     return {
         "added_tokens": special,
         "normalizer": None,
-        "pre_tokenizer": byte_level,
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [digits, byte_level]} if digits_alone else byte_level,
         "decoder": byte_level,
         "model": {"type": "BPE", "vocab": kept, "merges": merges},
     }
