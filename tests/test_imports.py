@@ -19,6 +19,7 @@ ENGINE = [
     "rwkvquant.exporting.card",
     "rwkvquant.exporting.layouts",
     "rwkvquant.formats.container",
+    "rwkvquant.images",
     "rwkvquant.kernels.dispatch",
     "rwkvquant.kernels.rwkv6",
     "rwkvquant.kernels.rwkv7",
@@ -30,6 +31,7 @@ ENGINE = [
 
 
 ONE_FILE = {  # the packages of extras
+    "PIL": "images/pillow.py",
     "gguf": "checkpoints/gguf_blocks.py",
     "jinja2": "runtime/templates/jinja.py",
     "tokenizers": "runtime/tokenizer_package.py",

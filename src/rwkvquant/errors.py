@@ -30,5 +30,9 @@ class CalibrationError(RwkvQuantError):
     """Calibration or evaluation text that is missing, empty or too short."""
 
 
+class ImageError(RwkvQuantError):
+    """An image, or a set of images, that is missing, damaged, or does not fit the model or its labels."""
+
+
 class StoppedError(RwkvQuantError):
     """Not a mistake: a job stopped because it was asked to. It can be continued. The command line exits with 75."""
