@@ -37,7 +37,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import rwkvquant
 from rwkvquant import CalibrationConfig, QuantizeRequest
 from rwkvquant.bench.shapes import released
-from rwkvquant.pipeline import measure
+from rwkvquant.config import FORWARD_DTYPES
+from rwkvquant.pipeline import forward
 from rwkvquant.pipeline.products import fast_products, product_rate
 from rwkvquant.pipeline.progress import Progress
 
@@ -157,6 +158,7 @@ def main() -> None:
     parser.add_argument("--vocab", type=int, help="this many tokens only, to time the blocks alone")
     parser.add_argument("--method", default="rwkvquant")
     parser.add_argument("--code-bits", type=int)
+    parser.add_argument("--forward-dtype", default="auto", choices=FORWARD_DTYPES)
     parser.add_argument("--calib-rows", type=int, default=64)
     parser.add_argument(
         "--work-dir", help="where the checkpoint, hidden states and output go: in a new folder there, which is removed at the end"
@@ -165,12 +167,13 @@ def main() -> None:
     args = parser.parse_args()
     arch, dims = released(args.shape)
     blocks = args.layers or dims.layers
-    measure.LARGE_MODEL = measure.LARGE_MODEL * blocks // dims.layers  # a few blocks are measured as they would be in the whole model
+    forward.LARGE_MODEL = forward.LARGE_MODEL * blocks // dims.layers  # a few blocks are measured as they would be in the whole model
     dims = dataclasses.replace(dims, layers=blocks, vocab=args.vocab or dims.vocab)
     request = QuantizeRequest(
         method=args.method,
         code_bits=args.code_bits,
         calibration=CalibrationConfig(rows=args.calib_rows),
+        forward_dtype=args.forward_dtype,
         tokenizer="bytes" if args.vocab else "world",
     )
     with tempfile.TemporaryDirectory(dir=args.work_dir) as scratch:

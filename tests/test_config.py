@@ -187,6 +187,7 @@ SAID: dict[str, Any] = {
     "calibration": CalibrationConfig(rows=3),
     "tokenizer": "world",
     "adapter": "lora.pth,alpha=32",
+    "forward_dtype": "bfloat16",
     "device": "cuda",
     "seed": 7,
 }
@@ -224,6 +225,7 @@ OTHER: dict[str, Any] = {
     "calibration": CalibrationConfig(path="t.txt", rows=2),
     "tokenizer": "bytes",
     "adapter": "lora.pth,alpha=32",
+    "forward_dtype": "bfloat16",
     "device": "cuda:1",
     "seed": 9,
 }

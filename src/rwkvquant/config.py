@@ -27,6 +27,7 @@ SCALE_BITS = (8, 16)
 DEFAULT_BITS = 3.275
 DENSITY = 0.125  # of the squared ReLUs of random models: what a released model of 7.2B parameters has on average
 HEAD_BITS, EMB_BITS, VECTOR_BITS = 6, 8, 8  # the defaults
+FORWARD_DTYPES = ("auto", "float32", "bfloat16")  # in which the text runs through the blocks (pipeline/forward.py)
 RESUME = ("auto", "required", "never")  # what to do with the work directory of an unfinished job
 
 
@@ -81,6 +82,7 @@ class QuantizeRequest:
     calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
     tokenizer: str | None = None
     adapter: str | None = None  # "PATH", "PATH,alpha=NUMBER" or "PATH,init=PATH", see checkpoints/adapter.py
+    forward_dtype: str = "auto"  # or "float32", "bfloat16": in which the text runs through the blocks
     device: str = "cpu"
     seed: int = 0
 
@@ -106,8 +108,9 @@ class QuantizeRequest:
         return cls(**known)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON, without `own_options` and `adapter` where there are none: most files are as they were before there were any."""
-        unsaid = [name for name in ("own_options", "adapter") if not getattr(self, name)]
+        """Plain JSON, without options that files did not have at first where they say nothing."""
+        nothing = {"own_options": (), "adapter": None, "forward_dtype": "auto"}
+        unsaid = [name for name, value in nothing.items() if getattr(self, name) in (value, "")]
         return {name: value for name, value in dataclasses.asdict(self).items() if name not in unsaid}
 
 

@@ -152,6 +152,7 @@ CHANGES = {
     "head (rtn: 6 bits": lambda job: {"head_bits": 5},
     "calibration batch (4, now 2)": lambda job: {"calibration": dataclasses.replace(job.calibration, batch=2)},
     "candidates": lambda job: {"code_bits": 4},
+    "forward_dtype (float32, now bfloat16)": lambda job: {"forward_dtype": "bfloat16"},
 }
 
 

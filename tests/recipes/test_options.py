@@ -47,6 +47,7 @@ VALUES: dict[str, list[Any]] = {
     "calibration": [CalibrationConfig(rows=3), "text.txt", 128, None, {"rows": 3}],
     "tokenizer": ["world", "bytes", "", 5],
     "adapter": ["lora.pth,alpha=32", "", 5],
+    "forward_dtype": ["auto", "float32", "bfloat16", "float16", 16],
     "device": ["cpu", "cuda", "cuda:1", "tpu", None],
     "seed": [0, 7, -1, 1.5, "0"],
 }

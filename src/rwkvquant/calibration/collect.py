@@ -30,6 +30,7 @@ from rwkvquant.architectures import Architecture
 from rwkvquant.calibration.mapped import DoubleBuffer, checksum, flush, map_file
 from rwkvquant.calibration.statistics import InputStatistics
 from rwkvquant.models.layers import BlockState, Tap, Weights
+from rwkvquant.models.rounded import RoundedMatrix
 
 Block = Callable[[Weights, Tensor, BlockState | None, Tensor | None, Tap | None], tuple[Tensor, BlockState, Tensor | None]]
 Head = Callable[[Weights, Tensor, Tap | None], Tensor]
@@ -131,7 +132,7 @@ def collect_block(
 
     key = architecture.last_product
     last = weights[key]
-    own = {**weights, key: last[:1]} if isinstance(last, Tensor) else weights  # the block's output is not needed
+    own = {**weights, key: last[:1]} if isinstance(last, Tensor | RoundedMatrix) else weights  # the block's output is not needed
     for chosen in stream.batches(batch, rows):
         x, carry = stream.read(chosen)
         block(own, x, None, carry, hear)

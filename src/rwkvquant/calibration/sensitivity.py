@@ -26,7 +26,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional
 
 from rwkvquant.architectures import Architecture, Role
 from rwkvquant.calibration.batches import BACKWARD, FORWARD, LOGITS, fitting_batch
@@ -35,11 +34,16 @@ from rwkvquant.calibration.mapped import DoubleBuffer, checksum, flush, map_file
 from rwkvquant.calibration.statistics import InputStatistics, Sensitivity
 from rwkvquant.errors import CheckpointError
 from rwkvquant.models.layers import Weights
+from rwkvquant.models.quantized import linear
+from rwkvquant.models.rounded import RoundedMatrix
 
 
 @dataclass(frozen=True)
 class ModelParts:
-    """What the backward pass needs of a model: its parts, and functions that read its weights."""
+    """What the backward pass needs of a model: its parts, and functions that read its weights.
+
+    `multiplied`: the weights of a block as its products take them; they may be rounded (models/rounded.py).
+    """
 
     embed: Callable[[Weights, Tensor], Tensor]
     block: Block
@@ -50,6 +54,7 @@ class ModelParts:
     layers: int
     width: int
     device: torch.device
+    multiplied: Callable[[Weights], Weights] = dict
 
 
 class Backward:
@@ -85,7 +90,8 @@ class Backward:
             sensitivities: dict[str, Sensitivity] = {}
             matrices = self._parts.architecture.matrix_keys
             watched = {
-                key: _Watched(W, key, sensitivities) if isinstance(W, Tensor) and key in matrices else W for key, W in weights.items()
+                key: _Watched(W, key, sensitivities) if isinstance(W, Tensor | RoundedMatrix) and key in matrices else W
+                for key, W in self._parts.multiplied(weights).items()
             }
             for rows in self._batches(self._width, BACKWARD):
                 self._through_block(layer, watched, rows)
@@ -139,7 +145,7 @@ class Backward:
             self._x[0, rows] = self._parts.embed(outer, torch.from_numpy(self._tokens[rows]).to(self._parts.device)).cpu().numpy()
         del outer
         for layer in range(self._parts.layers):
-            weights = self._parts.weights_of(layer)
+            weights = self._parts.multiplied(self._parts.weights_of(layer))
             for rows in self._batches(self._width, FORWARD):
                 carry = self._tensor(self._carry[rows]) if layer and self._carry is not None else None
                 x, _, carry = self._parts.block(weights, self._tensor(self._x[layer, rows]), None, carry, None)
@@ -200,11 +206,11 @@ class Backward:
 class _Watched:
     """A matrix that records its inputs, and the gradients by its outputs, in `sensitivities[key]`."""
 
-    def __init__(self, W: Tensor, key: str, sensitivities: dict[str, Sensitivity]) -> None:
+    def __init__(self, W: Tensor | RoundedMatrix, key: str, sensitivities: dict[str, Sensitivity]) -> None:
         self._W, self._key, self._sensitivities = W, key, sensitivities
 
     def product(self, x: Tensor) -> Tensor:
-        y = functional.linear(x, self._W)
+        y = linear(x, self._W)
         inputs = x.detach().reshape(-1, x.shape[-1])
         y.register_hook(lambda g: self._add(inputs, g.reshape(-1, g.shape[-1])))
         return y

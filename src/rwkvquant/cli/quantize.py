@@ -12,7 +12,7 @@ from typer.core import TyperCommand
 from rwkvquant.cli.evaluate import AdapterOption
 from rwkvquant.cli.output import JsonOption, emit, human_bytes, ledger_table, quantize_progress, stdout, table
 from rwkvquant.cli.signals import finish_first
-from rwkvquant.config import RESUME, CalibrationConfig, QuantizeRequest
+from rwkvquant.config import FORWARD_DTYPES, RESUME, CalibrationConfig, QuantizeRequest
 from rwkvquant.recipes import METHODS, Option, recipe_for
 
 _DEFAULT = QuantizeRequest()
@@ -122,6 +122,13 @@ def command(
         ),
     ] = None,
     adapter: AdapterOption = None,
+    forward_dtype: Annotated[
+        str,
+        typer.Option(
+            help=_one_of(FORWARD_DTYPES) + ": the numbers that the text is multiplied in on its way through the blocks. auto: bfloat16 for "
+            "large models, where this CPU multiplies it faster. Statistics and quantising stay in float32."
+        ),
+    ] = _DEFAULT.forward_dtype,
     device: Annotated[str, typer.Option(help="cpu | cuda. cuda has not been run on a GPU yet.")] = _DEFAULT.device,
     seed: Annotated[int, typer.Option()] = _DEFAULT.seed,
     card: Annotated[bool, typer.Option("--card", help="For publishers: write README.md and config.json next to the output.")] = False,
@@ -166,6 +173,7 @@ def command(
         calibration=dataclasses.replace(CalibrationConfig(), path=calib, rows=calib_rows, length=calib_len),
         tokenizer=tokenizer,
         adapter=adapter,
+        forward_dtype=forward_dtype,
         device=device,
         seed=seed,
     )

@@ -4,6 +4,7 @@ from rwkvquant.models.image_model import ImageModel
 from rwkvquant.models.layers import BlockState, Tap, Weights
 from rwkvquant.models.model import ModelState, TorchModel, forward_of
 from rwkvquant.models.quantized import QuantizedMatrix, linear
+from rwkvquant.models.rounded import RoundedMatrix, rounded
 from rwkvquant.models.source import CheckpointSource, PackedSource, WeightSource
 
 __all__ = [
@@ -13,10 +14,12 @@ __all__ = [
     "ModelState",
     "PackedSource",
     "QuantizedMatrix",
+    "RoundedMatrix",
     "Tap",
     "TorchModel",
     "WeightSource",
     "Weights",
     "forward_of",
     "linear",
+    "rounded",
 ]

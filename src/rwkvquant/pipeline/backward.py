@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from rwkvquant.architectures import QUANTIZED_ROLES
 from rwkvquant.calibration.sensitivity import Backward, ModelParts
 from rwkvquant.checkpoints import Checkpoint
 from rwkvquant.models import CheckpointSource, forward_of
+from rwkvquant.pipeline.forward import is_large, multiplied
 from rwkvquant.recipes import Recipe
 
 SAMPLED_ROWS = 32  # calibration rows that it reads
-LARGE_MODEL, ROWS_OF_LARGE = 1 << 28, 12  # weights; each row costs a forward pass, a backward pass, and its part of every Hessian
+ROWS_OF_LARGE = 12  # of large models; each row costs a forward pass, a backward pass, and its part of every Hessian
 
 
 def backward_pass(checkpoint: Checkpoint, recipe: Recipe, tokens: NDArray[np.int64], work_dir: Path, device: torch.device) -> Backward:
@@ -32,7 +31,7 @@ def backward_pass(checkpoint: Checkpoint, recipe: Recipe, tokens: NDArray[np.int
         layers=checkpoint.dims.layers,
         width=checkpoint.dims.width,
         device=device,
+        multiplied=multiplied(recipe, checkpoint.architecture),
     )
-    weights = sum(math.prod(m.shape) for m in checkpoint.logical_matrices() if m.spec.role in QUANTIZED_ROLES)
-    rows = tokens[: SAMPLED_ROWS if weights < LARGE_MODEL else ROWS_OF_LARGE]
+    rows = tokens[: ROWS_OF_LARGE if is_large(checkpoint) else SAMPLED_ROWS]
     return Backward(parts, rows, recipe.calibration.batch, work_dir, recipe.seed)

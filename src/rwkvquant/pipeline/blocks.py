@@ -20,6 +20,7 @@ from rwkvquant.checkpoints import Checkpoint
 from rwkvquant.models import QuantizedMatrix, forward_of
 from rwkvquant.pipeline.allocation import give_back
 from rwkvquant.pipeline.calibrate import Calibration
+from rwkvquant.pipeline.forward import multiplied
 from rwkvquant.pipeline.progress import Progress
 from rwkvquant.pipeline.tensors import Collected
 from rwkvquant.recipes import Recipe
@@ -57,7 +58,7 @@ class CalibrationText(NoText):
         self._architecture, self._recipe, self._tokens = checkpoint.architecture, recipe, tokens
         self._progress, self._layers = progress, checkpoint.dims.layers
         self._model: ModuleType = forward_of(checkpoint.arch)
-        self._device = device
+        self._device, self._multiplied = device, multiplied(recipe, self._architecture)
         self._batch = fitting_batch(recipe.calibration.batch, tokens.shape[1] * checkpoint.dims.width, FORWARD)
         self._seen, self._kept_out = range(len(tokens) - kept_out), range(len(tokens) - kept_out, len(tokens))
 
@@ -92,18 +93,18 @@ class CalibrationText(NoText):
     def collect(self, block: Weights, layer: int) -> Collected:
         """What the quantisers need. `block`: its original weights. Once a block: it also runs the full-precision stream through it."""
         self._progress.phase(f"block {layer + 1} of {self._layers}: reading the text")
-        make, reading = self._model.block, self._recipe.vector_weights
+        make, reading, run = self._model.block, self._recipe.vector_weights, self._multiplied(block)
         tap = PartnerTap(self._architecture.table, lambda width: Importance(width, reading)) if reading != "none" else None
         writers = self._architecture.residual_writers
         sums: dict[str, CrossStatistics] = {}
         reference = None
         if self._reference is not None and layer > 0:  # before the first block both streams differ by the embedding's rounding alone
             sums = {name: CrossStatistics(block[key]) for key, name in writers.items()}
-            reference = ReferenceRun(make, block, sums, self._reference)
-        seen = collect_block(make, block, self._architecture, self._stream, self._batch, self._seen, tap, reference)
+            reference = ReferenceRun(make, run, sums, self._reference)
+        seen = collect_block(make, run, self._architecture, self._stream, self._batch, self._seen, tap, reference)
         tests = {}
         if self._kept_out and self._recipe.fall_back:
-            tests = collect_block(make, block, self._architecture, self._stream, self._batch, self._kept_out)
+            tests = collect_block(make, run, self._architecture, self._stream, self._batch, self._kept_out)
         missing = {self._architecture.full_name(layer, key): sums[name] for key, name in writers.items() if sums}
         return Collected(seen, tests, tap.sums if tap else {}, missing)
 
@@ -112,9 +113,9 @@ class CalibrationText(NoText):
         give_back()
         self._progress.phase(f"block {layer + 1} of {self._layers}: computing outputs")
         decoded = {key: W.decode() if isinstance(W, QuantizedMatrix) else W for key, W in quantised.items()}
-        advance(self._model.block, decoded, self._stream, self._batch)
+        advance(self._model.block, self._multiplied(decoded), self._stream, self._batch)
         if self._reference is not None:  # `collect` has run the rows that it saw, except in the first block
-            advance(self._model.block, block, self._reference, self._batch, self._kept_out if layer > 0 else None)
+            advance(self._model.block, self._multiplied(block), self._reference, self._batch, self._kept_out if layer > 0 else None)
 
     def collect_head(self, outer: Weights) -> Collected:
         return Collected(collect_head(self._model.head, outer, self._architecture, self._stream, self._batch, self._seen))

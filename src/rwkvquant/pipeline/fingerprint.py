@@ -33,6 +33,7 @@ def of_pass_1(source: Mapping[str, str], text: str, settings: Mapping[str, Seque
         "transform": recipe.transform,
         **dataclasses.asdict(recipe.quantizer),
         "seed": recipe.seed,
+        "forward_dtype": recipe.forward_dtype,
         "device": recipe.device,
         "batch": recipe.calibration.batch,
         **_environment(),

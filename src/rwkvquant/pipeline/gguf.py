@@ -29,6 +29,7 @@ from rwkvquant.models import CheckpointSource
 from rwkvquant.pipeline.backward import backward_pass
 from rwkvquant.pipeline.blocks import calibration_text
 from rwkvquant.pipeline.calibrate import Calibration, calibrate, documents_of
+from rwkvquant.pipeline.forward import settled
 from rwkvquant.pipeline.progress import Progress
 from rwkvquant.pipeline.tensors import Collected
 from rwkvquant.quantizers.gguf.blocks import pack
@@ -66,6 +67,7 @@ def gguf_matrices(
     recipe = replace(recipe_for(QuantizeRequest(method="gptq")), fall_back=False, correction=CORRECTION)
     if calibration is not None:
         recipe = replace(recipe, calibration=replace(calibration, path=calibration.path or ""))
+    recipe = settled(recipe, checkpoint, CPU, job.progress)
     found = calibrate(recipe, documents_of(recipe), tokenizer, job.progress)
     assert found is not None, "the recipe of gptq reads text"
     weights = CheckpointSource(checkpoint)

@@ -30,6 +30,7 @@ from rwkvquant.pipeline.blocks import calibration_text
 from rwkvquant.pipeline.calibrate import calibrate, documents_of
 from rwkvquant.pipeline.executor import Executor, SerialExecutor
 from rwkvquant.pipeline.fingerprint import of_pass_2
+from rwkvquant.pipeline.forward import settled
 from rwkvquant.pipeline.pass_1 import choose
 from rwkvquant.pipeline.plan import make_plan, planned_ledger
 from rwkvquant.pipeline.products import fast_products
@@ -79,6 +80,7 @@ def _quantize(
 ) -> QuantizeResult:
     checkpoint, device = open_text_checkpoint(source, recipe.adapter), _device(recipe)
     check_output(output, *checkpoint.inputs(), *(checkpoint.adapter.files if checkpoint.adapter else ()))
+    recipe = settled(recipe, checkpoint, device, progress)
     documents = documents_of(recipe)
     tokenizer = tokenizer_for(checkpoint, recipe, documents, progress)
     calibrated = calibrate(recipe, documents, tokenizer, progress)
@@ -142,6 +144,7 @@ def plan_only(
     try:
         with fast_products(_device(recipe)), work_directory(work_dir, None, resume, stop, progress) as work:
             checkpoint, device = open_text_checkpoint(source, recipe.adapter), _device(recipe)
+            recipe = settled(recipe, checkpoint, device, progress)
             documents = documents_of(recipe)
             tokenizer = tokenizer_for(checkpoint, recipe, documents, progress)
             calibrated = calibrate(

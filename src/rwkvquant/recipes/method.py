@@ -18,7 +18,8 @@ from rwkvquant.config import STYLES, QuantizeRequest
 from rwkvquant.errors import ConfigError
 from rwkvquant.recipes.recipe import Recipe
 
-ALWAYS = ("method", "own_options", "tensor_bits", "calibration", "tokenizer", "adapter", "device", "seed")  # options of every method
+# Options of every method.
+ALWAYS = ("method", "own_options", "tensor_bits", "calibration", "tokenizer", "adapter", "forward_dtype", "device", "seed")
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,7 @@ class Said:
             "calibration": request.calibration,
             "tokenizer": request.tokenizer or "",
             "adapter": request.adapter or "",
+            "forward_dtype": request.forward_dtype,
             "device": request.device,
             "seed": request.seed,
         }

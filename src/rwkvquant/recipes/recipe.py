@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from rwkvquant.config import CHOICES, PROXY_READINGS, VECTOR_CODEBOOKS, CalibrationConfig, check_types, require
+from rwkvquant.config import CHOICES, FORWARD_DTYPES, PROXY_READINGS, VECTOR_CODEBOOKS, CalibrationConfig, check_types, require
 from rwkvquant.errors import ConfigError
 from rwkvquant.quantizers import QuantizerOptions
 from rwkvquant.recipes.setting import Setting
@@ -56,7 +56,8 @@ class Recipe:
     zero; none: they are like the others. tensor_bits: "PATTERN=BITS" narrows them for some matrices. measured: whether there is a pass 1,
     which tries all candidates on full-precision inputs. calibrated: whether text is read at all. correction: the share of earlier errors
     that the last products of a block correct. fall_back: whether some text is kept out to test error feedback on; a
-    tensor is rounded without it where that loses less. vector_weights: how the elements of vectors with codebooks are weighted. An empty
+    tensor is rounded without it where that loses less. vector_weights: how the elements of vectors with codebooks are weighted.
+    forward_dtype: the numbers in which the text runs through the blocks; the job replaces "auto" before it begins. An empty
     calibration.path means the text in the package, an empty tokenizer that of the checkpoint.
     """
 
@@ -78,6 +79,7 @@ class Recipe:
     calibration: CalibrationConfig = field(default_factory=lambda: CalibrationConfig(path=""))
     tokenizer: str = ""
     adapter: str = ""
+    forward_dtype: str = "float32"
     device: str = "cpu"
     seed: int = 0
 
@@ -92,6 +94,7 @@ class Recipe:
                 raise ConfigError(f"{name} takes one setting, or none for 16 bits; got {len(getattr(self, name))}")
         require("transform", self.transform, ("none",))
         require("vector_weights", self.vector_weights, ("none", *VECTOR_CODEBOOKS))
+        require("forward_dtype", self.forward_dtype, FORWARD_DTYPES)
         require("device", self.device.partition(":")[0], DEVICES)
         if self.seed < 0:
             raise ConfigError(f"seed must be at least 0; got {self.seed}")
@@ -120,7 +123,7 @@ class Recipe:
         fields: dict[str, Any] = {}
         for each in dataclasses.fields(self):
             value = getattr(self, each.name)
-            if each.name in ("adapter", "sparse_input") and not value:  # as in files that were written before there were any
+            if NOTHING.get(each.name) == value:  # as in files that were written before there were any
                 continue
             if each.name in SETTINGS:
                 fields[each.name] = [setting.to_json() for setting in value]
@@ -144,4 +147,5 @@ class Recipe:
 
 
 SETTINGS = ("candidates", "sparse_input", "head", "embedding", "vectors")
+NOTHING: dict[str, Any] = {"adapter": "", "sparse_input": (), "forward_dtype": "float32"}
 PARTS: dict[str, Any] = {"chooser": Chooser, "quantizer": QuantizerOptions, "calibration": CalibrationConfig}
