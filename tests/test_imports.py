@@ -34,6 +34,7 @@ ONE_FILE = {  # the packages of extras
     "PIL": "images/pillow.py",
     "gguf": "checkpoints/gguf_blocks.py",
     "jinja2": "runtime/templates/jinja.py",
+    "pycocotools": "evaluation/images/coco.py",
     "tokenizers": "runtime/tokenizer_package.py",
 }
 

@@ -25,19 +25,23 @@ from rwkvquant.errors import (
 )
 
 if TYPE_CHECKING:
-    from rwkvquant.evaluation.files import compare, evaluate, evaluate_lambada
+    from rwkvquant.evaluation.files import compare, compare_images, evaluate, evaluate_images, evaluate_lambada
     from rwkvquant.exporting.layouts import export
     from rwkvquant.pipeline.quantize import quantize
     from rwkvquant.results import (
         ChatResult,
         CheckpointInfo,
+        ClassificationScores,
         CompareResult,
+        DetectionScores,
         EvaluateResult,
         ExportResult,
         GenerateResult,
+        ImageCompareResult,
         LambadaResult,
         PackedInfo,
         QuantizeResult,
+        SegmentationScores,
     )
     from rwkvquant.runtime.chat import Chat
     from rwkvquant.runtime.inspection import inspect, verify
@@ -52,19 +56,23 @@ __version__ = "0.1.0"
 
 # Where each of the other public names is. They are imported when they are first used: some need torch, the others must not load it.
 _HOMES = {
-    "evaluation.files": ("compare", "evaluate", "evaluate_lambada"),
+    "evaluation.files": ("compare", "compare_images", "evaluate", "evaluate_images", "evaluate_lambada"),
     "exporting.layouts": ("export",),
     "pipeline.quantize": ("quantize",),
     "results": (
         "ChatResult",
         "CheckpointInfo",
+        "ClassificationScores",
         "CompareResult",
+        "DetectionScores",
         "EvaluateResult",
         "ExportResult",
         "GenerateResult",
+        "ImageCompareResult",
         "LambadaResult",
         "PackedInfo",
         "QuantizeResult",
+        "SegmentationScores",
     ),
     "runtime.chat": ("Chat",),
     "runtime.inspection": ("inspect", "verify"),
@@ -87,12 +95,15 @@ __all__ = [
     "ChatTemplate",
     "CheckpointError",
     "CheckpointInfo",
+    "ClassificationScores",
     "CompareResult",
     "ConfigError",
+    "DetectionScores",
     "EvaluateResult",
     "ExportResult",
     "FormatError",
     "GenerateResult",
+    "ImageCompareResult",
     "ImageError",
     "LambadaResult",
     "Model",
@@ -102,6 +113,7 @@ __all__ = [
     "QuantizeResult",
     "RwkvQuantError",
     "SamplingConfig",
+    "SegmentationScores",
     "Slots",
     "State",
     "StoppedError",
@@ -109,7 +121,9 @@ __all__ = [
     "__version__",
     "chat_template",
     "compare",
+    "compare_images",
     "evaluate",
+    "evaluate_images",
     "evaluate_lambada",
     "export",
     "inspect",

@@ -137,6 +137,86 @@ class LambadaResult(Result):
 
 
 @dataclass(frozen=True)
+class ClassificationScores(Result):
+    """`top1`, `top5`: the share of images, 0 to 1, whose class is the likeliest, or among the five likeliest (None for 5 classes or fewer).
+
+    `*_ci95`: 95 % intervals (low, high) over images. `images_sha256`: of the images, decoded.
+    """
+
+    top1: float
+    top1_ci95: Interval | None
+    images: int
+    images_sha256: str
+    resamples: int
+    seed: int
+    top5: float | None = None
+    top5_ci95: Interval | None = None
+
+
+@dataclass(frozen=True)
+class SegmentationScores(Result):
+    """`miou`: mean over classes of the intersection over union of pixels; `iou` of each class, None if no pixel has it.
+
+    `pixel_accuracy`: the share of pixels. Other fields as in ClassificationScores.
+    """
+
+    miou: float
+    miou_ci95: Interval | None
+    pixel_accuracy: float
+    pixel_accuracy_ci95: Interval | None
+    iou: tuple[float | None, ...]
+    images: int
+    images_sha256: str
+    resamples: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class DetectionScores(Result):
+    """`ap`: COCO's average precision over overlaps 0.50 to 0.95; `ap50` at 0.50; `ap50_of_class`, None for a class without true boxes.
+
+    Other fields as in ClassificationScores.
+    """
+
+    ap: float
+    ap_ci95: Interval | None
+    ap50: float
+    ap50_ci95: Interval | None
+    ap50_of_class: tuple[float | None, ...]
+    images: int
+    images_sha256: str
+    resamples: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class ImageCompareResult(Result):
+    """A quantised model for images compared with its original on one set (docs/methods/vision.md).
+
+    `kl_*` in nats per position: an image, a pixel or a patch; `positions` of each image. `kl_p99` and `kl_max` are of images.
+    `top1_agreement`: the share of positions, 0 to 1, where both predict the same. `score` is "top1", "miou" or "ap50" if the set has
+    labels, else None, and so are the `*_score*`. `*_ci95`: 95 % intervals (low, high) over images.
+    """
+
+    kl_mean: float
+    kl_ci95: Interval | None
+    kl_p99: float
+    kl_max: float
+    top1_agreement: float
+    top1_ci95: Interval | None
+    score: str | None
+    score_base: float | None
+    score_quantized: float | None
+    delta_score: float | None
+    delta_score_ci95: Interval | None
+    positions: int
+    images: int
+    images_sha256: str
+    resamples: int
+    seed: int
+
+
+@dataclass(frozen=True)
 class ExportResult(Result):
     """`file_bytes`: of the file, or of all files in the directory."""
 

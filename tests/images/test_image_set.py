@@ -69,7 +69,7 @@ def test_an_npz_may_hold_pixels_or_files(tmp_path: Path) -> None:
         assert len(images) == 5 and images.classes_of([], 3).tolist() == labels.tolist()
         for index in range(5):
             np.testing.assert_array_equal(images.read(index), IMAGES[index])
-    assert pixels.sha256() == files.sha256() != pixels.some(4).sha256()
+    assert pixels.sha256 == files.sha256 != pixels.some(4).sha256
 
 
 def test_grey_pixels_have_three_colours(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Error bars by the paired bootstrap over windows.
+"""Error bars by the paired bootstrap over windows of a text, or over images.
 
 One draw takes as many windows as there are, with replacement. Every quantity (the KL of each candidate, both perplexities) is computed
 on the same draws. So the part of the text's difficulty that all models share cancels in differences. Each mean stays a mean over
@@ -6,6 +6,8 @@ tokens: the sums of the drawn windows are divided by the tokens of the drawn win
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,18 +20,22 @@ def resampled_means(
     sums: NDArray[np.float64], tokens: NDArray[np.int64], *, resamples: int = RESAMPLES, seed: int = 0
 ) -> NDArray[np.float64]:
     """sums (quantities, windows), tokens (windows,) -> (quantities, resamples): the mean per token of each quantity on each draw."""
-    count = len(tokens)
-    random = np.random.default_rng(seed)
     means = np.empty((len(sums), resamples))
-    for draw in range(resamples):
-        times = np.bincount(random.integers(0, count, count), minlength=count)  # how often each window was drawn
+    for draw, times in enumerate(draws(len(tokens), resamples, seed)):
         means[:, draw] = sums @ times / (tokens @ times)
     return means
 
 
-def interval(draws: NDArray[np.float64], windows: int) -> tuple[float, float] | None:
-    """(low, high): the middle 95 % of `draws`. None for a single window: its draws are all equal and say nothing."""
+def draws(count: int, resamples: int, seed: int = 0) -> Iterator[NDArray[np.int64]]:
+    """`resamples` times: how often each of `count` windows or images was drawn, (count,)."""
+    random = np.random.default_rng(seed)
+    for _ in range(resamples):
+        yield np.bincount(random.integers(0, count, count), minlength=count)
+
+
+def interval(values: NDArray[np.float64], windows: int) -> tuple[float, float] | None:
+    """(low, high): the middle 95 % of a quantity's `values` on all draws. None for a single window: they are all equal and say nothing."""
     if windows < 2:
         return None
-    low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)

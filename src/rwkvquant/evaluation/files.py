@@ -1,15 +1,26 @@
-"""Measure files: `rwkvquant.compare`, `rwkvquant.evaluate` and `rwkvquant.evaluate_lambada`. The other modules measure models."""
+"""Measure files: `rwkvquant.compare`, `evaluate`, `evaluate_lambada`, `compare_images`, `evaluate_images`. Other modules measure models."""
 
 from __future__ import annotations
 
 import os
 
 from rwkvquant.evaluation import divergence, lambada, perplexity, windows
+from rwkvquant.evaluation import images as vision
+from rwkvquant.evaluation.images.load import load_image_model
 from rwkvquant.evaluation.load import load_model, load_pair
 from rwkvquant.evaluation.scoring import OnBatch
-from rwkvquant.results import CompareResult, EvaluateResult, LambadaResult
+from rwkvquant.images import open_image_set
+from rwkvquant.results import (
+    ClassificationScores,
+    CompareResult,
+    DetectionScores,
+    EvaluateResult,
+    ImageCompareResult,
+    LambadaResult,
+    SegmentationScores,
+)
 
-CONTEXT, BATCH = 512, 8
+CONTEXT, BATCH, IMAGES = 512, 8, 16
 Path = str | os.PathLike[str]
 
 
@@ -72,3 +83,36 @@ def evaluate_lambada(
     model, known = load_model(os.fspath(file), tokenizer, adapter)
     measured = lambada.lambada(model, known, os.fspath(documents), batch=batch, max_docs=max_docs, progress=progress)
     return LambadaResult(**measured.to_json())
+
+
+def compare_images(
+    original: Path,
+    quantized: Path,
+    images: Path,
+    *,
+    batch: int = IMAGES,
+    max_images: int | None = None,
+    progress: OnBatch | None = None,
+) -> ImageCompareResult:
+    """Compare a quantised model for images with its original on a set of images: a folder or an .npz (docs/images.md).
+
+    Either file may be a checkpoint or a packed file. `max_images`: only so many, evenly spread. `progress` gets (images done, images in
+    all). Needs torch and Pillow; for the precision of boxes also pycocotools. Raises CheckpointError or FormatError for a bad file,
+    ImageError for a bad set, ConfigError for text models, for two models of different kinds and for an option out of range, and
+    RwkvQuantError for a model that predicts NaN.
+    """
+    base, changed = (load_image_model(os.fspath(file)) for file in (original, quantized))
+    chosen = open_image_set(images).some(max_images)
+    name = "the quantised model"
+    return vision.compare_many(base, {name: changed}, chosen, batch=batch, progress=progress)[name].result()
+
+
+def evaluate_images(
+    file: Path, images: Path, *, batch: int = IMAGES, max_images: int | None = None, progress: OnBatch | None = None
+) -> ClassificationScores | SegmentationScores | DetectionScores:
+    """The scores of a packed file or a checkpoint on images with labels. Options and errors as in `compare_images`."""
+    model = load_image_model(os.fspath(file))
+    chosen = open_image_set(images).some(max_images)
+    measured: ClassificationScores | SegmentationScores | DetectionScores
+    measured = vision.evaluate(model, chosen, batch=batch, progress=progress).result()
+    return measured

@@ -16,6 +16,7 @@ import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,7 @@ class ImageSet:
             f"the model's classes; got {len(self.folders)}, the first is {self.folders[0]!r}"
         )
 
+    @cached_property
     def sha256(self) -> str:
         """Of the images, decoded, with their sizes, in their order."""
         digest = hashlib.sha256()
