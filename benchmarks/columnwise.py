@@ -134,7 +134,7 @@ def models(args: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
             continue
         report = rwkvquant.quantize(args.model, file, recipe, progress=clock, work_dir=work)
         packed = open_packed(file)
-        kinds = [entry.layout for entry in packed.tensors.values() if packed.architecture.reads_nonnegative(entry.name)]
+        kinds = [entry.layout for entry in packed.tensors.values() if packed.architecture.reads_nonnegative(entry.name, packed.tensors)]
         rows.append({"row": name, "bits_per_weight": report.bits_per_weight, "layouts": kinds, "seconds": dict(clock.seconds)})
         kept.write_text(json.dumps(rows[-1]))
         print(f"  {name}: {report.bits_per_weight:.3f} bits, {sum(clock.seconds.values()):.0f} s", flush=True)

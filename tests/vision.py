@@ -2,10 +2,30 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import torch
 
 Config = dict[str, object]
+CARRIED = {  # a head that is not ours, as UperNet has it, and a part of a ViT-Adapter
+    "decode_head.conv_seg.weight": torch.linspace(0, 1, 7 * 32).view(7, 32, 1, 1),
+    "decode_head.conv_seg.bias": torch.ones(7),
+    "decode_head.fpn_convs.0.bn.running_mean": torch.full((32,), 0.1),
+    "backbone.spm.stem.0.weight": torch.ones(2, 3, 3, 3),
+    "backbone.level_embed": torch.ones(3, 24),
+    "neck.lateral_convs.0.conv.bias": torch.full((9,), 1e6),  # beyond float16
+}
+
+
+def write_vrwkv(folder: Path, *, grid: tuple[int, int] = (2, 6), post_norm: bool = False, carried: bool = False, **shape: Any) -> Path:
+    """A checkpoint in `folder`, with meta data; with `carried` its own head is replaced by CARRIED."""
+    shape = {"head": ""} | shape if carried else shape
+    tensors = random_vrwkv(grid=grid, **shape) | (CARRIED if carried else {})
+    size = [side * shape.get("patch", 4) for side in grid]
+    torch.save(with_meta(tensors, img_size=size, post_norm=post_norm, classes=list("abcde")), folder / "vision.pth")
+    return folder / "vision.pth"
 
 
 def random_vrwkv(

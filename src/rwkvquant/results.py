@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rwkvquant.architectures import Dims
+from rwkvquant.architectures.image import ImageSettings
 from rwkvquant.formats.ledger import LedgerItem, LedgerRow, item_json, row_json
 
 Interval = tuple[float, float]
@@ -66,13 +67,13 @@ class QuantizeResult(Result):
 
     `ledger`: what every byte of the file is used for; rows that are not subtotals add up to `file_bytes`. `tensors`: one for each tensor.
     `fallen_back`: names of matrices that were rounded without error feedback, because that has less error on text kept out.
-    `tokenizer`: its kind, as in docs/format.md, and where it was found.
+    `tokenizer`: its kind, as in docs/format.md, and where it was found; None for a model for images.
     """
 
     output: str | None
     source: SourceSize
-    tokenizer: str
-    tokenizer_source: str
+    tokenizer: str | None
+    tokenizer_source: str | None
     file_bytes: int
     bits_per_weight: float | None
     bits_per_weight_projections: float | None
@@ -269,7 +270,9 @@ class CheckpointInfo:
 
 @dataclass(frozen=True)
 class PackedInfo:
-    """A packed file. `tokenizer` is its kind. `decoded_layouts`: those of matrices that no native product reads, so they are decoded.
+    """A packed file. `tokenizer` is its kind, None for a model for images. `image`: its settings, None for a text model.
+
+    `decoded_layouts`: those of matrices that no native product reads, so they are decoded.
 
     `quantization_config`: what was asked for and what ran; `provenance`: the checkpoint and the text it was made from.
     """
@@ -278,7 +281,8 @@ class PackedInfo:
     format_version: str
     arch: str
     dims: Dims
-    tokenizer: str
+    tokenizer: str | None
+    image: ImageSettings | None
     quantization_config: dict[str, Any]
     provenance: dict[str, Any]
     decoded_layouts: tuple[str, ...]

@@ -34,6 +34,39 @@ def test_inspect_shows_sizes_settings_and_roles(checkpoint: str, capsys: pytest.
     assert "norms after the mixes" in words and "tokenizer" not in words and "24 x 3 x 4 x 4" in words
 
 
+def test_inspect_and_verify_take_a_packed_file_and_commands_for_text_refuse_it(
+    checkpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("text.txt").write_text("Once upon a time. " * 99)
+    assert run(["quantize", checkpoint, "-o", "out.safetensors", "--method", "rtn", "--code-bits", "4", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["tokenizer"] is None
+    assert run(["verify", "out.safetensors"]) == 0 and run(["inspect", "out.safetensors", "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out.split("\n", 1)[1])
+    assert shown["tokenizer"] is None and shown["dims"]["classes"] == 5
+    assert shown["image"] == {
+        **{"task": "classify", "family": None, "grid": [2, 6], "post_norm": True, "classes": list("abcde")},
+        **{"mean": [123.675, 116.28, 103.53], "std": [58.395, 57.12, 57.375]},
+    }
+    assert run(["inspect", "out.safetensors", "--ledger"]) == 0
+    words = " ".join(capsys.readouterr().out.split())
+    assert "patches of 4 x 4, position embedding 2 x 6, 5 classes, to classify, method rtn" in words and "tokenizer" not in words
+    packed = {
+        **{"generate": ["-p", "x"], "chat": [], "eval": ["--text", "text.txt"], "export": ["-o", "out.pth"]},
+        "compare": ["out.safetensors", "--text", "text.txt"],
+    }
+    for command, more in packed.items():
+        assert run([command, "out.safetensors", *more]) == 2, command
+        error = " ".join(capsys.readouterr().err.split())
+        assert "out.safetensors: Vision-RWKV is a model for images, and this works with text models only" in error, command
+
+
+def test_quantize_takes_no_tokenizer_for_images(checkpoint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = str(tmp_path / "out.safetensors")
+    assert run(["quantize", checkpoint, "-o", out, "--method", "rtn", "--tokenizer", "world"]) == 2
+    assert "a model for images has no tokenizer; leave --tokenizer world out" in " ".join(capsys.readouterr().err.split())
+
+
 def test_the_sizes_of_images_are_not_shown_for_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write_pth(tmp_path / "text.pth", random_state_dict("rwkv7"))
     assert run(["inspect", str(path), "--json"]) == 0
@@ -42,8 +75,6 @@ def test_the_sizes_of_images_are_not_shown_for_text(tmp_path: Path, capsys: pyte
 
 
 COMMANDS = {
-    "quantize": ["-o", "out.safetensors"],
-    "quantize --dry-run": ["-o", "out.safetensors", "--dry-run"],
     "generate": ["-p", "x"],
     "chat": [],
     "eval": ["--text", "text.txt"],
@@ -60,5 +91,8 @@ def test_commands_for_text_say_what_works(
     Path("text.txt").write_text("Once upon a time. " * 99)
     assert run([command.split()[0], checkpoint, *COMMANDS[command]]) == 2
     error = " ".join(capsys.readouterr().err.split())
-    assert f"{checkpoint}: Vision-RWKV is a model for images, and this works with text models only; today `rwkvquant inspect`" in error
+    assert (
+        f"{checkpoint}: Vision-RWKV is a model for images, and this works with text models only; for images there are `rwkvquant inspect`"
+        in error
+    )
     assert not Path("out.safetensors").exists() and not Path("out.gguf").exists()

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from pathlib import Path
 
 import pytest
 
-from rwkvquant.architectures import architecture
 from rwkvquant.cli.main import run
 from rwkvquant.errors import ConfigError
 from rwkvquant.exporting.card import MARK, prepare
 from rwkvquant.formats.container import open_packed
 from tests.checkpoints.layouts import write_directory
 from tests.helpers import random_state_dict, write_pth
+from tests.vision import write_vrwkv
 
 TEXT = "The quick brown fox jumps over the lazy dog, and the dog does not mind. " * 20
 COMMAND = ["quantize", "model.pth", "-o", "out/model.safetensors", "--method", "rtn", "--bits", "5", "--card"]
@@ -62,12 +61,23 @@ def test_the_card_holds_the_numbers_of_the_run(folder: Path, capsys: pytest.Capt
     assert str(folder) not in text + (folder / "out/config.json").read_text()
 
 
-@pytest.mark.parametrize(("modality", "tag"), [("image", "image-classification"), ("sound", None)])
-def test_the_tag_follows_what_the_architecture_reads(modality: str, tag: str | None, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only the card sees the other modality: quantize takes text models only."""
-    monkeypatch.setattr("rwkvquant.exporting.card.architecture", lambda name: dataclasses.replace(architecture(name), modality=modality))
-    assert run([*COMMAND, "--license", "apache-2.0"]) == 0
-    assert header(folder / "out/README.md").get("pipeline_tag") == tag
+TAGS = {
+    "head": "image-classification",
+    "decode_head": "image-segmentation",
+    "bbox_head": "object-detection",
+    "": "image-feature-extraction",
+}
+
+
+@pytest.mark.parametrize("head", TAGS)
+def test_the_card_of_a_model_for_images_says_what_its_head_does(head: str, folder: Path) -> None:
+    source = write_vrwkv(folder, head=head)
+    command = ["quantize", str(source), "-o", "out/model.safetensors", "--method", "rtn", "--code-bits", "4", "--card", "--license", "mit"]
+    assert run(command) == 0
+    assert header(folder / "out/README.md")["pipeline_tag"] == TAGS[head]
+    text, config = (folder / "out/README.md").read_text(), json.loads((folder / "out/config.json").read_text())
+    assert "generate" not in text and "tokenizer" not in text and "rwkvquant inspect model.safetensors" in text
+    assert (config["model_type"], config["patch_size"], config["num_labels"]) == ("vrwkv", 4, 5 if head else 0)
 
 
 def test_the_config_has_the_keys_that_loaders_need(folder: Path) -> None:

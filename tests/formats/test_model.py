@@ -14,7 +14,6 @@ from rwkvquant.errors import FormatError
 from rwkvquant.formats.container import ContainerWriter, open_packed
 from rwkvquant.formats.model import decode_model, encode_model
 from tests.formats import examples
-from tests.helpers import TEXT
 
 DIMS = Dims(layers=2, width=32, hidden=64, vocab=48, heads=2, head_size=16, ranks={"Rw": 8})
 SIZES = {"layers": 2, "width": 32, "hidden": 64, "vocab": 48, "heads": 2, "head_size": 16, "ranks": {"Rw": 8}}
@@ -69,6 +68,14 @@ def test_a_codec_for_inputs_that_are_never_negative_is_refused_elsewhere(tmp_pat
                 FormatError, match=rf"columnwise3.r512 is for matrices whose input is never negative; the input of {name} may"
             ):
                 examples.finish(out)
-    assert [name for arch in ARCHITECTURES.values() for name in arch.by_key if arch.reads_nonnegative(arch.full_name(3, name))] == [
-        "ffn.value.weight"
-    ] * len(TEXT)  # a key norm would make that of Vision-RWKV negative
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_the_input_of_ffn_value_is_never_negative_but_after_a_key_norm(arch: str) -> None:
+    architecture = ARCHITECTURES[arch]
+    names = [architecture.full_name(layer, key) for layer in (2, 3) for key in architecture.by_key]
+    without = [name for name in names if "layers.3.ffn.key_norm" not in name and "layers.2.ffn.key_norm" not in name]
+    found = [name for name in names if architecture.reads_nonnegative(name, without)]
+    assert found == [architecture.full_name(layer, "ffn.value.weight") for layer in (2, 3)]
+    with_norm = [*without, architecture.full_name(2, "ffn.key_norm.weight")]
+    assert architecture.reads_nonnegative(found[0], with_norm) == (arch != "vrwkv") and architecture.reads_nonnegative(found[1], with_norm)

@@ -32,7 +32,15 @@ from tests.fuzz.bytewise import damaged
 from tests.fuzz.choices import Choices
 from tests.fuzz.tokenizers_json import TOKENIZERS
 
-NESTED = ("model", "states", "quantization_config", "provenance", "tokenizer", "tensors")  # metadata strings that are JSON themselves
+NESTED = (
+    "model",
+    "states",
+    "quantization_config",
+    "provenance",
+    "tokenizer",
+    "image",
+    "tensors",
+)  # metadata strings that are JSON themselves
 DIMS = {
     "rwkv7": Dims(1, 32, 64, 40, 2, 16, {"Rw": 8, "Ra": 8, "Rv": 8, "Rg": 8}),
     "rwkv6": Dims(1, 32, 64, 40, 2, 16, {"Rm": 8, "Rd": 8}),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -52,12 +52,14 @@ class Architecture:
     table        the tensors of a block, in the order of a file    outside     the tensors before and after the blocks
     mark         a pattern that matches in its tensors' names,     relatives   known architectures to refuse by name
                  and in no older architecture's
-    state        the recurrent state, as named arrays              anchors     tensors of a block that every packed file must have
+    state        the recurrent state, as named arrays              anchors     tensors that every packed file must have, in every block
+                                                                               if they are of the table; the embedding and heads too
     carry        an array (tokens, width) that the first block passes to all later ones, or None
     squared_relu what makes the input of the product that reads mostly zeros, or None
     rules        functions of the sizes: each returns a message if the sizes break the rule, else None
     released     the sizes of published models, by name
     others       a pattern of the names that a checkpoint may have besides the table's: they are carried along as they are
+    tasks        what its heads are for -> a tensor that only this head has; {} for text
     """
 
     name: str
@@ -75,6 +77,7 @@ class Architecture:
     rules: tuple[Callable[[Dims], str | None], ...] = ()
     released: Mapping[str, Dims] = field(default_factory=dict)
     others: str = r"(?!)"  # no name
+    tasks: Mapping[str, str] = field(default_factory=dict)
 
     def specs(self, layers: int) -> Iterator[tuple[str, TensorSpec, int | None]]:
         """(full name, spec, layer or None) of every tensor that a model may have: embedding, blocks, tensors after the blocks."""
@@ -151,10 +154,23 @@ class Architecture:
         """The products of a block whose outputs are added to the residual stream -> their inputs."""
         return {spec.name: spec.input for spec in self.table if spec.writes_residual and spec.input is not None}
 
-    def reads_nonnegative(self, name: str) -> bool:
-        """Whether the product with this matrix, "blocks.3.ffn.value.weight", has an input that is never negative."""
-        spec = self.by_key.get(self.split(name)[1])
-        return spec is not None and spec.nonnegative_input
+    def reads_nonnegative(self, name: str, names: Container[str]) -> bool:
+        """Whether the product with this matrix, "blocks.3.ffn.value.weight", has an input that is never negative.
+
+        `names`: all tensors of the model, as one of them may make it negative.
+        """
+        block, key = self.split(name)
+        spec = self.by_key.get(key)
+        if spec is None or not spec.nonnegative_input:
+            return False
+        return not spec.negative_with or self.full_name(block, spec.negative_with) not in names
+
+    def text_only(self) -> str:
+        """What a command for text says of a model for images, after the file's name."""
+        return (
+            f"{self.title} is a model for images, and this works with text models only; for images there are `rwkvquant inspect`, "
+            "`quantize` and `verify`, and in Python rwkvquant.models.ImageModel (docs/checkpoints.md)"
+        )
 
     @property
     def grows(self) -> bool:
@@ -165,6 +181,18 @@ class Architecture:
     def last_product(self) -> str:
         """The last product of a block. Calibration records its input; its output goes to the next block."""
         return list(self.residual_writers)[-1]
+
+    def task_in(self, names: Iterable[str]) -> str | None:
+        """What the head of a model with these tensors is for, "classify". None for text, and without a head that the forward has."""
+        names = set(names)
+        there = names - self.carried(names)
+        return next((task for task, head in self.tasks.items() if head in there), None)
+
+    @cached_property
+    def optional_symbols(self) -> frozenset[str]:
+        """Those of `symbols` that only optional tensors have: their size may be 0."""
+        needed = {factor(axis)[1] for spec in self.by_key.values() if not spec.optional for axis in spec.shape if isinstance(axis, str)}
+        return frozenset(self.symbols) - needed - {"L"} - {axis for array in self.state for axis in array.axes}
 
     @cached_property
     def symbols(self) -> tuple[str, ...]:

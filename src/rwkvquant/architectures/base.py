@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 from rwkvquant.architectures.dims import Dims, sizes_of
 
@@ -31,6 +32,7 @@ class Role(StrEnum):
     HEAD = "head"
     STATE = "state"  # a tuned initial state
     SETTING = "setting"  # a number of the forward that other tools keep in a config: an epsilon, the frequencies of RoPE
+    CARRIED = "carried"  # of a part that the forward does not have, such as a head that is not ours: kept in the file as it is
 
 
 QUANTIZED_ROLES = (Role.PROJECTION, Role.LORA)
@@ -52,6 +54,7 @@ class TensorSpec:
     optional: bool = False
     writes_residual: bool = False  # its product is added to the residual stream
     nonnegative_input: bool = False  # its input is a squared ReLU: never negative, and mostly zero
+    negative_with: str = ""  # but not in a block that has this tensor, such as a norm after the squared ReLU
     starts: str | None = None  # only for Role.STATE: the array of the recurrent state that begins with these values
     kernel: bool = False  # of a convolution, (out, in, height, width): it is used and packed as the matrix (out, in * height * width)
     group: str = ""  # a prefix of names: the tensor is ours only if the checkpoint's tensors with it are those of the table
@@ -79,10 +82,8 @@ class TensorSpec:
         return shape[1:] if self.slices else shape
 
 
-def projection(
-    name: str, shape: tuple[str, str], fed_by: str, writes_residual: bool = False, nonnegative_input: bool = False
-) -> TensorSpec:
-    return TensorSpec(name, shape, Role.PROJECTION, input=fed_by, writes_residual=writes_residual, nonnegative_input=nonnegative_input)
+def projection(name: str, shape: tuple[str, str], fed_by: str, **more: Any) -> TensorSpec:
+    return TensorSpec(name, shape, Role.PROJECTION, input=fed_by, **more)
 
 
 def lora(name: str, shape: tuple[str, str], fed_by: str, layers: str = "all") -> TensorSpec:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rwkvquant.architectures.dims import Dims
+from rwkvquant.architectures.vrwkv import family_of
 
 # The normalisation of all released models: the means and deviations of ImageNet's colours, red first, in steps of 0 to 255.
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
@@ -20,3 +24,8 @@ class ImageSettings:
     classes: tuple[str, ...] = ()
     mean: tuple[float, ...] = MEAN
     std: tuple[float, ...] = STD
+
+
+def image_summary(settings: ImageSettings, dims: Dims) -> dict[str, Any]:
+    """What `inspect` shows of a model for images: the settings, and its family by layers and width."""
+    return {"family": family_of(dims), **asdict(settings)}

@@ -7,7 +7,7 @@ The names are those of OpenGVLab/Vision-RWKV. Heads are alternatives, so all are
     bbox_head                 FCOS with one level: a 3 x 3 convolution, then classes, box sides and centre-ness of each patch
 
 Other heads (UperNet, Mask R-CNN) and ViT-Adapters are carried along under their own names. The forward ends before them.
-Limit: `ffn.value` is not said to have an input that is never negative, because a key norm would make it negative.
+The input of `ffn.value` is never negative in a block without a key norm.
 """
 
 from __future__ import annotations
@@ -62,7 +62,9 @@ TABLE = (
     projection("ffn.key.weight", ("F", "C"), "ffn.xk"),
     *_optional_norm("ffn.key_norm", "F"),
     projection("ffn.receptance.weight", ("C", "C"), "ffn.xr"),
-    projection("ffn.value.weight", ("C", "F"), "ffn.hidden", writes_residual=True),
+    projection(
+        "ffn.value.weight", ("C", "F"), "ffn.hidden", writes_residual=True, nonnegative_input=True, negative_with="ffn.key_norm.weight"
+    ),
 )
 
 
@@ -77,7 +79,8 @@ ARCHITECTURE = Architecture(
     outside=OUTSIDE,
     state=(),  # an image is read at once
     mark=r"^backbone\.layers\.\d+\.att\.spatial_decay$",
-    anchors=("att.key.weight", "ffn.key.weight"),
+    anchors=("backbone.pos_embed", "att.key.weight", "ffn.key.weight"),
+    tasks={"classify": "head.fc.weight", "segment": f"{SEGMENTER}conv_seg.weight", "detect": f"{DETECTOR}conv_cls.weight"},
     modality="image",
     block="backbone.layers.",
     relatives=(Relative(r"^backbone\.layers\.\d+\.att\.time_(maa|decay|faaaa)", "VRWKV6 (Vision-RWKV with the time mix of RWKV-6)"),),

@@ -80,7 +80,7 @@ def measure_density(weights: Weights, texts: NDArray[np.integer], threads: int |
     own = architecture(weights.arch)
     if own.squared_relu is None:
         return None
-    shares: dict[str, list[float]] = {name: [] for name in weights.matrices if own.reads_nonnegative(name)}
+    shares: dict[str, list[float]] = {name: [] for name in weights.matrices if own.reads_nonnegative(name, weights.vectors)}
     _read(weights, {name: _share_of_input(values) for name, values in shares.items()}, texts, WATCHED, threads)
     return Density(tuple(float(np.mean(values)) for values in shares.values()))
 

@@ -18,14 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rwkvquant.architectures import QUANTIZED_ROLES, Role, TensorSpec
-from rwkvquant.architectures.image import ImageSettings
+from rwkvquant.architectures.image import ImageSettings, image_summary
 from rwkvquant.checkpoints.adapter import Adapter
 from rwkvquant.checkpoints.config_json import read_config
 from rwkvquant.checkpoints.detect import detect
 from rwkvquant.checkpoints.gguf_tokenizer import EmbeddedTokenizer
 from rwkvquant.checkpoints.image_settings import image_settings
 from rwkvquant.checkpoints.settings import WithSettings
-from rwkvquant.checkpoints.summary import image_summary, summary
+from rwkvquant.checkpoints.summary import summary
 from rwkvquant.checkpoints.tied_head import WithHead
 from rwkvquant.checkpoints.tokenizer_files import TokenizerFiles, tokenizer_files
 from rwkvquant.checkpoints.translate import TranslatedFile

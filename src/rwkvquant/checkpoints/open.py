@@ -41,10 +41,7 @@ def open_text_checkpoint(path: str | os.PathLike[str], adapter: str = "") -> Che
     """`open_checkpoint` for what works with text only. Raises CheckpointError for a model for images too."""
     checkpoint = _open(Path(path))
     if checkpoint.architecture.modality != "text":
-        raise CheckpointError(
-            f"{path}: {checkpoint.architecture.title} is a model for images, and this works with text models only; "
-            "today `rwkvquant inspect` shows it, and in Python rwkvquant.models.ImageModel runs it in torch (docs/checkpoints.md)"
-        )
+        raise CheckpointError(f"{path}: {checkpoint.architecture.text_only()}")
     return _adapted(checkpoint, adapter)
 
 

@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from rwkvquant.architectures import QUANTIZED_ROLES, Dims, Role, TensorSpec
-from rwkvquant.architectures.image import ImageSettings
-from rwkvquant.architectures.vrwkv import family_of
 from rwkvquant.checkpoints.tensor_info import TensorInfo
 
 _ALWAYS = ("layers", "width", "hidden", "vocab", "heads", "head_size", "ranks")  # sizes that are shown even where they are 0
@@ -37,7 +35,7 @@ def summary(
     `parameters_by_role` counts weights; the role "unused" is that of layer 0's v0, v1, v2, and "carried" that of names in `carried`.
     `parameters` is the sum.
     """
-    roles = {name: str(spec.role) for name, spec, _ in used} | dict.fromkeys(carried, "carried")
+    roles = {name: str(spec.role) for name, spec, _ in used} | dict.fromkeys(carried, str(Role.CARRIED))
     by_role: Counter[str] = Counter()
     by_dtype: Counter[str] = Counter()
     bits: defaultdict[str, float] = defaultdict(float)
@@ -66,11 +64,6 @@ def summary(
         "bits_per_weight_file": 8 * file_bytes / by_role.total(),
         "tensors": rows,
     }
-
-
-def image_summary(settings: ImageSettings, dims: Dims) -> dict[str, Any]:
-    """What `inspect` shows of a model for images: the settings, and its family by layers and width."""
-    return {"family": family_of(dims), **dataclasses.asdict(settings)}
 
 
 def _mean_bits(bits: Mapping[str, float], parameters: Counter[str], roles: tuple[Role, ...]) -> float:

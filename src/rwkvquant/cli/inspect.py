@@ -33,10 +33,11 @@ def command(
 
 
 def _show_packed(file: str, result: dict[str, Any], ledger: bool, tensors: bool) -> None:
-    dims, options = result["dims"], result["quantization_config"].get("options", {})
+    dims, options, image = result["dims"], result["quantization_config"].get("options", {}), result.get("image")
+    sizes = _image_sizes(dims, image) if image else f"vocabulary {dims['vocab']}, tokenizer {result['tokenizer']}"
     stdout.print(
-        f"{file}: {result['arch']}, {dims['layers']} layers x {dims['width']}, vocabulary {dims['vocab']}, "
-        f"tokenizer {result['tokenizer']}, method {options.get('method', 'unknown')}"
+        f"{file}: {(image or {}).get('family') or result['arch']}, {dims['layers']} layers x {dims['width']}, {sizes}, "
+        f"method {options.get('method', 'unknown')}"
     )
     stdout.print(
         f"{human_bytes(result['file_bytes'])}, {result['bits_per_weight']:.3f} bits per weight (projections and LoRA factors), "
@@ -53,11 +54,7 @@ def _show_packed(file: str, result: dict[str, Any], ledger: bool, tensors: bool)
 
 def _show_checkpoint(file: str, result: dict[str, Any], tensors: bool) -> None:
     dims, image = result["dims"], result.get("image")
-    sizes = (
-        f"patches of {dims['patch']} x {dims['patch']}, position embedding {_by(image['grid'])}, {dims.get('classes', 0)} classes"
-        if image
-        else f"{dims['heads']} heads of {dims['head_size']}, vocabulary {dims['vocab']}"
-    )
+    sizes = _image_sizes(dims, image) if image else f"{dims['heads']} heads of {dims['head_size']}, vocabulary {dims['vocab']}"
     stdout.print(
         f"{file}: {(image or {}).get('family') or result['arch']}, {dims['layers']} layers x {dims['width']}, {sizes}, "
         f"{result['dtype']}, {human_bytes(result['file_bytes'])}"
@@ -74,6 +71,11 @@ def _show_checkpoint(file: str, result: dict[str, Any], tensors: bool) -> None:
     if tensors:
         rows = [[t["name"], t["role"], t["dtype"], _shape(t)] for t in result["tensors"]]
         stdout.print(table("", ["", "role", "dtype", "shape"], rows))
+
+
+def _image_sizes(dims: dict[str, Any], image: dict[str, Any]) -> str:
+    task = {None: "", "classify": ", to classify", "segment": ", to segment", "detect": ", to detect"}[image.get("task")]
+    return f"patches of {dims['patch']} x {dims['patch']}, position embedding {_by(image['grid'])}, {dims.get('classes', 0)} classes{task}"
 
 
 def _shape(tensor: dict[str, Any]) -> str:

@@ -69,7 +69,9 @@ def _one_of(values: tuple[Any, ...]) -> str:
 
 
 def command(
-    checkpoint: Annotated[str, typer.Argument(help="RWKV-6 (x060) or RWKV-7 (x070): a .pth, safetensors or Hugging Face directory.")],
+    checkpoint: Annotated[
+        str, typer.Argument(help="RWKV-6 (x060), RWKV-7 (x070), Vision-RWKV: a .pth, safetensors or Hugging Face directory.")
+    ],
     output: Annotated[str | None, typer.Option("--output", "-o", help="The packed file to write, a .safetensors.")] = None,
     bits: Annotated[float | None, typer.Option("--bits", "-b")] = None,
     code_bits: Annotated[int | None, typer.Option()] = None,
@@ -215,6 +217,7 @@ def show(result: dict[str, Any], planned: bool = False) -> None:
     ]
     title = f"{source['file_bytes'] / result['file_bytes']:.2f}x smaller; bits per weight"
     stdout.print(table(title, ["", "file", "projections and LoRA", "whole file"], rows))
-    stdout.print(f"tokenizer {result['tokenizer']}: {result['tokenizer_source']}")
+    if result["tokenizer"] is not None:
+        stdout.print(f"tokenizer {result['tokenizer']}: {result['tokenizer_source']}")
     if "card" in result:
         stdout.print(f"written for publishing: {', '.join(result['card'])}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rwkvquant.checkpoints import open_text_checkpoint
-from rwkvquant.formats.container import open_packed
+from rwkvquant.formats.container import open_text_packed
 from rwkvquant.models import CheckpointSource, PackedSource, TorchModel
 from rwkvquant.runtime.session import is_packed, refuse_adapter
 from rwkvquant.runtime.tokenizer import Tokenizer, from_data, load_tokenizer
@@ -18,7 +18,7 @@ def load_model(file: str, tokenizer: str | None = None, adapter: str | None = No
         checkpoint = open_text_checkpoint(file, adapter or "")
         return TorchModel(CheckpointSource(checkpoint)), load_tokenizer(tokenizer or checkpoint.tokenizer, checkpoint.dims.vocab)
     refuse_adapter(file, adapter)
-    packed = open_packed(file)
+    packed = open_text_packed(file)
     chosen = from_data(packed.tokenizer, packed.dims.vocab) if tokenizer is None else load_tokenizer(tokenizer, packed.dims.vocab)
     return TorchModel(PackedSource(packed)), chosen
 
@@ -34,4 +34,4 @@ def load_pair(
     if not is_packed(original):
         return TorchModel(CheckpointSource(open_text_checkpoint(original, adapter or ""))), changed, chosen
     refuse_adapter(original, adapter)
-    return TorchModel(PackedSource(open_packed(original))), changed, chosen
+    return TorchModel(PackedSource(open_text_packed(original))), changed, chosen

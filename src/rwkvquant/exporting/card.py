@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rwkvquant.architectures import architecture
-from rwkvquant.checkpoints import open_text_checkpoint
+from rwkvquant.checkpoints import open_checkpoint
 from rwkvquant.errors import ConfigError
 from rwkvquant.formats.container import PackedFile, open_packed
 from rwkvquant.formats.disk import atomic_write
@@ -24,7 +23,7 @@ MARK = "<!-- written by rwkvquant -->"
 LICENCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+_-]{0,63}")
 MODEL_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?")
 MAX_CARD_BYTES = 1 << 20
-TASKS = {"text": "text-generation", "image": "image-classification"}  # the Hub's name for what a model of a modality does
+IMAGE_TASKS = {"classify": "image-classification", "segment": "image-segmentation", "detect": "object-detection"}  # the Hub's names
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,7 @@ def prepare(source: str | Path, output: str | Path, licence: str | None, base_mo
     Raises ConfigError if there is no licence, or if a file with the card's name exists that is not ours; CheckpointError for a bad
     checkpoint.
     """
-    checkpoint = open_text_checkpoint(source)
+    checkpoint = open_checkpoint(source)
     licence = licence or (_licence_in(checkpoint.path / CARD) if checkpoint.path.is_dir() else None)
     if licence is None:
         raise ConfigError("a card names the licence of the original, and this checkpoint has none; give it, as --license apache-2.0")
@@ -93,13 +92,18 @@ def config(packed: PackedFile) -> dict[str, Any]:
         "base_model_sha256": packed.provenance.get("source_sha256"),
         "file": packed.path.name,
     }
+    before, after = (
+        ({"patch_size": dims.patch, "num_channels": dims.channels, "num_labels": dims.classes}, {})
+        if packed.image
+        else ({"vocab_size": dims.vocab}, {"head_dim": dims.head_size})
+    )
     return {
         "model_type": packed.arch,
-        "vocab_size": dims.vocab,
+        **before,
         "hidden_size": dims.width,
         "intermediate_size": dims.hidden,
         "num_hidden_layers": dims.layers,
-        "head_dim": dims.head_size,
+        **after,
         "quantization_config": settings,
     }
 
@@ -131,7 +135,7 @@ def _bits(settings: list[dict[str, Any]]) -> int:
 def card(publication: Publication, packed: PackedFile, divergence: dict[str, Any] | None) -> str:
     """The text of README.md. Strings in its header are quoted as in JSON, which YAML can read."""
     ledger, file, provenance = packed.ledger(), packed.path.name, packed.provenance
-    task = TASKS.get(architecture(packed.arch).modality)
+    task = IMAGE_TASKS.get(str(packed.task), "image-feature-extraction") if packed.image else "text-generation"
     method = packed.quantization_config.get("options", {}).get("method", "unknown")
     numbers = [
         ("bits per weight, projections and LoRA factors", f"{ledger.bits_per_weight:.3f}"),
@@ -153,7 +157,7 @@ def card(publication: Publication, packed: PackedFile, divergence: dict[str, Any
             "base_model_relation: quantized",
             f"license: {json.dumps(publication.licence)}",
             "library_name: rwkvquant",
-            *([f"pipeline_tag: {task}"] if task else []),
+            f"pipeline_tag: {task}",
             f"tags: [rwkv, {packed.arch}, quantized, rwkvquant]",
             *([f"model-index: {json.dumps(_model_index(file, task, ledger.bits_per_weight, divergence))}"] if divergence else []),
             "---",
@@ -161,10 +165,7 @@ def card(publication: Publication, packed: PackedFile, divergence: dict[str, Any
             "",
             f"# {publication.base_model}, quantised to {ledger.bits_per_weight:.3f} bits a weight",
             "",
-            f"`{file}` is {publication.base_model} and its tokenizer in one file. It runs on a CPU, without torch:",
-            "",
-            f"    {INSTALL if packed.tokenizer.kind == 'json' else 'pip install rwkv-hybridquant'}",
-            f'    rwkvquant generate {file} -p "Once upon a time"',
+            *_usage(publication, packed),
             "",
             *_table(numbers + _measured(divergence)),
             "",
@@ -181,13 +182,30 @@ def card(publication: Publication, packed: PackedFile, divergence: dict[str, Any
     )
 
 
-def _model_index(file: str, task: str | None, bits: float | None, divergence: dict[str, Any]) -> list[dict[str, Any]]:
+def _usage(publication: Publication, packed: PackedFile) -> list[str]:
+    file, name = packed.path.name, publication.base_model
+    if packed.image:
+        return [
+            f"`{file}` is {name} and the settings of its images in one file. What is in it:",
+            "",
+            "    pip install rwkv-hybridquant",
+            f"    rwkvquant inspect {file}",
+        ]
+    return [
+        f"`{file}` is {name} and its tokenizer in one file. It runs on a CPU, without torch:",
+        "",
+        f"    {INSTALL if packed.tokenizer.kind == 'json' else 'pip install rwkv-hybridquant'}",
+        f'    rwkvquant generate {file} -p "Once upon a time"',
+    ]
+
+
+def _model_index(file: str, task: str, bits: float | None, divergence: dict[str, Any]) -> list[dict[str, Any]]:
     """The measured numbers, as the header of a model card needs them."""
     metrics = {} if bits is None else {"bits_per_weight": round(bits, 4)}
     named = {"kl_divergence": "kl_mean", "top1_agreement": "top1_agreement", "perplexity": "ppl_quantized", "base_perplexity": "ppl_base"}
     metrics |= {name: round(float(divergence[key]), 6) for name, key in named.items()}
     result = {
-        "task": {"type": task or "other"},
+        "task": {"type": task},
         "dataset": {"name": Path(divergence["text"]).name, "type": "text"},
         "metrics": [{"type": name, "value": value} for name, value in metrics.items()],
     }

@@ -23,7 +23,7 @@ from rwkvquant.errors import CheckpointError, ConfigError
 from rwkvquant.exporting.gguf import write_model
 from rwkvquant.exporting.hf_config import hf_config
 from rwkvquant.exporting.in_layout import InLayout, PackedSource
-from rwkvquant.formats.container import check_output, open_packed
+from rwkvquant.formats.container import check_output, open_text_packed
 from rwkvquant.formats.disk import atomic_directory, atomic_write, replace_file
 from rwkvquant.results import ExportResult
 
@@ -42,7 +42,7 @@ def export(file: str | os.PathLike[str], output: str | os.PathLike[str], dtype: 
     """
     file, output = os.fspath(file), os.fspath(output)
     _check(file, output, dtype, layout)
-    packed = open_packed(file)
+    packed = open_text_packed(file)
     names = name_table((FILES | DIRECTORIES)[layout], packed.architecture)
     if names is None:
         raise ConfigError(f"there is no layout {layout} for {packed.architecture.title}; try --layout pth or safetensors")

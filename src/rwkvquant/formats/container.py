@@ -3,8 +3,8 @@
 reader.py and writer.py are the two halves. header.py, table.py, model.py and states.py have the parts of the header that they share.
 """
 
-from rwkvquant.formats.reader import PackedFile, open_packed
+from rwkvquant.formats.reader import PackedFile, open_packed, open_text_packed
 from rwkvquant.formats.table import TensorEntry
 from rwkvquant.formats.writer import ContainerWriter, check_output
 
-__all__ = ["ContainerWriter", "PackedFile", "TensorEntry", "check_output", "open_packed"]
+__all__ = ["ContainerWriter", "PackedFile", "TensorEntry", "check_output", "open_packed", "open_text_packed"]

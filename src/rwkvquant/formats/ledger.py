@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-ROLES = ("projection", "lora", "elementwise", "norm", "bias", "setting", "state", "embedding", "head")
+ROLES = ("projection", "lora", "elementwise", "norm", "bias", "setting", "state", "embedding", "head", "carried")
 
 _ROWS = (
     ("projections", ("projection",)),
@@ -21,6 +21,7 @@ _ROWS = (
     ("tuned state", ("state",)),
     ("embedding", ("embedding",)),
     ("head", ("head",)),
+    ("carried along", ("carried",)),
 )
 
 

@@ -51,7 +51,8 @@ def decode_model(text: str) -> tuple[Architecture, Dims]:
 
 def decode_dims(architecture: Architecture, dims: dict[str, Any]) -> Dims:
     """Raises FormatError if a size of the architecture is missing or out of range. Other keys of `dims` are ignored."""
-    sizes = {name: _size(dims, name) for symbol, name in SYMBOLS.items() if symbol in architecture.symbols}
+    least = {SYMBOLS[symbol]: 0 for symbol in architecture.optional_symbols}
+    sizes = {name: _size(dims, name, least.get(name, 1)) for symbol, name in SYMBOLS.items() if symbol in architecture.symbols}
     ranks = strict_json.field(dims, "ranks", dict, "dims")
     return Dims(**sizes, ranks={name: _size(ranks, name) for name in ranks})
 
@@ -67,23 +68,36 @@ def check_dims(architecture: Architecture, dims: Dims, tensors: Mapping[str, Ten
     if dims.layers != len(blocks) or blocks != {str(layer) for layer in range(dims.layers)}:
         raise FormatError(f"dims say {dims.layers} layers; the tensors are those of {len(blocks)} blocks")
 
+    carried, given = architecture.carried(tensors), set[str]()
     for name, spec, layer in architecture.specs(dims.layers):
-        fixes_a_size = spec.role in (Role.EMBEDDING, Role.HEAD) if layer is None else spec.name in architecture.anchors
-        if not fixes_a_size:
+        fixes_a_size = spec.name in architecture.anchors or (layer is None and spec.role in (Role.EMBEDDING, Role.HEAD))
+        if not fixes_a_size or name in carried:
             continue
         shape = spec.forward_shape(dims)
         if name not in tensors:
+            if spec.optional:
+                continue
             raise FormatError(f"every model has a tensor {name}; this file has none")
-        if tensors[name].shape != shape:
+        if not _fits(tensors[name], shape, spec.role in MATRIX_ROLES):
             raise _contradiction(tensors[name], shape)
+        given |= {factor(axis)[1] for axis in spec.shape if isinstance(axis, str)}
+    for symbol in architecture.optional_symbols - given:
+        if size := dims.by_symbol()[symbol]:
+            raise FormatError(f"{SYMBOLS[symbol]} of dims must be 0 in a file without a tensor of that size; got {size}")
     by_role: dict[str, list[tuple[Any, ...]]] = {}
     for spec in architecture.by_key.values():
         by_role.setdefault(str(spec.role), []).append(_forward_axes(spec, dims))
     for entry in tensors.values():
+        if (entry.name in carried) != (entry.role == Role.CARRIED):
+            raise FormatError(
+                f"the role {Role.CARRIED} is that of tensors that {architecture.title} does not use; {entry.name} has the role {entry.role}"
+            )
+        if entry.role == Role.CARRIED:
+            continue
         shapes = by_role.get(entry.role, [])
-        if not any(_fits(entry, shape) for shape in shapes):
+        if not any(_fits(entry, shape, entry.role in MATRIX_ROLES) for shape in shapes):
             raise _contradiction(entry, shapes[0] if shapes else ())
-        if entry.packing.codec.nonnegative_input and not architecture.reads_nonnegative(entry.name):
+        if entry.packing.codec.nonnegative_input and not architecture.reads_nonnegative(entry.name, tensors):
             raise FormatError(f"{entry.layout} is for matrices whose input is never negative; the input of {entry.name} may be negative")
 
 
@@ -91,12 +105,14 @@ def _forward_axes(spec: TensorSpec, dims: Dims) -> tuple[Any, ...]:
     """The shape of one part of a tensor, with "rank" for every rank: ranks are compared with each other when the weights are loaded."""
     known = {symbol: size for symbol, size in dims.by_symbol().items() if symbol in SYMBOLS}
     axes = [axis if isinstance(axis, int) else known.get(factor(axis)[1], "rank") for axis in spec.shape[1 if spec.slices else 0 :]]
+    if spec.kernel:
+        return axes[0], math.prod(axes[1:])
     return tuple(reversed(axes)) if spec.transposed else tuple(axes)
 
 
-def _fits(entry: TensorEntry, axes: tuple[Any, ...]) -> bool:
+def _fits(entry: TensorEntry, axes: tuple[Any, ...], is_matrix: bool) -> bool:
     """Matrices have their shape; a tensor that is not a matrix may be stored flat."""
-    if entry.role not in MATRIX_ROLES:
+    if not is_matrix:
         return math.prod(entry.shape) == math.prod(axes)
     return len(entry.shape) == len(axes) and all(axis in ("rank", size) for axis, size in zip(axes, entry.shape, strict=True))
 
@@ -113,8 +129,8 @@ def _contradiction(entry: TensorEntry, shape: tuple[Any, ...]) -> FormatError:
     return FormatError(f"{entry.name} must have the shape ({', '.join(map(str, shape))}) by the model's dims; got {list(entry.shape)}")
 
 
-def _size(owner: dict[str, Any], name: str) -> int:
+def _size(owner: dict[str, Any], name: str, least: int = 1) -> int:
     size = strict_json.field(owner, name, int, "dims")
-    if not 1 <= size <= _MAX_SIZE:
-        raise FormatError(f"{shown(name)} of dims must be 1 to {_MAX_SIZE}; got {size}")
+    if not least <= size <= _MAX_SIZE:
+        raise FormatError(f"{shown(name)} of dims must be {least} to {_MAX_SIZE}; got {size}")
     return size

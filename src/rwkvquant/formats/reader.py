@@ -14,10 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rwkvquant.architectures import QUANTIZED_ROLES, Role
+from rwkvquant.architectures.image import ImageSettings, image_summary
 from rwkvquant.codecs import PackedTensor, QTensor
 from rwkvquant.errors import FormatError
 from rwkvquant.formats import strict_json
 from rwkvquant.formats.header import Header, decode_header
+from rwkvquant.formats.images import KEY as IMAGE
+from rwkvquant.formats.images import decode_image
 from rwkvquant.formats.ledger import Ledger, make_item
 from rwkvquant.formats.model import check_dims, decode_model
 from rwkvquant.formats.pages import Contents, hold
@@ -50,8 +53,18 @@ def open_packed(path: Path | str, pages: str = "map") -> PackedFile:
         raise FormatError(f"{path}: {error}") from None
 
 
+def open_text_packed(path: Path | str, pages: str = "map") -> PackedFile:
+    """`open_packed` for what works with text only. Raises FormatError for a model for images too."""
+    packed = open_packed(path, pages)
+    _ = packed.tokenizer
+    return packed
+
+
 class PackedFile:
-    """An open packed file; made by `open_packed`. Arrays are read-only views of `contents`, which live as long as they do."""
+    """An open packed file; made by `open_packed`. Arrays are read-only views of `contents`, which live as long as they do.
+
+    `image`: the settings of a model for images, else None.
+    """
 
     def __init__(self, path: Path, contents: Contents) -> None:
         self.path, self.contents = path, contents
@@ -70,15 +83,36 @@ class PackedFile:
         self.provenance = strict_json.parse_object(_text(metadata, "provenance"), "provenance")
         self.tensors: dict[str, TensorEntry] = decode_table(_text(metadata, "tensors"))
         self._tokenizer_checksums: dict[str, int] = {}
-        self.tokenizer = self._read_tokenizer(_text(metadata, "tokenizer"))
+        self._tokenizer: TokenizerData | None = None
+        self.image: ImageSettings | None = None
+        if self.architecture.modality == "image":
+            self.image = decode_image(_text(metadata, IMAGE), self.dims)
+        else:
+            self._tokenizer = self._read_tokenizer(_text(metadata, "tokenizer"))
         _check_claims(header, self.tensors, list(self._tokenizer_checksums))
         check_dims(self.architecture, self.dims, self.tensors)
+
+    @property
+    def tokenizer(self) -> TokenizerData:
+        """Raises FormatError for a model for images, which has none."""
+        if self._tokenizer is None:
+            raise FormatError(f"{self.path}: {self.architecture.text_only()}")
+        return self._tokenizer
+
+    @property
+    def task(self) -> str | None:
+        """What the head of a model for images is for: "classify", "segment" or "detect"; None without a head that this version uses."""
+        return self.architecture.task_in(self.tensors)
 
     def entry(self, name: str) -> TensorEntry:
         """Raises FormatError if the file has no such tensor."""
         if name not in self.tensors:
             raise FormatError(f"{self.path}: has no tensor {name}")
         return self.tensors[name]
+
+    def uses(self, name: str) -> bool:
+        """Whether the file has this tensor and the forward uses it: what is carried along may have the name of a tensor of ours."""
+        return name in self.tensors and self.tensors[name].role != Role.CARRIED
 
     def arrays(self, name: str) -> dict[str, NDArray[Any]]:
         """suffix -> flat array as the file has it, with padding. Raises FormatError if the file became shorter since it was opened.
@@ -128,7 +162,8 @@ class PackedFile:
             "format_version": FORMAT_VERSION,
             "arch": self.arch,
             "dims": vars(self.dims),
-            "tokenizer": self.tokenizer.kind,
+            "tokenizer": self._tokenizer.kind if self._tokenizer else None,
+            **({"image": {"task": self.task, **image_summary(self.image, self.dims)}} if self.image else {}),
             "quantization_config": self.quantization_config,
             "provenance": self.provenance,
             "decoded_layouts": self.decoded_layouts(),

@@ -21,12 +21,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rwkvquant.architectures import Dims, architecture
+from rwkvquant.architectures import Architecture, Dims, architecture
+from rwkvquant.architectures.image import ImageSettings
 from rwkvquant.codecs import PackedTensor, QTensor
 from rwkvquant.codecs.packing import Sizes, aligned, pad
 from rwkvquant.errors import ConfigError, FormatError
 from rwkvquant.formats import disk
 from rwkvquant.formats.header import encode_header
+from rwkvquant.formats.images import KEY as IMAGE
+from rwkvquant.formats.images import encode_image
 from rwkvquant.formats.model import decode_dims, encode_model
 from rwkvquant.formats.reader import FORMAT, FORMAT_VERSION, TOKENIZER_PREFIX, open_packed
 from rwkvquant.formats.spool import Spool
@@ -164,13 +167,22 @@ class ContainerWriter:
         return entry
 
     def finish(
-        self, *, model: Mapping[str, Any], quantization_config: Mapping[str, Any], tokenizer: TokenizerData, provenance: Mapping[str, Any]
+        self,
+        *,
+        model: Mapping[str, Any],
+        quantization_config: Mapping[str, Any],
+        provenance: Mapping[str, Any],
+        tokenizer: TokenizerData | None = None,
+        image: ImageSettings | None = None,
     ) -> None:
         """Write, sync, verify and rename. `model` is {"arch": ..., "dims": Dims or its fields as a mapping}, and may have "modality".
 
-        Raises FormatError if the file would break docs/format.md, RwkvQuantError for a full disk. Either leaves no file.
+        A text model has a `tokenizer`, and a model for images has `image`. Raises FormatError if the file would break docs/format.md,
+        RwkvQuantError for a full disk. Either leaves no file.
         """
-        metadata = self._metadata(model, quantization_config, tokenizer, provenance)
+        metadata = self._metadata(model, quantization_config, provenance)
+        metadata |= self._of_modality(architecture(model["arch"]), tokenizer, image)
+        metadata["tensors"] = encode_table(list(self._entries.values()))
         header = encode_header(metadata, self._spool.arrays)
         try:
             with disk.atomic_write(self.path, again=self._job()) as out:
@@ -192,9 +204,15 @@ class ContainerWriter:
         except FormatError as error:
             raise FormatError(str(error).replace(str(partial), str(self.path))) from None
 
-    def _metadata(
-        self, model: Mapping[str, Any], quantization_config: Mapping[str, Any], tokenizer: TokenizerData, provenance: Mapping[str, Any]
-    ) -> dict[str, str]:
+    def _of_modality(self, own: Architecture, tokenizer: TokenizerData | None, image: ImageSettings | None) -> dict[str, str]:
+        if (tokenizer is None) != (own.modality == "image") or (image is None) == (own.modality == "image"):
+            raise FormatError(f"a text model has a tokenizer, and a model for images has image settings; {own.title} is for {own.modality}")
+        if image is not None:
+            return {IMAGE: encode_image(image)}
+        assert tokenizer is not None
+        return {"tokenizer": self._put_tokenizer(tokenizer)}
+
+    def _metadata(self, model: Mapping[str, Any], quantization_config: Mapping[str, Any], provenance: Mapping[str, Any]) -> dict[str, str]:
         dims = model["dims"]
         if not isinstance(dims, Dims):
             dims = decode_dims(architecture(model["arch"]), dict(dims))
@@ -206,8 +224,6 @@ class ContainerWriter:
             "model": encode_model(model["arch"], dims, model.get("modality")),
             "quantization_config": _json(config),
             "provenance": _json(package | dict(provenance)),
-            "tokenizer": self._put_tokenizer(tokenizer),
-            "tensors": encode_table(list(self._entries.values())),
         }
 
     def _put_tokenizer(self, tokenizer: TokenizerData) -> str:

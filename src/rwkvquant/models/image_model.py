@@ -10,14 +10,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from rwkvquant.architectures import architecture
 from rwkvquant.architectures.image import ImageSettings
 from rwkvquant.checkpoints import Checkpoint
 from rwkvquant.errors import ConfigError
 from rwkvquant.kernels.images import normalized
 from rwkvquant.models.model import forward_of
 from rwkvquant.models.source import CheckpointSource, WeightSource
-
-HEADS = {"classify": "head.fc.weight", "segment": "decode_head.conv_seg.weight", "detect": "bbox_head.conv_cls.weight"}
 
 
 class ImageModel:
@@ -41,7 +40,7 @@ class ImageModel:
     @property
     def task(self) -> str | None:
         """What its head is for. None if it has no head, or one that is carried along only."""
-        return next((task for task, name in HEADS.items() if name in self._globals), None)
+        return architecture(self.arch).task_in(self._globals)
 
     @torch.no_grad()
     def features(self, images: NDArray[np.uint8]) -> Tensor:

@@ -79,7 +79,7 @@ class PackedSource:
         return _collect(self, layer, self._read)
 
     def _read(self, name: str, spec: TensorSpec, shape: tuple[int, ...]) -> Tensor | QuantizedMatrix | None:
-        if name not in self._packed.tensors:
+        if not self._packed.uses(name):
             return None
         tensor = self._packed.qtensor(name)
         is_vector = spec.role not in MATRIX_ROLES

@@ -47,7 +47,8 @@ def choose_settings(
     """
     shapes, chooser = quantized_shapes(checkpoint), recipe.chooser
     if recipe.one_setting:
-        chosen = {name: settings[0] for name, settings in allowed_settings(recipe, list(shapes), checkpoint.architecture).items()}
+        allowed = allowed_settings(recipe, list(shapes), checkpoint.architecture, checkpoint.tensors)
+        chosen = {name: settings[0] for name, settings in allowed.items()}
         progress.note(f"one setting for every matrix ({recipe.candidates[0]}): {_stored_bits(chosen, shapes):.3f} stored bits per weight")
         return chosen
     if measured is None:
@@ -78,7 +79,7 @@ def require_reachable(checkpoint: Checkpoint, recipe: Recipe) -> None:
     if not (recipe.chooser.bits and recipe.chooser.required):
         return
     shapes = quantized_shapes(checkpoint)
-    settings = allowed_settings(recipe, list(shapes), checkpoint.architecture)
+    settings = allowed_settings(recipe, list(shapes), checkpoint.architecture, checkpoint.tensors)
     sizes = {name: [(size := s.stored_bytes(shape), -float(size), s) for s in settings[name]] for name, shape in shapes.items()}
     fit_budget(sizes, _weight_counts(shapes), recipe.chooser.bits, explicit=True)
 
@@ -140,7 +141,7 @@ def _weight_counts(shapes: dict[str, tuple[int, int]]) -> dict[str, int]:
 
 
 def _rounding_errors(checkpoint: Checkpoint, recipe: Recipe, shapes: Mapping[str, tuple[int, int]], progress: Progress) -> Losses:
-    settings = allowed_settings(recipe, list(shapes), checkpoint.architecture)
+    settings = allowed_settings(recipe, list(shapes), checkpoint.architecture, checkpoint.tensors)
     progress.phase("choosing bits", steps=len(shapes))
     errors = {}
     for name in shapes:

@@ -15,11 +15,20 @@ from typing import Any
 import numpy as np
 import torch
 
+from rwkvquant.architectures.image import ImageSettings
 from rwkvquant.formats.tokenizer_data import TokenizerData
 from rwkvquant.formats.writer import package_version
 from rwkvquant.recipes import Recipe, Setting
 
-SUMS = ("checkpoint", "adapter", "calibration text", "tokenizer", "candidates", "plan")  # hashes, which tell a reader nothing
+SUMS = (
+    "checkpoint",
+    "adapter",
+    "calibration text",
+    "tokenizer",
+    "image settings",
+    "candidates",
+    "plan",
+)  # hashes, which tell a reader nothing
 ELSEWHERE = ("calibration", "tokenizer", "adapter", "candidates", "sparse_input")  # compared by content, not by path
 
 
@@ -41,19 +50,29 @@ def of_pass_1(source: Mapping[str, str], text: str, settings: Mapping[str, Seque
 
 
 def of_pass_2(
-    source: Mapping[str, str], text: str | None, tokenizer: TokenizerData, chosen: Mapping[str, Setting], recipe: Recipe
+    source: Mapping[str, str],
+    text: str | None,
+    kept: TokenizerData | ImageSettings,
+    chosen: Mapping[str, Setting],
+    recipe: Recipe,
 ) -> dict[str, Any]:
-    """`source` and `text` as in pass 1. `chosen`: the setting of each matrix."""
-    words = {name: hashlib.sha256(array.tobytes()).hexdigest() for name, array in tokenizer.arrays.items()}
+    """`source` and `text` as in pass 1. `kept`: what the file keeps for its runtime. `chosen`: the setting of each matrix."""
     return {
         **source,
         "calibration text": text,
-        "tokenizer": _sum([tokenizer.kind, tokenizer.meta, words]),
+        **_runtime(kept),
         "plan": _sum({name: setting.to_json() for name, setting in chosen.items()}),
         "candidates": _sum([setting.to_json() for setting in (*recipe.candidates, *recipe.sparse_input)]),
         **_parts(recipe),
         **_environment(),
     }
+
+
+def _runtime(kept: TokenizerData | ImageSettings) -> dict[str, str]:
+    if isinstance(kept, ImageSettings):
+        return {"image settings": _sum(dataclasses.asdict(kept))}
+    words = {name: hashlib.sha256(array.tobytes()).hexdigest() for name, array in kept.arrays.items()}
+    return {"tokenizer": _sum([kept.kind, kept.meta, words])}
 
 
 def differences(kept: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -54,7 +54,7 @@ def measure(
     Raises StoppedError after a block if the caller asked to stop.
     """
     matrices = {(m.layer, m.key): m for m in checkpoint.logical_matrices() if m.spec.role in QUANTIZED_ROLES}
-    settings = allowed_settings(recipe, [m.name for m in matrices.values()], checkpoint.architecture)
+    settings = allowed_settings(recipe, [m.name for m in matrices.values()], checkpoint.architecture, checkpoint.tensors)
     layers = checkpoint.dims.layers
     progress.phase("pass 1: sensitivities")
     backward = backward_pass(checkpoint, recipe, tokens, work_dir, device)

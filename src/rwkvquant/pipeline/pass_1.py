@@ -25,7 +25,7 @@ def choose(
         return choose_settings(checkpoint, recipe, None, progress)
     assert text is not None, "a recipe with a pass 1 reads text"
     require_reachable(checkpoint, recipe)
-    settings = allowed_settings(recipe, list(quantized_shapes(checkpoint)), checkpoint.architecture)
+    settings = allowed_settings(recipe, list(quantized_shapes(checkpoint)), checkpoint.architecture, checkpoint.tensors)
     journal = work.journal("plan.json", fingerprint.of_pass_1(checkpoint.made_from(), text.sha256, settings, recipe))
     measured = None
     if journal.state and journal.state.get("complete"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from rwkvquant.architectures import Role, TensorSpec
 from rwkvquant.checkpoints import Checkpoint, LogicalMatrix
 from rwkvquant.codecs import CodecConfig, DenseConfig
+from rwkvquant.codecs.dense import MAX_NDIM
 from rwkvquant.formats.ledger import Ledger, make_item
 from rwkvquant.recipes import Recipe, Setting
 
@@ -54,7 +56,10 @@ class PlannedTensor:
 
 
 def make_plan(checkpoint: Checkpoint, recipe: Recipe, chosen: Mapping[str, Setting]) -> list[PlannedTensor]:
-    """Every tensor that the forward uses, in file order; `chosen` for each projection and LoRA factor, by logical name."""
+    """Every tensor that the forward uses, in file order, and what is carried along.
+
+    `chosen` for each projection and LoRA factor, by logical name.
+    """
     matrices: dict[str, list[LogicalMatrix]] = {}
     for matrix in checkpoint.logical_matrices():
         matrices.setdefault(matrix.source, []).append(matrix)
@@ -69,14 +74,20 @@ def make_plan(checkpoint: Checkpoint, recipe: Recipe, chosen: Mapping[str, Setti
                 setting = _only(recipe.head) if spec.role is Role.HEAD else chosen[matrix.name]
                 dense_bits = _dense_bits(checkpoint.read(name)) if setting is None else 0
                 plan.append(PlannedTensor(matrix.name, name, spec, owner, matrix.shape, shape_of_slice, setting, dense_bits))
-        elif spec.role is Role.EMBEDDING and (setting := _only(recipe.embedding)) is not None:
-            plan.append(PlannedTensor(name, name, spec, owner, source_shape, source_shape, setting, rows=True))
+        elif spec.role is Role.EMBEDDING:
+            shape, setting = spec.forward_shape(checkpoint.dims), _only(recipe.embedding)
+            dense_bits = _dense_bits(checkpoint.read(name)) if setting is None else 0
+            rows = setting is not None and spec.input is None  # a row for each token; an embedding of patches is a product
+            plan.append(PlannedTensor(name, name, spec, owner, shape, source_shape, setting, dense_bits, rows))
         elif spec.role is Role.ELEMENTWISE and (vector := _vector_setting(recipe, checkpoint.dims.width)) is not None:
             plan.append(PlannedTensor(name, name, spec, owner, (1, checkpoint.dims.width), source_shape, vector, rows=True))
         else:
-            lossless = spec.role not in (Role.EMBEDDING, Role.ELEMENTWISE)
-            dense_bits = _dense_bits(checkpoint.read(name), lossless)
+            dense_bits = _dense_bits(checkpoint.read(name), lossless=spec.role is not Role.ELEMENTWISE)
             plan.append(PlannedTensor(name, name, spec, owner, source_shape, source_shape, None, dense_bits))
+    for name, info in checkpoint.carried.items():
+        shape = info.shape if 1 <= len(info.shape) <= MAX_NDIM else (math.prod(info.shape),)
+        carried = TensorSpec(name, info.shape, Role.CARRIED)
+        plan.append(PlannedTensor(name, name, carried, None, shape, info.shape or (1,), None, _dense_bits(checkpoint.read(name))))
     return plan
 
 

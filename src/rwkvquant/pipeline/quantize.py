@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 from rwkvquant.architectures import MATRIX_ROLES, Role
-from rwkvquant.checkpoints import open_text_checkpoint
+from rwkvquant.checkpoints import open_checkpoint
 from rwkvquant.codecs import ALIGNMENT
 from rwkvquant.config import QuantizeRequest
 from rwkvquant.errors import ConfigError
@@ -27,24 +27,23 @@ from rwkvquant.kernels.tiles import padded
 from rwkvquant.models import CheckpointSource
 from rwkvquant.pipeline import record
 from rwkvquant.pipeline.blocks import calibration_text
-from rwkvquant.pipeline.calibrate import calibrate, documents_of
 from rwkvquant.pipeline.executor import Executor, SerialExecutor
 from rwkvquant.pipeline.fingerprint import of_pass_2
 from rwkvquant.pipeline.forward import settled
+from rwkvquant.pipeline.materials import materials_for
 from rwkvquant.pipeline.pass_1 import choose
 from rwkvquant.pipeline.plan import make_plan, planned_ledger
 from rwkvquant.pipeline.products import fast_products
 from rwkvquant.pipeline.progress import Progress
 from rwkvquant.pipeline.resume import resumable
 from rwkvquant.pipeline.tensors import TensorWriter
-from rwkvquant.pipeline.tokenizer import tokenizer_for
 from rwkvquant.pipeline.work_dir import WorkDirectory, work_directory
 from rwkvquant.recipes import Recipe, recipe_for
 from rwkvquant.results import QuantizeResult
 
 HEAD = {Role.HEAD}  # quantised last, with the statistics of what the quantised blocks give it
-BEFORE_HEAD = set(Role) - HEAD
-ALL = set(Role)
+ALL = set(Role) - {Role.CARRIED}
+BEFORE_HEAD = ALL - HEAD
 
 Asked = QuantizeRequest | Recipe | None
 
@@ -78,16 +77,16 @@ def quantize(
 def _quantize(
     source: Path, output: Path, asked: QuantizeRequest, recipe: Recipe, progress: Progress, work: WorkDirectory, executor: Executor
 ) -> QuantizeResult:
-    checkpoint, device = open_text_checkpoint(source, recipe.adapter), _device(recipe)
+    checkpoint, device = open_checkpoint(source, recipe.adapter), _device(recipe)
     check_output(output, *checkpoint.inputs(), *(checkpoint.adapter.files if checkpoint.adapter else ()))
     recipe = settled(recipe, checkpoint, device, progress)
-    documents = documents_of(recipe)
-    tokenizer = tokenizer_for(checkpoint, recipe, documents, progress)
-    calibrated = calibrate(recipe, documents, tokenizer, progress)
+    materials = materials_for(checkpoint, recipe, progress)
+    calibrated, kept = materials.calibration, materials.tokenizer_data or materials.image
     chosen = choose(checkpoint, recipe, calibrated, work, device, progress)
     plan = make_plan(checkpoint, recipe, chosen)
 
-    made_from = of_pass_2(checkpoint.made_from(), calibrated.sha256 if calibrated else None, tokenizer.to_data(), chosen, recipe)
+    assert kept is not None
+    made_from = of_pass_2(checkpoint.made_from(), calibrated.sha256 if calibrated else None, kept, chosen, recipe)
     with resumable(work, output, made_from, checkpoint.dims.layers, recipe.measured) as job:
         text = calibration_text(checkpoint, recipe, calibrated, job.scratch, device, progress)
         tensors = TensorWriter(checkpoint, plan, recipe, job.writer, progress, executor)
@@ -98,6 +97,7 @@ def _quantize(
         original = weights.globals()
         progress.phase("embedding")
         outer = tensors.write(original, None, BEFORE_HEAD)
+        tensors.carry()
         if job.begins:
             text.embed(outer, original)
             job.embedded()
@@ -122,10 +122,11 @@ def _quantize(
         job.writer.finish(
             model={"arch": checkpoint.arch, "dims": checkpoint.dims},
             quantization_config=record.quantization_config(asked, recipe, plan),
-            tokenizer=tokenizer.to_data(),
+            tokenizer=materials.tokenizer_data,
+            image=materials.image,
             provenance=record.provenance(checkpoint, calibrated),
         )
-    return record.result(checkpoint, open_packed(output).ledger(), tokenizer, str(output), tensors.fallen_back)
+    return record.result(checkpoint, open_packed(output).ledger(), materials, str(output), tensors.fallen_back)
 
 
 def plan_only(
@@ -143,19 +144,15 @@ def plan_only(
     recipe, progress = _recipe(request), progress or Progress()
     try:
         with fast_products(_device(recipe)), work_directory(work_dir, None, resume, stop, progress) as work:
-            checkpoint, device = open_text_checkpoint(source, recipe.adapter), _device(recipe)
+            checkpoint, device = open_checkpoint(source, recipe.adapter), _device(recipe)
             recipe = settled(recipe, checkpoint, device, progress)
-            documents = documents_of(recipe)
-            tokenizer = tokenizer_for(checkpoint, recipe, documents, progress)
-            calibrated = calibrate(
-                recipe, documents, tokenizer, progress
-            )  # a file that is not text is refused now, not only by the real run
-            plan = make_plan(checkpoint, recipe, choose(checkpoint, recipe, calibrated, work, device, progress))
+            materials = materials_for(checkpoint, recipe, progress)  # a file that is not text is refused now, not only by the real run
+            plan = make_plan(checkpoint, recipe, choose(checkpoint, recipe, materials.calibration, work, device, progress))
     finally:
         progress.end()
-    arrays = tokenizer.to_data().arrays.values()
+    arrays = materials.tokenizer_data.arrays.values() if materials.tokenizer_data else ()
     ledger = planned_ledger(plan, sum(padded(array.size, ALIGNMENT) for array in arrays))
-    return record.result(checkpoint, ledger, tokenizer)
+    return record.result(checkpoint, ledger, materials)
 
 
 def _recipe(request: Asked) -> Recipe:

@@ -13,10 +13,10 @@ from rwkvquant.checkpoints import Checkpoint
 from rwkvquant.config import QuantizeRequest
 from rwkvquant.formats.ledger import Ledger
 from rwkvquant.pipeline.calibrate import Calibration
+from rwkvquant.pipeline.materials import Materials
 from rwkvquant.pipeline.plan import PlannedTensor
 from rwkvquant.recipes import Recipe
 from rwkvquant.results import QuantizeResult, SourceSize
-from rwkvquant.runtime.tokenizer import Tokenizer
 
 
 def quantization_config(request: QuantizeRequest, recipe: Recipe, plan: list[PlannedTensor]) -> dict[str, Any]:
@@ -46,15 +46,15 @@ def provenance(checkpoint: Checkpoint, calibrated: Calibration | None) -> dict[s
 
 
 def result(
-    checkpoint: Checkpoint, ledger: Ledger, tokenizer: Tokenizer, output: str | None = None, fallen_back: Iterable[str] = ()
+    checkpoint: Checkpoint, ledger: Ledger, materials: Materials, output: str | None = None, fallen_back: Iterable[str] = ()
 ) -> QuantizeResult:
     """Before and after. `output` None: the ledger is a plan."""
-    before = checkpoint.summary()
+    before, tokenizer = checkpoint.summary(), materials.tokenizer
     return QuantizeResult(
         output=output,
         source=SourceSize(**{key.name: before[key.name] for key in dataclasses.fields(SourceSize)}),
-        tokenizer=tokenizer.to_data().kind,
-        tokenizer_source=tokenizer.source,
+        tokenizer=tokenizer.to_data().kind if tokenizer else None,
+        tokenizer_source=tokenizer.source if tokenizer else None,
         file_bytes=ledger.file_bytes,
         bits_per_weight=ledger.bits_per_weight,
         bits_per_weight_projections=ledger.bits_per_weight_projections,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 from rwkvquant.architectures import QUANTIZED_ROLES, Architecture
 from rwkvquant.checkpoints import Checkpoint
@@ -16,12 +16,17 @@ def quantized_shapes(checkpoint: Checkpoint) -> dict[str, tuple[int, int]]:
     return {matrix.name: matrix.shape for matrix in checkpoint.logical_matrices() if matrix.spec.role in QUANTIZED_ROLES}
 
 
-def allowed_settings(recipe: Recipe, names: Sequence[str], architecture: Architecture) -> dict[str, tuple[Setting, ...]]:
-    """The settings of each matrix. Raises ConfigError for bits that no candidate of the recipe has."""
+def allowed_settings(
+    recipe: Recipe, names: Sequence[str], architecture: Architecture, tensors: Container[str] = ()
+) -> dict[str, tuple[Setting, ...]]:
+    """The settings of each matrix of `names`. `tensors`: all names of the model, which may say more about the matrices' inputs.
+
+    Raises ConfigError for bits that no candidate of the recipe has.
+    """
     overrides = override_bits(recipe.tensor_bits, names)
     settings = {}
     for name in names:
-        own = recipe.sparse_input if architecture.reads_nonnegative(name) else ()
+        own = recipe.sparse_input if architecture.reads_nonnegative(name, tensors) else ()
         settings[name] = own or recipe.candidates
         if name in overrides:
             settings[name] = _of_bits(own, overrides[name]) or _of_bits_or_one(recipe, overrides[name])

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from rwkvquant.architectures import Role
@@ -83,6 +84,13 @@ class TensorWriter:
             after[tensor.key] = QuantizedMatrix(matrix.quantised, weight.device)
         return after
 
+    def carry(self) -> None:
+        """Write what the forward does not use as it is, one tensor at a time."""
+        for tensor in self._plan:
+            if tensor.spec.role is Role.CARRIED:
+                values = self._checkpoint.read(tensor.source).reshape(tensor.shape)
+                self._report(tensor, _dense(values, tensor.dense_bits), tensor.method, None)
+
     def _tasks(self, todo: list[PlannedTensor], weights: Mapping[str, Any], collected: Collected) -> Iterator[Task]:
         """One for each input, made when it is needed: there is room for the statistics of one at a time."""
         groups: dict[str, list[PlannedTensor]] = {}
@@ -106,8 +114,7 @@ class TensorWriter:
         """What is too small for a task: tensors that stay dense, and element-wise vectors."""
         quantised: QTensor
         if tensor.setting is None:
-            values = weight.reshape(tensor.shape).cpu().numpy()
-            quantised = DenseTensor(values.astype(np.float16) if tensor.dense_bits == 16 else values.astype(np.float32))
+            quantised = _dense(weight.reshape(tensor.shape).cpu().numpy(), tensor.dense_bits)
             self._report(tensor, quantised, tensor.method, None)
         else:
             W = weight.reshape(tensor.shape)
@@ -146,7 +153,7 @@ class TensorWriter:
                 layout=entry.layout,
                 bits_per_weight=8 * tensor.stored_bytes / count,
                 relative_error=error,
-                source_bytes=round(count * self._checkpoint.tensors[tensor.source].bits / 8),
+                source_bytes=round(count * (self._checkpoint.tensors | self._checkpoint.carried)[tensor.source].bits / 8),
                 stored_bytes=tensor.stored_bytes,
             )
         )
@@ -157,6 +164,10 @@ def _input_name(tensor: PlannedTensor) -> str | None:
     if tensor.spec.input is None or not tensor.spec.slices:
         return tensor.spec.input
     return f"{tensor.spec.input}.{tensor.name.rpartition('.')[2]}"
+
+
+def _dense(values: NDArray[np.float32], bits: int) -> DenseTensor:
+    return DenseTensor(values.astype(np.float16) if bits == 16 else values.astype(np.float32))
 
 
 def _is_matrix(tensor: PlannedTensor) -> bool:

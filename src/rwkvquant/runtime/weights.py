@@ -61,7 +61,7 @@ def packed_weights(packed: PackedFile) -> Weights:
 
     def read(name: str, spec: TensorSpec) -> list[PackedTensor] | None:
         names = [name + part.removeprefix(spec.name) for part in spec.parts]
-        if any(name not in packed.tensors for name in names):
+        if not all(map(packed.uses, names)):
             return None
         return [_of_file(packed, name) for name in names]
 
