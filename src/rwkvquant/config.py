@@ -33,7 +33,10 @@ RESUME = ("auto", "required", "never")  # what to do with the work directory of 
 
 @dataclass(frozen=True)
 class CalibrationConfig:
-    """Which text, and how much of it: `rows` of `length` tokens, read `batch` rows at a time. `path` None: the text in the package."""
+    """Which text, and how much of it: `rows` of `length` tokens, read `batch` rows at a time. `path` None: the text in the package.
+
+    For a model for images, `path` is a folder or an .npz of images, and `rows` counts images.
+    """
 
     path: str | None = None
     rows: int = 128

@@ -19,6 +19,7 @@ from rwkvquant.calibration.statistics import Sensitivity
 from rwkvquant.checkpoints import Checkpoint, open_checkpoint
 from rwkvquant.errors import CheckpointError
 from rwkvquant.models import CheckpointSource, forward_of
+from rwkvquant.models.stages import text_stages
 from tests.helpers import random_state_dict, write_pth
 
 TOKENS = np.random.default_rng(3).integers(0, 64, (5, 7))
@@ -35,9 +36,7 @@ def parts_of(checkpoint: Checkpoint) -> tuple[ModelParts, ModuleType, dict[str, 
     source, module = CheckpointSource(checkpoint), forward_of(checkpoint.arch)
     outer, dims = source.globals(), checkpoint.dims
     parts = ModelParts(
-        module.embed,
-        module.block,
-        module.head,
+        text_stages(checkpoint.arch),
         source.globals,
         source.block,
         checkpoint.architecture,

@@ -77,6 +77,7 @@ def test_the_card_of_a_model_for_images_says_what_its_head_does(head: str, folde
     assert header(folder / "out/README.md")["pipeline_tag"] == TAGS[head]
     text, config = (folder / "out/README.md").read_text(), json.loads((folder / "out/config.json").read_text())
     assert "generate" not in text and "tokenizer" not in text and "rwkvquant inspect model.safetensors" in text
+    assert config["quantization_config"]["calibration"] == {"sha256": None, "images": None}
     assert (config["model_type"], config["patch_size"], config["num_labels"]) == ("vrwkv", 4, 5 if head else 0)
 
 

@@ -17,7 +17,7 @@ from rwkvquant.models import CheckpointSource, forward_of
 from rwkvquant.pipeline import pass_1 as pass_1_module
 from rwkvquant.pipeline import tasks as tasks_module
 from rwkvquant.pipeline import tensors as tensors_module
-from rwkvquant.pipeline.blocks import CalibrationText
+from rwkvquant.pipeline.blocks import CalibrationRun
 from rwkvquant.pipeline.calibrate import Calibration, calibrate, documents_of
 from rwkvquant.pipeline.choose import choose_settings
 from rwkvquant.pipeline.executor import SerialExecutor
@@ -39,18 +39,18 @@ def letters(tmp_path: Path, rows: int = 16, documents: str = LETTERS) -> Calibra
     return CalibrationConfig(path=str(path), rows=rows, length=64, batch=4)
 
 
-def calibrated(recipe: Recipe) -> Calibration:
-    found = calibrate(recipe, documents_of(recipe), load_tokenizer("bytes", 256), Notes())
+def calibrated(recipe: Recipe, arch: str = "rwkv7") -> Calibration:
+    found = calibrate(arch, recipe, documents_of(recipe), load_tokenizer("bytes", 256), Notes())
     assert found is not None
     return found
 
 
 def test_documents_kept_out_are_the_last_rows_and_no_others(tmp_path: Path) -> None:
     found = calibrated(recipe_of(calibration=letters(tmp_path)))
-    assert found.tokens.shape == (16, 64) and found.kept_out == 2
+    assert found.rows.shape == (16, 64) and found.kept_out == 2
     tokens = {letter: set(load_tokenizer("bytes", 256).encode(letter)) for letter in LETTERS}
-    judges = {letter for letter in LETTERS if tokens[letter] & set(found.tokens[-2:].ravel().tolist())}
-    seen = {letter for letter in LETTERS if tokens[letter] & set(found.tokens[:-2].ravel().tolist())}
+    judges = {letter for letter in LETTERS if tokens[letter] & set(found.rows[-2:].ravel().tolist())}
+    seen = {letter for letter in LETTERS if tokens[letter] & set(found.rows[:-2].ravel().tolist())}
     assert judges and judges <= {"a", "i"} and seen and not seen & {"a", "i"}
 
 
@@ -61,16 +61,16 @@ def test_documents_kept_out_are_the_last_rows_and_no_others(tmp_path: Path) -> N
 )
 def test_nothing_is_kept_out_of_little_text_or_without_fall_back(tmp_path: Path, options: dict, rows: int, documents: str) -> None:
     found = calibrated(recipe_of(**options, calibration=letters(tmp_path, rows, documents)))
-    assert found.kept_out == 0 and len(found.tokens) == rows
+    assert found.kept_out == 0 and len(found.rows) == rows
 
 
 def test_statistics_of_seen_rows_and_of_rows_kept_out(tmp_path: Path) -> None:
     checkpoint = open_checkpoint(checkpoint_file(tmp_path, "rwkv6", **TINY))
     recipe = recipe_of(calibration=letters(tmp_path))
-    found_text = calibrated(recipe)
-    tokens = found_text.tokens
+    found_text = calibrated(recipe, "rwkv6")
+    tokens = found_text.rows
     assert found_text.kept_out == 2
-    text = CalibrationText(checkpoint, recipe, found_text, tmp_path, torch.device("cpu"), Notes())
+    text = CalibrationRun(checkpoint, recipe, found_text, tmp_path, torch.device("cpu"), Notes())
     source, module = CheckpointSource(checkpoint), forward_of("rwkv6")
     outer, block = source.globals(), source.block(0)
     text.embed(outer, outer)
@@ -92,15 +92,15 @@ def test_statistics_of_seen_rows_and_of_rows_kept_out(tmp_path: Path) -> None:
 def test_pass_1_does_not_see_what_is_kept_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[np.ndarray] = []
 
-    def stop(checkpoint, recipe, tokens, *rest):  # type: ignore[no-untyped-def]
-        given.append(tokens)
+    def stop(checkpoint, recipe, calibration, *rest):  # type: ignore[no-untyped-def]
+        given.append(calibration.seen)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(pass_1_module, "measure", stop)
     recipe = few_of(calibration=letters(tmp_path), tokenizer="bytes")
     with pytest.raises(KeyboardInterrupt):
         quantize(checkpoint_file(tmp_path, "rwkv6", **TINY), tmp_path / "out", recipe)
-    assert np.array_equal(given[0], calibrated(recipe).tokens[:-2])
+    assert np.array_equal(given[0], calibrated(recipe).rows[:-2])
 
 
 def statistics_of(X: torch.Tensor) -> InputStatistics:

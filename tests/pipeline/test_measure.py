@@ -12,7 +12,9 @@ import torch
 from rwkvquant.architectures import QUANTIZED_ROLES, Role
 from rwkvquant.calibration.statistics import Sensitivity
 from rwkvquant.checkpoints import Checkpoint, open_checkpoint
+from rwkvquant.models import text_stages
 from rwkvquant.pipeline import measure as module
+from rwkvquant.pipeline.calibrate import Calibration
 from rwkvquant.pipeline.choose import choose_settings
 from rwkvquant.pipeline.matrices import quantize_matrix, sampled_rows
 from rwkvquant.pipeline.measure import measure
@@ -40,8 +42,9 @@ def test_sampled_rows_are_whole_blocks_evenly_spread(rows: int, cols: int) -> No
 
 def measured_model(tmp_path: Path, arch: str, recipe: Recipe) -> tuple[Checkpoint, dict[str, Measured]]:
     checkpoint = open_checkpoint(checkpoint_file(tmp_path, arch, **TINY | {"layers": 1 if arch == "rwkv6" else 2}))
+    read = Calibration(TOKENS, 0, "", text_stages(arch), TOKENS.shape[1])
     with work_directory(None, None, "auto", lambda: False, Notes()) as work:
-        return checkpoint, measure(checkpoint, recipe, TOKENS, tmp_path, torch.device("cpu"), Notes(), work.journal("plan.json", {}))
+        return checkpoint, measure(checkpoint, recipe, read, tmp_path, torch.device("cpu"), Notes(), work.journal("plan.json", {}))
 
 
 @pytest.mark.parametrize("arch", ["rwkv6", "rwkv7"])

@@ -8,7 +8,8 @@
         advance(model.block, quantised_weights, stream, batch)                           # what the next block sees, errors included
     statistics = collect_head(model.head, weights, architecture, stream, batch)
 
-`model` is the forward of an architecture, such as models/rwkv7.py. Every row starts from the state before the first token.
+`model` is the forward of an architecture, such as models/rwkv7.py, in the form of models/stages.py. A row is a text, which starts from the
+state before the first token, or an image.
 A second stream, of the full-precision model, runs next to the first by `ReferenceRun`, for quantizers/shared/correction.py.
 
 Hidden states are in two files that change places (mapped.py): a block's output never overwrites its input. So a run that is killed at
@@ -29,11 +30,11 @@ from torch import Tensor
 from rwkvquant.architectures import Architecture
 from rwkvquant.calibration.mapped import DoubleBuffer, checksum, flush, map_file
 from rwkvquant.calibration.statistics import InputStatistics
-from rwkvquant.models.layers import BlockState, Tap, Weights
+from rwkvquant.models.layers import Tap, Weights
 from rwkvquant.models.rounded import RoundedMatrix
 
-Block = Callable[[Weights, Tensor, BlockState | None, Tensor | None, Tap | None], tuple[Tensor, BlockState, Tensor | None]]
-Head = Callable[[Weights, Tensor, Tap | None], Tensor]
+Block = Callable[[Weights, Tensor, Any, Tensor | None, Tap | None], tuple[Tensor, Any, Tensor | None]]  # of models/stages.py, as Head
+Head = Callable[[Weights, Tensor, Tap | None], Any]
 
 
 class HiddenStates:
@@ -175,10 +176,11 @@ class ReferenceRun:
 def collect_head(
     head: Head, weights: Weights, architecture: Architecture, stream: HiddenStates, batch: int, rows: range | None = None
 ) -> dict[str, InputStatistics]:
-    """Statistics of the inputs of the heads, after the last block."""
+    """Statistics of the inputs of the heads, after the last block. `weights` has the heads that are optional."""
     tap = _Collector({spec.input: False for spec in architecture.heads if spec.input is not None})
     row = torch.zeros(1, stream.shape[2], device=stream.device)
-    one_row = {**weights, **{spec.name: row for spec in architecture.heads}}  # only the input is needed, no logits
+    large = [spec for spec in architecture.heads if not spec.optional]  # the input of an optional one may come from another
+    one_row = {**weights, **{spec.name: row for spec in large}}  # only the input is needed, no logits
     for chosen in stream.batches(batch, rows):
         head(one_row, stream.read(chosen)[0], tap)
     return tap.statistics

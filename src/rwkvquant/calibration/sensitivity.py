@@ -29,13 +29,14 @@ from torch import Tensor
 
 from rwkvquant.architectures import Architecture, Role
 from rwkvquant.calibration.batches import BACKWARD, FORWARD, LOGITS, fitting_batch
-from rwkvquant.calibration.collect import Block, Head
 from rwkvquant.calibration.mapped import DoubleBuffer, checksum, flush, map_file
+from rwkvquant.calibration.posteriors import Posterior, tokens
 from rwkvquant.calibration.statistics import InputStatistics, Sensitivity
 from rwkvquant.errors import CheckpointError
 from rwkvquant.models.layers import Weights
 from rwkvquant.models.quantized import linear
 from rwkvquant.models.rounded import RoundedMatrix
+from rwkvquant.models.stages import Stages
 
 
 @dataclass(frozen=True)
@@ -45,16 +46,21 @@ class ModelParts:
     `multiplied`: the weights of a block as its products take them; they may be rounded (models/rounded.py).
     """
 
-    embed: Callable[[Weights, Tensor], Tensor]
-    block: Block
-    head: Head
+    stages: Stages
     globals: Callable[[], Weights]  # embedding and head, read each time they are needed
     weights_of: Callable[[int], dict[str, Any]]
     architecture: Architecture
     layers: int
     width: int
     device: torch.device
+    posterior: Posterior = tokens
+    answers: int = 1  # that the head gives for each token: a patch has one for every pixel
     multiplied: Callable[[Weights], Weights] = dict
+
+    def outputs(self, outer: Weights) -> int:
+        """Numbers that the heads give for a token, about: to choose how many rows go through them at once."""
+        of_heads = sum(len(outer[spec.name]) for spec in self.architecture.heads if spec.name in outer)
+        return of_heads * self.answers or self.width  # without a head, the features
 
 
 class Backward:
@@ -63,10 +69,11 @@ class Backward:
     `blocks` goes from the last block to the first. With the `state` after a block, another process can continue from there.
     """
 
-    def __init__(self, parts: ModelParts, tokens: NDArray[np.int64], batch: int, work_dir: Path, seed: int) -> None:
-        """tokens (rows, length)."""
-        self._parts, self._tokens, self._batch, self._seed = parts, tokens, batch, seed
-        shape = (*tokens.shape, parts.width)
+    def __init__(self, parts: ModelParts, rows: NDArray[Any], batch: int, work_dir: Path, seed: int, length: int | None = None) -> None:
+        """rows: tokens (rows, length), or images (rows, ...) of `length` patches."""
+        self._parts, self._rows, self._batch, self._seed = parts, rows, batch, seed
+        self._length = length or rows.shape[1]
+        shape = (len(rows), self._length, parts.width)
         self._x = map_file(work_dir / "inputs.f32", (parts.layers + 1, *shape))
         self._gradient = DoubleBuffer(work_dir, "gradient", shape)  # of the loss, by the output of the current block
         self._carry = map_file(work_dir / "first.f32", shape) if parts.architecture.carry is not None else None
@@ -111,11 +118,11 @@ class Backward:
         matrices = {spec.name: outer[spec.name] for spec in self._parts.architecture.outside if spec.role is Role.EMBEDDING}
         sums = {name: InputStatistics(W.shape[1], self._parts.device) for name, W in matrices.items()}
         for rows in self._batches(self._width, BACKWARD):
-            tokens = torch.from_numpy(self._tokens[rows]).to(self._parts.device)
+            tokens = torch.from_numpy(self._rows[rows]).to(self._parts.device)
             places = torch.arange(tokens.numel(), device=tokens.device).view_as(tokens)  # each token gets its own copy of its row
             read = {name: W[tokens.flatten()].requires_grad_(True) for name, W in matrices.items()}
             with torch.enable_grad():
-                self._parts.embed({**outer, **read}, places).backward(self._tensor(self._gradient.now[rows]))
+                self._parts.stages.embed({**outer, **read}, places).backward(self._tensor(self._gradient.now[rows]))
             for name, each in read.items():
                 assert each.grad is not None
                 sums[name].add(each.grad)
@@ -142,13 +149,14 @@ class Backward:
     def _run(self) -> None:
         outer = self._parts.globals()
         for rows in self._batches(self._width, FORWARD):
-            self._x[0, rows] = self._parts.embed(outer, torch.from_numpy(self._tokens[rows]).to(self._parts.device)).cpu().numpy()
+            chosen = torch.from_numpy(self._rows[rows]).to(self._parts.device)
+            self._x[0, rows] = self._parts.stages.embed(outer, chosen).cpu().numpy()
         del outer
         for layer in range(self._parts.layers):
             weights = self._parts.multiplied(self._parts.weights_of(layer))
             for rows in self._batches(self._width, FORWARD):
                 carry = self._tensor(self._carry[rows]) if layer and self._carry is not None else None
-                x, _, carry = self._parts.block(weights, self._tensor(self._x[layer, rows]), None, carry, None)
+                x, _, carry = self._parts.stages.block(weights, self._tensor(self._x[layer, rows]), None, carry, None)
                 if not bool(torch.isfinite(x).all()):
                     block = self._parts.architecture.full_name(layer, "*")
                     raise CheckpointError(
@@ -160,14 +168,12 @@ class Backward:
                     self._carry[rows] = carry.cpu().numpy()
 
     def _through_head(self) -> None:
-        """Compute the gradient of -log p of tokens drawn from the model, by the last block's output."""
+        """Compute the gradient of -log p of answers drawn from the model, by the last block's output."""
         draws, outer = torch.Generator().manual_seed(self._seed), self._parts.globals()
-        for rows in self._batches(sum(len(outer[spec.name]) for spec in self._parts.architecture.heads), LOGITS):
+        for rows in self._batches(self._parts.outputs(outer), LOGITS):
             x = self._tensor(self._x[self._parts.layers, rows]).requires_grad_(True)
             with torch.enable_grad():
-                log_p = torch.log_softmax(self._parts.head(outer, x, None), -1).flatten(0, -2)
-                drawn = torch.multinomial(log_p.detach().exp().cpu(), 1, generator=draws).to(log_p.device)
-                (-log_p.gather(1, drawn)).sum().backward()
+                self._parts.posterior(self._parts.stages.head(outer, x, None), draws).backward()
             assert x.grad is not None
             self._gradient.now[rows] = x.grad.cpu().numpy()
 
@@ -176,7 +182,7 @@ class Backward:
         x = self._tensor(self._x[layer, rows]).requires_grad_(True)
         carry = self._tensor(self._carry[rows]).requires_grad_(True) if layer and self._carry is not None else None
         with torch.enable_grad():
-            y, _, passed_on = self._parts.block(watched, x, None, carry, None)
+            y, _, passed_on = self._parts.stages.block(watched, x, None, carry, None)
             ends, gradients = [y], [self._tensor(self._gradient.now[rows])]
             if passed_on is not None and self._carry_gradient is not None:
                 ends.append(passed_on)
@@ -194,8 +200,8 @@ class Backward:
 
     def _batches(self, width: int, most: int) -> Iterator[slice]:
         """Slices of rows, as many rows at once as activations of `width` numbers a token allow."""
-        rows, length = self._tokens.shape
-        batch = fitting_batch(self._batch, length * width, most)
+        rows = len(self._rows)
+        batch = fitting_batch(self._batch, self._length * width, most)
         for start in range(0, rows, batch):
             yield slice(start, min(start + batch, rows))
 

@@ -99,10 +99,14 @@ def command(
         list[str] | None, typer.Option(help="PATTERN=BITS for matrices by name, such as 'blocks.0.att.value=8'. May be repeated.")
     ] = None,
     calib: Annotated[
-        str | None, typer.Option(help='Calibration text: .txt, or .jsonl with a "text" in each line. Default: the text in the package.')
+        str | None,
+        typer.Option(
+            help='Calibration text: .txt, or .jsonl with a "text" in each line. Default: the text in the package. For Vision-RWKV: images, '
+            "as a folder or an .npz; no default."
+        ),
     ] = None,
-    calib_rows: Annotated[int, typer.Option(help="Rows of calibration text.")] = _DEFAULT.calibration.rows,
-    calib_len: Annotated[int, typer.Option(help="Tokens in a row.")] = _DEFAULT.calibration.length,
+    calib_rows: Annotated[int, typer.Option(help="Rows of calibration text, or images.")] = _DEFAULT.calibration.rows,
+    calib_len: Annotated[int, typer.Option(help="Tokens in a row of text.")] = _DEFAULT.calibration.length,
     work_dir: Annotated[
         str | None,
         typer.Option(

@@ -80,14 +80,14 @@ def publish(publication: Publication, divergence: dict[str, Any] | None = None) 
 
 def config(packed: PackedFile) -> dict[str, Any]:
     """config.json: the sizes, and `quantization_config` without paths of the machine that made the file."""
-    dims, ledger = packed.dims, packed.ledger()
+    dims, ledger, read = packed.dims, packed.ledger(), _read(packed)
     written = {key: value for key, value in packed.quantization_config.items() if key not in ("options", "recipe")}
     settings = written | _what_ran(packed.quantization_config)
     settings |= {
         "bits_total": round(8 * packed.file_bytes / ledger.weights, 4),
         "calibration": {
             "sha256": packed.provenance.get("calibration_sha256"),
-            "tokens": packed.provenance.get("calibration_tokens"),
+            read: packed.provenance.get(f"calibration_{read}"),
         },
         "base_model_sha256": packed.provenance.get("source_sha256"),
         "file": packed.path.name,
@@ -147,7 +147,7 @@ def card(publication: Publication, packed: PackedFile, divergence: dict[str, Any
     made = [
         ("method", method),
         ("original, sha256", provenance.get("source_sha256")),
-        ("calibration tokens, sha256", provenance.get("calibration_sha256")),
+        (f"calibration {_read(packed)}, sha256", provenance.get("calibration_sha256")),
     ]
     made += [("rwkvquant", provenance.get("package_version")), ("torch", provenance.get("torch"))]
     return "\n".join(
@@ -180,6 +180,11 @@ def card(publication: Publication, packed: PackedFile, divergence: dict[str, Any
             "",
         ]
     )
+
+
+def _read(packed: PackedFile) -> str:
+    """What was read for calibration."""
+    return "images" if packed.image else "tokens"
 
 
 def _usage(publication: Publication, packed: PackedFile) -> list[str]:

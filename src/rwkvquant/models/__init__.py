@@ -6,15 +6,18 @@ from rwkvquant.models.model import ModelState, TorchModel, forward_of
 from rwkvquant.models.quantized import QuantizedMatrix, linear
 from rwkvquant.models.rounded import RoundedMatrix, rounded
 from rwkvquant.models.source import CheckpointSource, PackedSource, WeightSource
+from rwkvquant.models.stages import ImageStages, Stages, text_stages
 
 __all__ = [
     "BlockState",
     "CheckpointSource",
     "ImageModel",
+    "ImageStages",
     "ModelState",
     "PackedSource",
     "QuantizedMatrix",
     "RoundedMatrix",
+    "Stages",
     "Tap",
     "TorchModel",
     "WeightSource",
@@ -22,4 +25,5 @@ __all__ = [
     "forward_of",
     "linear",
     "rounded",
+    "text_stages",
 ]

@@ -1,31 +1,33 @@
-"""The pass backward over a sample of the calibration text (calibration/sensitivity.py): how much of it, and for which model."""
+"""The pass backward over a sample of the calibration (calibration/sensitivity.py): how much of it, and for which model."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
+from rwkvquant.calibration.posteriors import OF_TASK, tokens
 from rwkvquant.calibration.sensitivity import Backward, ModelParts
 from rwkvquant.checkpoints import Checkpoint
-from rwkvquant.models import CheckpointSource, forward_of
+from rwkvquant.models import CheckpointSource
+from rwkvquant.pipeline.calibrate import Calibration
 from rwkvquant.pipeline.forward import is_large, multiplied
 from rwkvquant.recipes import Recipe
 
-SAMPLED_ROWS = 32  # calibration rows that it reads
+SAMPLED_ROWS = 32  # rows of text that it reads
 ROWS_OF_LARGE = 12  # of large models; each row costs a forward pass, a backward pass, and its part of every Hessian
+LENGTH = 512  # of a row of text; of images there are more, as they have fewer patches
 
 
-def backward_pass(checkpoint: Checkpoint, recipe: Recipe, tokens: NDArray[np.int64], work_dir: Path, device: torch.device) -> Backward:
-    """The first of the rows of `tokens` (rows, length), in the model with its original weights. Nothing has run yet."""
-    source, module = CheckpointSource(checkpoint, device), forward_of(checkpoint.arch)
+def backward_pass(checkpoint: Checkpoint, recipe: Recipe, calibration: Calibration, work_dir: Path, device: torch.device) -> Backward:
+    """The first of the rows that quantisers may see, in the model with its original weights. Nothing has run yet."""
+    source = CheckpointSource(checkpoint, device)
+    of_images = checkpoint.image is not None
     parts = ModelParts(
         architecture=checkpoint.architecture,
-        embed=module.embed,
-        block=module.block,
-        head=module.head,
+        stages=calibration.stages,
+        posterior=OF_TASK[checkpoint.architecture.task_in(checkpoint.tensors)] if of_images else tokens,
+        answers=checkpoint.dims.patch**2 if of_images else 1,
         globals=source.globals,
         weights_of=source.block,
         layers=checkpoint.dims.layers,
@@ -33,5 +35,6 @@ def backward_pass(checkpoint: Checkpoint, recipe: Recipe, tokens: NDArray[np.int
         device=device,
         multiplied=multiplied(recipe, checkpoint.architecture),
     )
-    rows = tokens[: ROWS_OF_LARGE if is_large(checkpoint) else SAMPLED_ROWS]
-    return Backward(parts, rows, recipe.calibration.batch, work_dir, recipe.seed)
+    count = ROWS_OF_LARGE if is_large(checkpoint) else SAMPLED_ROWS
+    rows = calibration.seen[: count * LENGTH // calibration.length if of_images else count]
+    return Backward(parts, rows, recipe.calibration.batch, work_dir, recipe.seed, calibration.length)

@@ -1,13 +1,13 @@
-"""The calibration text at the input of the current block of pass 2: one stream of hidden states, or two where errors are corrected.
+"""The calibration, text or images, at the input of the current block of pass 2: one stream of hidden states, or two where errors are
+corrected.
 
-Rows of text come in two parts: those that the quantisers see, and those kept out, on which their results are tested.
+Rows come in two parts: those that the quantisers see, and those kept out, on which their results are tested.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from rwkvquant.calibration.collect import HiddenStates, ReferenceRun, advance, c
 from rwkvquant.calibration.partners import PartnerTap
 from rwkvquant.calibration.statistics import CrossStatistics, Importance
 from rwkvquant.checkpoints import Checkpoint
-from rwkvquant.models import QuantizedMatrix, forward_of
+from rwkvquant.models import QuantizedMatrix
 from rwkvquant.pipeline.allocation import give_back
 from rwkvquant.pipeline.calibrate import Calibration
 from rwkvquant.pipeline.forward import multiplied
@@ -28,8 +28,8 @@ from rwkvquant.recipes import Recipe
 Weights = Mapping[str, Any]
 
 
-class NoText:
-    """The text of recipes that read none: there is nothing to collect."""
+class NoRun:
+    """The run of recipes that read nothing: there is nothing to collect."""
 
     def embed(self, outer: Weights, original: Weights) -> None: ...
 
@@ -48,31 +48,32 @@ class NoText:
         return Collected()
 
 
-class CalibrationText(NoText):
-    """The text of `calibration` at the input of the current block. Every phase is reported to `progress`."""
+class CalibrationRun(NoRun):
+    """The rows of `calibration` at the input of the current block. Every phase is reported to `progress`."""
 
     def __init__(
         self, checkpoint: Checkpoint, recipe: Recipe, calibration: Calibration, work_dir: Path, device: torch.device, progress: Progress
     ) -> None:
-        tokens, kept_out = calibration.tokens, calibration.kept_out
-        self._architecture, self._recipe, self._tokens = checkpoint.architecture, recipe, tokens
+        count, seen = len(calibration.rows), len(calibration.seen)
+        self._architecture, self._recipe, self._rows = checkpoint.architecture, recipe, calibration.rows
         self._progress, self._layers = progress, checkpoint.dims.layers
-        self._model: ModuleType = forward_of(checkpoint.arch)
-        self._device, self._multiplied = device, multiplied(recipe, self._architecture)
-        self._batch = fitting_batch(recipe.calibration.batch, tokens.shape[1] * checkpoint.dims.width, FORWARD)
-        self._seen, self._kept_out = range(len(tokens) - kept_out), range(len(tokens) - kept_out, len(tokens))
+        self._model, self._device, self._kind = calibration.stages, device, calibration.kind
+        self._batch = fitting_batch(recipe.calibration.batch, calibration.length * checkpoint.dims.width, FORWARD)
+        self._seen, self._kept_out = range(seen), range(seen, count)
+        self._multiplied = multiplied(recipe, self._architecture)
 
         def stream(name: str) -> HiddenStates:
-            rows, length = tokens.shape
             carries = self._architecture.carry is not None
-            return HiddenStates(work_dir, rows, length, checkpoint.dims.width, carries, device, name)
+            return HiddenStates(work_dir, count, calibration.length, checkpoint.dims.width, carries, device, name)
 
         self._stream = stream("hidden")
-        self._reference = stream("reference") if recipe.correction else None  # as the full-precision model sees the text
+        # A product before a norm does not add to the residual stream, so it cannot correct it.
+        corrects = recipe.correction > 0 and not (checkpoint.image and checkpoint.image.post_norm)
+        self._reference = stream("reference") if corrects else None  # as the full-precision model sees the rows
 
     def embed(self, outer: Weights, original: Weights) -> None:
         """Start before block 0, with the embedding as quantised and as it was."""
-        self._progress.phase("embedding the calibration text")
+        self._progress.phase(f"embedding the calibration {self._kind}")
         for stream, weights in ((self._stream, outer), (self._reference, original)):
             if stream is not None:
                 stream.fill(lambda rows, w=weights: self._model.embed(w, self._chosen(rows)), self._batch)  # type: ignore[misc]
@@ -92,7 +93,7 @@ class CalibrationText(NoText):
 
     def collect(self, block: Weights, layer: int) -> Collected:
         """What the quantisers need. `block`: its original weights. Once a block: it also runs the full-precision stream through it."""
-        self._progress.phase(f"block {layer + 1} of {self._layers}: reading the text")
+        self._progress.phase(f"block {layer + 1} of {self._layers}: reading the {self._kind}")
         make, reading, run = self._model.block, self._recipe.vector_weights, self._multiplied(block)
         tap = PartnerTap(self._architecture.table, lambda width: Importance(width, reading)) if reading != "none" else None
         writers = self._architecture.residual_writers
@@ -109,7 +110,7 @@ class CalibrationText(NoText):
         return Collected(seen, tests, tap.sums if tap else {}, missing)
 
     def advance(self, quantised: Weights, block: Weights, layer: int) -> None:
-        """Run the text through the quantised block, for the next one. Its codes are decoded once for all batches."""
+        """Run the rows through the quantised block, for the next one. Its codes are decoded once for all batches."""
         give_back()
         self._progress.phase(f"block {layer + 1} of {self._layers}: computing outputs")
         decoded = {key: W.decode() if isinstance(W, QuantizedMatrix) else W for key, W in quantised.items()}
@@ -121,10 +122,10 @@ class CalibrationText(NoText):
         return Collected(collect_head(self._model.head, outer, self._architecture, self._stream, self._batch, self._seen))
 
     def _chosen(self, rows: slice) -> torch.Tensor:
-        return torch.from_numpy(self._tokens[rows]).to(self._device)
+        return torch.from_numpy(self._rows[rows]).to(self._device)
 
 
-def calibration_text(
+def calibration_run(
     checkpoint: Checkpoint, recipe: Recipe, calibration: Calibration | None, work_dir: Path, device: torch.device, progress: Progress
-) -> NoText:
-    return NoText() if calibration is None else CalibrationText(checkpoint, recipe, calibration, work_dir, device, progress)
+) -> NoRun:
+    return NoRun() if calibration is None else CalibrationRun(checkpoint, recipe, calibration, work_dir, device, progress)

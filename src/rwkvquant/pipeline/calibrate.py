@@ -1,16 +1,20 @@
-"""The calibration text as tokens: rows that quantisers see, and rows of other documents, kept out to test them on."""
+"""What is read for calibration, text or images: rows that quantisers see, and rows of other documents, kept out to test them on."""
 
 from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
 from importlib import resources
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rwkvquant.calibration.images import calibration_images
 from rwkvquant.calibration.samples import calibration_rows, load_documents
-from rwkvquant.errors import CalibrationError
+from rwkvquant.checkpoints import Checkpoint
+from rwkvquant.errors import CalibrationError, ConfigError
+from rwkvquant.models import ImageStages, Stages, text_stages
 from rwkvquant.pipeline.progress import Progress
 from rwkvquant.recipes import Recipe
 from rwkvquant.runtime.tokenizer import Tokenizer
@@ -20,22 +24,26 @@ KEPT_OUT = 8  # one document of so many is kept out: quantisers do not see it, a
 
 @dataclass(frozen=True)
 class Calibration:
-    """tokens (rows, length); the last `kept_out` rows come from documents that quantisers do not see.
+    """`rows`: tokens (rows, length), or images (rows, 3, height, width), normalised, of `length` patches each.
 
-    sha256: the hash of the tokens, so that runs on other tokens are noticed.
+    The last `kept_out` rows come from documents that quantisers do not see; of images, they are other images.
+    sha256: the hash of the rows, so that runs on others are noticed. stages: the forward for such rows. kind: "text" or "images".
     """
 
-    tokens: NDArray[np.int64]
+    rows: NDArray[Any]
     kept_out: int
     sha256: str
+    stages: Stages
+    length: int
+    kind: str = "text"
 
     @property
-    def seen(self) -> NDArray[np.int64]:
+    def seen(self) -> NDArray[Any]:
         """The rows that quantisers may see."""
-        return self.tokens[: len(self.tokens) - self.kept_out]
+        return self.rows[: len(self.rows) - self.kept_out]
 
 
-def calibrate(recipe: Recipe, documents: list[str], tokenizer: Tokenizer, progress: Progress) -> Calibration | None:
+def calibrate(arch: str, recipe: Recipe, documents: list[str], tokenizer: Tokenizer, progress: Progress) -> Calibration | None:
     """The rows of `documents`; None for a recipe that reads no text. Raises CalibrationError for a text that is too short."""
     if not recipe.calibrated:
         return None
@@ -53,7 +61,33 @@ def calibrate(recipe: Recipe, documents: list[str], tokenizer: Tokenizer, progre
             pass  # too little to keep any of it out
     if len(tokens) < options.rows:
         progress.note(f"the calibration text gives {len(tokens)} rows of {options.length} tokens, not {options.rows}")
-    return Calibration(tokens, kept_out, hashlib.sha256(tokens.astype("<i8").tobytes()).hexdigest())
+    sha256 = hashlib.sha256(tokens.astype("<i8").tobytes()).hexdigest()
+    return Calibration(tokens, kept_out, sha256, text_stages(arch), tokens.shape[1])
+
+
+def calibrate_with_images(checkpoint: Checkpoint, recipe: Recipe, progress: Progress) -> Calibration | None:
+    """The images of the recipe's calibration; None for a recipe that reads none.
+
+    Raises ConfigError if none are named, CalibrationError for what holds no images.
+    """
+    assert checkpoint.image is not None
+    if not recipe.calibrated:
+        return None
+    options = recipe.calibration
+    if not options.path:
+        raise ConfigError(
+            f"the method {recipe.method} reads images for calibration: give a folder of images or an .npz with --calib; "
+            "--method rtn needs none"
+        )
+    images = calibration_images(options.path, checkpoint.image, options.rows, recipe.seed)
+    if len(images) < options.rows:
+        progress.note(f"{options.path} has {len(images)} images, not {options.rows}")
+    kept_out = len(images) // KEPT_OUT if recipe.fall_back else 0
+    dims, (height, width) = checkpoint.dims, images.shape[2:]
+    task = checkpoint.architecture.task_in(checkpoint.tensors)
+    stages = ImageStages(checkpoint.arch, checkpoint.image, dims.patch, task, height, width)
+    sha256 = hashlib.sha256(images.astype("<f4").tobytes()).hexdigest()
+    return Calibration(images, kept_out, sha256, stages, stages.here[0] * stages.here[1], "images")
 
 
 def documents_of(recipe: Recipe) -> list[str]:

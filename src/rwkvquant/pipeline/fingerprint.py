@@ -24,6 +24,7 @@ SUMS = (
     "checkpoint",
     "adapter",
     "calibration text",
+    "calibration images",
     "tokenizer",
     "image settings",
     "candidates",
@@ -32,11 +33,16 @@ SUMS = (
 ELSEWHERE = ("calibration", "tokenizer", "adapter", "candidates", "sparse_input")  # compared by content, not by path
 
 
-def of_pass_1(source: Mapping[str, str], text: str, settings: Mapping[str, Sequence[Setting]], recipe: Recipe) -> dict[str, Any]:
-    """`source`: as Checkpoint.made_from. `text`: SHA-256 of the calibration tokens. `settings`: the candidates of each matrix."""
+def of_pass_1(
+    source: Mapping[str, str], read: str, settings: Mapping[str, Sequence[Setting]], recipe: Recipe, kind: str = "text"
+) -> dict[str, Any]:
+    """`source`: as Checkpoint.made_from. `read`: SHA-256 of what is read for calibration, `kind` "text" or "images".
+
+    `settings`: the candidates of each matrix.
+    """
     return {
         **source,
-        "calibration text": text,
+        f"calibration {kind}": read,
         "candidates": _sum({name: [setting.to_json() for setting in each] for name, each in settings.items()}),
         "method": recipe.method,
         "transform": recipe.transform,
@@ -51,15 +57,15 @@ def of_pass_1(source: Mapping[str, str], text: str, settings: Mapping[str, Seque
 
 def of_pass_2(
     source: Mapping[str, str],
-    text: str | None,
+    read: str | None,
     kept: TokenizerData | ImageSettings,
     chosen: Mapping[str, Setting],
     recipe: Recipe,
 ) -> dict[str, Any]:
-    """`source` and `text` as in pass 1. `kept`: what the file keeps for its runtime. `chosen`: the setting of each matrix."""
+    """`source` and `read` as in pass 1. `kept`: what the file keeps for its runtime. `chosen`: the setting of each matrix."""
     return {
         **source,
-        "calibration text": text,
+        f"calibration {'images' if isinstance(kept, ImageSettings) else 'text'}": read,
         **_runtime(kept),
         "plan": _sum({name: setting.to_json() for name, setting in chosen.items()}),
         "candidates": _sum([setting.to_json() for setting in (*recipe.candidates, *recipe.sparse_input)]),

@@ -27,7 +27,7 @@ from rwkvquant.config import CalibrationConfig, QuantizeRequest
 from rwkvquant.errors import CheckpointError
 from rwkvquant.models import CheckpointSource
 from rwkvquant.pipeline.backward import backward_pass
-from rwkvquant.pipeline.blocks import calibration_text
+from rwkvquant.pipeline.blocks import calibration_run
 from rwkvquant.pipeline.calibrate import Calibration, calibrate, documents_of
 from rwkvquant.pipeline.forward import settled
 from rwkvquant.pipeline.progress import Progress
@@ -68,7 +68,7 @@ def gguf_matrices(
     if calibration is not None:
         recipe = replace(recipe, calibration=replace(calibration, path=calibration.path or ""))
     recipe = settled(recipe, checkpoint, CPU, job.progress)
-    found = calibrate(recipe, documents_of(recipe), tokenizer, job.progress)
+    found = calibrate(checkpoint.arch, recipe, documents_of(recipe), tokenizer, job.progress)
     assert found is not None, "the recipe of gptq reads text"
     weights = CheckpointSource(checkpoint)
     try:
@@ -76,7 +76,7 @@ def gguf_matrices(
             original = weights.globals()
             gradients = _gradients_of_embeddings(checkpoint, recipe, found, Path(scratch), job.progress)
             outer = original | {name: job.embedding(name, original[name], G) for name, G in gradients.items()}
-            text = calibration_text(checkpoint, recipe, found, Path(scratch), CPU, job.progress)
+            text = calibration_run(checkpoint, recipe, found, Path(scratch), CPU, job.progress)
             text.embed(outer, original)
             for layer in range(checkpoint.dims.layers):
                 block = weights.block(layer)
@@ -95,7 +95,7 @@ def _gradients_of_embeddings(
     """By name, the second moments of the gradient by an embedding's rows: one pass forward and one backward over a part of the text."""
     layers = checkpoint.dims.layers
     progress.phase("embedding: reading the text")
-    backward = backward_pass(checkpoint, recipe, text.seen, scratch, CPU)
+    backward = backward_pass(checkpoint, recipe, text, scratch, CPU)
     backward.forward()
     for layer, *_ in backward.blocks():
         progress.phase(f"embedding: back through block {layer + 1} of {layers}")

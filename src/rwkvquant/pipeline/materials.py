@@ -8,7 +8,7 @@ from rwkvquant.architectures.image import ImageSettings
 from rwkvquant.checkpoints import Checkpoint
 from rwkvquant.errors import ConfigError
 from rwkvquant.formats.tokenizer_data import TokenizerData
-from rwkvquant.pipeline.calibrate import Calibration, calibrate, documents_of
+from rwkvquant.pipeline.calibrate import Calibration, calibrate, calibrate_with_images, documents_of
 from rwkvquant.pipeline.progress import Progress
 from rwkvquant.pipeline.tokenizer import tokenizer_for
 from rwkvquant.recipes import Recipe
@@ -37,9 +37,7 @@ def materials_for(checkpoint: Checkpoint, recipe: Recipe, progress: Progress) ->
     if checkpoint.image is not None:
         if recipe.tokenizer:
             raise ConfigError(f"{checkpoint.path}: a model for images has no tokenizer; leave --tokenizer {recipe.tokenizer} out")
-        if recipe.calibrated:
-            raise ConfigError(f"the method {recipe.method} does not read images yet; try --method rtn, which needs none")
-        return Materials(None, image=checkpoint.image)
+        return Materials(calibrate_with_images(checkpoint, recipe, progress), image=checkpoint.image)
     documents = documents_of(recipe)
     tokenizer = tokenizer_for(checkpoint, recipe, documents, progress)
-    return Materials(calibrate(recipe, documents, tokenizer, progress), tokenizer)
+    return Materials(calibrate(checkpoint.arch, recipe, documents, tokenizer, progress), tokenizer)

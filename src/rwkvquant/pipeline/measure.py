@@ -23,6 +23,7 @@ from rwkvquant.calibration.statistics import Sensitivity
 from rwkvquant.checkpoints import Checkpoint, LogicalMatrix
 from rwkvquant.pipeline.allocation import give_back
 from rwkvquant.pipeline.backward import backward_pass
+from rwkvquant.pipeline.calibrate import Calibration
 from rwkvquant.pipeline.matrices import quantize_matrix, sampled_rows
 from rwkvquant.pipeline.plan_file import Candidate, Measured, from_json, to_json
 from rwkvquant.pipeline.progress import Progress
@@ -43,7 +44,7 @@ LORA_CAUTION = 2.0  # their losses are underestimated: tanh and sigmoid follow t
 def measure(
     checkpoint: Checkpoint,
     recipe: Recipe,
-    tokens: NDArray[np.int64],
+    calibration: Calibration,
     work_dir: Path,
     device: torch.device,
     progress: Progress,
@@ -57,7 +58,7 @@ def measure(
     settings = allowed_settings(recipe, [m.name for m in matrices.values()], checkpoint.architecture, checkpoint.tensors)
     layers = checkpoint.dims.layers
     progress.phase("pass 1: sensitivities")
-    backward = backward_pass(checkpoint, recipe, tokens, work_dir, device)
+    backward = backward_pass(checkpoint, recipe, calibration, work_dir, device)
     measured = _kept(journal, backward)
     if measured is None:
         measured = {}

@@ -26,7 +26,7 @@ def choose(
     assert text is not None, "a recipe with a pass 1 reads text"
     require_reachable(checkpoint, recipe)
     settings = allowed_settings(recipe, list(quantized_shapes(checkpoint)), checkpoint.architecture, checkpoint.tensors)
-    journal = work.journal("plan.json", fingerprint.of_pass_1(checkpoint.made_from(), text.sha256, settings, recipe))
+    journal = work.journal("plan.json", fingerprint.of_pass_1(checkpoint.made_from(), text.sha256, settings, recipe, text.kind))
     measured = None
     if journal.state and journal.state.get("complete"):
         measured = from_json(journal.state.get("tensors"))
@@ -36,7 +36,7 @@ def choose(
             progress.note(f"pass 1 skipped: its results are in {journal.path}")
     if measured is None:
         scratch = work.folder("pass1", keep=journal.state is not None)
-        measured = measure(checkpoint, recipe, text.seen, scratch, device, progress, journal)
+        measured = measure(checkpoint, recipe, text, scratch, device, progress, journal)
     chosen = choose_settings(checkpoint, recipe, measured, progress)
     if journal.state != (state := {"complete": True, "tensors": to_json(measured, chosen)}):
         journal.note(state, "pass 1")

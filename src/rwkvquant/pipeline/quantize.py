@@ -1,9 +1,9 @@
 """Quantise a checkpoint: the whole story on one page.
 
 A recipe says what runs. Pass 1, if the recipe has one, tries every candidate on full-precision inputs, and every matrix gets its setting
-(pass_1.py). plan.py makes the plan for every tensor. Pass 2 goes block by block, in three steps. It runs the calibration text through
+(pass_1.py). plan.py makes the plan for every tensor. Pass 2 goes block by block, in three steps. It runs the calibration through
 the block with the original weights, on inputs that the quantised blocks before it produced (blocks.py). It quantises the tensors of
-the block with the statistics of this run (tensors.py; an executor gets the matrices). It runs the text through the quantised block, for
+the block with the statistics of this run (tensors.py; an executor gets the matrices). It runs the rows through the quantised block, for
 the next one.
 
 The weights of one block and the activations of one batch are in memory. The hidden states are in the work directory, the finished
@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from rwkvquant.architectures import MATRIX_ROLES, Role
+from rwkvquant.architectures import Role
 from rwkvquant.checkpoints import open_checkpoint
 from rwkvquant.codecs import ALIGNMENT
 from rwkvquant.config import QuantizeRequest
@@ -26,7 +26,7 @@ from rwkvquant.formats.container import check_output, open_packed
 from rwkvquant.kernels.tiles import padded
 from rwkvquant.models import CheckpointSource
 from rwkvquant.pipeline import record
-from rwkvquant.pipeline.blocks import calibration_text
+from rwkvquant.pipeline.blocks import calibration_run
 from rwkvquant.pipeline.executor import Executor, SerialExecutor
 from rwkvquant.pipeline.fingerprint import of_pass_2
 from rwkvquant.pipeline.forward import settled
@@ -88,9 +88,9 @@ def _quantize(
     assert kept is not None
     made_from = of_pass_2(checkpoint.made_from(), calibrated.sha256 if calibrated else None, kept, chosen, recipe)
     with resumable(work, output, made_from, checkpoint.dims.layers, recipe.measured) as job:
-        text = calibration_text(checkpoint, recipe, calibrated, job.scratch, device, progress)
+        run = calibration_run(checkpoint, recipe, calibrated, job.scratch, device, progress)
         tensors = TensorWriter(checkpoint, plan, recipe, job.writer, progress, executor)
-        job.restore(tensors, text, progress)
+        job.restore(tensors, run, progress)
         progress.begin(len(plan) - len(job.writer))
 
         weights = CheckpointSource(checkpoint, device)
@@ -99,26 +99,24 @@ def _quantize(
         outer = tensors.write(original, None, BEFORE_HEAD)
         tensors.carry()
         if job.begins:
-            text.embed(outer, original)
+            run.embed(outer, original)
             job.embedded()
-        large = {spec.name for spec in checkpoint.architecture.outside if spec.role in MATRIX_ROLES}
-        outer = {name: weight for name, weight in outer.items() if name not in large}  # the head is read again when its turn comes
-        del original
+        del original, outer  # what the head needs is read again when its turn comes
 
         for layer in job.blocks():
             block = weights.block(layer)
-            quantised = tensors.write(block, layer, ALL, text.collect(block, layer))
-            text.advance(quantised, block, layer)
+            quantised = tensors.write(block, layer, ALL, run.collect(block, layer))
+            run.advance(quantised, block, layer)
             del block, quantised  # before the next block is read
 
         if job.head_is_left:
             progress.phase("head")
-            collected = text.collect_head(outer)
-            tensors.write(weights.globals(), None, HEAD, collected)
+            final = weights.globals()
+            tensors.write(final, None, HEAD, run.collect_head(final))
             job.head_done()
         progress.phase("writing")
         if tensors.fallen_back:
-            progress.note(f"rounded without error feedback, which has less error on text kept out: {', '.join(tensors.fallen_back)}")
+            progress.note(f"rounded without error feedback, which has less error on what was kept out: {', '.join(tensors.fallen_back)}")
         job.writer.finish(
             model={"arch": checkpoint.arch, "dims": checkpoint.dims},
             quantization_config=record.quantization_config(asked, recipe, plan),

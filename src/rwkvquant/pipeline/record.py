@@ -34,13 +34,13 @@ def quantization_config(request: QuantizeRequest, recipe: Recipe, plan: list[Pla
 
 
 def provenance(checkpoint: Checkpoint, calibrated: Calibration | None) -> dict[str, Any]:
-    adapter = checkpoint.adapter
+    adapter, of_text = checkpoint.adapter, checkpoint.image is None
     return {
         "source": checkpoint.path.resolve().name,
         "source_sha256": checkpoint.sha256(),
         **({"adapter": adapter.path.resolve().name, "adapter_sha256": adapter.sha256} if adapter else {}),
         "calibration_sha256": calibrated.sha256 if calibrated else None,
-        "calibration_tokens": list(calibrated.tokens.shape) if calibrated else None,
+        **{f"calibration_{'tokens' if of_text else 'images'}": list(calibrated.rows.shape) if calibrated else None},
         "torch": torch.__version__,
     }
 

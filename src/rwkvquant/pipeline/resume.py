@@ -14,7 +14,7 @@ from typing import Any
 from rwkvquant.errors import FormatError
 from rwkvquant.formats.container import ContainerWriter
 from rwkvquant.pipeline.allocation import give_back
-from rwkvquant.pipeline.blocks import NoText
+from rwkvquant.pipeline.blocks import NoRun
 from rwkvquant.pipeline.progress import Progress
 from rwkvquant.pipeline.tensors import TensorWriter
 from rwkvquant.pipeline.work_dir import Journal, WorkDirectory
@@ -28,9 +28,9 @@ class Job:
         self._journal, self._work, self._layers = journal, work, layers
         self._finished: int | None = None  # blocks; 0 after the embedding, None before it
 
-    def restore(self, tensors: TensorWriter, text: NoText, progress: Progress) -> None:
-        """Bring `tensors` and `text` to where an earlier run stopped, if there was one."""
-        self._tensors, self._text = tensors, text
+    def restore(self, tensors: TensorWriter, run: NoRun, progress: Progress) -> None:
+        """Bring `tensors` and `run` to where an earlier job stopped, if there was one."""
+        self._tensors, self._run = tensors, run
         if self._journal.state is None:
             return
         if not self._restored(self._journal.state):
@@ -43,7 +43,7 @@ class Job:
 
     @property
     def begins(self) -> bool:
-        """Whether the text has not been embedded yet."""
+        """Whether the rows have not been embedded yet."""
         return self._finished is None
 
     @property
@@ -61,7 +61,7 @@ class Job:
             self._note(layer + 1, f"block {layer + 1} of {self._layers}")
 
     def embedded(self) -> None:
-        """The text is ready for block 0. Raises StoppedError if the caller asked to stop."""
+        """The rows are ready for block 0. Raises StoppedError if the caller asked to stop."""
         self._note(0, "the embedding")
 
     def head_done(self) -> None:
@@ -71,11 +71,11 @@ class Job:
         self._finished = blocks
         if self._journal.lasting:
             state: dict[str, Any] = {"blocks": blocks, "fallen_back": self._tensors.fallen_back, "spool": self.writer.state()}
-            self._journal.note(state | {"text": self._text.state()}, after)
+            self._journal.note(state | {"text": self._run.state()}, after)
 
     def _restored(self, state: dict[str, Any]) -> bool:
         try:
-            if not self._text.restore(state["text"]):
+            if not self._run.restore(state["text"]):
                 return False
             fallen_back = [str(name) for name in state["fallen_back"]]
             self.writer.restore(state["spool"])

@@ -1,0 +1,76 @@
+"""The pass backward over images is that of the whole model, for every kind of head."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from rwkvquant.calibration.posteriors import OF_TASK
+from rwkvquant.calibration.sensitivity import Backward, ModelParts
+from rwkvquant.calibration.statistics import Sensitivity
+from rwkvquant.checkpoints import open_checkpoint
+from rwkvquant.models import CheckpointSource, ImageStages
+from rwkvquant.models import vrwkv as forward
+from tests.vision import write_vrwkv
+
+COUNT, HEIGHT, WIDTH, BATCH, SEED = 5, 8, 20, 2, 4
+PIXELS = np.random.default_rng(0).normal(size=(COUNT, 3, HEIGHT, WIDTH)).astype(np.float32)
+TASKS = {"head": "classify", "decode_head": "segment", "bbox_head": "detect", "": None}
+
+
+class Listened:
+    def __init__(self, W: Tensor) -> None:
+        self.W = W
+
+    def product(self, x: Tensor) -> Tensor:
+        self.x, self.y = x, functional.linear(x, self.W)
+        self.y.retain_grad()
+        return self.y
+
+
+@pytest.mark.parametrize("post_norm", [False, True])
+@pytest.mark.parametrize("head", TASKS)
+def test_blocks_backward_are_the_whole_model_backward(tmp_path: Path, head: str, post_norm: bool) -> None:
+    checkpoint = open_checkpoint(write_vrwkv(tmp_path, head=head, post_norm=post_norm, layer_scale=post_norm))
+    source, task = CheckpointSource(checkpoint), checkpoint.architecture.task_in(checkpoint.tensors)
+    assert task == TASKS[head] and checkpoint.image is not None
+    stages = ImageStages("vrwkv", checkpoint.image, 4, task, HEIGHT, WIDTH)
+    assert stages.here == (2, 5)
+    parts = ModelParts(
+        *(stages, source.globals, source.block, checkpoint.architecture, 2, 24, torch.device("cpu"), OF_TASK[task]), answers=16
+    )
+    backward = Backward(parts, PIXELS, BATCH, tmp_path, SEED, length=10)
+    backward.forward()
+    found = {(layer, key): each for layer, _, sensitivities in backward.blocks() for key, each in sensitivities.items()}
+
+    outer, draws, expected = source.globals(), torch.Generator().manual_seed(SEED), dict[tuple[int, str], Sensitivity]()
+    for start in range(0, COUNT, BATCH):
+        heard = {}
+        x, here = forward.embed(outer, torch.from_numpy(PIXELS[start : start + BATCH]), 4, (2, 6))
+        x = x.requires_grad_(True)
+        for layer in range(2):
+            weights = source.block(layer)
+            for key in checkpoint.architecture.matrix_keys:
+                weights[key] = heard[layer, key] = Listened(weights[key])
+            x = forward.block(weights, x, here, post_norm)
+        features = forward.features(outer, x, here)
+        if task == "segment":
+            output = forward.segment(outer, features, HEIGHT, WIDTH)
+        else:
+            output = features if task is None else getattr(forward, task)(outer, features)
+        OF_TASK[task](output, draws).backward()
+        for place, matrix in heard.items():
+            assert matrix.y.grad is not None
+            expected.setdefault(place, Sensitivity(*matrix.W.shape))
+            expected[place].add(matrix.x.detach().flatten(0, 1), matrix.y.grad.flatten(0, 1))
+    assert found.keys() == expected.keys() and len(found) == 14
+    for place, sensitivity in found.items():
+        scale = float(expected[place].rows.max())
+        assert scale > 0
+        torch.testing.assert_close(sensitivity.rows / scale, expected[place].rows / scale, rtol=2e-3, atol=1e-5)
+        torch.testing.assert_close(sensitivity.inputs.H, expected[place].inputs.H, rtol=1e-4, atol=1e-6)
