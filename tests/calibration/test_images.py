@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from rwkvquant.calibration.activations import collect_activation
 from rwkvquant.calibration.posteriors import OF_TASK
 from rwkvquant.calibration.sensitivity import Backward, ModelParts
 from rwkvquant.calibration.statistics import Sensitivity
@@ -74,3 +75,19 @@ def test_blocks_backward_are_the_whole_model_backward(tmp_path: Path, head: str,
         assert scale > 0
         torch.testing.assert_close(sensitivity.rows / scale, expected[place].rows / scale, rtol=2e-3, atol=1e-5)
         torch.testing.assert_close(sensitivity.inputs.H, expected[place].inputs.H, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("head", ["head", "decode_head", "bbox_head"])
+def test_activations_are_those_of_the_taps(tmp_path: Path, head: str) -> None:
+    checkpoint = open_checkpoint(write_vrwkv(tmp_path, head=head))
+    source, stages = CheckpointSource(checkpoint), ImageStages.of(checkpoint, HEIGHT, WIDTH)
+    heard: dict[tuple[int | None, str], Tensor] = {}
+    outer = source.globals()
+    x = stages.embed(outer, torch.from_numpy(PIXELS))
+    for layer in range(2):
+        x, *_ = stages.block(source.block(layer), x, None, None, lambda name, X, layer=layer: heard.update({(layer, name): X}))
+    stages.head(outer, x, lambda name, X: heard.update({(None, name): X}))
+    for (layer, name), X in heard.items():
+        found = collect_activation(source, PIXELS, layer, name, batch=BATCH, stages=stages)
+        assert found.shape[1] == (1 if (head, layer) == ("head", None) else 10)
+        np.testing.assert_allclose(found, X.detach().reshape(found.shape).numpy(), rtol=1e-4, atol=1e-5)

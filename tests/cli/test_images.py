@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -61,6 +62,24 @@ def test_inspect_and_verify_take_a_packed_file_and_commands_for_text_refuse_it(
         assert "out.safetensors: Vision-RWKV is a model for images, and this works with text models only" in error, command
 
 
+def test_activations_shows_those_of_images(checkpoint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    np.savez(tmp_path / "set.npz", images=np.random.default_rng(0).integers(0, 256, (3, 8, 24, 3), dtype=np.uint8))
+    images = str(tmp_path / "set.npz")
+    for tensor, activation, values in (("layers.1.att.spatial_mix_k", "att.shift_delta", 3 * 12 * 24), ("head", "head.x", 3 * 24)):
+        assert run(["activations", checkpoint, tensor, "--images", images, "--json"]) == 0
+        shown = json.loads(capsys.readouterr().out)
+        assert (shown["activation"], shown["values"]) == (activation, values)
+    text = str(write_pth(tmp_path / "text.pth", random_state_dict("rwkv7")))
+    mistakes = {
+        "reads images: give --images, and neither --text nor --tokenizer": [checkpoint, "head"],
+        "is a text model; give --text, not --images": [text, "head", "--images", images],
+        "no name of a matrix or element-wise vector matches": [checkpoint, "patch_embed", "--images", images],
+    }
+    for sentence, arguments in mistakes.items():
+        assert run(["activations", *arguments]) == 2
+        assert sentence in " ".join(capsys.readouterr().err.split())
+
+
 def test_quantize_takes_no_tokenizer_for_images(checkpoint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = str(tmp_path / "out.safetensors")
     assert run(["quantize", checkpoint, "-o", out, "--method", "rtn", "--tokenizer", "world"]) == 2
@@ -78,7 +97,6 @@ COMMANDS = {
     "generate": ["-p", "x"],
     "chat": [],
     "eval": ["--text", "text.txt"],
-    "activations": ["att.xk"],
     "export": ["-o", "out.gguf", "--layout", "gguf", "--gguf-type", "q8_0"],
 }
 

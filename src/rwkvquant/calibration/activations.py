@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ from torch import Tensor
 
 from rwkvquant.architectures import architecture
 from rwkvquant.errors import CalibrationError
-from rwkvquant.models import WeightSource, forward_of
+from rwkvquant.models import Stages, WeightSource, text_stages
 
 CORE = tuple(step / 2 for step in range(7))  # 0 to 3 standard deviations
 TAILS = (4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 32.0, 48.0, 64.0, 96.0, 128.0)
@@ -29,22 +30,30 @@ PERCENTILES = (0.1, 1.0, 5.0, 50.0, 95.0, 99.0, 99.9)
 
 @torch.no_grad()
 def collect_activation(
-    source: WeightSource, tokens: NDArray[np.int64], layer: int | None, name: str, index: int | None = None, batch: int = 8
+    source: WeightSource,
+    rows: NDArray[Any],
+    layer: int | None,
+    name: str,
+    index: int | None = None,
+    batch: int = 8,
+    stages: Stages | None = None,
 ) -> NDArray[np.float32]:
     """The activation that models/ taps as `name` in a layer, or in the head for layer None -> (rows, length, width).
 
-    tokens (rows, length); every row starts from the state before the first token. `index` chooses a slice of a sliced activation. Axes
-    after the second, such as heads, become one. One block's weights and all hidden states are in memory.
-    Raises CalibrationError for values that are not finite.
+    `rows`: tokens (rows, length); every row starts from the state before the first token. Or images, with `stages` for their size; then
+    patches are tokens. `index` chooses a slice of a sliced activation. Axes after the second, such as heads, become one. One block's
+    weights and all hidden states are in memory. Raises CalibrationError for values that are not finite.
     """
-    model, outer = forward_of(source.arch), source.globals()
-    batches = [torch.from_numpy(tokens[start : start + batch]) for start in range(0, len(tokens), batch)]
+    model, outer = stages or text_stages(source.arch), source.globals()
+    batches = [torch.from_numpy(rows[start : start + batch]) for start in range(0, len(rows), batch)]
     hidden: list[tuple[Tensor, Tensor | None]] = [(model.embed(outer, part), None) for part in batches]
     batches_heard: list[Tensor] = []
 
     def tap(tapped: str, x: Tensor) -> None:
         if tapped == name:
-            batches_heard.append((x if index is None else x[index]).flatten(2).clone())
+            x = x if index is None else x[index]
+            # The heads of a model for images get one row an image, or rows and columns of patches.
+            batches_heard.append((x.flatten(2) if layer is not None else x.reshape(len(x), -1, x.shape[-1])).clone())
 
     for at in range(source.dims.layers if layer is None else layer + 1):
         weights = source.block(at)
@@ -52,8 +61,8 @@ def collect_activation(
             x, _, carry = model.block(weights, x, None, carry, tap if at == layer else None)
             hidden[i] = x, carry
     if layer is None:
-        heads = architecture(source.arch).heads
-        one_row = {**outer, **{spec.name: outer[spec.name][:1] for spec in heads}}  # only the input is needed, no logits
+        large = [spec.name for spec in architecture(source.arch).heads if not spec.optional]
+        one_row = {**outer, **{name: outer[name][:1] for name in large}}  # only the input is needed, no logits
         for x, _ in hidden:
             model.head(one_row, x, tap)
     assert len(batches_heard) == len(hidden), f"{name} is tapped {len(batches_heard)} times in layer {layer} for {len(hidden)} batches"

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from rwkvquant.architectures.image import ImageSettings
+from rwkvquant.checkpoints import Checkpoint
 from rwkvquant.errors import CalibrationError
 from rwkvquant.kernels.images import normalized
 
 
-def calibration_images(path: Path | str, settings: ImageSettings, count: int, seed: int = 0) -> NDArray[np.float32]:
+def calibration_images(path: Path | str, checkpoint: Checkpoint, count: int, seed: int = 0) -> NDArray[np.float32]:
     """At most `count` images of a set, drawn by `seed` -> (count, 3, height, width), normalised. Raises CalibrationError for no set."""
     try:
         images = np.load(path)["images"]
@@ -21,4 +21,5 @@ def calibration_images(path: Path | str, settings: ImageSettings, count: int, se
         raise CalibrationError(f"cannot read images from {path}: {error}") from error
     chosen = list(range(len(images)))
     random.Random(seed).shuffle(chosen)
-    return normalized(images[chosen[:count]], settings.mean, settings.std)
+    assert checkpoint.image is not None
+    return normalized(images[chosen[:count]], checkpoint.image.mean, checkpoint.image.std)

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import numpy as np
 import typer
+from numpy.typing import NDArray
 
-from rwkvquant.architectures import TensorSpec
-from rwkvquant.checkpoints import Checkpoint, open_text_checkpoint
+from rwkvquant.architectures import Role, TensorSpec
+from rwkvquant.checkpoints import Checkpoint, open_checkpoint
 from rwkvquant.cli.evaluate import AdapterOption, TokenizerOption
 from rwkvquant.cli.histogram import histogram
 from rwkvquant.cli.output import JsonOption, emit, stdout
@@ -19,6 +21,7 @@ from rwkvquant.errors import ConfigError
 
 if TYPE_CHECKING:  # it imports torch
     from rwkvquant.calibration.activations import Distribution
+    from rwkvquant.models import Stages
 
 CHANNELS = 8  # so many of the largest are shown
 FIGURES = (".svg", ".png")
@@ -42,11 +45,12 @@ class Meeting:
 
 
 def command(
-    checkpoint: Annotated[str, typer.Argument(help="A checkpoint of RWKV-6 (x060) or RWKV-7 (x070).")],
+    checkpoint: Annotated[str, typer.Argument(help="A checkpoint of RWKV-6 (x060), RWKV-7 (x070) or Vision-RWKV.")],
     tensor: Annotated[str, typer.Argument(help="A matrix or element-wise vector, by name or by a pattern as in --tensor-bits.")],
     text: Annotated[str | None, typer.Option(help="Text to read. Default: the calibration text in the package.")] = None,
-    rows: Annotated[int, typer.Option(min=1, help="Rows of text.")] = 8,
-    length: Annotated[int, typer.Option(min=1, help="Tokens in a row.")] = 512,
+    images: Annotated[str | None, typer.Option(help="For Vision-RWKV: the images to read, as a folder or an .npz.")] = None,
+    rows: Annotated[int, typer.Option(min=1, help="Rows of text, or images.")] = 8,
+    length: Annotated[int, typer.Option(min=1, help="Tokens in a row of text.")] = 512,
     tokenizer: TokenizerOption = None,
     adapter: AdapterOption = None,
     output: Annotated[str | None, typer.Option("--output", "-o", help="Also write a figure, .svg or .png; needs matplotlib.")] = None,
@@ -55,18 +59,19 @@ def command(
     """Show how the values that a tensor is multiplied with are distributed, next to a normal distribution."""
     if output is not None:
         _check_figure(output)
-    opened = open_text_checkpoint(checkpoint, adapter or "")
+    opened = open_checkpoint(checkpoint, adapter or "")
     met = find_meeting(opened, tensor)
+    if opened.image and (images is None or text or tokenizer):
+        raise ConfigError(f"{checkpoint}: {opened.architecture.title} reads images: give --images, and neither --text nor --tokenizer")
+    if images and not opened.image:
+        raise ConfigError(f"{checkpoint}: {opened.architecture.title} is a text model; give --text, not --images")
 
     from rwkvquant.calibration.activations import collect_activation, distribution
-    from rwkvquant.calibration.samples import calibration_rows, load_documents
     from rwkvquant.calibration.statistics.importance import PERCENTILE
     from rwkvquant.models import CheckpointSource
-    from rwkvquant.runtime.tokenizer import load_tokenizer
 
-    documents = load_documents(text or str(importlib.resources.files("rwkvquant") / "assets" / "calibration.txt"))
-    tokens = calibration_rows(documents, load_tokenizer(tokenizer or opened.tokenizer, opened.dims.vocab), rows, length, option="--length")
-    X = collect_activation(CheckpointSource(opened), tokens, met.layer, met.activation, met.index)
+    read, stages = _images(opened, images, rows) if images else (_tokens(opened, text, tokenizer, rows, length), None)
+    X = collect_activation(CheckpointSource(opened), read, met.layer, met.activation, met.index, stages=stages)
     measured = distribution(X, PERCENTILE)
     if output is not None:
         from rwkvquant.cli.figure import save_figure
@@ -76,13 +81,30 @@ def command(
     emit(result, as_json, lambda: _show(result, measured))
 
 
+def _tokens(checkpoint: Checkpoint, text: str | None, tokenizer: str | None, rows: int, length: int) -> NDArray[np.int64]:
+    from rwkvquant.calibration.samples import calibration_rows, load_documents
+    from rwkvquant.runtime.tokenizer import load_tokenizer
+
+    documents = load_documents(text or str(importlib.resources.files("rwkvquant") / "assets" / "calibration.txt"))
+    chosen = load_tokenizer(tokenizer or checkpoint.tokenizer, checkpoint.dims.vocab)
+    return calibration_rows(documents, chosen, rows, length, option="--length")
+
+
+def _images(checkpoint: Checkpoint, images: str, count: int) -> tuple[NDArray[np.float32], Stages]:
+    from rwkvquant.calibration.images import calibration_images
+    from rwkvquant.models import ImageStages
+
+    read = calibration_images(images, checkpoint, count)
+    return read, ImageStages.of(checkpoint, *read.shape[2:])
+
+
 def find_meeting(checkpoint: Checkpoint, pattern: str) -> Meeting:
     """The one tensor that has this name, or whose name matches the pattern. Raises ConfigError for none, and for several."""
     from rwkvquant.selection.policy import matching_names, near_names
 
     meetings = {}
     for name, spec, layer in checkpoint.specs():
-        if spec.input is not None or spec.partner is not None:
+        if spec.role is not Role.EMBEDDING and (spec.input is not None or spec.partner is not None):
             slices = range(checkpoint.tensors[name].shape[0]) if spec.slices else [None]
             for index in slices:
                 tensor = name if index is None else f"{name}.{index}"

@@ -12,6 +12,7 @@ from typing import Any, Protocol, cast
 from torch import Tensor
 
 from rwkvquant.architectures.image import ImageSettings
+from rwkvquant.checkpoints import Checkpoint
 from rwkvquant.models.layers import Tap, Weights
 from rwkvquant.models.model import forward_of
 
@@ -43,6 +44,12 @@ class ImageStages:
         self._module: ModuleType = forward_of(arch)
         self._settings, self._patch, self._task, self._size = settings, patch, task, (height, width)
         self.here = -(-height // patch), -(-width // patch)
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint, height: int, width: int) -> ImageStages:
+        assert checkpoint.image is not None
+        task = checkpoint.architecture.task_in(checkpoint.tensors)
+        return cls(checkpoint.arch, checkpoint.image, checkpoint.dims.patch, task, height, width)
 
     def embed(self, weights: Weights, rows: Tensor, /) -> Tensor:
         x, here = self._module.embed(weights, rows, self._patch, self._settings.grid)

@@ -79,13 +79,11 @@ def calibrate_with_images(checkpoint: Checkpoint, recipe: Recipe, progress: Prog
             f"the method {recipe.method} reads images for calibration: give a folder of images or an .npz with --calib; "
             "--method rtn needs none"
         )
-    images = calibration_images(options.path, checkpoint.image, options.rows, recipe.seed)
+    images = calibration_images(options.path, checkpoint, options.rows, recipe.seed)
     if len(images) < options.rows:
         progress.note(f"{options.path} has {len(images)} images, not {options.rows}")
     kept_out = len(images) // KEPT_OUT if recipe.fall_back else 0
-    dims, (height, width) = checkpoint.dims, images.shape[2:]
-    task = checkpoint.architecture.task_in(checkpoint.tensors)
-    stages = ImageStages(checkpoint.arch, checkpoint.image, dims.patch, task, height, width)
+    stages = ImageStages.of(checkpoint, *images.shape[2:])
     sha256 = hashlib.sha256(images.astype("<f4").tobytes()).hexdigest()
     return Calibration(images, kept_out, sha256, stages, stages.here[0] * stages.here[1], "images")
 
