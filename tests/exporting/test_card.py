@@ -73,6 +73,7 @@ TAGS = {
 def test_the_card_of_a_model_for_images_says_what_its_head_does(head: str, folder: Path) -> None:
     source = write_vrwkv(folder, head=head)
     command = ["quantize", str(source), "-o", "out/model.safetensors", "--method", "rtn", "--code-bits", "4", "--card", "--license", "mit"]
+    assert run([*command, "--card-text", "some.txt"]) == 2 and not (folder / "out/model.safetensors").exists()
     assert run(command) == 0
     assert header(folder / "out/README.md")["pipeline_tag"] == TAGS[head]
     text, config = (folder / "out/README.md").read_text(), json.loads((folder / "out/config.json").read_text())

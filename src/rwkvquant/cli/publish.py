@@ -21,10 +21,12 @@ def publish(
     What would stop publishing is reported before the work.
     """
     from rwkvquant.calibration.samples import load_documents
+    from rwkvquant.checkpoints import open_text_checkpoint
     from rwkvquant.exporting import card
 
     publication = card.prepare(checkpoint, output, licence, base_model)
     if card_text is not None:
+        open_text_checkpoint(checkpoint)
         load_documents(card_text)
     result = quantise()
     divergence = {"text": card_text, **_compare(checkpoint, output, card_text)} if card_text is not None else None
