@@ -10,11 +10,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from rwkvquant.architectures.image import MEAN, STD
 from rwkvquant.calibration.activations import collect_activation
+from rwkvquant.calibration.images import calibration_images
 from rwkvquant.calibration.posteriors import OF_TASK
 from rwkvquant.calibration.sensitivity import Backward, ModelParts
 from rwkvquant.calibration.statistics import Sensitivity
 from rwkvquant.checkpoints import open_checkpoint
+from rwkvquant.errors import ImageError
+from rwkvquant.images import png_bytes
 from rwkvquant.models import CheckpointSource, ImageStages
 from rwkvquant.models import vrwkv as forward
 from tests.vision import write_vrwkv
@@ -91,3 +95,22 @@ def test_activations_are_those_of_the_taps(tmp_path: Path, head: str) -> None:
         found = collect_activation(source, PIXELS, layer, name, batch=BATCH, stages=stages)
         assert found.shape[1] == (1 if (head, layer) == ("head", None) else 10)
         np.testing.assert_allclose(found, X.detach().reshape(found.shape).numpy(), rtol=1e-4, atol=1e-5)
+
+
+def test_calibration_images_are_evenly_spread_over_the_classes_and_mixed(tmp_path: Path) -> None:
+    """Folders are sorted by class; the images of this set have one value each, 10 times their class."""
+    for kind in range(8):
+        (tmp_path / "set" / str(kind)).mkdir(parents=True)
+        for number in range(4):
+            pixels = np.full((16, 16, 3), 10 * kind, np.uint8)
+            (tmp_path / "set" / str(kind) / f"{number}.png").write_bytes(png_bytes(pixels))
+    checkpoint = open_checkpoint(write_vrwkv(tmp_path))
+    images = calibration_images(tmp_path / "set", checkpoint, 16)
+    assert images.shape == (16, 3, 8, 24)  # resized to what the model reads
+    mean, std = MEAN[0], STD[0]
+    classes = [round((float(image[0].mean()) * std + mean) / 10) for image in images]
+    assert sorted(classes) == sorted([*range(8)] * 2) and len(set(classes[:6])) > 3 and len(set(classes[-6:])) > 3
+    assert np.array_equal(images, calibration_images(tmp_path / "set", checkpoint, 16))
+    assert not np.array_equal(images, calibration_images(tmp_path / "set", checkpoint, 16, seed=1))
+    with pytest.raises(ImageError, match="there is no such file or folder"):
+        calibration_images(tmp_path / "none", checkpoint, 16)

@@ -68,7 +68,7 @@ def calibrate(arch: str, recipe: Recipe, documents: list[str], tokenizer: Tokeni
 def calibrate_with_images(checkpoint: Checkpoint, recipe: Recipe, progress: Progress) -> Calibration | None:
     """The images of the recipe's calibration; None for a recipe that reads none.
 
-    Raises ConfigError if none are named, CalibrationError for what holds no images.
+    Raises ConfigError if none are named, ImageError for what holds no images.
     """
     assert checkpoint.image is not None
     if not recipe.calibrated:

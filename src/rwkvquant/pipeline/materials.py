@@ -32,7 +32,7 @@ class Materials:
 def materials_for(checkpoint: Checkpoint, recipe: Recipe, progress: Progress) -> Materials:
     """Reads the calibration and the tokenizer.
 
-    Raises CalibrationError and TokenizerError for what cannot be read or does not fit, ConfigError for a tokenizer for images.
+    Raises CalibrationError, ImageError and TokenizerError for what cannot be read or does not fit, ConfigError for a tokenizer for images.
     """
     if checkpoint.image is not None:
         if recipe.tokenizer:
