@@ -47,8 +47,9 @@ if TYPE_CHECKING:
     from rwkvquant.runtime.inspection import inspect, verify
     from rwkvquant.runtime.sampling import SamplingConfig
     from rwkvquant.runtime.session import Model, load
-    from rwkvquant.runtime.states.files import State
+    from rwkvquant.runtime.states.files import PackedState, State
     from rwkvquant.runtime.states.pool import Slots
+    from rwkvquant.runtime.states.resting import StatePool
     from rwkvquant.runtime.templates import ChatMessage, ChatTemplate, chat_template
     from rwkvquant.runtime.thinking import ChatPiece
 
@@ -78,8 +79,9 @@ _HOMES = {
     "runtime.inspection": ("inspect", "verify"),
     "runtime.sampling": ("SamplingConfig",),
     "runtime.session": ("Model", "load"),
-    "runtime.states.files": ("State",),
+    "runtime.states.files": ("PackedState", "State"),
     "runtime.states.pool": ("Slots",),
+    "runtime.states.resting": ("StatePool",),
     "runtime.templates": ("ChatMessage", "ChatTemplate", "chat_template"),
     "runtime.thinking": ("ChatPiece",),
 }
@@ -108,6 +110,7 @@ __all__ = [
     "LambadaResult",
     "Model",
     "PackedInfo",
+    "PackedState",
     "QuantizeConfig",
     "QuantizeRequest",
     "QuantizeResult",
@@ -116,6 +119,7 @@ __all__ = [
     "SegmentationScores",
     "Slots",
     "State",
+    "StatePool",
     "StoppedError",
     "TokenizerError",
     "__version__",

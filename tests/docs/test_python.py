@@ -36,7 +36,7 @@ def signature_on_page(name: str) -> list[str]:
     return [part.split("=")[0].strip("* ") for part in re.split(r", (?![^(]*\))", line[1]) if part != "*"]
 
 
-@pytest.mark.parametrize("name", [*FUNCTIONS, "Chat", "SamplingConfig", "CalibrationConfig"])
+@pytest.mark.parametrize("name", [*FUNCTIONS, "Chat", "SamplingConfig", "StatePool", "CalibrationConfig"])
 def test_signatures_are_the_real_ones(name: str) -> None:
     shown, real = signature_on_page(name), [*inspect.signature(getattr(rwkvquant, name)).parameters]
     assert shown == real or (shown[-1] == "..." and shown[:-1] == real[: len(shown) - 1])
@@ -56,7 +56,10 @@ def test_every_field_is_on_the_page(name: str) -> None:
     assert [field for field in fields if not re.search(rf"\b{field}\b", code())] == []
 
 
-@pytest.mark.parametrize("kind", [rwkvquant.Model, rwkvquant.Chat, rwkvquant.State, rwkvquant.Slots], ids=lambda kind: kind.__name__)
+KINDS = [rwkvquant.Model, rwkvquant.Chat, rwkvquant.State, rwkvquant.PackedState, rwkvquant.Slots, rwkvquant.StatePool]
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 def test_every_public_member_is_on_the_page(kind: type) -> None:
     members = [name for name in dir(kind) if not name.startswith("_")]
     assert [name for name in members if not re.search(rf"\b{name}\b", code())] == []

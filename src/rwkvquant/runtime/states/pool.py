@@ -6,6 +6,8 @@
     logits = slots.forward({second: [31]})                         # one alone
     kept = slots.state(second)                                     # a copy, as `Model.forward` gives and takes it
     slots.free(first)                                              # the next `add` may take it
+    packed = slots.park(second)                                    # the same for a session that waits: its state, in 8 bits a value
+    second = slots.add(packed)                                     # and it goes on
 
 Reading tokens into a slot changes its state in place; `Model.forward` makes a new state each time. So generate with slots. With many
 slots, every weight is read from memory once for all of them.
@@ -22,7 +24,7 @@ from rwkvquant.architectures import Dims
 from rwkvquant.errors import ConfigError
 from rwkvquant.kernels.state import RecurrentState
 from rwkvquant.runtime.engines.base import Engine, Which, checked_tokens
-from rwkvquant.runtime.states.files import State
+from rwkvquant.runtime.states.files import PackedState, State
 
 MAX_SLOTS = 1 << 16
 
@@ -44,7 +46,7 @@ class Slots:
         """How many slots there are, used and free."""
         return self._recurrent.batch
 
-    def add(self, state: State | None = None) -> int:
+    def add(self, state: State | PackedState | None = None) -> int:
         """Take a free slot, the lowest, and copy `state` into it (None: that of a model that has read nothing) -> the slot.
 
         Raises ConfigError if all are in use, FormatError for another model's state.
@@ -52,6 +54,8 @@ class Slots:
         free = next((slot for slot in range(self.count) if slot not in self._used), None)
         if free is None:
             raise ConfigError(f"all {self.count} slots are in use; free one, or make more with model.slots(count)")
+        if isinstance(state, PackedState):
+            state = state.state()
         if state is not None:
             state.require(self._initial.arch, self._dims)
         self._recurrent.put([free], (state or self._initial).recurrent)
@@ -75,6 +79,16 @@ class Slots:
         """A copy of what is in the slot. Raises ConfigError for one that is not in use."""
         self._require(slot)
         return State(self._initial.arch, self._recurrent.select([slot]))
+
+    def park(self, slot: int, bits: int = 8) -> PackedState:
+        """The state in the slot, packed in 8 or 4 bits a value, and the slot is free: for a session that waits. `add` wakes it.
+
+        Raises ConfigError for a slot that is not in use and for other bits, FormatError for a state that cannot be packed; then the
+        slot stays in use.
+        """
+        packed = self.state(slot).packed(bits)
+        self.free(slot)
+        return packed
 
     def free(self, slot: int) -> None:
         """Make a slot free. Raises ConfigError for one that is not in use."""
