@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP_ARGS ?=
 
-.PHONY: setup demo test test-cpus test-arm sanitize fuzz check clean
+.PHONY: setup demo demo-vision test test-cpus test-arm sanitize fuzz check clean
 
 setup: $(VENV)/.ready
 
@@ -16,6 +16,9 @@ $(VENV)/.ready: pyproject.toml constraints.txt CMakeLists.txt $(wildcard src/rwk
 
 demo: setup
 	$(BIN)/rwkvquant demo --checkpoint demo/rwkv7-8m/rwkv7-8m.pth --text demo/eval.txt
+
+demo-vision: setup
+	$(BIN)/rwkvquant demo --checkpoint demo/vrwkv-fashion/vrwkv-fashion.pth --images demo/vrwkv-fashion/images --calib demo/vrwkv-fashion/calib.npz
 
 test: check
 	$(BIN)/python -m pytest -n 2

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from rwkvquant.cli import demo_images
 from rwkvquant.cli.output import Counter, JsonOption, emit, interval, ledger_table, quantize_progress, stderr, stdout, table
 from rwkvquant.cli.quantize import show as show_quantized
 from rwkvquant.errors import ConfigError
@@ -24,16 +25,23 @@ def command(
         str | None, typer.Option(help="The original checkpoint. Without it, the packed model in the package only writes a paragraph.")
     ] = None,
     text: Annotated[str | None, typer.Option(help="Text to compare on, with --checkpoint.")] = None,
+    images: Annotated[str | None, typer.Option(help="For a classifier of images: the set to compare on, with --checkpoint.")] = None,
+    calib: Annotated[str | None, typer.Option(help="With --images: the calibration images, another set.")] = None,
     output: Annotated[str | None, typer.Option("--output", "-o", help="Keep the quantised file here.")] = None,
-    max_tokens: Annotated[int, typer.Option(help="Compare on this many predicted tokens.")] = 12_288,
+    max_tokens: Annotated[int, typer.Option(help="Compare on this many predicted tokens of the text.")] = 12_288,
     as_json: JsonOption = False,
 ) -> None:
-    """Quantise, measure, and let the model write a paragraph."""
+    """Quantise, measure, and let the model write a paragraph, or say what is in images."""
     if checkpoint is None:
-        if text is not None or output is not None:
-            raise ConfigError("--text and --output need --checkpoint")
+        if any(option is not None for option in (text, output, images, calib)):
+            raise ConfigError("--text, --images, --calib and --output need --checkpoint")
         result = _write_only()
         emit(result, as_json, lambda: stdout.print(result["text"]))
+    elif images is not None or calib is not None:
+        if images is None or calib is None or text is not None:
+            raise ConfigError("a classifier of images needs --images SET and --calib SET, and no --text")
+        result = demo_images.whole_job(checkpoint, images, calib, output)
+        emit(result, as_json, lambda: demo_images.show(result))
     else:
         result = _whole_job(checkpoint, text, output, max_tokens)
         emit(result, as_json, lambda: _show(result))

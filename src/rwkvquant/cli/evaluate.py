@@ -87,7 +87,7 @@ def refuse_without_images(max_images: int | None) -> None:
 def score_rows(scores: dict[str, Any]) -> list[list[str]]:
     """Of the scores of a model for images: shares in per cent with their intervals, classes side by side."""
     rows = []
-    for name, value in scores.items():
+    for name, value in sorted(scores.items(), key=lambda item: item[0] == "images"):
         if isinstance(value, float):
             bounds = scores.get(f"{name}_ci95")
             rows.append([name, f"{100 * value:.2f} %{interval(bounds and [100 * bound for bound in bounds], '.2f')}"])
