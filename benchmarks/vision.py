@@ -1,11 +1,15 @@
-"""How well models for images do on packed test sets, in torch, as a table and as JSON.
+"""What each method costs a model for images, at its true bits: KL divergence of its posterior, and top-1, mIoU or AP50.
 
-    python benchmarks/vision.py MODEL.pth TEST.npz [MODEL.pth TEST.npz ...] --json OUT.json
+    python benchmarks/vision.py FOLDER [FOLDER ...] --work-dir WORK --json OUT.json
 
-The head decides what is measured: top-1 of classes, mIoU of segmentation (labels that are no class are left out), AP50 of boxes (area
-under the interpolated precision-recall curve, mean of the classes). A test set has `images` uint8 (n, height, width[, 3]), or JPEG files
-one after another in `data`, cut at `offsets`; and `labels`, or `boxes` (m, 5) with corners and class, and `box_image` (m,), the image
-of each.
+Each FOLDER has one checkpoint (.pth), images with labels (test_*.npz) and calibration images (calib_*.npz). Rows are in vision_rows.py.
+All share calibration, 8-bit element-wise vectors (unless a row is about them), and patch embedding and head in 16 bits. True bits per
+weight, side information and padding included, are measured from the file.
+
+Every cell, a model and a row, is one file in WORK/MODEL with its result, and the KL of each image; a run that was stopped continues with
+the missing cells. From these, `ours_minus_this` is the paired 95 % interval of the difference in KL between rwkvquant at 3.275 bits and
+the row: if it is below 0, ours is nearer to the original, beyond what other images like these could change.
+
 `same_as_definition`: the largest difference of features between torch and the NumPy definition in float64, as a share of the largest.
 """
 
@@ -13,130 +17,190 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import io
 import json
+import os
 import platform
+import subprocess
 import time
-from itertools import pairwise
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from PIL import Image
+from vision_rows import GROUPS, OURS, Row
 
-from rwkvquant import __version__
+import rwkvquant
+from rwkvquant import CalibrationConfig, QuantizeRequest, __version__
+from rwkvquant.architectures import QUANTIZED_ROLES
 from rwkvquant.checkpoints import open_checkpoint
+from rwkvquant.evaluation.bootstrap import interval, resampled_means
+from rwkvquant.evaluation.images import Comparison, compare_many, evaluate
+from rwkvquant.evaluation.images.load import load_image_model
+from rwkvquant.formats.container import open_packed
+from rwkvquant.images import ImageSet, open_image_set
 from rwkvquant.kernels import vrwkv
-from rwkvquant.kernels.boxes import Boxes, find_boxes, overlap
 from rwkvquant.kernels.images import normalized
 from rwkvquant.models import ImageModel
 
-BATCH = 16
+Cell = dict[str, Any]
 
 
-def images_of(test: Any) -> NDArray[np.uint8]:
-    if "images" in test:
-        return test["images"]
-    data, offsets = test["data"].tobytes(), test["offsets"]
-    files = [data[start:stop] for start, stop in pairwise(offsets)]
-    return np.stack([np.asarray(Image.open(io.BytesIO(file)).convert("RGB")) for file in files])
+class Model:
+    """A folder with a checkpoint and its images, and the folder of its cells."""
+
+    def __init__(self, folder: str, work: Path) -> None:
+        self.checkpoint, self.test, self.calib = (self._only(folder, pattern) for pattern in ("*.pth", "test_*.npz", "calib_*.npz"))
+        self.name, self.cells = self.checkpoint.stem, work / self.checkpoint.stem
+        self.cells.mkdir(parents=True, exist_ok=True)
+
+    @staticmethod
+    def _only(folder: str, pattern: str) -> Path:
+        (path,) = Path(folder).glob(pattern)
+        return path
 
 
-def top1(model: ImageModel, images: NDArray[np.uint8], test: Any) -> dict[str, Any]:
-    chosen = torch.cat([model.classify(part).argmax(1) for part in parts(images)]).numpy()
-    right = int((chosen == test["labels"]).sum())
-    return {"right": right, "images": len(images), "top1": right / len(images)}
+def cell(path: Path, work: Any) -> Cell:
+    """The result that is in the file, or that of `work`, which is put there."""
+    if not path.exists():
+        unfinished = path.with_suffix(".part")
+        unfinished.write_text(json.dumps(work(), indent=1) + "\n")
+        unfinished.replace(path)
+    result: Cell = json.loads(path.read_text())
+    return result
 
 
-def mean_iou(model: ImageModel, images: NDArray[np.uint8], test: Any) -> dict[str, Any]:
-    chosen = torch.cat([model.segment(part).argmax(1) for part in parts(images)]).numpy()
-    labels, classes = test["labels"], model.dims.classes
-    counted = labels < classes
-    pairs = np.bincount(labels[counted].astype(int) * classes + chosen[counted], minlength=classes**2).reshape(classes, classes)
-    union = pairs.sum(0) + pairs.sum(1) - pairs.diagonal()
-    iou = pairs.diagonal() / np.maximum(union, 1)
-    return {"miou": float(iou[union > 0].mean()), "pixel_accuracy": float(pairs.trace() / pairs.sum()), "iou": iou.round(4).tolist()}
+def quantized(model: Model, row: Row, calib_rows: int) -> tuple[Path, Cell]:
+    file = model.cells / f"{row.file_name}.safetensors"
+
+    def work() -> Cell:
+        calibration = CalibrationConfig(path=str(model.calib), rows=calib_rows)
+        request = QuantizeRequest(**{"head_bits": 16, "emb_bits": 16, "calibration": calibration, **row.options})
+        started = time.perf_counter()
+        report = rwkvquant.quantize(str(model.checkpoint), str(file), request)
+        seconds = time.perf_counter() - started
+        print(f"  {model.name}, {row.name}: {report.bits_per_weight:.3f} bits, {seconds:.0f} s", flush=True)
+        sizes = {"bits_per_weight": report.bits_per_weight, "file_bytes": report.file_bytes}
+        return {**sizes, "fallen_back": len(report.fallen_back), "layouts": layouts(file), "seconds": round(seconds, 1)}
+
+    return file, cell(file.with_suffix(".quantized.json"), work)
 
 
-def ap50(model: ImageModel, images: NDArray[np.uint8], test: Any) -> dict[str, Any]:
-    found: list[Boxes] = []
-    for part in parts(images):
-        outputs = zip(*(output.numpy() for output in model.detect(part)), strict=True)
-        found += [find_boxes(*of_image, model.dims.patch, *images.shape[1:3]) for of_image in outputs]
-    truth = [test["boxes"][test["box_image"] == image] for image in range(len(images))]
-    of_class = [average_precision(kind, found, truth) for kind in range(model.dims.classes)]
-    return {"ap50": float(np.mean(of_class)), "ap50_of_class": [round(value, 4) for value in of_class]}
+def layouts(file: Path) -> dict[str, int]:
+    """How many projections have each kind of layout: uniform, codebook, pairs, columns."""
+    roles = [str(role) for role in QUANTIZED_ROLES]
+    kinds = Counter(entry.layout.rstrip("0123456789").split(".")[0] for entry in open_packed(file).tensors.values() if entry.role in roles)
+    return dict(kinds)
 
 
-def average_precision(kind: int, found: list[Boxes], truth: list[NDArray[np.float32]]) -> float:
-    """Best boxes first, each takes the true box that it overlaps most, if by half or more, and if no better box has it."""
-    ranked = sorted(
-        ((float(b.scores[i]), image, b.corners[i]) for image, b in enumerate(found) for i in np.flatnonzero(b.classes == kind)),
-        key=lambda box: -box[0],
-    )
-    real = [boxes[boxes[:, 4] == kind, :4] for boxes in truth]
-    taken = [np.zeros(len(boxes), bool) for boxes in real]
-    hits = np.zeros(len(ranked))
-    for rank, (_, image, corners) in enumerate(ranked):
-        if len(real[image]):
-            shares = overlap(corners, real[image])
-            best = int(shares.argmax())
-            if shares[best] >= 0.5 and not taken[image][best]:
-                taken[image][best], hits[rank] = True, 1
-    recall = np.concatenate([[0], hits.cumsum() / max(1, sum(map(len, real))), [1]])
-    precision = np.concatenate([[0], hits.cumsum() / np.arange(1, len(hits) + 1), [0]])
-    envelope = np.maximum.accumulate(precision[::-1])[::-1]
-    return float((np.diff(recall) * envelope[1:]).sum())
+def original(model: Model, images: ImageSet) -> Cell:
+    def work() -> Cell:
+        base = load_image_model(str(model.checkpoint))
+        started = time.perf_counter()
+        scores = evaluate(base, images).result().to_json()
+        seconds = round(time.perf_counter() - started, 1)
+        print(f"  {model.name}, original: {seconds} s", flush=True)
+        difference = difference_from_definition(base, model, images)
+        return {"task": base.task, "scores": scores, "seconds": seconds, "same_as_definition": difference}
+
+    return cell(model.cells / "original.json", work)
 
 
-MEASURES = {"classify": top1, "segment": mean_iou, "detect": ap50}
-
-
-def parts(images: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
-    return [images[start : start + BATCH] for start in range(0, len(images), BATCH)]
-
-
-def difference_from_definition(model: ImageModel, path: str, images: NDArray[np.uint8]) -> float:
-    checkpoint = open_checkpoint(path)
+def difference_from_definition(base: ImageModel, model: Model, images: ImageSet) -> float:
+    checkpoint = open_checkpoint(str(model.checkpoint))
     weights = {}
     for name, spec, _ in checkpoint.specs():
         weights[name] = checkpoint.read(name).reshape(spec.forward_shape(checkpoint.dims)).astype(np.float64)
-    pixels = normalized(images, model.settings.mean, model.settings.std).astype(np.float64)
-    expected = vrwkv.features(weights, pixels, model.dims.patch, model.settings.grid, model.settings.post_norm)
-    return float(np.abs(model.features(images).numpy() - expected).max() / np.abs(expected).max())
+    few = np.stack([images.read(index) for index in range(4)])
+    pixels = normalized(few, base.settings.mean, base.settings.std).astype(np.float64)
+    expected = vrwkv.features(weights, pixels, base.dims.patch, base.settings.grid, base.settings.post_norm)
+    return float(np.abs(base.features(few).numpy() - expected).max() / np.abs(expected).max())
 
 
-def digest(path: str) -> str:
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+def compared(model: Model, rows: list[Row], images: ImageSet, files: dict[str, Path]) -> dict[str, Cell]:
+    """One run of the original for all rows whose cell is missing."""
+    missing = [row for row in rows if not (model.cells / f"{row.file_name}.json").exists()]
+    if missing:
+        candidates = {row.name: load_image_model(str(files[row.name])) for row in missing}
+        results = compare_many(load_image_model(str(model.checkpoint)), candidates, images)
+        for row in missing:
+            cell(model.cells / f"{row.file_name}.json", lambda row=row: _measured(results[row.name]))
+    return {row.name: json.loads((model.cells / f"{row.file_name}.json").read_text()) for row in rows}
 
 
-def measure(path: str, test_path: str) -> dict[str, Any]:
-    model, test = ImageModel.of(open_checkpoint(path)), np.load(test_path)
-    images = images_of(test)
-    start = time.perf_counter()
-    result = {"model": Path(path).name, "test": Path(test_path).name, "task": model.task, **MEASURES[str(model.task)](model, images, test)}
-    seconds = time.perf_counter() - start
-    result |= {"seconds": round(seconds, 1), "same_as_definition": difference_from_definition(model, path, images[:4])}
-    result |= {"model_sha256": digest(path), "test_sha256": digest(test_path)}
-    print(json.dumps({key: value for key, value in result.items() if "sha256" not in key}), flush=True)
-    return result
+def _measured(result: Comparison) -> Cell:
+    numbers = result.result().to_json()
+    print(f"    KL {numbers['kl_mean']:.6f}, {numbers['score']} {numbers['delta_score']:+.4f}", flush=True)
+    return {**numbers, "kl_of_images": (result.kl / result.positions).tolist()}
+
+
+def table(model: Model, rows: list[Row], args: argparse.Namespace) -> list[Cell]:
+    images = open_image_set(model.test)
+    base = {"model": model.name, "row": "original", **original(model, images)}
+    done = {row.name: quantized(model, row, args.calib_rows) for row in rows}
+    measured = compared(model, rows, images, {name: file for name, (file, _) in done.items()})
+    ours = np.array(measured[OURS]["kl_of_images"]) if OURS in measured else None
+    cells = []
+    for row in rows:
+        kl = np.array(measured[row.name].pop("kl_of_images"))
+        entry = {"model": model.name, "row": row.name, "nominal_bits": row.nominal, **done[row.name][1], **measured[row.name]}
+        if ours is not None and row.name != OURS:
+            draws = resampled_means((ours - kl)[None], np.ones(len(kl), np.int64))[0]
+            entry["ours_minus_this"] = {"mean": float((ours - kl).mean()), "ci95": interval(draws, len(kl))}
+        cells.append(entry)
+    return [base, *cells]
+
+
+def show(rows: list[Cell]) -> None:
+    print(f"{'model':<18} {'row':<48} {'bits/w':>7} {'KL':>10} {'ours - this':>23} {'score':>7} {'change':>8}")
+    for row in rows:
+        if row["row"] == "original":
+            main = {"classify": "top1", "segment": "miou", "detect": "ap50"}[row["task"]]
+            print(f"{row['model']:<18} {'original':<48} {16:7.3f} {'':>10} {'':>23} {100 * row['scores'][main]:7.2f}")
+            continue
+        paired = row.get("ours_minus_this")
+        shown = f"[{paired['ci95'][0]:10.6f},{paired['ci95'][1]:10.6f}]" if paired else " " * 23
+        score = f"{100 * row['score_quantized']:7.2f} {100 * row['delta_score']:+8.2f}"
+        print(f"{row['model']:<18} {row['row']:<48} {row['bits_per_weight']:7.3f} {row['kl_mean']:10.6f} {shown} {score}")
+
+
+def conditions(models: list[Model], args: argparse.Namespace) -> Cell:
+    def digest(path: Path) -> str:
+        return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+
+    commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True).stdout.strip()
+    files = {model.name: {path.name: digest(path) for path in (model.checkpoint, model.test, model.calib)} for model in models}
+    return {
+        "files": files,
+        "calibration_images": args.calib_rows,
+        "rwkvquant": __version__,
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "threads": torch.get_num_threads(),
+        "load": os.getloadavg()[0],
+        "machine": platform.machine(),
+        "commit": commit,
+    }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("files", nargs="+", help="MODEL.pth TEST.npz, in pairs")
-    parser.add_argument("--json", default=None)
+    parser.add_argument("folders", nargs="+")
+    parser.add_argument("--work-dir", required=True, help="the cells; those that are there are not measured again")
+    parser.add_argument("--groups", nargs="+", default=list(GROUPS), choices=list(GROUPS))
+    parser.add_argument("--calib-rows", type=int, default=64, help="calibration images")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--json")
     args = parser.parse_args()
-    if len(args.files) % 2:
-        parser.error("files come in pairs: MODEL.pth TEST.npz")
-    torch.set_num_threads(1)
-    rows = [measure(*pair) for pair in zip(args.files[::2], args.files[1::2], strict=True)]
-    conditions = {"threads": 1, "rwkvquant": __version__, "machine": platform.machine()}
-    conditions |= {"torch": torch.__version__, "numpy": np.__version__}
+    torch.set_num_threads(args.threads)
+    models = [Model(folder, Path(args.work_dir)) for folder in args.folders]
+    rows: list[Cell] = []
+    for group_end in range(1, len(args.groups) + 1):  # all models' first group comes before any model's second
+        wanted = [row for group in args.groups[:group_end] for row in GROUPS[group]]
+        rows = [entry for model in models for entry in table(model, wanted, args)]
+    show(rows)
     if args.json:
-        Path(args.json).write_text(json.dumps({"conditions": conditions, "rows": rows}, indent=1) + "\n")
+        Path(args.json).write_text(json.dumps({"conditions": conditions(models, args), "rows": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":
