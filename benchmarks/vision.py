@@ -7,8 +7,9 @@ All share calibration, 8-bit element-wise vectors (unless a row is about them), 
 weight, side information and padding included, are measured from the file.
 
 Every cell, a model and a row, is one file in WORK/MODEL with its result, and the KL of each image; a run that was stopped continues with
-the missing cells. From these, `ours_minus_this` is the paired 95 % interval of the difference in KL between rwkvquant at 3.275 bits and
-the row: if it is below 0, ours is nearer to the original, beyond what other images like these could change.
+the missing cells. Methods that measure every candidate share this measurement, so only the first has its seconds. `ours_minus_this` is the
+paired 95 % interval of the difference in KL between rwkvquant at 3.275 bits and the row: if it is below 0, ours is nearer to the
+original, beyond what other images like these could change.
 
 `same_as_definition`: the largest difference of features between torch and the NumPy definition in float64, as a share of the largest.
 """
@@ -77,7 +78,7 @@ def quantized(model: Model, row: Row, calib_rows: int) -> tuple[Path, Cell]:
         calibration = CalibrationConfig(path=str(model.calib), rows=calib_rows)
         request = QuantizeRequest(**{"head_bits": 16, "emb_bits": 16, "calibration": calibration, **row.options})
         started = time.perf_counter()
-        report = rwkvquant.quantize(str(model.checkpoint), str(file), request)
+        report = rwkvquant.quantize(str(model.checkpoint), str(file), request, work_dir=str(model.cells / "job"))
         seconds = time.perf_counter() - started
         print(f"  {model.name}, {row.name}: {report.bits_per_weight:.3f} bits, {seconds:.0f} s", flush=True)
         sizes = {"bits_per_weight": report.bits_per_weight, "file_bytes": report.file_bytes}
@@ -188,7 +189,7 @@ def main() -> None:
     parser.add_argument("folders", nargs="+")
     parser.add_argument("--work-dir", required=True, help="the cells; those that are there are not measured again")
     parser.add_argument("--groups", nargs="+", default=list(GROUPS), choices=list(GROUPS))
-    parser.add_argument("--calib-rows", type=int, default=64, help="calibration images")
+    parser.add_argument("--calib-rows", type=int, default=256, help="calibration images; all if there are fewer")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json")
     args = parser.parse_args()
