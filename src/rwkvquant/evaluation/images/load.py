@@ -14,10 +14,9 @@ def load_image_model(file: str) -> ImageModel:
     """In torch. Weights of a packed file stay codes. Raises ConfigError for a text model."""
     if is_packed(file):
         packed = open_packed(file)
-        settings = getattr(packed, "image", None)
-        if settings is None:
+        if packed.image is None:
             raise _is_for_text(file, packed.architecture)
-        return ImageModel(PackedSource(packed), settings)
+        return ImageModel(PackedSource(packed), packed.image)
     checkpoint = open_checkpoint(file)
     if checkpoint.image is None:
         raise _is_for_text(file, checkpoint.architecture)

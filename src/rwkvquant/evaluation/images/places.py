@@ -1,5 +1,6 @@
 """Boxes. Positions are the patches of an image (FCOS, kernels/boxes.py). A patch predicts K classes, each there or not on its own; and
-where one is there, whether the patch is at the centre, and the logarithms s of the four sides of the box, with the deviation SIDE.
+where one is there, whether the patch is at the centre, and the logarithms s of the four sides of the box, with the deviation SIDE of
+calibration/posteriors.py.
 
     KL          sum_k B(p_k, q_k)  +  (1 - prod_k (1 - p_k)) (B(c_p, c_q) + sum of (s_p - s_q)^2 / (2 SIDE^2))
     B(a, b)     a ln(a / b) + (1 - a) ln((1 - a) / (1 - b)),  with a and b the sigmoid of logits
@@ -20,14 +21,13 @@ from numpy.typing import NDArray
 from torch.nn.functional import logsigmoid
 
 from rwkvquant.architectures import Dims
+from rwkvquant.calibration.posteriors import SIDE
 from rwkvquant.errors import ImageError
 from rwkvquant.evaluation.images.coco import Coco
 from rwkvquant.evaluation.images.head import Outputs, Predictor
 from rwkvquant.images import Batch, ImageSet
 from rwkvquant.kernels.boxes import Boxes, find_boxes
 from rwkvquant.results import DetectionScores
-
-SIDE = 0.1  # a tenth of the distance to the side of a box
 
 
 class PlaceHead:
