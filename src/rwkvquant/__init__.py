@@ -32,8 +32,10 @@ if TYPE_CHECKING:
         ChatResult,
         CheckpointInfo,
         ClassificationScores,
+        ClassifyResult,
         CompareResult,
         DetectionScores,
+        DetectResult,
         EvaluateResult,
         ExportResult,
         GenerateResult,
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
         PackedInfo,
         QuantizeResult,
         SegmentationScores,
+        SegmentResult,
     )
     from rwkvquant.runtime.chat import Chat
     from rwkvquant.runtime.inspection import inspect, verify
@@ -52,6 +55,7 @@ if TYPE_CHECKING:
     from rwkvquant.runtime.states.resting import StatePool
     from rwkvquant.runtime.templates import ChatMessage, ChatTemplate, chat_template
     from rwkvquant.runtime.thinking import ChatPiece
+    from rwkvquant.runtime.vision import VisionModel
 
 __version__ = "0.1.0"
 
@@ -64,7 +68,9 @@ _HOMES = {
         "ChatResult",
         "CheckpointInfo",
         "ClassificationScores",
+        "ClassifyResult",
         "CompareResult",
+        "DetectResult",
         "DetectionScores",
         "EvaluateResult",
         "ExportResult",
@@ -73,6 +79,7 @@ _HOMES = {
         "LambadaResult",
         "PackedInfo",
         "QuantizeResult",
+        "SegmentResult",
         "SegmentationScores",
     ),
     "runtime.chat": ("Chat",),
@@ -84,6 +91,7 @@ _HOMES = {
     "runtime.states.resting": ("StatePool",),
     "runtime.templates": ("ChatMessage", "ChatTemplate", "chat_template"),
     "runtime.thinking": ("ChatPiece",),
+    "runtime.vision": ("VisionModel",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -98,8 +106,10 @@ __all__ = [
     "CheckpointError",
     "CheckpointInfo",
     "ClassificationScores",
+    "ClassifyResult",
     "CompareResult",
     "ConfigError",
+    "DetectResult",
     "DetectionScores",
     "EvaluateResult",
     "ExportResult",
@@ -116,12 +126,14 @@ __all__ = [
     "QuantizeResult",
     "RwkvQuantError",
     "SamplingConfig",
+    "SegmentResult",
     "SegmentationScores",
     "Slots",
     "State",
     "StatePool",
     "StoppedError",
     "TokenizerError",
+    "VisionModel",
     "__version__",
     "chat_template",
     "compare",

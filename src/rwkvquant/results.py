@@ -9,6 +9,9 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from rwkvquant.architectures import Dims
 from rwkvquant.architectures.image import ImageSettings
 from rwkvquant.formats.ledger import LedgerItem, LedgerRow, item_json, row_json
@@ -296,3 +299,61 @@ class PackedInfo:
 
     def to_json(self) -> dict[str, Any]:
         return self.summary
+
+
+@dataclass(frozen=True)
+class ClassScore:
+    """A class by its number and name, with its probability, 0 to 1."""
+
+    index: int
+    name: str
+    probability: float
+
+
+@dataclass(frozen=True)
+class ClassifyResult(Result):
+    """The likeliest classes of an image, the best first."""
+
+    top: tuple[ClassScore, ...]
+
+
+@dataclass(frozen=True)
+class ClassShare:
+    """A class by its number and name, and the share of an image's pixels that it has, above 0 and at most 1."""
+
+    index: int
+    name: str
+    share: float
+
+
+@dataclass(frozen=True)
+class SegmentResult(Result):
+    """`labels` (height, width): the number of the class of each pixel. `shares`: the classes that are there, the largest first."""
+
+    labels: NDArray[np.uint8] | NDArray[np.uint16]
+    shares: tuple[ClassShare, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Without `labels`; `height` and `width` are theirs."""
+        height, width = self.labels.shape
+        return {"height": height, "width": width, "shares": [dataclasses.asdict(share) for share in self.shares]}
+
+
+@dataclass(frozen=True)
+class FoundBox:
+    """A class by its number and name, the score of the box, 0 to 1, and its sides in pixels from the image's left and upper edge."""
+
+    index: int
+    name: str
+    score: float
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+
+@dataclass(frozen=True)
+class DetectResult(Result):
+    """The boxes of an image, the best first."""
+
+    boxes: tuple[FoundBox, ...]

@@ -110,7 +110,7 @@ def test_commands_for_text_say_what_works(
     assert run([command.split()[0], checkpoint, *COMMANDS[command]]) == 2
     error = " ".join(capsys.readouterr().err.split())
     assert (
-        f"{checkpoint}: Vision-RWKV is a model for images, and this works with text models only; for images there are `rwkvquant inspect`"
+        f"{checkpoint}: Vision-RWKV is a model for images, and this works with text models only; for images there are `rwkvquant classify`"
         in error
     )
     assert not Path("out.safetensors").exists() and not Path("out.gguf").exists()

@@ -50,13 +50,29 @@ def test_signatures_of_a_models_methods_are_the_real_ones(name: str) -> None:
     assert ["self", *names] == [*inspect.signature(getattr(rwkvquant.Model, name)).parameters]
 
 
+@pytest.mark.parametrize("name", ["classify", "segment", "detect", "logits", "features", "name_of"])
+def test_signatures_of_a_vision_models_methods_are_the_real_ones(name: str) -> None:
+    shown = re.search(rf"^\| `{name}\((.*?)\)` \|", PAGE, re.MULTILINE)
+    assert shown
+    names = [part.split("=")[0] for part in shown[1].split(", ")]
+    assert ["self", *names] == [*inspect.signature(getattr(rwkvquant.VisionModel, name)).parameters]
+
+
 @pytest.mark.parametrize("name", [name for name in CLASSES if dataclasses.is_dataclass(getattr(rwkvquant, name))])
 def test_every_field_is_on_the_page(name: str) -> None:
     fields = [each.name for each in dataclasses.fields(getattr(rwkvquant, name))]
     assert [field for field in fields if not re.search(rf"\b{field}\b", code())] == []
 
 
-KINDS = [rwkvquant.Model, rwkvquant.Chat, rwkvquant.State, rwkvquant.PackedState, rwkvquant.Slots, rwkvquant.StatePool]
+KINDS = [
+    rwkvquant.Model,
+    rwkvquant.VisionModel,
+    rwkvquant.Chat,
+    rwkvquant.State,
+    rwkvquant.PackedState,
+    rwkvquant.Slots,
+    rwkvquant.StatePool,
+]
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)

@@ -8,16 +8,17 @@ import pytest
 from rwkvquant import _native
 from rwkvquant.kernels.bi_wkv import bi_wkv
 from tests.kernels.guarded import assert_same_bits, on_every_body
-from tests.kernels.test_bi_wkv import random_inputs
 from tests.kernels.test_steps import assert_as_good_as
 
 Array = np.ndarray
 
 
-def single(inputs: tuple[Array, ...]) -> list[Array]:
-    """w, u (C,), k, v (T, C) in float32, of the first image."""
-    w, u, k, v = (array.astype(np.float32) for array in inputs)
-    return [w, u, k[0], v[0]]
+def random_inputs(tokens: int, width: int, seed: int, decay: float = 4.0, size: float = 2.0) -> list[Array]:
+    """w, u (C,), k, v (T, C) in float32, of one image; w and u of both signs, divided by T as models do."""
+    rng = np.random.default_rng(seed)
+    w, u = (decay * rng.standard_normal(width) / tokens for _ in range(2))
+    k, v = size * rng.standard_normal((tokens, width)), rng.standard_normal((tokens, width))
+    return [array.astype(np.float32) for array in (w, u, k, v)]
 
 
 def native(w: Array, u: Array, k: Array, v: Array, begin: int = 0, end: int | None = None) -> Array:
@@ -29,7 +30,7 @@ def native(w: Array, u: Array, k: Array, v: Array, begin: int = 0, end: int | No
 @pytest.mark.parametrize("width", [1, 7, 15, 16, 17, 31, 32, 33, 40, 64, 100])
 @pytest.mark.parametrize("tokens", [1, 2, 9, 64, 200])
 def test_it_is_the_definition_in_every_body(tokens: int, width: int) -> None:
-    w, u, k, v = single(random_inputs(1, tokens, width, 100 * tokens + width))
+    w, u, k, v = random_inputs(tokens, width, 100 * tokens + width)
     results = on_every_body(lambda y: _native.bi_wkv(w, u, k.reshape(-1), v.reshape(-1), 0, width, y), k.size)
     assert_same_bits(results, results["plain"])
     assert_as_good_as(results["plain"].reshape(k.shape), lambda w, u, k, v: bi_wkv(w, u, k[None], v[None])[0], w, u, k, v)
@@ -37,14 +38,13 @@ def test_it_is_the_definition_in_every_body(tokens: int, width: int) -> None:
 
 @pytest.mark.parametrize(("decay", "size"), [(1e3, 100.0), (1e5, 1e4), (0.0, 80.0)])
 def test_no_exponential_overflows(decay: float, size: float) -> None:
-    inputs = random_inputs(1, 40, 20, 3, decay, size)
-    w, u, k, v = single(inputs)
+    w, u, k, v = random_inputs(40, 20, 3, decay, size)
     exact = bi_wkv(*(array.astype(np.float64) for array in (w, u)), *(array.astype(np.float64)[None] for array in (k, v)))[0]
     np.testing.assert_allclose(native(w, u, k, v), exact, rtol=1e-4, atol=1e-4)
 
 
 def test_a_share_of_the_channels_is_that_share_of_the_whole() -> None:
-    w, u, k, v = single(random_inputs(1, 30, 50, 1))
+    w, u, k, v = random_inputs(30, 50, 1)
     whole = native(w, u, k, v)
     for begin, end in ((0, 16), (16, 50), (3, 4), (32, 32)):
         part = native(w, u, k, v, begin, end)
@@ -53,7 +53,7 @@ def test_a_share_of_the_channels_is_that_share_of_the_whole() -> None:
 
 
 def test_what_is_not_a_number_stays_in_its_channel() -> None:
-    w, u, k, v = single(random_inputs(1, 30, 50, 2))
+    w, u, k, v = random_inputs(30, 50, 2)
     whole = native(w, u, k, v)
     k[4, 7] = np.nan
     y = native(w, u, k, v)

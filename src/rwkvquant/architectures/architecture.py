@@ -58,6 +58,7 @@ class Architecture:
     squared_relu what makes the input of the product that reads mostly zeros, or None
     rules        functions of the sizes: each returns a message if the sizes break the rule, else None
     released     the sizes of published models, by name
+    usual        of these sizes, the optional tensors that released models have, by their names in the table
     others       a pattern of the names that a checkpoint may have besides the table's: they are carried along as they are
     tasks        what its heads are for -> a tensor that only this head has; {} for text
     """
@@ -76,6 +77,7 @@ class Architecture:
     relatives: tuple[Relative, ...] = ()
     rules: tuple[Callable[[Dims], str | None], ...] = ()
     released: Mapping[str, Dims] = field(default_factory=dict)
+    usual: Callable[[Dims], tuple[str, ...]] = lambda dims: ()
     others: str = r"(?!)"  # no name
     tasks: Mapping[str, str] = field(default_factory=dict)
 
@@ -168,8 +170,14 @@ class Architecture:
     def text_only(self) -> str:
         """What a command for text says of a model for images, after the file's name."""
         return (
-            f"{self.title} is a model for images, and this works with text models only; for images there are `rwkvquant inspect`, "
-            "`quantize` and `verify`, and in Python rwkvquant.models.ImageModel (docs/checkpoints.md)"
+            f"{self.title} is a model for images, and this works with text models only; for images there are "
+            "`rwkvquant classify`, `segment` and `detect` (docs/methods/vision.md)"
+        )
+
+    def images_only(self) -> str:
+        """What a command for images says of a text model, after the file's name."""
+        return (
+            f"{self.title} is a text model, and this works with models for images only; for text there are `rwkvquant generate` and `chat`"
         )
 
     @property

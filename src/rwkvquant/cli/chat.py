@@ -127,7 +127,7 @@ def command(
     require_state(state, state_order)
     form = chat_template(template)
     form.require_think(think)
-    model = load(file, tokenizer=tokenizer, threads=threads, pages=pages, adapter=adapter, kv_cache=kv_bits)
+    model = load(file, tokenizer=tokenizer, threads=threads, pages=pages, adapter=adapter, kv_cache=kv_bits, modality="text")
     chat = Chat(model, sampling, max_tokens, system, template=form, think=think, stop=stop or ())
     if state is not None:
         chat.load(state, state_order)

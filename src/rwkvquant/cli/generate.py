@@ -89,7 +89,7 @@ def command(
     )
     require_state(state, state_order)
     text = read_prompt(prompt, prompt_file)
-    model = load(file, tokenizer=tokenizer, threads=threads, pages=pages, adapter=adapter, kv_cache=kv_bits)
+    model = load(file, tokenizer=tokenizer, threads=threads, pages=pages, adapter=adapter, kv_cache=kv_bits, modality="text")
     begin = None if state is None else open_state(state, model.arch, model.dims, state_order).state
     if as_json:
         result = model.generate(text, max_tokens=max_tokens, sampling=sampling, state=begin, stop=stop or ())

@@ -16,5 +16,7 @@ def normalized(images: NDArray[Any], mean: Sequence[float], std: Sequence[float]
     """
     if images.ndim == 3:
         images = np.repeat(images[..., None], len(mean), axis=-1)
-    scaled = (images.astype(np.float32) - np.asarray(mean, np.float32)) / np.asarray(std, np.float32)
-    return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))
+    scaled = images.transpose(0, 3, 1, 2).astype(np.float32, order="C")
+    scaled -= np.asarray(mean, np.float32)[:, None, None]  # in place: a batch of photographs is large
+    scaled /= np.asarray(std, np.float32)[:, None, None]
+    return scaled

@@ -40,7 +40,8 @@ def features(weights: Weights, images: Array, patch: int, grid: Grid, post_norm:
 def embed(weights: Weights, images: Array, patch: int, grid: Grid) -> tuple[Array, Grid]:
     """-> x, and the rows and columns of the images' patches. Sides that are no multiple of `patch` get zeros at the right and below."""
     batch, channels, *sides = images.shape
-    images = np.pad(images, [(0, 0), (0, 0), *((0, -side % patch) for side in sides)])
+    if any(side % patch for side in sides):
+        images = np.pad(images, [(0, 0), (0, 0), *((0, -side % patch) for side in sides)])
     rows, columns = images.shape[2] // patch, images.shape[3] // patch
     patches = images.reshape(batch, channels, rows, patch, columns, patch).transpose(0, 2, 4, 1, 3, 5).reshape(batch, rows * columns, -1)
     x = patches @ weights["backbone.patch_embed.projection.weight"].T + weights["backbone.patch_embed.projection.bias"]

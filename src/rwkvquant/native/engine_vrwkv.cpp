@@ -12,7 +12,7 @@ namespace {
 constexpr std::size_t kRowUnit = 32;      // two row-blocks: products with many vectors take two at a time
 constexpr std::size_t kPatchUnit = 8;     // patches that a thread takes at once
 constexpr std::size_t kChannelUnit = 32;  // channels of Bi-WKV: two cache lines of a patch
-constexpr std::size_t kColumnPatches = 16;
+constexpr std::size_t kColumnPatches = 16;  // that share the loads of a matrix stored by columns
 constexpr std::size_t kScratch = 3 * 16;  // floats of Bi-WKV for each patch
 constexpr float kLayerNormEps = 1e-5f;
 
@@ -67,6 +67,7 @@ ImageEngine::ImageEngine(const ImageSizes& sizes, Weights weights, std::size_t t
         }
         layers_.push_back(own);
     }
+    prepared_ = Buffer<std::uint8_t>(pool_.asked() * kColumnPatches * prepared_bytes_);
     ln0_ = norm("backbone.layers.0.ln0", C, false);
     ln1_ = norm("backbone.ln1", C, true);
 }
@@ -100,7 +101,6 @@ void ImageEngine::reserve(std::size_t count) {
     if (count <= reserved_) return;
     for (Vectors* vectors : {&xk_, &xv_, &xr_, &hidden_}) vectors->reserve(count);
     for (Buffer<float>* buffer : {&y_, &k_, &v_, &r_, &branch_}) *buffer = Buffer<float>(count * sizes.width);
-    prepared_ = Buffer<std::uint8_t>(count * prepared_bytes_);
     reserved_ = count;
 }
 
@@ -186,9 +186,6 @@ void ImageEngine::channel_mix(const Worker& worker, const Layer& layer, float* x
     each(worker, count, kPatchUnit, [&](std::size_t patch) {
         if (layer.ffn_key_norm) apply_norm(hidden_.row(patch), layer.ffn_key_norm, sizes.hidden, hidden_.row(patch));
         quantize(hidden_, patch);
-        if (const ColumnSums* by_columns = columns_of(*layer.ffn_value)) {
-            by_columns->prepare(*layer.ffn_value, hidden_.view(count, quantized_), patch, patch + 1, prepared_.data());
-        }
     });
     const Product product = {layer.ffn_value, &hidden_, branch_.data(), C};
     if (columns_of(*layer.ffn_value) != nullptr) multiply_by_columns(worker, product, count);
@@ -260,17 +257,16 @@ void ImageEngine::multiply_all(const Worker& worker, std::initializer_list<Produ
     worker.barrier();
 }
 
-// Some patches at a time, a chunk of rows: what belongs to a chunk stays in the cache.
+// A thread prepares some patches and multiplies all rows with them.
 void ImageEngine::multiply_by_columns(const Worker& worker, const Product& product, std::size_t count) const {
-    const Matrix& W = *product.W;
-    const Codec& codec = *operations().codecs[W.codec];
-    const std::size_t chunk_rows = codec.by_columns->chunk_rows, chunks = ceil_divide(W.rows, chunk_rows);
-    const std::size_t bytes = codec.by_columns->prepared_bytes(W);
-    each(worker, chunks * ceil_divide(count, kColumnPatches), 1, [&](std::size_t piece) {
-        const std::size_t begin = piece % chunks * chunk_rows, first = piece / chunks * kColumnPatches;
+    const Codec& codec = *operations().codecs[product.W->codec];
+    std::uint8_t* const prepared = prepared_.data() + worker.index * kColumnPatches * prepared_bytes_;
+    each(worker, ceil_divide(count, kColumnPatches), 1, [&](std::size_t piece) {
+        const std::size_t first = piece * kColumnPatches;
         Activations view = product.x->view_from(first, std::min(kColumnPatches, count - first), quantized_);
-        view.prepared = prepared_.data() + first * bytes;
-        codec.product(W, view, product.out + first * product.stride, product.stride, begin, std::min(W.rows, begin + chunk_rows));
+        codec.by_columns->prepare(*product.W, view, 0, view.count, prepared);
+        view.prepared = prepared;
+        codec.product(*product.W, view, product.out + first * product.stride, product.stride, 0, product.W->rows);
     });
 }
 

@@ -90,7 +90,7 @@ class ImageEngine {
     std::size_t reserved_ = 0;
     Buffer<float> y_, k_, v_, r_, branch_;          // (patches, C)
     Buffer<float> scratch_;                         // (threads, patches of an image, 3, 16)
-    Buffer<std::uint8_t> prepared_;                 // (patches,) what a matrix stored by columns reads
+    Buffer<std::uint8_t> prepared_;                 // (threads, 16) patches as a matrix stored by columns reads them
     std::size_t prepared_bytes_ = 0;                // of a patch
     std::size_t scratch_patches_ = 0;
     ThreadPool pool_;

@@ -17,15 +17,15 @@ import os
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Any, Literal, Unpack, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rwkvquant.architectures import architecture
-from rwkvquant.checkpoints import open_text_checkpoint
+from rwkvquant.checkpoints import Checkpoint, open_checkpoint
 from rwkvquant.errors import ConfigError
-from rwkvquant.formats.container import open_packed
+from rwkvquant.formats.container import PackedFile, open_packed
 from rwkvquant.formats.header import LENGTH_BYTES, PREFIX
 from rwkvquant.formats.pages import Held
 from rwkvquant.formats.tokenizer_data import TokenizerData
@@ -34,7 +34,7 @@ from rwkvquant.kernels.kv_cache import KVCacheConfig
 from rwkvquant.results import GenerateResult
 from rwkvquant.runtime.engines.base import Engine, Tuning, Which, checked_tokens
 from rwkvquant.runtime.engines.cached import CachedEngine
-from rwkvquant.runtime.engines.native import ACTIVATIONS, MOST_AHEAD, PREFETCH, SHARES, NativeEngine
+from rwkvquant.runtime.engines.native import MOST_AHEAD, PREFETCH, SHARES, NativeEngine, chosen_activations
 from rwkvquant.runtime.engines.reference import ReferenceEngine, step_of
 from rwkvquant.runtime.sampling import Sampler, SamplingConfig, SamplingOptions, sampling_of
 from rwkvquant.runtime.states.caches import cache_maker
@@ -45,12 +45,14 @@ from rwkvquant.runtime.stopping import TextUntilStop, stop_strings
 from rwkvquant.runtime.threads import choose_threads
 from rwkvquant.runtime.tokenizer import Tokenizer, TokenizerSpec, from_data, load_tokenizer
 from rwkvquant.runtime.tokenizer_base import token_ids
+from rwkvquant.runtime.vision import VisionModel
 from rwkvquant.runtime.weights import Weights, checkpoint_weights, packed_weights
 
 END_OF_TEXT = 0
 Logits = NDArray[np.float32]
 
 
+@overload
 def load(
     path: str | os.PathLike[str],
     tokenizer: str | None = None,
@@ -59,7 +61,30 @@ def load(
     pages: str = "auto",
     adapter: str | None = None,
     kv_cache: int | KVCacheConfig | None = None,
-) -> Model:
+    modality: Literal["text"] | None = None,
+) -> Model: ...
+@overload
+def load(
+    path: str | os.PathLike[str],
+    tokenizer: str | None = None,
+    threads: int | None = None,
+    activations: str | None = None,
+    pages: str = "auto",
+    adapter: str | None = None,
+    kv_cache: int | KVCacheConfig | None = None,
+    *,
+    modality: Literal["image"],
+) -> VisionModel: ...
+def load(
+    path: str | os.PathLike[str],
+    tokenizer: str | None = None,
+    threads: int | None = None,
+    activations: str | None = None,
+    pages: str = "auto",
+    adapter: str | None = None,
+    kv_cache: int | KVCacheConfig | None = None,
+    modality: Literal["text", "image"] | None = None,
+) -> Model | VisionModel:
     """Open a packed file or an original checkpoint; the content decides.
 
     `tokenizer` is "world", "bytes" or a file. The default is the one in the packed file or next to the
@@ -70,18 +95,32 @@ def load(
     its memory; "auto" copies it if huge pages and enough memory are there (formats/pages.py). A checkpoint is always decoded into memory.
     `adapter` is merged into a checkpoint: "PATH", "PATH,alpha=NUMBER" or "PATH,init=PATH" (checkpoints/adapter.py).
     `kv_cache`: how a transformer keeps keys and values: 2, 3, 4, 8, 16 or 32 bits, or a KVCacheConfig (kernels/kv_cache.py). Default: 32.
+    `modality`: "text" or "image" refuses a file of the other kind. With None the file decides: a model for images is a VisionModel, though
+    a type checker, which cannot see the file, takes it for a Model.
     Raises FormatError or CheckpointError for a file that is neither, TokenizerError for a tokenizer that does not fit, and
     ConfigError for unknown activations, for pages that are unknown or cannot be had, a number of threads out of range, an
-    adapter for a packed file, or a cache for a model that has none.
+    adapter for a packed file, a cache for a model that has none, or a file of the other modality.
     """
     if is_packed(path):
         refuse_adapter(path, adapter)
-        packed = open_packed(Path(path), pages)
-        return Model(packed_weights(packed), tokenizer, packed.tokenizer, threads, activations, kv_cache)
-    checkpoint = open_text_checkpoint(path, adapter or "")
-    if pages != "auto":
-        raise ConfigError(f"pages must be auto for a checkpoint, which is decoded into memory; got {pages} for {path}")
-    return Model(checkpoint_weights(checkpoint), tokenizer or checkpoint.tokenizer, None, threads, activations, kv_cache)
+        opened: PackedFile | Checkpoint = open_packed(Path(path), pages)
+    else:
+        opened = open_checkpoint(path, adapter or "")
+        if pages != "auto":
+            raise ConfigError(f"pages must be auto for a checkpoint, which is decoded into memory; got {pages} for {path}")
+    own = opened.architecture
+    if modality not in (None, own.modality):
+        raise ConfigError(f"{path}: {own.text_only() if modality == 'text' else own.images_only()}")
+    weights = packed_weights(opened) if isinstance(opened, PackedFile) else checkpoint_weights(opened)
+    if opened.image is not None:
+        if tokenizer is not None:
+            raise ConfigError(f"{path}: a model for images has no tokenizer; got {tokenizer}")
+        if kv_cache is not None:
+            raise ConfigError(f"{path}: a model for images has no cache of keys and values; got {kv_cache}")
+        return VisionModel(weights, opened.image, threads, activations)
+    if isinstance(opened, PackedFile):
+        return Model(weights, tokenizer, opened.tokenizer, threads, activations, kv_cache)
+    return Model(weights, tokenizer or opened.tokenizer, None, threads, activations, kv_cache)
 
 
 def is_packed(path: str | os.PathLike[str]) -> bool:
@@ -298,9 +337,7 @@ class Model:
 def make_engine(weights: Weights, threads: int | None = None, activations: str | None = None) -> Engine:
     """The native engine if there is a native module; otherwise the reference, and `dispatch` warns. A growing state has its own."""
     threads = choose_threads(threads)
-    activations = activations or os.environ.get("RWKVQUANT_ACTIVATIONS", "int8")
-    if activations not in ACTIVATIONS:
-        raise ConfigError(f"activations must be one of {', '.join(ACTIVATIONS)}; got {activations}")
+    activations = chosen_activations(activations)
     shares = os.environ.get("RWKVQUANT_SHARES", "measured")
     if shares not in SHARES:
         raise ConfigError(f"RWKVQUANT_SHARES must be one of {', '.join(SHARES)}; got {shares}")

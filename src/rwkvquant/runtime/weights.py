@@ -28,7 +28,8 @@ Array = NDArray[np.float32]
 class Weights:
     """By the checkpoint's names; each slice of a stack is a separate matrix, "blocks.0.att.time_maa_w2.3".
 
-    `matrices` (out, in), without the embedding, which is (vocab, C), before ln0. `start` has arrays of the recurrent state as a tuned
+    `matrices` (out, in), without the embedding, which is (vocab, C), before ln0; of a model for images it is the matrix that reads
+    patches, and heads and kernels of convolutions are matrices too. `start` has arrays of the recurrent state as a tuned
     model begins with them, for one sequence: {} or {"wkv": (L, H, N, N)}, [value, key]. `require_whole` raises FormatError if the
     file of the arrays became shorter: reading them then would end the process. `held` says where a packed file's bytes are.
     """
@@ -50,6 +51,7 @@ def checkpoint_weights(checkpoint: Checkpoint) -> Weights:
         if name not in checkpoint.tensors:
             return None
         values = checkpoint.read(name)
+        values = values.reshape(spec.forward_shape(checkpoint.dims)) if spec.kernel else values
         values = values.swapaxes(-1, -2) if spec.transposed else values
         return [exact(matrix) for matrix in values] if spec.slices else [exact(values)]
 

@@ -6,6 +6,7 @@ the same bits for every division into steps and every number of threads.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from rwkvquant.architectures import SYMBOLS, architecture
 from rwkvquant.codecs import PackedTensor
 from rwkvquant.codecs.dense import exact
-from rwkvquant.errors import FormatError
+from rwkvquant.errors import ConfigError, FormatError
 from rwkvquant.kernels import dispatch
 from rwkvquant.kernels.state import RecurrentState
 from rwkvquant.runtime.engines.base import Array, Tuning, Which
@@ -45,7 +46,7 @@ class NativeEngine:
         sizes = {name: getattr(dims, name) for name in SYMBOLS.values()}
         vectors = {name: np.ascontiguousarray(values, np.float32).reshape(-1) for name, values in weights.vectors.items()}
         try:
-            matrices = {name: _held(native, name, _matrix(packed)) for name, packed in weights.matrices.items()}
+            matrices = {name: held_matrix(native, name, packed) for name, packed in weights.matrices.items()}
             embedding = _held(native, architecture(weights.arch).embedding.name, _embedding(weights.embedding))
             self._engine = native.Engine(weights.arch, sizes, matrices, vectors, embedding, threads, activations == "int8")
         except ValueError as error:
@@ -142,6 +143,19 @@ class NativeEngine:
         self._require_whole()
         ids, indices = np.array(tokens, np.uint32), np.array(wanted, np.uint32)
         self._engine.forward(ids, parts, *before.arrays, *after.arrays, indices, logits)
+
+
+def held_matrix(native: ModuleType, name: str, packed: PackedTensor) -> Any:
+    """The matrix for native code, which reads it where it is. Raises ValueError, with its name, if it breaks a rule of its layout."""
+    return _held(native, name, _matrix(packed))
+
+
+def chosen_activations(asked: str | None = None) -> str:
+    """`asked`, or RWKVQUANT_ACTIVATIONS, or int8. Raises ConfigError if it is not one of ACTIVATIONS."""
+    chosen = asked or os.environ.get("RWKVQUANT_ACTIVATIONS", "int8")
+    if chosen not in ACTIVATIONS:
+        raise ConfigError(f"activations must be one of {', '.join(ACTIVATIONS)}; got {chosen}")
+    return chosen
 
 
 def _held(native: ModuleType, name: str, arguments: dict[str, Any]) -> Any:
