@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -22,6 +23,7 @@ import rwkvquant.pipeline.quantize as pipeline
 from rwkvquant.cli.main import run
 from rwkvquant.config import QuantizeRequest
 from rwkvquant.errors import ConfigError
+from rwkvquant.images import png_bytes
 from rwkvquant.recipes import recipe_for
 from tests.docs.commands import (
     ROOT,
@@ -34,6 +36,7 @@ from tests.docs.commands import (
     python_blocks,
 )
 from tests.helpers import random_state_dict, write_pth
+from tests.vision import random_vrwkv, with_meta
 
 PAGES = [
     path
@@ -63,6 +66,8 @@ def write_files(folder: Path) -> None:
     (folder / "adapter").mkdir()
     (folder / "adapter/adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 4, "lora_alpha": 8}))
     save_file({f"base_model.model.{name}.weight": tensor for name, tensor in lora.items()}, folder / "adapter/adapter_model.safetensors")
+    torch.save(with_meta(random_vrwkv(width=128, hidden=256), classes=list("abcde")), folder / "vision.pth")
+    (folder / "photo.png").write_bytes(png_bytes(np.full((20, 30, 3), 99, np.uint8)))
     write_pth(folder / "state.pth", {"blocks.0.att.time_state": torch.zeros(WIDTH // 64, 64, 64)})
 
 

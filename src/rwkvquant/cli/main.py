@@ -14,7 +14,23 @@ from typing import Annotated
 import typer
 
 import rwkvquant
-from rwkvquant.cli import activations, bench, chat, compare, demo, evaluate, export, generate, inspect, quantize, streams, verify
+from rwkvquant.cli import (
+    activations,
+    bench,
+    chat,
+    classify,
+    compare,
+    demo,
+    detect,
+    evaluate,
+    export,
+    generate,
+    inspect,
+    quantize,
+    segment,
+    streams,
+    verify,
+)
 from rwkvquant.cli.plugins import load_plugins
 from rwkvquant.cli.signals import stop_on_signals
 from rwkvquant.errors import RwkvQuantError, StoppedError
@@ -57,6 +73,9 @@ app.command("compare")(compare.command)
 app.command("activations")(activations.command)
 app.command("generate")(generate.command)
 app.command("chat")(chat.command)
+app.command("classify")(classify.command)
+app.command("segment")(segment.command)
+app.command("detect")(detect.command)
 app.command("bench")(bench.command)
 app.command("export")(export.command)
 

@@ -1,0 +1,56 @@
+"""Where `segment` and `detect` write their pictures."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+from numpy.typing import NDArray
+
+from rwkvquant.errors import ConfigError
+
+OutputOption = Annotated[
+    str | None,
+    typer.Option(
+        "--output",
+        "-o",
+        metavar="PNG|FOLDER",
+        help="For one image the name of the picture, ending in .png; otherwise a folder. Default: beside each image, as NAME.COMMAND.png.",
+    ),
+]
+
+
+def outputs(images: Sequence[str], output: str | None, command: str) -> list[str]:
+    """The name of each image's picture. Raises ConfigError if two of them would have one name, or a picture that of an image."""
+    if output is not None and output.endswith(".png") and not os.path.isdir(output):
+        if len(images) != 1:
+            raise ConfigError(f"--output must be a folder for several images; got {output} for {len(images)}")
+        names = [output]
+    else:
+        names = [str(_beside(Path(image), output, command)) for image in images]
+    places = [os.path.realpath(name) for name in names]
+    for name, place in zip(names, places, strict=True):
+        if place in {os.path.realpath(image) for image in images}:
+            raise ConfigError(f"the picture would replace the image {name}; give another name with --output")
+        if places.count(place) > 1:
+            raise ConfigError(f"two images would have the same picture, {name}; use one call for each")
+    return names
+
+
+def _beside(image: Path, folder: str | None, command: str) -> Path:
+    return (image.parent if folder is None else Path(folder)) / f"{image.stem}.{command}.png"
+
+
+def write_picture(path: str, pixels: NDArray[np.uint8]) -> None:
+    """The folder is made if it is missing. Raises RwkvQuantError or OSError if the disk refuses."""
+    from rwkvquant.formats.disk import atomic_write
+    from rwkvquant.images import png_bytes
+
+    data = png_bytes(pixels)
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(Path(path), advice="make room and run the command again") as file:
+        file.write(data)
