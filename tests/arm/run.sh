@@ -92,7 +92,7 @@ check() {  # check CPU BODIES PYTEST_ARGUMENTS...
 # check_body has the golden words, and a thirtieth of the lengths for which test_product takes minutes. Only `max`, which runs all bodies,
 # has the tests that read every code from its own place.
 suite=(tests/cpus/check_body.py tests/kernels/test_product.py tests/kernels/test_activations.py tests/kernels/test_steps.py
-    tests/kernels/test_sampling.py tests/kernels/test_workshop_in_numpy.py)
+    tests/kernels/test_sampling.py tests/kernels/test_bi_wkv_native.py tests/kernels/test_workshop_in_numpy.py)
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 mkdir "$work/real_cpu"

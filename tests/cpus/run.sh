@@ -37,8 +37,8 @@ on() {  # on CPU BODIES PYTEST_ARGUMENTS...: OpenBLAS gets the CPU too, because 
 }
 
 suite=(tests/cpus/check_body.py tests/kernels/test_product.py tests/kernels/test_activations.py tests/kernels/test_steps.py
-    tests/kernels/test_sampling.py tests/kernels/test_workshop_in_numpy.py
-    tests/runtime/test_engine.py
+    tests/kernels/test_sampling.py tests/kernels/test_bi_wkv_native.py tests/kernels/test_workshop_in_numpy.py
+    tests/runtime/test_engine.py tests/runtime/test_image_engine.py
     -k 'check_body or not (every_length or every_body or presets_run or rounded_inputs or (threads_batches and 64))')
 
 log=$work/log

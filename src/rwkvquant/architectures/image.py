@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from rwkvquant.architectures.dims import Dims
-from rwkvquant.architectures.vrwkv import family_of
+from rwkvquant.architectures.vrwkv import family_of, released_post_norm
 
 # The normalisation of all released models: the means and deviations of ImageNet's colours, red first, in steps of 0 to 255.
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
@@ -29,3 +30,9 @@ class ImageSettings:
 def image_summary(settings: ImageSettings, dims: Dims) -> dict[str, Any]:
     """What `inspect` shows of a model for images: the settings, and its family by layers and width."""
     return {"family": family_of(dims), **asdict(settings)}
+
+
+def released_settings(dims: Dims) -> ImageSettings:
+    """Those of a released classifier of these sizes, without the names of its classes."""
+    side = math.isqrt(dims.positions)
+    return ImageSettings((side, side), released_post_norm(dims))

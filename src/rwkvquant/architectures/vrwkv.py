@@ -68,6 +68,15 @@ TABLE = (
 )
 
 
+_TINY = 192  # the width of VRWKV-T, which has its norms before the mixes and no layer scale
+
+
+def _usual(dims: Dims) -> tuple[str, ...]:
+    """Released classifiers."""
+    ends = ("backbone.ln1.weight", "backbone.ln1.bias", "head.fc.weight", "head.fc.bias")
+    return ends if dims.width == _TINY else ("gamma1", "gamma2", *ends)
+
+
 def _released(layers: int, width: int, side: int = 224) -> Dims:
     return Dims(layers, width, 4 * width, positions=(side // 16) ** 2, patch=16, channels=3, classes=1000)
 
@@ -90,9 +99,15 @@ ARCHITECTURE = Architecture(
         "vrwkv-b": _released(12, 768),
         "vrwkv-l": _released(24, 1024, side=384),
     },
+    usual=_usual,
     # A ViT-Adapter is inside the backbone. Other unknown tensors of the backbone would change the forward, so they are refused.
     others=r"(?!backbone\.).+|backbone\.(level_embed|(spm|interactions|up|norm[1-4])\..+)",
 )
+
+
+def released_post_norm(dims: Dims) -> bool:
+    """Whether the norms of a released classifier of these sizes follow its mixes."""
+    return "gamma1" in _usual(dims)
 
 
 def family_of(dims: Dims) -> str | None:

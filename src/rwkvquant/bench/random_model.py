@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from rwkvquant.architectures import QUANTIZED_ROLES, Dims, Role, SquaredRelu, TensorSpec, architecture
+from rwkvquant.architectures.image import released_settings
 from rwkvquant.bench.density import lower
 from rwkvquant.bench.layouts import Shape, choose
 from rwkvquant.bench.shapes import released
@@ -72,17 +73,19 @@ def write_model(
     Raises as `write_random_model` does.
     """
     relu = None if density is None else architecture(arch).squared_relu
+    image = released_settings(dims) if architecture(arch).modality == "image" else None
     rng = np.random.default_rng(seed)
     tensors = ((name, spec, _random(rng, packing(name, spec, shape), spec, relu)) for name, spec, shape in _tensors(arch, dims))
     with ContainerWriter(path) as writer:
-        for name, spec, packed in tensors if density is None else _with_density(arch, dims, list(tensors), density, seed):
+        for name, spec, packed in tensors if density is None or relu is None else _with_density(arch, dims, list(tensors), density, seed):
             shape = packed.shape
             source = shape[::-1] if spec.transposed else shape
             writer.add_packed(name, packed, role=spec.role, method="random", source_shape=source, transposed=spec.transposed)
         writer.finish(
             model={"arch": arch, "dims": dims},
             quantization_config=config or {},
-            tokenizer=TokenizerData("bytes", {"size": 256}),
+            tokenizer=None if image else TokenizerData("bytes", {"size": 256}),
+            image=image,
             provenance={"random_seed": seed},
         )
 
@@ -115,7 +118,8 @@ def default_side(spec: TensorSpec, shape: tuple[int, ...]) -> Packing:
     if spec.role is Role.HEAD:
         return GridConfig(HEAD_BITS).packing(_matrix(shape))
     if spec.role is Role.EMBEDDING:
-        return GridConfig(EMB_BITS, symmetric=True, scale_bits=16).packing(_matrix(shape), rows=True)
+        rows = spec.input is None  # a row for each token; an embedding of patches is a product
+        return GridConfig(EMB_BITS, symmetric=True, scale_bits=16).packing(_matrix(shape), rows)
     vector = GridConfig(VECTOR_BITS, scale_bits=16).packing((1, math.prod(shape)), rows=True)
     side = _dense_side(spec, shape)
     return vector if spec.role is Role.ELEMENTWISE and vector.stored_bytes < side.stored_bytes else side
@@ -128,8 +132,9 @@ def _dense_side(spec: TensorSpec, shape: tuple[int, ...]) -> Packing:
 def _tensors(arch: str, dims: Dims) -> Iterator[tuple[str, TensorSpec, tuple[int, ...]]]:
     """Name, row of the table and shape of every tensor that the forward uses, each slice as a separate tensor."""
     own = architecture(arch)
+    usual = own.usual(dims)
     for _, spec, layer in own.used(dims.layers):
-        if spec.role is not Role.STATE:
+        if spec.role is not Role.STATE and (not spec.optional or spec.name in usual):
             for part in spec.parts:
                 yield part if layer is None else own.full_name(layer, part), spec, spec.part_shape(dims)
 
@@ -146,7 +151,7 @@ def _random(rng: np.random.Generator, packing: Packing, spec: TensorSpec, relu: 
     """
     if spec.role is Role.NORM:
         dtype, count = packing.sizes()["values"]
-        return PackedTensor(packing, {"values": np.full(count, 1.0 if spec.name.endswith("weight") else 0.0, dtype)})
+        return PackedTensor(packing, {"values": np.full(count, 0.0 if spec.name.endswith("bias") else 1.0, dtype)})
     if relu is not None and spec.name == relu.matrix:
         return PackedTensor(packing, packing.codec.leaning_arrays(rng, packing, 1 / math.sqrt(packing.shape[-1])))
     deviation = {Role.ELEMENTWISE: None, Role.BIAS: 0.5, Role.EMBEDDING: 1.0}.get(spec.role, 1 / math.sqrt(packing.shape[-1]))

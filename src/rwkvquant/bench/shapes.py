@@ -6,9 +6,7 @@ from rwkvquant.architectures import Dims
 from rwkvquant.architectures.registry import newest_first
 from rwkvquant.errors import ConfigError
 
-RELEASED: dict[str, tuple[str, Dims]] = {
-    name: (each.name, dims) for each in newest_first() if each.modality == "text" for name, dims in each.released.items()
-}
+RELEASED: dict[str, tuple[str, Dims]] = {name: (each.name, dims) for each in newest_first() for name, dims in each.released.items()}
 
 
 def released(name: str) -> tuple[str, Dims]:

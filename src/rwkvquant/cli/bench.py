@@ -19,7 +19,9 @@ def command(
     file: Annotated[str | None, typer.Argument(help="A packed file. Leave it out with --random.")] = None,
     random: Annotated[
         str | None,
-        typer.Option(help="Measure random weights of a released shape: x070-0.1b, 0.4b, 1.5b, 2.9b, 7.2b; x060-1.6b, 3b, 7b, 14b."),
+        typer.Option(
+            help="Measure random weights of a released shape: x070-0.1b, 0.4b, 1.5b, 2.9b, 7.2b; x060-1.6b, 3b, 7b, 14b; vrwkv-t, s, b, l."
+        ),
     ] = None,
     bits: Annotated[float, typer.Option(help="With --random: bits per weight of projections and LoRA factors.")] = DEFAULT_BITS,
     density: Annotated[
@@ -35,12 +37,17 @@ def command(
     batch: Annotated[list[int] | None, typer.Option(help="Also decode this many sequences side by side; may be repeated.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure the speed of decoding and prefill, compared with this machine's memory and int8 speed."""
+    """Measure the speed of decoding and prefill, or of reading images, compared with this machine's memory and int8 speed."""
     if (file is None) == (random is None):
         raise ConfigError("bench needs either a packed file or --random SHAPE")
+    from rwkvquant.bench.images import measure_images
     from rwkvquant.bench.measure import measure
+    from rwkvquant.formats.container import open_packed
+    from rwkvquant.runtime.session import is_packed
 
     def run(path: str | Path) -> dict[str, Any]:
+        if is_packed(path) and open_packed(path).image is not None:
+            return measure_images(path, threads=threads, pages=pages, rounds=rounds, batches=batch or (), progress=_say)
         return measure(path, threads=threads, pages=pages, prefill_tokens=prefill, rounds=rounds, batches=batch or (), progress=_say)
 
     if file is not None:
@@ -53,7 +60,7 @@ def command(
             path = Path(folder) / f"{random}.safetensors"
             written = _write(path, str(random), layouts, bits, density)
             result = run(path) | written
-    emit(result, as_json, lambda: _show(result))
+    emit(result, as_json, lambda: (_show_images if "images_s" in result else _show)(result))
 
 
 def _write(path: str | Path, shape: str, layouts: str, bits: float, density: float) -> dict[str, Any]:
@@ -106,6 +113,25 @@ def _show(result: dict[str, Any]) -> None:
     stdout.print(table(result.get("random") or result["file"], ["", ""], rows))
     if sentence := warning(result):
         stderr.print(sentence)
+
+
+def _show_images(result: dict[str, Any]) -> None:
+    height, width = result["image_size"]
+    rows = [
+        [f"images of {height} x {width}", f"{result['images_s']:.1f} a second, one at a time"],
+        *([f"{batch} side by side", f"{speed:.1f} a second"] for batch, speed in result["batch_images_s"].items()),
+        [
+            "this machine's arithmetic",
+            f"{result['roofline_gop_s'] / 1000:.2f} Top/s int8; {100 * result['roofline_share']:.0f} % of it is reached",
+        ],
+        ["threads", f"{result['threads']}, {result['backend']}"],
+        ["file", human_bytes(result["file_bytes"])],
+        ["pages", result["pages_line"]],
+        ["peak memory", human_bytes(result["peak_rss_bytes"]) if result["peak_rss_bytes"] else "unknown"],
+        ["features hash", result["features_hash"]],
+        *([["decoded for products", ", ".join(result["decoded_layouts"])]] if result["decoded_layouts"] else []),
+    ]
+    stdout.print(table(result.get("random") or result["file"], ["", ""], rows))
 
 
 def _density(density: dict[str, Any]) -> str:
