@@ -137,6 +137,8 @@ def _measured(result: Comparison) -> Cell:
 
 def table(model: Model, rows: list[Row], args: argparse.Namespace) -> list[Cell]:
     images = open_image_set(model.test)
+    if args.done:
+        rows = [row for row in rows if (model.cells / f"{row.file_name}.json").exists()]
     base = {"model": model.name, "row": "original", **original(model, images)}
     done = {row.name: quantized(model, row, args.calib_rows) for row in rows}
     measured = compared(model, rows, images, {name: file for name, (file, _) in done.items()})
@@ -189,6 +191,7 @@ def main() -> None:
     parser.add_argument("folders", nargs="+")
     parser.add_argument("--work-dir", required=True, help="the cells; those that are there are not measured again")
     parser.add_argument("--groups", nargs="+", default=list(GROUPS), choices=list(GROUPS))
+    parser.add_argument("--done", action="store_true", help="do no work: a table of the cells that are there")
     parser.add_argument("--calib-rows", type=int, default=256, help="calibration images; all if there are fewer")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json")

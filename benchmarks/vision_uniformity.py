@@ -33,10 +33,11 @@ def rows_of(path: str) -> list[Row]:
             continue
         W, dtype = checkpoint.read_matrix(matrix.name), checkpoint.tensors[matrix.source].dtype
         gaussian = np.random.default_rng(0).normal(0, W.std(), W.size).astype(np.float32)
-        row: Row = {"tensor": matrix.name, "weights": W.size, "kurtosis": float(kurtosis(W))}
+        row: Row = {"tensor": matrix.name, "weights": W.size, "kurtosis": round(kurtosis(W), 4)}
         for reading in READINGS:
             own, other = (proxies(values, reading, dtype) for values in (W, stored(gaussian, dtype)))
-            row[reading] = {"P_c": own.coarse, "P_f": own.fine(), "above_gaussian": own.coarse - other.coarse}
+            numbers = {"P_c": own.coarse, "P_f": own.fine(), "above_gaussian": own.coarse - other.coarse}
+            row[reading] = {key: float(f"{value:.6g}") for key, value in numbers.items()}
         rows.append(row)
     return rows
 
@@ -73,7 +74,7 @@ def main() -> None:
     for path in args.checkpoints:
         rows = rows_of(path)
         results[Path(path).stem] = {"summary": summary(rows), "tensors": rows}
-        print(Path(path).stem, json.dumps(results[Path(path).stem]["summary"], indent=1), flush=True)
+        print(Path(path).stem, json.dumps(results[Path(path).stem]["summary"]), flush=True)
     if args.json:
         Path(args.json).write_text(json.dumps(results, indent=1) + "\n")
 
