@@ -7,6 +7,8 @@
 namespace rwkvquant::RWKVQUANT_BODY {
 namespace {
 
+constexpr std::size_t kRows = 4;  // whose sums are made together
+
 template <std::size_t vectors>
 void rows_in_registers(const float* S, float* S_to, const float* r, const float* w, const float* k, const float* v, float present,
                        float* o) {
@@ -17,14 +19,19 @@ void rows_in_registers(const float* S, float* S_to, const float* r, const float*
         decay[i] = load(w + i * kLanes);
         key[i] = load(k + i * kLanes);
     }
-    for (std::size_t row = 0; row < size; ++row, S += size, S_to += size) {
-        Vec out = {};
-        for (std::size_t i = 0; i < vectors; ++i) {
-            const Vec state = load(S + i * kLanes);
-            out += state * receptance[i];
-            store(S_to + i * kLanes, state * decay[i] + v[row] * key[i]);
+    for (std::size_t row = 0; row < size; row += kRows, S += kRows * size, S_to += kRows * size) {
+        Vec out[kRows] = {};
+        for (std::size_t j = 0; j < kRows; ++j) {
+            for (std::size_t i = 0; i < vectors; ++i) {
+                const Vec state = load(S + j * size + i * kLanes);
+                out[j] += state * receptance[i];
+                store(S_to + j * size + i * kLanes, state * decay[i] + v[row + j] * key[i]);
+            }
         }
-        o[row] = sum(out) + v[row] * present;
+        Four values;
+        std::memcpy(&values, v + row, sizeof values);
+        const Four result = sums(out) + values * present;
+        std::memcpy(o + row, &result, sizeof result);
     }
 }
 

@@ -2,14 +2,15 @@
 //
 //     S' = S (diag(w) - kappa^T (a * kappa)) + v^T k        o = S' r        S (N, N), [value, key]
 //
-// Every row of S is used with the same vectors, so these stay in registers, and each row is read and written once. Sums over the key go
-// along the lanes.
+// Every row of S is used with the same vectors, so these stay in registers. A row is read twice, because what is removed from it is a sum
+// over all of it. Sums over the key go along the lanes, and those of four rows are made together.
 #include "operations.h"
 #include "vectors.h"
 
 namespace rwkvquant::RWKVQUANT_BODY {
 namespace {
 
+constexpr std::size_t kRows = 4;  // whose sums are made together
 constexpr float kDecayRate = 0.60653065971263342f;  // exp(-0.5)
 
 // Head sizes of whole vectors, `vectors` of them.
@@ -25,19 +26,22 @@ void rows_in_registers(const float* S, float* S_to, const float* r, const Head7&
         kappa[i] = load(head.kappa + at);
         a_kappa[i] = load(head.a_kappa + at);
     }
-    for (std::size_t row = 0; row < size; ++row, S += size, S_to += size) {
-        Vec state[vectors], removed = {}, out = {};
-        for (std::size_t i = 0; i < vectors; ++i) {
-            state[i] = load(S + i * kLanes);
-            removed += state[i] * kappa[i];
+    for (std::size_t row = 0; row < size; row += kRows, S += kRows * size, S_to += kRows * size) {
+        Vec removed[kRows] = {}, out[kRows] = {};
+        for (std::size_t j = 0; j < kRows; ++j) {
+            for (std::size_t i = 0; i < vectors; ++i) removed[j] += load(S + j * size + i * kLanes) * kappa[i];
         }
-        const float held = sum(removed), value = head.v[row];
-        for (std::size_t i = 0; i < vectors; ++i) {
-            state[i] = (state[i] * decay[i] - held * a_kappa[i]) + value * key[i];
-            out += state[i] * receptance[i];
-            store(S_to + i * kLanes, state[i]);
+        const Four held = sums(removed);
+        for (std::size_t j = 0; j < kRows; ++j) {
+            const Vec gone = spread(held[j]), value = spread(head.v[row + j]);
+            for (std::size_t i = 0; i < vectors; ++i) {
+                const Vec state = (load(S + j * size + i * kLanes) * decay[i] - gone * a_kappa[i]) + value * key[i];
+                out[j] += state * receptance[i];
+                store(S_to + j * size + i * kLanes, state);
+            }
         }
-        o[row] = sum(out);
+        const Four result = sums(out);
+        std::memcpy(o + row, &result, sizeof result);
     }
 }
 
