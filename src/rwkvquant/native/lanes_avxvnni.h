@@ -2,4 +2,5 @@
 #pragma once
 
 #define RWKVQUANT_DOT "dot_vnni.h"
+#define RWKVQUANT_NIBBLES "nibbles_stay.h"
 #include "lanes_avx2.h"
