@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from rwkvquant.cli import chat
 from rwkvquant.cli.demo import EMBEDDED
-from rwkvquant.cli.main import app, run
+from rwkvquant.cli.main import command_line, run
 from rwkvquant.runtime.chat import Chat
 from rwkvquant.runtime.thinking import ChatPiece
 
@@ -98,7 +98,7 @@ def test_help_names_everything_that_can_be_typed(monkeypatch: pytest.MonkeyPatch
         "//TEXT",
         "Ctrl-C",
     ]
-    options = CliRunner().invoke(app, ["chat", "--help"]).output
+    options = CliRunner().invoke(command_line(), ["chat", "--help"]).output
     assert all(
         word in options for word in ('"""', "//TEXT", "/help", "/reset", "/save FILE", "/load FILE", "/think HOW", "/quit", "Ctrl-C")
     )

@@ -7,8 +7,8 @@ import io
 import pytest
 from rich.console import Console
 
-from rwkvquant.cli import output
-from rwkvquant.cli.output import Counter, LiveProgress, Pace, PlainProgress
+from rwkvquant.cli import progress as shown
+from rwkvquant.cli.progress import Counter, LiveProgress, Pace, PlainProgress
 from rwkvquant.pipeline.progress import TensorReport
 
 REPORT = TensorReport("blocks.0.att.key.weight", "gptq", "uniform.b3", 3.25, 1e-3, 1000, 200)
@@ -25,14 +25,14 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr("rwkvquant.cli.output.time.monotonic", clock)
+    monkeypatch.setattr("rwkvquant.cli.progress.time.monotonic", clock)
     return clock
 
 
 @pytest.fixture
 def terminal(monkeypatch: pytest.MonkeyPatch) -> Console:
     console = Console(file=io.StringIO(), force_terminal=True, width=120, soft_wrap=True)
-    monkeypatch.setattr(output, "stderr", console)
+    monkeypatch.setattr(shown, "stderr", console)
     return console
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import typer
 
-from rwkvquant.cli.main import UsageError, app
+from rwkvquant.cli.main import UsageError, command_line
 
 ROOT = Path(__file__).parents[2]
 NAME = "rwkvquant"
@@ -55,7 +55,7 @@ def inline(text: str) -> list[str]:
 
 @cache
 def program() -> Any:
-    return typer.main.get_command(app)
+    return typer.main.get_command(command_line())
 
 
 def parse_error(words: list[str]) -> str | None:

@@ -18,7 +18,8 @@ from rwkvquant.cli.evaluate import (
     refuse_with_images,
     refuse_without_images,
 )
-from rwkvquant.cli.output import Counter, JsonOption, emit, interval, stdout, table
+from rwkvquant.cli.output import JsonOption, emit, interval, stdout, table
+from rwkvquant.cli.progress import Counter
 from rwkvquant.errors import ConfigError
 from rwkvquant.results import CompareResult, ImageCompareResult
 

@@ -10,7 +10,8 @@ from typing import Annotated, Any
 import typer
 
 from rwkvquant.cli import demo_images
-from rwkvquant.cli.output import Counter, JsonOption, emit, interval, ledger_table, quantize_progress, stderr, stdout, table
+from rwkvquant.cli.output import JsonOption, emit, interval, ledger_table, stderr, stdout, table
+from rwkvquant.cli.progress import Counter, quantize_progress
 from rwkvquant.cli.quantize import show as show_quantized
 from rwkvquant.errors import ConfigError
 

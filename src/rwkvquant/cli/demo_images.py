@@ -5,7 +5,8 @@ from __future__ import annotations
 import tempfile
 from typing import Any
 
-from rwkvquant.cli.output import Counter, interval, quantize_progress, stderr, stdout, table
+from rwkvquant.cli.output import interval, stderr, stdout, table
+from rwkvquant.cli.progress import Counter, quantize_progress
 from rwkvquant.cli.quantize import show as show_quantized
 from rwkvquant.errors import ConfigError
 

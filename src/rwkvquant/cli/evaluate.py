@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from rwkvquant.cli.output import Counter, JsonOption, emit, interval, stdout, table
+from rwkvquant.cli.output import JsonOption, emit, interval, stdout, table
 from rwkvquant.errors import ConfigError
 
 ContextOption = Annotated[int | None, typer.Option(help="Tokens in a window; every window starts with token 0. Default: 512.")]
@@ -46,6 +46,7 @@ def command(
     """Measure perplexity on a text, LAMBADA, or the accuracy of a model for images: top-1 and top-5, mIoU, or AP and AP50."""
     if [text, lambada, images].count(None) != 2:
         raise ConfigError("eval needs one of --text FILE, --lambada FILE and --images SET")
+    from rwkvquant.cli.progress import Counter
     from rwkvquant.evaluation import files
 
     if images is not None:

@@ -6,7 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from rwkvquant.cli.output import JsonOption, emit, human_bytes, quantize_progress, stdout
+from rwkvquant.cli.output import JsonOption, emit, human_bytes, stdout
+from rwkvquant.cli.progress import quantize_progress
 from rwkvquant.config import CalibrationConfig
 from rwkvquant.errors import ConfigError
 

@@ -1,36 +1,23 @@
 """The command line. This file parses, dispatches, and turns every user's mistake into one sentence and exit code 2.
 
-Commands import what they need when they run, so that `rwkvquant --help` and the engine's commands start without torch.
+Only the file of the command that runs is imported, and commands import what they need when they run. So `rwkvquant --help` and the
+engine's commands start without torch, and the engine's first token does not wait for the options of quantising.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import importlib
 import os
 import sys
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
 
 import rwkvquant
-from rwkvquant.cli import (
-    activations,
-    bench,
-    chat,
-    classify,
-    compare,
-    demo,
-    detect,
-    evaluate,
-    export,
-    generate,
-    inspect,
-    quantize,
-    segment,
-    streams,
-    verify,
-)
+from rwkvquant.cli import streams
 from rwkvquant.cli.plugins import load_plugins
 from rwkvquant.cli.signals import stop_on_signals
 from rwkvquant.errors import RwkvQuantError, StoppedError
@@ -46,17 +33,25 @@ EXIT_OK, EXIT_INTERRUPTED, EXIT_USER_ERROR, EXIT_GO_ON = 0, 130, 2, 75  # 75 is 
 # From 0.26 on Typer has its own copy of click, before it uses the click package; this finds its exceptions in both.
 UsageError: type[Exception] = typer.BadParameter.__bases__[0]
 
-app = typer.Typer(
-    name="rwkvquant",
-    help="Quantise RWKV-6 and RWKV-7 checkpoints into one small packed file, and run it without torch.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="markdown",
-)
+# The commands in the order of the help, and the file of each: a function `command`, and a class `Command` if it has one of its own.
+COMMANDS = {
+    "demo": "demo",
+    "quantize": "quantize",
+    "inspect": "inspect",
+    "verify": "verify",
+    "eval": "evaluate",
+    "compare": "compare",
+    "activations": "activations",
+    "generate": "generate",
+    "chat": "chat",
+    "classify": "classify",
+    "segment": "segment",
+    "detect": "detect",
+    "bench": "bench",
+    "export": "export",
+}
 
 
-@app.callback(invoke_without_command=True)
 def options(version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False) -> None:
     if version:
         print(f"rwkvquant {rwkvquant.__version__}")
@@ -64,25 +59,28 @@ def options(version: Annotated[bool, typer.Option("--version", help="Print the v
     load_plugins()
 
 
-app.command("demo")(demo.command)
-app.command("quantize", cls=quantize.Command)(quantize.command)
-app.command("inspect")(inspect.command)
-app.command("verify")(verify.command)
-app.command("eval")(evaluate.command)
-app.command("compare")(compare.command)
-app.command("activations")(activations.command)
-app.command("generate")(generate.command)
-app.command("chat")(chat.command)
-app.command("classify")(classify.command)
-app.command("segment")(segment.command)
-app.command("detect")(detect.command)
-app.command("bench")(bench.command)
-app.command("export")(export.command)
+def command_line(arguments: Sequence[str] = ()) -> typer.Typer:
+    """With the command that the arguments name; with all where they name none, as for the help and for a misspelt name."""
+    app = typer.Typer(
+        name="rwkvquant",
+        help="Quantise RWKV-6 and RWKV-7 checkpoints into one small packed file, and run it without torch.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode="markdown",
+    )
+    app.callback(invoke_without_command=True)(options)
+    asked = next((argument for argument in arguments if not argument.startswith("-")), "")
+    for name in [asked] if asked in COMMANDS else COMMANDS:
+        module = importlib.import_module(f"rwkvquant.cli.{COMMANDS[name]}")
+        app.command(name, cls=getattr(module, "Command", None))(module.command)
+    return app
 
 
 def run(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit code: 0 ok, 2 the user's mistake, 75 stopped and can continue, 130 interrupted."""
     try:
+        app = command_line(sys.argv[1:] if arguments is None else arguments)
         code = app(args=arguments, standalone_mode=False) or EXIT_OK
         if code == EXIT_INTERRUPTED:  # Typer has caught the KeyboardInterrupt
             _say("interrupted")

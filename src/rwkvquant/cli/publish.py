@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from rwkvquant.cli.output import Counter
+from rwkvquant.cli.progress import Counter
 
 
 def publish(

@@ -10,7 +10,8 @@ import typer
 from typer.core import TyperCommand
 
 from rwkvquant.cli.evaluate import AdapterOption
-from rwkvquant.cli.output import JsonOption, emit, human_bytes, ledger_table, quantize_progress, stdout, table
+from rwkvquant.cli.output import JsonOption, emit, human_bytes, ledger_table, stdout, table
+from rwkvquant.cli.progress import quantize_progress
 from rwkvquant.cli.signals import finish_first
 from rwkvquant.config import FORWARD_DTYPES, RESUME, CalibrationConfig, QuantizeRequest
 from rwkvquant.recipes import METHODS, Option, recipe_for

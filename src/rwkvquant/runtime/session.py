@@ -17,13 +17,12 @@ import os
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Unpack, overload
+from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rwkvquant.architectures import architecture
-from rwkvquant.checkpoints import Checkpoint, open_checkpoint
 from rwkvquant.errors import ConfigError
 from rwkvquant.formats.container import PackedFile, open_packed
 from rwkvquant.formats.header import LENGTH_BYTES, PREFIX
@@ -31,7 +30,6 @@ from rwkvquant.formats.pages import Held
 from rwkvquant.formats.tokenizer_data import TokenizerData
 from rwkvquant.kernels import dispatch
 from rwkvquant.kernels.kv_cache import KVCacheConfig
-from rwkvquant.results import GenerateResult
 from rwkvquant.runtime.engines.base import Engine, Tuning, Which, checked_tokens
 from rwkvquant.runtime.engines.cached import CachedEngine
 from rwkvquant.runtime.engines.native import MOST_AHEAD, PREFETCH, SHARES, NativeEngine, chosen_activations
@@ -45,8 +43,12 @@ from rwkvquant.runtime.stopping import TextUntilStop, stop_strings
 from rwkvquant.runtime.threads import choose_threads
 from rwkvquant.runtime.tokenizer import Tokenizer, TokenizerSpec, from_data, load_tokenizer
 from rwkvquant.runtime.tokenizer_base import token_ids
-from rwkvquant.runtime.vision import VisionModel
 from rwkvquant.runtime.weights import Weights, checkpoint_weights, packed_weights
+
+if TYPE_CHECKING:
+    from rwkvquant.checkpoints import Checkpoint
+    from rwkvquant.results import GenerateResult
+    from rwkvquant.runtime.vision import VisionModel
 
 END_OF_TEXT = 0
 Logits = NDArray[np.float32]
@@ -105,6 +107,8 @@ def load(
         refuse_adapter(path, adapter)
         opened: PackedFile | Checkpoint = open_packed(Path(path), pages)
     else:
+        from rwkvquant.checkpoints import open_checkpoint  # here, because a packed file does without the readers of other formats
+
         opened = open_checkpoint(path, adapter or "")
         if pages != "auto":
             raise ConfigError(f"pages must be auto for a checkpoint, which is decoded into memory; got {pages} for {path}")
@@ -117,6 +121,8 @@ def load(
             raise ConfigError(f"{path}: a model for images has no tokenizer; got {tokenizer}")
         if kv_cache is not None:
             raise ConfigError(f"{path}: a model for images has no cache of keys and values; got {kv_cache}")
+        from rwkvquant.runtime.vision import VisionModel
+
         return VisionModel(weights, opened.image, threads, activations)
     if isinstance(opened, PackedFile):
         return Model(weights, tokenizer, opened.tokenizer, threads, activations, kv_cache)
@@ -287,6 +293,8 @@ class Model:
         Raises ConfigError for an empty prompt after a state, an empty stop string, and a sampling that is out of range or has an unknown
         option; TokenizerError for text the tokenizer cannot take.
         """
+        from rwkvquant.results import GenerateResult
+
         tokens: list[int] = []
         sampler = Sampler(sampling_of(sampling, options))
         read = self._tokens_of(prompt)

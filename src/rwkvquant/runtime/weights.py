@@ -9,17 +9,20 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rwkvquant.architectures import MATRIX_ROLES, Dims, Role, TensorSpec, architecture
-from rwkvquant.checkpoints import Checkpoint
 from rwkvquant.codecs import PackedTensor
 from rwkvquant.codecs.dense import exact
 from rwkvquant.errors import FormatError
 from rwkvquant.formats.container import PackedFile
 from rwkvquant.formats.pages import Held
+
+if TYPE_CHECKING:
+    from rwkvquant.checkpoints import Checkpoint
 
 Array = NDArray[np.float32]
 

@@ -10,7 +10,6 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from rwkvquant.architectures import Dims, architecture
-from rwkvquant.checkpoints.tuned_state import read_tuned_state
 from rwkvquant.errors import ConfigError, FormatError
 from rwkvquant.runtime.states.files import SAVED_KEY, State
 
@@ -28,6 +27,8 @@ def tuned_state(path: str | os.PathLike[str], arch: str, dims: Dims, order: str 
 
     `order` "value-key" or "key-value"; see checkpoints/tuned_state.py, also for the errors.
     """
+    from rwkvquant.checkpoints.tuned_state import read_tuned_state  # here, because most models are used without one
+
     arrays = read_tuned_state(Path(path), architecture(arch), dims, order)
     return begin_with(arrays, arch, dims)
 
