@@ -5,7 +5,8 @@
 For the packed file that the package carries, and for random models of released shapes read with the RWKV World vocabulary:
 
     first token   from the start of a process `rwkvquant generate` to its first output, which is the prompt and the first token
-    peak RSS      of such a process over 32 tokens, with the pages of the file; allowed: file + state + 10 % + 60 MB
+    peak RSS      of such a process over 32 tokens, with the pages of the file, after a short prompt and after one of about 800 tokens;
+                  allowed: file + state + 10 % + 60 MB
     load          `rwkvquant.load` of a file in the page cache, in a process that has everything imported
 
 Medians of --rounds, after one that does not count. --install makes a virtual environment, installs this tree into it without
@@ -36,6 +37,7 @@ from rwkvquant.runtime.session import load
 ROOT = Path(__file__).resolve().parents[1]
 DEMO = ROOT / "src" / "rwkvquant" / "assets" / "rwkv7-8m-3.275bpw.safetensors"
 PROMPT, TOKENS = "Once upon a time", 32
+LONG_PROMPT = 200 * f"{PROMPT}. "
 ALLOWED_MB = 60
 # The command line, which at the end prints its peak memory. (The kernel's own figure would begin with the memory of the parent.)
 COMMAND = """
@@ -46,9 +48,9 @@ runpy.run_module("rwkvquant", run_name="__main__", alter_sys=True)
 """
 
 
-def generate(file: Path, tokenizer: str | None) -> tuple[float, int]:
+def generate(file: Path, tokenizer: str | None, prompt: str = PROMPT) -> tuple[float, int]:
     """-> seconds to the first output, and the peak RSS in bytes. Exits with 1 if nothing comes out."""
-    command = [sys.executable, "-c", COMMAND, "generate", str(file), "-p", PROMPT, "-n", str(TOKENS), "--temperature", "0"]
+    command = [sys.executable, "-c", COMMAND, "generate", str(file), "-p", prompt, "-n", str(TOKENS), "--temperature", "0"]
     started = time.perf_counter()
     process = subprocess.Popen(
         command + (["--tokenizer", tokenizer] if tokenizer else []), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -77,6 +79,7 @@ def measure(file: Path, tokenizer: str | None, rounds: int) -> dict[str, Any]:
         "first_token_s": statistics.median(seconds for seconds, _ in runs),
         "load_s": statistics.median(loads[1:]),
         "peak_rss_bytes": max(peak for _, peak in runs),
+        "peak_rss_long_prompt_bytes": generate(file, tokenizer, LONG_PROMPT)[1],
         "allowed_rss_bytes": round(1.1 * (size + state_bytes(packed.architecture, packed.dims))) + (ALLOWED_MB << 20),
     }
 
@@ -116,7 +119,8 @@ def main() -> None:
         document["installed_mb"] = installed()
     for name, row in document["models"].items():
         print(f"{name:10} file {row['file_bytes'] / 1e6:7.1f} MB   first token {row['first_token_s']:.2f} s   load {row['load_s']:.3f} s   "
-              f"peak RSS {row['peak_rss_bytes'] / 1e6:7.1f} of {row['allowed_rss_bytes'] / 1e6:7.1f} MB allowed")  # fmt: skip
+              f"peak RSS {row['peak_rss_bytes'] / 1e6:7.1f}, long prompt {row['peak_rss_long_prompt_bytes'] / 1e6:7.1f}, of "
+              f"{row['allowed_rss_bytes'] / 1e6:7.1f} MB allowed")  # fmt: skip
     if options.install:
         parts = ", ".join(f"{name} {size:.1f}" for name, size in document["installed_mb"].items())
         print(f"installed: {sum(document['installed_mb'].values()):.1f} MB ({parts})")

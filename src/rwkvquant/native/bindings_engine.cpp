@@ -82,7 +82,7 @@ class BoundEngine {
                  const Floats& wkv_to, const Indices& wanted, const Floats& logits) {
         const ModelSizes& sizes = engine_->sizes;
         const std::size_t count = tokens.size();
-        require(count > 0 && count <= kMaxTokens, "tokens", "a step must have 1 to 64; got " + std::to_string(count));
+        require(count > 0 && count <= kMaxTokens, "tokens", "a step must have 1 to " + std::to_string(kMaxTokens) + "; got " + std::to_string(count));
         for (std::size_t m = 0; m < count; ++m) {
             require(tokens.data()[m] < sizes.vocab, "tokens", "must be below the size of the vocabulary");
         }
@@ -123,6 +123,7 @@ class BoundEngine {
     }
 
     std::size_t threads() const { return engine_->threads(); }
+    std::size_t step_tokens() const { return engine_->step_tokens(); }
     std::map<std::string, std::size_t> prefetch() const { return engine_->prefetch(); }
     std::string prefetch_source() const { return engine_->prefetch_source(); }
     void fix_prefetch(std::optional<std::size_t> ahead) {
@@ -191,6 +192,7 @@ void bind_engine(nb::module_& module) {
              "att_shift_to"_a.noconvert(),
              "ffn_shift_to"_a.noconvert(), "wkv_to"_a.noconvert(), "wanted"_a, "logits"_a.noconvert())
         .def_prop_ro("threads", &BoundEngine::threads, "How many threads work on a step: fewer than asked for where the system gives fewer.")
+        .def_prop_ro("step_tokens", &BoundEngine::step_tokens, "How many tokens a step should have at most: memory for more would be large beside the weights.")
         .def_prop_ro("prefetch", &BoundEngine::prefetch, "How many bytes ahead products with one vector ask for memory, by codec.")
         .def_prop_ro("prefetch_source", &BoundEngine::prefetch_source, "table, measuring, measured or fixed: see native/prefetch.h.")
         .def("fix_prefetch", &BoundEngine::fix_prefetch, "ahead"_a.none(),

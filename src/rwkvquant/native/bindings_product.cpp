@@ -47,12 +47,15 @@ void product(const HeldMatrix& held, const std::optional<Array>& q, const std::o
     if (x) activations.x = checked_numbers<float>(op, "x", *x, kFloat32, count * padded);
 
     const ColumnSums* by_columns = held.codec().by_columns;
-    std::unique_ptr<std::uint8_t[]> prepared;  // not zeroed, because that would take longer than preparing
-    if (by_columns != nullptr) prepared.reset(new std::uint8_t[count * by_columns->prepared_bytes(matrix)]);
+    std::unique_ptr<std::uint8_t[]> prepared, room;  // not zeroed, because that would take longer than preparing
+    if (by_columns != nullptr) {
+        prepared.reset(new std::uint8_t[count * by_columns->prepared_bytes(matrix)]);
+        room.reset(new std::uint8_t[by_columns->room_bytes(matrix)]);
+    }
 
     const nb::gil_scoped_release released;
     if (by_columns != nullptr) {
-        by_columns->prepare(matrix, activations, 0, count, prepared.get());
+        by_columns->prepare(matrix, activations, 0, count, prepared.get(), room.get());
         activations.prepared = prepared.get();
     }
     held.codec().product(matrix, activations, out.data(), out_stride, row_begin, row_end);

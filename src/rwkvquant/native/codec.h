@@ -37,7 +37,9 @@ struct ColumnSums {
     std::size_t chunk_rows, sums;
     // Of each vector: what `prepare` writes for vectors begin .. end, before a product. Activations::prepared then points to it.
     std::size_t (*prepared_bytes)(const Matrix& matrix);
-    void (*prepare)(const Matrix& matrix, const Activations& activations, std::size_t begin, std::size_t end, void* prepared);
+    // `room` has `room_bytes`, is aligned to 4, and is free again afterwards.
+    std::size_t (*room_bytes)(const Matrix& matrix);
+    void (*prepare)(const Matrix& matrix, const Activations& activations, std::size_t begin, std::size_t end, void* prepared, void* room);
     // How many columns of a vector are not zero. Not for float32 activations, as the next two.
     std::size_t (*active)(const Matrix& matrix, const Activations& activations, std::size_t vector);
     // Adds the columns begin .. end of those to the sums of a chunk. `next`: the chunk that the thread adds after it, from column 0 on, whose

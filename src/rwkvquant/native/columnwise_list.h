@@ -59,7 +59,6 @@ struct Prepared {
     std::uint32_t* counts;             // (kMaxSections,) how many stored columns of each section are not zero
     std::uint32_t* starts;             // (blocks + 1,) see `start_blocks`
     List list;                         // of stored columns: the list of a section begins where its columns do
-    List unsorted;                     // of columns of the matrix, before these are sorted; with one section, the same list
     std::uint8_t *all_high, *all_low;  // q of all stored columns, with kGap zeros after each section
 
     Prepared(const void* prepared, const Columnwise& matrix, std::size_t vector) {
@@ -71,30 +70,35 @@ struct Prepared {
         };
         const auto take_numbers = [&](std::size_t count) { return reinterpret_cast<std::uint32_t*>(take(4 * count)); };
         const std::size_t most = room(matrix.stored());
-        const auto take_list = [&] {
-            std::uint32_t* const columns = take_numbers(most);
-            float* const values = reinterpret_cast<float*>(take(4 * most));
-            std::uint8_t* const high = take(most);
-            return List{columns, values, high, take(most)};
-        };
         scale = reinterpret_cast<float*>(take(4)), sum = reinterpret_cast<std::int32_t*>(take(8));
         dense = take_numbers(1), found = take_numbers(1), listed = take_numbers(1), counts = take_numbers(kMaxSections);
         starts = take_numbers(blocks(matrix) + 1);
-        list = take_list();
-        unsorted = matrix.sections > 1 ? take_list() : list;
-        all_high = take(most), all_low = take(most);
+        list.columns = take_numbers(most);
+        list.values = reinterpret_cast<float*>(at);  // where the activations are not rounded; otherwise there are four bytes:
+        list.high = take(most), list.low = take(most), all_high = take(most), all_low = take(most);
     }
 
     static std::size_t blocks(const Columnwise& matrix) { return matrix.stored() / kBlockColumns + matrix.sections; }  // at most
     static std::size_t room(std::size_t cols) { return ceil_divide(cols, 64) * 64 + 64; }  // 16 are written at a time; and gaps
     static std::size_t bytes(const Columnwise& matrix) {
-        const std::size_t lists = matrix.sections > 1 ? 2 : 1, numbers = 7 + kMaxSections + blocks(matrix);
-        return ceil_divide(4 * numbers + (10 * lists + 2) * room(matrix.stored()), 64) * 64;
+        return ceil_divide(4 * (7 + kMaxSections + blocks(matrix)) + 8 * room(matrix.stored()), 64) * 64;
     }
+
+    // The list of columns of the matrix before these are sorted, in memory of `list_bytes`. With one section there is nothing to sort, so
+    // all is written where it stays; but values that will be rounded need memory of their own.
+    List unsorted(const Columnwise& matrix, bool rounded, void* memory) const {
+        const std::size_t most = room(matrix.cols);
+        float* const values = static_cast<float*>(memory);
+        if (matrix.sections == 1) return {list.columns, rounded ? values : list.values, list.high, list.low};
+        auto* const columns = reinterpret_cast<std::uint32_t*>(values + most);
+        auto* const high = reinterpret_cast<std::uint8_t*>(columns + most);
+        return {columns, values, high, high + most};
+    }
+    static std::size_t list_bytes(const Columnwise& matrix) { return 10 * room(matrix.cols); }
 };
 
 // The list of the columns where x' = x * col_scale is not zero.
-void list_columns(const Columnwise& matrix, const float* x, const Prepared& to) {
+void list_columns(const Columnwise& matrix, const float* x, const Prepared& to, const List& unsorted) {
     std::size_t kept = 0;
     for (std::size_t c = 0; c < matrix.cols; c += kTileRows) {
         const std::size_t left = matrix.cols - c;
@@ -106,16 +110,16 @@ void list_columns(const Columnwise& matrix, const float* x, const Prepared& to) 
             for (std::size_t i = 0; i < left; ++i) last[i] = x[c + i] * half_at(matrix.col_scale, c + i);
             scaled = floats_from(last);
         }
-        kept = keep_nonzero(scaled, static_cast<std::uint32_t>(c), to.unsorted.columns, to.unsorted.values, kept);
+        kept = keep_nonzero(scaled, static_cast<std::uint32_t>(c), unsorted.columns, unsorted.values, kept);
     }
     *to.found = to.counts[0] = static_cast<std::uint32_t>(kept);
 }
 
 // Rounds what is listed. Magnitudes are compared as whole numbers, as in activations.cpp: a NaN or an infinity becomes the scale.
-void round_columns(const Prepared& to) {
+void round_columns(const Prepared& to, const List& unsorted) {
     constexpr std::int32_t kMagnitude = 0x7FFFFFFF, kInfinity = 0x7F800000;
     const std::size_t count = *to.found;
-    const float* const values = to.unsorted.values;
+    const float* const values = unsorted.values;
     std::int32_t most = 0;
     for (std::size_t i = 0; i < count; ++i) {
         const auto bits = load<std::int32_t>(values + i);
@@ -129,22 +133,22 @@ void round_columns(const Prepared& to) {
         steps = (load<std::int32_t>(&steps) & kMagnitude) < kInfinity ? steps : 0.0f;
         steps = steps > 65535.0f ? 65535.0f : steps < 0.0f ? 0.0f : steps;
         const auto q = static_cast<std::int32_t>((steps + 0x1.8p23f) - 0x1.8p23f);  // a number added to this keeps no fraction
-        to.unsorted.high[i] = static_cast<std::uint8_t>(q >> 8), to.unsorted.low[i] = static_cast<std::uint8_t>(q & 255);
+        unsorted.high[i] = static_cast<std::uint8_t>(q >> 8), unsorted.low[i] = static_cast<std::uint8_t>(q & 255);
         high += q >> 8, low += q & 255;
     }
     *to.scale = scale, to.sum[0] = high, to.sum[1] = low;
 }
 
 // From the order of the matrix to the order of the sections. Columns of 6 bits are listed in two of them.
-void sort_columns(const Columnwise& matrix, const Prepared& to, bool rounded) {
+void sort_columns(const Columnwise& matrix, const Prepared& to, const List& unsorted, bool rounded) {
     std::uint32_t first[kMaxSections], next[kMaxSections];
     for (std::size_t i = 0; i < kMaxSections; ++i) next[i] = first[i] = static_cast<std::uint32_t>(section_of(matrix, i).first);
     for (std::size_t i = 0; i < *to.found; ++i) {
-        const Places::Place place = Places::of(matrix.places, to.unsorted.columns[i]);
+        const Places::Place place = Places::of(matrix.places, unsorted.columns[i]);
         const std::uint32_t at = next[place.width]++;
         to.list.columns[at] = first[place.width] + place.index;
-        if (rounded) to.list.high[at] = to.unsorted.high[i], to.list.low[at] = to.unsorted.low[i];
-        else to.list.values[at] = to.unsorted.values[i];
+        if (rounded) to.list.high[at] = unsorted.high[i], to.list.low[at] = unsorted.low[i];
+        else to.list.values[at] = unsorted.values[i];
     }
     for (std::uint32_t from = first[3]; from < next[3]; ++from) {
         const std::uint32_t at = next[4]++;

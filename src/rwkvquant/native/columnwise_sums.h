@@ -121,9 +121,11 @@ class Strips {
         if (at_ >= end_) return false;
         const std::size_t begin = section_.first + at_ - before_, listed = before_ + from_.counts[index_];
         const std::size_t left = (listed < end_ ? listed : end_) - at_, used = left < kStripColumns ? left : kStripColumns;
-        for (std::size_t i = 0; i < kStripColumns; ++i) {
-            strip.column[i] = part_.column(section_, from_.list.columns[begin + (i < used ? i : used - 1)]);
-        }
+        const std::uint32_t *const columns = from_.list.columns + begin, first = static_cast<std::uint32_t>(section_.first);
+        const std::uint8_t* const codes = part_.codes;
+        const std::size_t bytes = part_.column_bytes;
+        for (std::size_t i = 0; i < used; ++i) strip.column[i] = codes + bytes * std::size_t{columns[i] - first};  // eight at a time
+        for (std::size_t i = used; i < kStripColumns; ++i) strip.column[i] = strip.column[used - 1];
         strip.high = from_.list.high + begin, strip.low = from_.list.low + begin;
         strip.quads = ceil_divide(used, kQuad), strip.section = index_, strip.bits = section_.bits;
         at_ += used;

@@ -29,7 +29,7 @@
 
 namespace rwkvquant {
 
-constexpr std::size_t kMaxTokens = 64;     // of a step: enough to pay for decoding each tile once
+constexpr std::size_t kMaxTokens = 512;    // of a step; a model may have fewer, see Engine::step_tokens
 constexpr std::size_t kColumnGroup = 64;   // columns that share an activation scale
 constexpr std::size_t kManyTokens = 4;     // from this number on a product is limited by arithmetic, not by memory
 
@@ -54,8 +54,10 @@ class Weights {
 // Activation vectors (count, cols) in float32 and, for the quantised products, in int8 with a scale and two sums for each 64 columns.
 class Vectors {
   public:
-    explicit Vectors(std::size_t cols = 0);
+    // Vectors that are not `rounded` have no memory for int8.
+    explicit Vectors(std::size_t cols = 0, bool rounded = true);
     void reserve(std::size_t count);
+    std::size_t bytes() const;  // of one vector
 
     float* row(std::size_t b) const { return x_.data() + b * padded_; }
     void quantize(std::size_t b, Range columns) const;  // columns.begin a multiple of 64, columns.end too unless it is the last
@@ -66,6 +68,8 @@ class Vectors {
 
   private:
     std::size_t cols_, padded_, groups_, capacity_ = 0;
+    bool rounded_;
+    std::size_t together_;
     Buffer<float> x_, scale_;
     Buffer<std::int8_t> q_;
     Buffer<std::int32_t> minus_sum_;
@@ -97,6 +101,10 @@ class Engine {
     // Reads the tokens of a step and writes states and logits. One step at a time; other callers wait.
     void forward(const Step& step);
 
+    // How many tokens a step of this model may have, at most kMaxTokens. Each tile is decoded once for all of them, so more are better;
+    // but their activations are in memory, and should be little beside the weights.
+    std::size_t step_tokens() const;
+
     // The threads of a step: fewer than asked for where the system gives fewer.
     std::size_t threads() const { return pool_.threads(); }
 
@@ -116,7 +124,6 @@ class Engine {
 
     // One block: x_ is its input and becomes its output.
     virtual void block(const Worker& worker, const Step& step, std::size_t layer) = 0;
-    virtual void reserve(std::size_t count) = 0;
 
     struct Norm {
         const float *weight, *bias;
@@ -133,13 +140,27 @@ class Engine {
     };
     // All products together: a thread's part is a run of rows through the list.
     void multiply_all(const Worker& worker, std::span<const Product> products, std::size_t count) const;
+    void multiply_one(const Worker& worker, const Matrix& W, const Vectors& x, std::size_t count, float* out, std::size_t stride) const;
     void multiply(const Matrix& W, const Vectors& x, std::size_t count, float* out, std::size_t stride, Range rows) const;
     // x_ += gate * (W y); without `gate` if it is null
     void add_branch(const Worker& worker, const Matrix& W, const Vectors& y, const Vectors* gate, std::size_t count);
     bool is_by_columns(const Matrix& W) const;  // then its product reads no int8 activations
 
-    // A thread's columns: whole groups of activations and whole heads.
-    Range own_columns(const Worker& worker) const { return worker.share(sizes.width, column_unit_); }
+    // A part of an operation on all elements of (M, C): some columns of some tokens.
+    struct Part {
+        Range tokens, columns;
+    };
+    // Calls body(part) for all tokens and columns. For few tokens a part is the thread's columns of all of them, the same in every call:
+    // whole groups of activations and whole heads. For many tokens it is some tokens, because what needs whole rows, such as a mean, is
+    // then done once and not by each thread; half of the tokens are handed out.
+    template <typename Body>
+    void hand_out_tokens(const Worker& worker, std::size_t count, const Body& body) const {
+        if (count < kManyTokens) return body(Part{{0, count}, worker.share(sizes.width, column_unit_)});
+        const std::size_t each = std::clamp<std::size_t>(count / (4 * worker.threads), 1, 8), pieces = (count + each - 1) / each;
+        worker.hand_out(pieces, pieces / 2, [&](Range part) {
+            body(Part{{part.begin * each, std::min(count, part.end * each)}, {0, sizes.width}});
+        });
+    }
     // Calls body(range of columns) for all columns, in pieces of whole groups and heads; for many tokens half of them are handed out.
     template <typename Body>
     void hand_out_columns(const Worker& worker, std::size_t count, const Body& body) const {
@@ -148,26 +169,35 @@ class Engine {
             body(Range{part.begin * column_unit_, std::min(sizes.width, part.end * column_unit_)});
         });
     }
-    // y[m] = ln(x_[m]), the thread's columns of it.
-    void normalize(const Norm& ln, std::size_t count, const Vectors& y, Range own) const;
-    // The row before token m of a sequence: of y, or for its first token the shift in its state.
-    const float* previous(const Vectors& y, const Sequence& sequence, std::size_t m, const float* shift, std::size_t layer,
-                          const StateArrays& state) const;
-    // Writes the row of each sequence's last token to the shift in its state, the thread's columns of it.
-    void remember(const Step& step, const Vectors& y, std::size_t layer, float* StateArrays::*shift, Range own) const;
-    void quantize(const Vectors& y, std::size_t count, Range own) const;
+    // y[m] = ln(x[m]). For many tokens all threads wait at the end of it.
+    void normalize(const Worker& worker, const Norm& ln, const Vectors& x, std::size_t count, const Vectors& y) const;
+    // mixed[m] = y[m] + (y[m - 1] - y[m]) (mu + lean[m]), and the same in int8. Before the first token of a sequence is `shift`, the shift
+    // in its state.
+    struct Mix {
+        const Vectors* mixed;
+        const float* mu;
+        const Vectors* lean = nullptr;
+    };
+    void mix(const Step& step, std::size_t layer, const float* shift, const Vectors& y, std::span<const Mix> mixes, const Part& part) const;
+    // Writes the row of each sequence's last token to the shift in its state. After a barrier where others read that.
+    void remember(const Step& step, const Vectors& y, std::size_t layer, float* StateArrays::*shift, Range columns) const;
+    Range own_columns(const Worker& worker) const { return worker.share(sizes.width, column_unit_); }
+    void quantize(const Vectors& y, std::size_t count, Range columns) const;
     float* state_of(const StateArrays& state, std::size_t layer, std::size_t slot, std::size_t head) const;
 
     Weights weights_;
     const bool quantized_;
-    Vectors x_, branch_;  // the residual stream, and what a block adds to it
+    Vectors x_, branch_;            // the residual stream, and what a block adds to it; branch_ is free in between
+    std::vector<Vectors*> vectors_;  // all that have a row for each token of a step
 
   private:
     void multiply_part(const Product& product, std::size_t count, Range rows) const;
     template <typename Body>
     void hand_out_rows(const Worker& worker, const Matrix& W, std::size_t count, const Body& body) const;
     void add_by_columns(const Worker& worker, const Matrix& W, const Vectors& y, const Vectors* gate, std::size_t count);
+    void reserve(const Step& step);
     void reserve_columns(std::size_t count);
+    std::size_t prepared_bytes() const;  // of one token
     void embed(const Worker& worker, const Step& step);
     void head(const Worker& worker, const Step& step);
 
@@ -177,6 +207,8 @@ class Engine {
     Vectors head_x_;
     std::size_t reserved_ = 0;
     Buffer<std::uint8_t> prepared_;                // (count,) activations for matrices stored by columns: engine_columns.cpp
+    Buffer<std::uint8_t> room_;                    // (threads,) of room_bytes_, for preparing them
+    std::size_t room_bytes_ = 0;
     Buffer<std::int32_t> sums_;                    // (threads, 2) sums of a chunk
     std::vector<std::atomic<unsigned>> arrived_;   // (chunks,) threads that have left their part
     ThreadPool pool_;

@@ -41,17 +41,27 @@ struct WorkLine {
 
 bool Engine::is_by_columns(const Matrix& W) const { return operations().codecs[W.codec]->by_columns != nullptr; }
 
+std::size_t Engine::prepared_bytes() const {
+    std::size_t bytes = 0;
+    for (const auto& [name, W] : weights_.matrices) {
+        if (const ColumnSums* codec = operations().codecs[W.codec]->by_columns) bytes = std::max(bytes, codec->prepared_bytes(W));
+    }
+    return bytes;
+}
+
 void Engine::reserve_columns(std::size_t count) {
-    std::size_t bytes = 0, chunks = 0, sums = 0;
+    std::size_t chunks = 0, sums = 0;
     for (const auto& [name, W] : weights_.matrices) {
         const ColumnSums* codec = operations().codecs[W.codec]->by_columns;
         if (codec == nullptr) continue;
-        bytes = std::max(bytes, codec->prepared_bytes(W));
+        room_bytes_ = std::max(room_bytes_, (codec->room_bytes(W) + 63) / 64 * 64);
         chunks = std::max(chunks, ceil_divide(W.rows, codec->chunk_rows));
         sums = std::max(sums, codec->sums);
     }
-    prepared_ = Buffer<std::uint8_t>(count * bytes);
+    prepared_ = {};
+    prepared_ = Buffer<std::uint8_t>(count * prepared_bytes());
     if (arrived_.size() == chunks) return;
+    room_ = Buffer<std::uint8_t>(pool_.asked() * room_bytes_);
     sums_ = Buffer<std::int32_t>(pool_.asked() * kSlots * sums);
     arrived_ = std::vector<std::atomic<unsigned>>(chunks);
 }
@@ -61,7 +71,7 @@ void Engine::add_by_columns(const Worker& worker, const Matrix& W, const Vectors
     const ColumnSums& columns = *codec.by_columns;
     Activations view = y.view(count, quantized_);
     const Range own = worker.share(count, 1);
-    columns.prepare(W, view, own.begin, own.end, prepared_.data());
+    columns.prepare(W, view, own.begin, own.end, prepared_.data(), room_.data() + worker.index * room_bytes_);
     view.prepared = prepared_.data();
     worker.barrier();
 

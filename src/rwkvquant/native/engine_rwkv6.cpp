@@ -2,7 +2,8 @@
 //
 //     C  width    F  hidden width    H  heads    N  head size    Rm, Rd  ranks of the mix and the decay    M  tokens of the step
 //
-// A block has ten barriers, with their numbers in comments. Between two barriers a thread works on its own columns, heads or rows.
+// A block has ten barriers, with their numbers in comments. Between two barriers a thread works on its own columns, tokens, heads
+// or rows. A norm of many tokens has one more.
 #include "bodies.h"
 #include "engine.h"
 
@@ -41,13 +42,16 @@ class Rwkv6 final : public Engine {
             W.ffn_key = matrix("ffn.key.weight", F, C), W.ffn_value = weights_.matrix(block + "ffn.value.weight", C, F, true);
             W.ffn_r = matrix("ffn.receptance.weight", C, C);
         }
-        for (Vectors* vectors : {&y_, &xx_, &mixed_[0], &mixed_[1], &mixed_[2], &mixed_[3], &mixed_[4], &r_, &k_, &v_, &g_, &d_, &out_}) {
-            *vectors = Vectors(C);
-        }
-        maa_hidden_ = Vectors(kMixes * mix_rank_);
-        for (Vectors& slice : maa_slices_) slice = Vectors(mix_rank_);
+        for (Vectors* rounded : {&xx_, &mixed_[0], &mixed_[1], &mixed_[2], &mixed_[3], &mixed_[4]}) *rounded = Vectors(C);
+        for (Vectors* plain : {&r_, &k_, &v_, &g_, &d_}) *plain = Vectors(C, false);
+        maa_hidden_ = Vectors(kMixes * mix_rank_, false);
         decay_hidden_ = Vectors(decay_rank_);
         ffn_hidden_ = Vectors(F);
+        vectors_.insert(vectors_.end(), {&xx_, &r_, &k_, &v_, &g_, &d_, &maa_hidden_, &decay_hidden_, &ffn_hidden_});
+        for (std::size_t i = 0; i < kMixes; ++i) {
+            maa_slices_[i] = Vectors(mix_rank_);
+            vectors_.insert(vectors_.end(), {&mixed_[i], &maa_slices_[i]});
+        }
         scratch_ = Buffer<float>(threads * kScratch * scratch_stride_);
     }
 
@@ -63,23 +67,15 @@ class Rwkv6 final : public Engine {
         const Matrix *ffn_key, *ffn_value, *ffn_r;            // (F, C), (C, F), (C, C)
     };
 
-    void reserve(std::size_t count) override {
-        for (Vectors* vectors : {&y_, &xx_, &mixed_[0], &mixed_[1], &mixed_[2], &mixed_[3], &mixed_[4], &r_, &k_, &v_, &g_, &d_, &out_,
-                                 &maa_hidden_,
-                                 &maa_slices_[0], &maa_slices_[1], &maa_slices_[2], &maa_slices_[3], &maa_slices_[4], &decay_hidden_,
-                                     &ffn_hidden_}) {
-            vectors->reserve(count);
-        }
-    }
-
     void block(const Worker& worker, const Step& step, std::size_t layer) override {
         const Layer& W = layers_[layer];
         const std::size_t count = step.tokens.size();
-        const Range own = own_columns(worker);
         const auto& [xw, xk, xv, xr, xg] = mixed_;
+        const Vectors& y = branch_;
 
-        normalize(W.ln1, count, y_, own);                                           // (M, C)
-        shift(step, layer, step.from.att_shift, W.maa_x, nullptr, xx_, own);         // (M, C)
+        normalize(worker, W.ln1, x_, count, y);                                          // (M, C)
+        const Mix first[] = {{&xx_, W.maa_x}};
+        hand_out_tokens(worker, count, [&](const Part& part) { mix(step, layer, step.from.att_shift, y, first, part); });  // (M, C)
         worker.barrier();  // 1
 
         // How much each of the five inputs takes from the previous token depends on the data.
@@ -91,9 +87,10 @@ class Rwkv6 final : public Engine {
         hand_out_columns(worker, count, [&](Range part) {
             for (std::size_t i = 0; i < kMixes; ++i) {
                 multiply(*W.maa_w2[i], maa_slices_[i], count, d_.row(0), d_.stride(), part);  // (M, C): the lean
-                shift(step, layer, step.from.att_shift, W.maa[i], &d_, mixed_[i], part);      // (M, C)
+                const Mix one[] = {{&mixed_[i], W.maa[i], &d_}};
+                mix(step, layer, step.from.att_shift, y, one, {{0, count}, part});            // (M, C)
             }
-            remember(step, y_, layer, &StateArrays::att_shift, part);
+            remember(step, y, layer, &StateArrays::att_shift, part);
         });
         worker.barrier();  // 4
 
@@ -119,12 +116,12 @@ class Rwkv6 final : public Engine {
         add_branch(worker, *W.o, out_, nullptr, count);
         worker.barrier();  // 7
 
-        normalize(W.ln2, count, y_, own);
-        shift(step, layer, step.from.ffn_shift, W.ffn_maa_k, nullptr, xk, own);
-        shift(step, layer, step.from.ffn_shift, W.ffn_maa_r, nullptr, xr, own);
-        remember(step, y_, layer, &StateArrays::ffn_shift, own);
+        normalize(worker, W.ln2, x_, count, y);
+        const Mix both[] = {{&xk, W.ffn_maa_k}, {&xr, W.ffn_maa_r}};
+        hand_out_tokens(worker, count, [&](const Part& part) { mix(step, layer, step.from.ffn_shift, y, both, part); });
         worker.barrier();  // 8
 
+        remember(step, y, layer, &StateArrays::ffn_shift, own_columns(worker));
         const Product channel[] = {
             {W.ffn_key, &xk, &ffn_hidden_, Function::kSquaredRelu, !is_by_columns(*W.ffn_value)},  // (M, F)
             {W.ffn_r, &xr, &r_, Function::kSigmoid},                                              // (M, C)
@@ -134,19 +131,6 @@ class Rwkv6 final : public Engine {
 
         add_branch(worker, *W.ffn_value, ffn_hidden_, &r_, count);
         worker.barrier();  // 10
-    }
-
-    // mixed[m] = y[m] + (y[m - 1] - y[m]) (mu + lean[m]), and the same in int8.
-    void shift(const Step& step, std::size_t layer, const float* shift, const float* mu, const Vectors* lean, const Vectors& mixed,
-               Range own) const {
-        for (const Sequence& sequence : step.sequences) {
-            for (std::size_t m = sequence.first; m < sequence.first + sequence.count; ++m) {
-                const float* before = previous(y_, sequence, m, shift, layer, step.from);
-                operations().token_shift(y_.row(m), before, mu, lean != nullptr ? lean->row(m) : nullptr, own.begin, own.end,
-                                              mixed.row(m));
-            }
-        }
-        quantize(mixed, step.tokens.size(), own);
     }
 
     // Copies the hidden vector into five, so that each begins an activation group.
@@ -180,9 +164,10 @@ class Rwkv6 final : public Engine {
 
     std::vector<Layer> layers_;
     std::size_t mix_rank_, decay_rank_;
-    Vectors y_, xx_, mixed_[kMixes], r_, k_, v_, g_, d_, out_;  // (M, C)
+    Vectors xx_, mixed_[kMixes], r_, k_, v_, g_, d_;           // (M, C)
     Vectors maa_hidden_, maa_slices_[kMixes], decay_hidden_;   // (M, 5 Rm), (M, Rm), (M, Rd)
     Vectors ffn_hidden_;                                       // (M, F)
+    Vectors& out_ = xx_;                                       // in memory that is free by then
     std::size_t scratch_stride_;
     Buffer<float> scratch_;  // (threads, kScratch, N)
 };

@@ -2,8 +2,8 @@
 //
 //     C  width    F  hidden width    H  heads    N  head size    R*  ranks of the LoRA pairs    M  tokens of the step
 //
-// A block has seven barriers, with their numbers in comments. Between two barriers a thread works on its own columns, heads or rows. A
-// product with a matrix stored by columns has one more.
+// A block has seven barriers, with their numbers in comments. Between two barriers a thread works on its own columns, tokens, heads or rows.
+// A product with a matrix stored by columns has one more, and so has a norm of many tokens.
 #include "bodies.h"
 #include "engine.h"
 
@@ -46,10 +46,11 @@ class Rwkv7 final : public Engine {
                 }
             }
         }
-        for (Vectors* vectors : {&y_, &xr_, &xw_, &xk_, &xv_, &xa_, &xg_, &r_, &k_, &v_, &w_, &a_, &v_gate_, &g_, &v_first_, &out_}) {
-            *vectors = Vectors(C);
-        }
+        for (Vectors* rounded : {&xr_, &xw_, &xk_, &xv_, &xa_, &xg_}) *rounded = Vectors(C);
+        for (Vectors* plain : {&r_, &k_, &v_, &v_first_}) *plain = Vectors(C, false);
         ffn_hidden_ = Vectors(F);
+        vectors_.insert(vectors_.end(), {&xr_, &xw_, &xk_, &xv_, &xa_, &xg_, &r_, &k_, &v_, &v_first_, &w_hidden_, &a_hidden_, &v_hidden_,
+                                         &g_hidden_, &ffn_hidden_});
         scratch_ = Buffer<float>(threads * kScratch * scratch_stride_);
     }
 
@@ -69,28 +70,17 @@ class Rwkv7 final : public Engine {
         const Matrix *ffn_key, *ffn_value;                 // (F, C), (C, F)
     };
 
-    void reserve(std::size_t count) override {
-        for (Vectors* vectors : {&y_, &xr_, &xw_, &xk_, &xv_, &xa_, &xg_, &r_, &k_, &v_, &w_, &a_, &v_gate_, &g_, &v_first_, &out_,
-                                 &w_hidden_,
-                                 &a_hidden_, &v_hidden_, &g_hidden_, &ffn_hidden_}) {
-            vectors->reserve(count);
-        }
-    }
-
     void block(const Worker& worker, const Step& step, std::size_t layer) override {
         const Layer& W = layers_[layer];
         const std::size_t count = step.tokens.size();
-        const Range own = own_columns(worker);
+        const Vectors& y = branch_;
 
-        normalize(W.ln1, count, y_, own);  // (M, C)
-        const std::pair<const Vectors*, const float*> mixes[] = {{&xr_, W.x_r}, {&xw_, W.x_w}, {&xk_, W.x_k}, {&xv_, W.x_v}, {&xa_,
-            W.x_a}, {&xg_, W.x_g}};
-        for (const auto& [mixed, mu] : mixes) {
-            shift(step, layer, step.from.att_shift, mu, *mixed, own);  // (M, C)
-        }
-        remember(step, y_, layer, &StateArrays::att_shift, own);
+        normalize(worker, W.ln1, x_, count, y);  // (M, C)
+        const Mix mixes[] = {{&xr_, W.x_r}, {&xw_, W.x_w}, {&xk_, W.x_k}, {&xv_, W.x_v}, {&xa_, W.x_a}, {&xg_, W.x_g}};
+        hand_out_tokens(worker, count, [&](const Part& part) { mix(step, layer, step.from.att_shift, y, mixes, part); });  // (M, C)
         worker.barrier();  // 1
 
+        remember(step, y, layer, &StateArrays::att_shift, own_columns(worker));
         // The first factors of the LoRA pairs come before the projections: the line of work is then cut inside a large matrix.
         const bool first = layer == 0;
         const Product products[] = {
@@ -120,28 +110,18 @@ class Rwkv7 final : public Engine {
         add_branch(worker, *W.o, out_, nullptr, count);
         worker.barrier();  // 4
 
-        normalize(W.ln2, count, y_, own);
-        shift(step, layer, step.from.ffn_shift, W.ffn_x_k, xk_, own);
-        remember(step, y_, layer, &StateArrays::ffn_shift, own);
+        normalize(worker, W.ln2, x_, count, y);
+        const Mix channel[] = {{&xk_, W.ffn_x_k}};
+        hand_out_tokens(worker, count, [&](const Part& part) { mix(step, layer, step.from.ffn_shift, y, channel, part); });
         worker.barrier();  // 5
 
+        remember(step, y, layer, &StateArrays::ffn_shift, own_columns(worker));
         const Product hidden[] = {{W.ffn_key, &xk_, &ffn_hidden_, Function::kSquaredRelu, !is_by_columns(*W.ffn_value)}};  // (M, F)
         multiply_all(worker, hidden, count);
         worker.barrier();  // 6
 
         add_branch(worker, *W.ffn_value, ffn_hidden_, nullptr, count);
         worker.barrier();  // 7
-    }
-
-    // mixed[m] = y[m] + (y[m - 1] - y[m]) mu, and the same in int8.
-    void shift(const Step& step, std::size_t layer, const float* shift, const float* mu, const Vectors& mixed, Range own) const {
-        for (const Sequence& sequence : step.sequences) {
-            for (std::size_t m = sequence.first; m < sequence.first + sequence.count; ++m) {
-                const float* before = previous(y_, sequence, m, shift, layer, step.from);
-                operations().token_shift(y_.row(m), before, mu, nullptr, own.begin, own.end, mixed.row(m));
-            }
-        }
-        quantize(mixed, step.tokens.size(), own);
     }
 
     // One head of one sequence, token by token, so that its state stays in the cache.
@@ -172,9 +152,10 @@ class Rwkv7 final : public Engine {
     static constexpr std::size_t kScratch = 6;
 
     std::vector<Layer> layers_;
-    Vectors y_, xr_, xw_, xk_, xv_, xa_, xg_, r_, k_, v_, w_, a_, v_gate_, g_, v_first_, out_;  // (M, C)
-    Vectors w_hidden_, a_hidden_, v_hidden_, g_hidden_;                                        // (M, R)
-    Vectors ffn_hidden_;                                                                       // (M, F)
+    Vectors xr_, xw_, xk_, xv_, xa_, xg_, r_, k_, v_, v_first_;                          // (M, C)
+    Vectors w_hidden_, a_hidden_, v_hidden_, g_hidden_;                                  // (M, R)
+    Vectors ffn_hidden_;                                                                 // (M, F)
+    Vectors &w_ = xw_, &a_ = xa_, &v_gate_ = xv_, &g_ = xg_, &out_ = xr_;                // in memory that is free by then
     std::size_t scratch_stride_;
     Buffer<float> scratch_;  // (threads, kScratch, N)
 };

@@ -64,10 +64,12 @@ ImageEngine::ImageEngine(const ImageSizes& sizes, Weights weights, std::size_t t
         own.ffn_value = weights_.matrix(block + "ffn.value.weight", C, F, !own.ffn_key_norm);
         if (const ColumnSums* by_columns = columns_of(*own.ffn_value)) {
             prepared_bytes_ = std::max(prepared_bytes_, by_columns->prepared_bytes(*own.ffn_value));
+            room_bytes_ = std::max(room_bytes_, ceil_divide(by_columns->room_bytes(*own.ffn_value), 64) * 64);
         }
         layers_.push_back(own);
     }
     prepared_ = Buffer<std::uint8_t>(pool_.asked() * kColumnPatches * prepared_bytes_);
+    room_ = Buffer<std::uint8_t>(pool_.asked() * room_bytes_);
     ln0_ = norm("backbone.layers.0.ln0", C, false);
     ln1_ = norm("backbone.ln1", C, true);
 }
@@ -261,10 +263,11 @@ void ImageEngine::multiply_all(const Worker& worker, std::initializer_list<Produ
 void ImageEngine::multiply_by_columns(const Worker& worker, const Product& product, std::size_t count) const {
     const Codec& codec = *operations().codecs[product.W->codec];
     std::uint8_t* const prepared = prepared_.data() + worker.index * kColumnPatches * prepared_bytes_;
+    std::uint8_t* const room = room_.data() + worker.index * room_bytes_;
     each(worker, ceil_divide(count, kColumnPatches), 1, [&](std::size_t piece) {
         const std::size_t first = piece * kColumnPatches;
         Activations view = product.x->view_from(first, std::min(kColumnPatches, count - first), quantized_);
-        codec.by_columns->prepare(*product.W, view, 0, view.count, prepared);
+        codec.by_columns->prepare(*product.W, view, 0, view.count, prepared, room);
         view.prepared = prepared;
         codec.product(*product.W, view, product.out + first * product.stride, product.stride, 0, product.W->rows);
     });

@@ -92,6 +92,8 @@ class ImageEngine {
     Buffer<float> scratch_;                         // (threads, patches of an image, 3, 16)
     Buffer<std::uint8_t> prepared_;                 // (threads, 16) patches as a matrix stored by columns reads them
     std::size_t prepared_bytes_ = 0;                // of a patch
+    Buffer<std::uint8_t> room_;                     // (threads,) of room_bytes_, for preparing them
+    std::size_t room_bytes_ = 0;
     std::size_t scratch_patches_ = 0;
     ThreadPool pool_;
     std::mutex busy_;

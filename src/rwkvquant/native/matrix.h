@@ -32,6 +32,7 @@ struct Activations {
     const void* prepared = nullptr;           // (count,) what the codec made of x, if it asks for that (codec.h, ColumnSums)
     std::size_t cols = 0, count = 0;
     std::size_t ahead = 0;                    // how many bytes ahead to ask for the memory of codes: prefetch.h
+    std::size_t together = 64;                // 1 to 256: the most vectors that are multiplied with a tile before the next one is decoded
 };
 
 }  // namespace rwkvquant

@@ -45,6 +45,7 @@ struct Decoder {
     const std::uint8_t* codes;        // of all row-blocks, one after another
     const std::uint8_t* row_scale;    // float16, or null
     int value_bits;                   // 7 or 8: decoded bytes are below 2^value_bits
+    bool centroids;                   // every group is one piece, its zero is kCentroidZero and its scale 1; value_bits is 7
     std::size_t group_bytes;          // of the codes of 16 rows x one activation group
     std::size_t block_bytes;          // of the codes of 16 rows
 };

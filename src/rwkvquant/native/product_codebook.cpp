@@ -113,7 +113,7 @@ void with_tables(const Codebook& matrix, const Activations& activations, float* 
         if (is_one_int8_vector(activations)) return one_vector<bits>(matrix, tables, activations, out, row_begin, row_end);
     }
     const Source<Tables> source = {matrix, tables};
-    const Decoder decoder = {decode<bits, Tables>, &source, matrix.cols, matrix.codes, matrix.row_scale, 7, 2 * bits * kStepBytes,
+    const Decoder decoder = {decode<bits, Tables>, &source, matrix.cols, matrix.codes, matrix.row_scale, 7, true, 2 * bits * kStepBytes,
                              ceil_divide(matrix.cols, 32) * bits * kStepBytes};
     product_decoded(decoder, activations, out, out_stride, row_begin, row_end);
 }

@@ -52,16 +52,18 @@ void describe_sections(Description& given, Matrix& matrix) {
 }
 
 std::size_t prepared_bytes(const Matrix& matrix) { return Prepared::bytes(kept<Columnwise>(matrix)); }
+std::size_t room_bytes(const Matrix& matrix) { return Prepared::list_bytes(kept<Columnwise>(matrix)); }
 
-void prepare(const Matrix& matrix, const Activations& activations, std::size_t begin, std::size_t end, void* prepared) {
+void prepare(const Matrix& matrix, const Activations& activations, std::size_t begin, std::size_t end, void* prepared, void* room) {
     const Columnwise own = kept<Columnwise>(matrix);
     const std::size_t padded = ceil_divide(own.cols, kActivationGroup) * kActivationGroup;
     const bool rounded = activations.q != nullptr;
     for (std::size_t vector = begin; vector < end; ++vector) {
         const Prepared to(prepared, own, vector);
-        list_columns(own, activations.x + vector * padded, to);
-        if (rounded) round_columns(to);
-        if (own.sections > 1) sort_columns(own, to, rounded);
+        const List unsorted = to.unsorted(own, rounded, room);
+        list_columns(own, activations.x + vector * padded, to, unsorted);
+        if (rounded) round_columns(to, unsorted);
+        if (own.sections > 1) sort_columns(own, to, unsorted, rounded);
         *to.listed = 0;
         for (std::size_t i = 0; i < own.sections; ++i) *to.listed += to.counts[i];
         if (!rounded) continue;
@@ -183,7 +185,7 @@ void product(const Matrix& matrix, const Activations& activations, float* out, s
     }
 }
 
-constexpr ColumnSums kColumnSums = {kChunkRows, kSums, prepared_bytes, prepare, active, add, finish};
+constexpr ColumnSums kColumnSums = {kChunkRows, kSums, prepared_bytes, room_bytes, prepare, active, add, finish};
 
 }  // namespace
 

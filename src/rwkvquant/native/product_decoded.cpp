@@ -13,7 +13,7 @@
 namespace rwkvquant::RWKVQUANT_BODY {
 namespace {
 
-constexpr std::size_t kPass = 128;  // vectors that share one decoding
+constexpr std::size_t kPass = 256;  // at most so many vectors share one decoding: see Activations::together
 constexpr std::size_t kStrip = 4;   // activation groups decoded together: 4 KiB for each row-block, in the first-level cache
 
 // The vectors of a pass, and the groups that are decoded now.
@@ -23,13 +23,14 @@ struct Pass {
     std::size_t first_group, count;  // of the strip
     const Decoded (*strip)[kStrip];  // [row-block][group of the strip]
     float (*y)[kPass * kTileRows];   // [row-block][vector of the pass, row]
-    std::size_t group_bytes, block_bytes;
+    std::size_t group_bytes, block_bytes, out_stride;
     const std::uint8_t* ahead = nullptr;  // the codes to prefetch meanwhile
+    const float* results = nullptr;       // in the last strip: where the rows of the first vector of the pass will be written
 };
 
 // `at` is the place in the pass of vector `vector`. What the loop needs is copied first: after a store to y, a compiler must
 // assume that everything else in memory has changed.
-template <int value_bits, int blocks, int vectors>
+template <int value_bits, bool centroids, int blocks, int vectors>
 void add_int8(const Pass& pass, std::size_t vector, std::size_t at) {
     constexpr int kPairs = blocks * vectors, kChains = kPairs < kEnough ? 2 : 1;
     const auto each = [](auto body) RWKVQUANT_ALWAYS {
@@ -37,11 +38,26 @@ void add_int8(const Pass& pass, std::size_t vector, std::size_t at) {
     };
     const Decoded(*const strip)[kStrip] = pass.strip;
     float* const y = pass.y[0] + kTileRows * at;
-    const std::size_t padded = pass.padded, groups = pass.groups, count = pass.count;
+    const std::size_t padded = pass.padded, count = pass.count;
     const std::int8_t* q = pass.activations.q + vector * padded + kActivationGroup * pass.first_group;
-    const std::int32_t* minus_sum = pass.activations.minus_sum + 2 * (vector * groups + pass.first_group);
-    const float* xscale = pass.activations.scale + vector * groups + pass.first_group;
-    for (std::size_t g = 0; g < count; ++g, q += kActivationGroup, minus_sum += 2, ++xscale) {
+
+    // Copied to where their addresses are constants: pointers to all vectors would need more registers than there are.
+    float xscale[vectors][kStrip];
+    std::int32_t minus_sum[vectors][kStrip][2];  // over the group, and over its second half
+    unroll<vectors>([&](auto v) RWKVQUANT_ALWAYS {
+        const std::size_t first = (vector + v.v) * pass.groups + pass.first_group;
+        const float* const scales = pass.activations.scale + first;
+        const std::int32_t* const sums = pass.activations.minus_sum + 2 * first;
+        if (count == kStrip) {
+            std::memcpy(xscale[v.v], scales, sizeof xscale[v.v]), std::memcpy(minus_sum[v.v], sums, sizeof minus_sum[v.v]);
+        } else {
+            for (std::size_t g = 0; g < count; ++g) xscale[v.v][g] = scales[g], std::memcpy(minus_sum[v.v][g], sums + 2 * g, 8);
+        }
+    });
+    if (pass.results != nullptr) {  // vectors lie a page or more apart, so the hardware does not fetch these lines by itself
+        each([&](auto b, auto v) RWKVQUANT_ALWAYS { __builtin_prefetch(pass.results + (at + v.v) * pass.out_stride + b.v * kTileRows, 1); });
+    }
+    for (std::size_t g = 0; g < count; ++g, q += kActivationGroup) {
         // A few lines at a time: a core can wait for a few dozen lines only, and would stop until they have come.
         if (at == 0) {
             for (std::size_t b = 0; b < blocks; ++b) {
@@ -50,21 +66,22 @@ void add_int8(const Pass& pass, std::size_t vector, std::size_t at) {
             }
         }
         int step = 0;
-        for (int p = 0; p < strip[0][g].pieces; ++p) {
-            const bool whole = strip[0][g].pieces == 1;
-            std::int32_t half[vectors];
-            if (!whole) {
-                unroll<vectors>([&](auto v) RWKVQUANT_ALWAYS {
-                    const std::int32_t* of_group = minus_sum + 2 * v.v * groups;
-                    half[v.v] = p == 0 ? of_group[0] - of_group[1] : of_group[1];
-                });
-            }
-            const std::int32_t* const factor = whole ? minus_sum : half;  // read from memory into all lanes at once
-            const std::size_t apart = whole ? 2 * groups : 1;
+        const int pieces = centroids ? 1 : strip[0][g].pieces;
+        for (int p = 0; p < pieces; ++p) {
+            // minus the sum of q over the piece
+            const auto factor = [&](auto v) RWKVQUANT_ALWAYS {
+                const std::int32_t* const of_group = minus_sum[v.v][g];
+                return pieces == 1 ? of_group[0] : p == 0 ? of_group[0] - of_group[1] : of_group[1];
+            };
             Ints isum[blocks][vectors], other[blocks][vectors];
-            each([&](auto b, auto v) RWKVQUANT_ALWAYS {
-                isum[b.v][v.v] = multiply_zeros(strip[b.v][g].piece[p].zero, factor[v.v * apart]);
-                if constexpr (kChains == 2) other[b.v][v.v] = splat(0);
+            unroll<vectors>([&](auto v) RWKVQUANT_ALWAYS {
+                const std::int32_t of_vector = factor(v);
+                const Ints start = times_power_of_two<6>(splat(of_vector));
+                static_assert(kCentroidZero == 1 << 6);
+                unroll<blocks>([&](auto b) RWKVQUANT_ALWAYS {
+                    isum[b.v][v.v] = centroids ? start : multiply_zeros(strip[b.v][g].piece[p].zero, of_vector);
+                    if constexpr (kChains == 2) other[b.v][v.v] = splat(0);
+                });
             });
             const auto add_step = [&](Ints(&sums)[blocks][vectors]) RWKVQUANT_ALWAYS {
                 Bytes bytes[blocks];
@@ -83,7 +100,8 @@ void add_int8(const Pass& pass, std::size_t vector, std::size_t at) {
             __asm__ volatile("" ::: "memory");  // so that y is read after the loop, not before: the loop needs the registers (2 %)
             each([&](auto b, auto v) RWKVQUANT_ALWAYS {
                 if constexpr (kChains == 2) isum[b.v][v.v] = add(isum[b.v][v.v], other[b.v][v.v]);
-                const Floats scale = multiply(strip[b.v][g].piece[p].scale, splat(xscale[v.v * groups]));
+                Floats scale = splat(xscale[v.v][g]);
+                if constexpr (!centroids) scale = multiply(strip[b.v][g].piece[p].scale, scale);
                 float* const to = y + kTileRows * (kPass * b.v + v.v);
                 store(to, add(floats_from(to), multiply(to_floats(isum[b.v][v.v]), scale)));
             });
@@ -91,13 +109,13 @@ void add_int8(const Pass& pass, std::size_t vector, std::size_t at) {
     }
 }
 
-template <int value_bits, int blocks>
+template <int value_bits, bool centroids, int blocks>
 void add_int8_strip(const Pass& pass, std::size_t first, std::size_t count) {
     std::size_t v = 0;
-    for (; v + kVectors <= count; v += kVectors) add_int8<value_bits, blocks, kVectors>(pass, first + v, v);
+    for (; v + kVectors <= count; v += kVectors) add_int8<value_bits, centroids, blocks, kVectors>(pass, first + v, v);
     unroll<kVectors - 1>([&](auto index) RWKVQUANT_ALWAYS {
         constexpr int kLeft = decltype(index)::v + 1;
-        if (count - v == kLeft) add_int8<value_bits, blocks, kLeft>(pass, first + v, v);
+        if (count - v == kLeft) add_int8<value_bits, centroids, blocks, kLeft>(pass, first + v, v);
     });
 }
 
@@ -134,12 +152,11 @@ void add_float_strip(const Pass& pass, std::size_t first, std::size_t count) {
 using AddStrip = void (*)(const Pass& pass, std::size_t first, std::size_t count);
 
 template <int blocks>
-AddStrip add_strip_for([[maybe_unused]] const Decoder& decoder, const Activations& activations) {
+AddStrip add_strip_for(const Decoder& decoder, const Activations& activations) {
     if (activations.q == nullptr) return add_float_strip<blocks>;
-    if constexpr (kSevenBitLoop) {
-        if (decoder.value_bits == 7) return add_int8_strip<7, blocks>;
-    }
-    return add_int8_strip<8, blocks>;
+    constexpr int kSeven = kSevenBitLoop ? 7 : 8;
+    if (decoder.centroids) return add_int8_strip<kSeven, true, blocks>;
+    return decoder.value_bits == 7 ? add_int8_strip<kSeven, false, blocks> : add_int8_strip<8, false, blocks>;
 }
 
 // The codes that will be decoded kStripsAhead strips later. kBlocks row-blocks are decoded together, so the strip after the last one of a
@@ -150,34 +167,50 @@ RWKVQUANT_INLINE void look_ahead(const Decoder& decoder, std::size_t block, Pass
     pass.ahead = decoder.codes + block * decoder.block_bytes + group * decoder.group_bytes;
 }
 
+// The number of vectors in each pass but the last one: passes are about equal.
+std::size_t vectors_of_pass(const Activations& activations) {
+    const std::size_t most = activations.together < kPass ? activations.together : kPass;
+    const std::size_t passes = ceil_divide(activations.count, most);
+    return ceil_divide(ceil_divide(activations.count, passes), kVectors) * kVectors;
+}
+
+RWKVQUANT_INLINE void write_rows(float* out, Floats values, std::size_t rows) {
+    if (rows == kTileRows) store(out, values);
+    else store(out, values, rows);
+}
+
 }  // namespace
 
 void product_decoded(const Decoder& decoder, const Activations& activations, float* out, std::size_t out_stride, std::size_t row_begin,
                      std::size_t row_end) {
     const AddStrip add_one = add_strip_for<1>(decoder, activations), add_all = add_strip_for<kBlocks>(decoder, activations);
-    const std::size_t groups = ceil_divide(decoder.cols, kActivationGroup);
+    const std::size_t groups = ceil_divide(decoder.cols, kActivationGroup), vectors = vectors_of_pass(activations);
     alignas(64) float y[kBlocks][kPass * kTileRows];
     Decoded strip[kBlocks][kStrip];
-    Pass pass = {activations, groups * kActivationGroup, groups, 0, 0, strip, y, decoder.group_bytes, decoder.block_bytes};
+    Pass pass = {activations, groups * kActivationGroup, groups, 0, 0, strip, y, decoder.group_bytes, decoder.block_bytes, out_stride};
     for (std::size_t row = row_begin; row < row_end; row += kBlocks * kTileRows) {
         const std::size_t blocks = row + kBlocks * kTileRows - kTileRows < row_end ? kBlocks : 1;
-        for (std::size_t first = 0; first < activations.count; first += kPass) {
-            const std::size_t left = activations.count - first, count = left < kPass ? left : kPass;
+        for (std::size_t first = 0; first < activations.count; first += vectors) {
+            const std::size_t left = activations.count - first, count = left < vectors ? left : vectors;
             for (std::size_t b = 0; b < blocks; ++b) std::memset(y[b], 0, count * kTileRows * sizeof(float));
             for (pass.first_group = 0; pass.first_group < groups; pass.first_group += pass.count) {
                 pass.count = groups - pass.first_group < kStrip ? groups - pass.first_group : kStrip;
+                pass.results = pass.first_group + pass.count == groups ? out + first * out_stride + row : nullptr;
                 look_ahead(decoder, row / kTileRows, pass);
                 for (std::size_t b = 0; b < blocks; ++b) {
                     decoder.decode(decoder.source, row / kTileRows + b, pass.first_group, pass.count, strip[b]);
                 }
                 (blocks == 1 ? add_one : add_all)(pass, first, count);
             }
+            Floats scale[kBlocks];
             for (std::size_t b = 0; b < blocks; ++b) {
-                const std::size_t at = row + b * kTileRows;
-                for (std::size_t v = 0; v < count; ++v) {
-                    Floats result = floats_from(y[b] + kTileRows * v);
-                    if (decoder.row_scale != nullptr) result = multiply(result, floats_from_f16(decoder.row_scale + 2 * at));
-                    store(out + (first + v) * out_stride + at, result, rows_left(at, row_end));
+                const bool stored = decoder.row_scale != nullptr;
+                scale[b] = stored ? floats_from_f16(decoder.row_scale + 2 * (row + b * kTileRows)) : splat(1.0f);
+            }
+            for (std::size_t v = 0; v < count; ++v) {
+                for (std::size_t b = 0; b < blocks; ++b) {
+                    const std::size_t at = row + b * kTileRows;
+                    write_rows(out + (first + v) * out_stride + at, multiply(floats_from(y[b] + kTileRows * v), scale[b]), rows_left(at, row_end));
                 }
             }
         }

@@ -72,7 +72,7 @@ void with_bits(const Pairs& matrix, const Activations& activations, float* out, 
     if constexpr (kOneVectorLoop) {
         if (is_one_int8_vector(activations)) return one_vector<bits>(matrix, activations, out, row_begin, row_end);
     }
-    const Decoder decoder = {decode<bits>, &matrix, matrix.cols, matrix.codes, matrix.row_scale, 7, bits * kStepBytes,
+    const Decoder decoder = {decode<bits>, &matrix, matrix.cols, matrix.codes, matrix.row_scale, 7, true, bits * kStepBytes,
                              ceil_divide(matrix.cols, 64) * bits * kStepBytes};
     product_decoded(decoder, activations, out, out_stride, row_begin, row_end);
 }

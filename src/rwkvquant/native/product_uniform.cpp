@@ -211,7 +211,7 @@ void with_bits(const Uniform& matrix, const Activations& activations, float* out
         }
     }
     const Decoder decoder = {matrix.tile_cols == 64 ? decode_64<bits> : decode_32<bits>, &matrix, matrix.cols, matrix.codes, matrix.row_scale,
-                             bits == 8 ? 8 : 7, 2 * bits * kStepBytes,
+                             bits == 8 ? 8 : 7, false, 2 * bits * kStepBytes,
                              ceil_divide(matrix.cols, static_cast<std::size_t>(matrix.tile_cols)) * static_cast<std::size_t>(matrix.tile_cols) * (2 * bits)};
     product_decoded(decoder, activations, out, out_stride, row_begin, row_end);
 }

@@ -1,7 +1,7 @@
-"""The native engine: gets the file's arrays once, and then tokens in steps of at most 64.
+"""The native engine: gets the file's arrays once, and then tokens in steps of 64 to 512, as the size of the model allows.
 
-Matrices are not copied from the file. A prompt is read in steps of 64 tokens, and sequences side by side share a step. The logits are
-the same bits for every division into steps and every number of threads.
+Matrices are not copied from the file. A prompt is read in as few steps as possible, and sequences side by side share a step. The logits
+are the same bits for every division into steps and every number of threads.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from rwkvquant.runtime.weights import Weights
 
 ACTIVATIONS = ("int8", "float32")
 SHARES = ("measured", "equal")  # of the work, for each thread; "equal" is for benchmarks
+TOGETHER = 8  # tokens: products take so many at a time, so steps are multiples of it
 PREFETCH = ("measured", "table")  # or a number of bytes: how far ahead products ask for memory (native/prefetch.h)
 MOST_AHEAD = 1 << 20
 
@@ -40,7 +41,6 @@ class NativeEngine:
         assert native is not None
         self.name = str(native.isa())
         self._require_whole = weights.require_whole
-        self._step_tokens = int(native.MAX_TOKENS)
         self._vocab = weights.dims.vocab
         dims = weights.dims
         sizes = {name: getattr(dims, name) for name in SYMBOLS.values()}
@@ -51,6 +51,7 @@ class NativeEngine:
             self._engine = native.Engine(weights.arch, sizes, matrices, vectors, embedding, threads, activations == "int8")
         except ValueError as error:
             raise FormatError(str(error)) from None
+        self._step_tokens = int(self._engine.step_tokens)
         if shares == "equal":
             self.fix_shares([1.0] * self.threads)
         if prefetch != "measured":
@@ -107,10 +108,12 @@ class NativeEngine:
         logits: Array,
         first_row: NDArray[np.intp],
     ) -> None:
-        """Read all tokens of sequences that fit into one step; each gets the same number of the step's tokens."""
+        """Read all tokens of sequences that fit into one step; each gets an equal part of a step. Steps are about equal."""
         done = dict.fromkeys(group, 0)
         while running := [i for i in group if done[i] < len(sequences[i])]:
-            each = self._step_tokens // len(running)
+            most, left = self._step_tokens // len(running), max(len(sequences[i]) - done[i] for i in running)
+            steps = -(-left // most)
+            each = min(most, -(-left // (steps * TOGETHER)) * TOGETHER)
             tokens: list[int] = []
             parts: list[tuple[int, int]] = []
             wanted: list[int] = []
