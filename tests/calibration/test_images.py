@@ -114,3 +114,16 @@ def test_calibration_images_are_evenly_spread_over_the_classes_and_mixed(tmp_pat
     assert not np.array_equal(images, calibration_images(tmp_path / "set", checkpoint, 16, seed=1))
     with pytest.raises(ImageError, match="there is no such file or folder"):
         calibration_images(tmp_path / "none", checkpoint, 16)
+
+
+def test_the_loss_of_images_counts_the_error_of_an_image_whole() -> None:
+    """KL = 1/2 mean over images of (sum over patches and rows of g_tr E_r . x_t)^2, computed patch by patch."""
+    rng = np.random.default_rng(0)
+    x, g, E = rng.normal(size=(5, 3, 4)), rng.normal(size=(5, 3, 6)), rng.normal(size=(2, 4))
+    rows = torch.tensor([5, 2])
+    found = Sensitivity(6, 4, rows_of_images=rows)
+    for part in (slice(0, 2), slice(2, 5)):
+        found.add(torch.from_numpy(x[part]).float(), torch.from_numpy(g[part]).float())
+    changes = [sum(g[i, t, r] * E[place] @ x[i, t] for t in range(3) for place, r in enumerate(rows.tolist())) for i in range(5)]
+    assert found.loss(torch.from_numpy(E).float(), rows) == pytest.approx(0.5 * np.mean(np.square(changes)), rel=1e-5)
+    np.testing.assert_allclose(found.rows.numpy(), np.square(g).mean((0, 1)), rtol=1e-5)

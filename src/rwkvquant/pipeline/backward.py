@@ -12,6 +12,7 @@ from rwkvquant.checkpoints import Checkpoint
 from rwkvquant.models import CheckpointSource
 from rwkvquant.pipeline.calibrate import Calibration
 from rwkvquant.pipeline.forward import is_large, multiplied
+from rwkvquant.pipeline.matrices import SAMPLED_WEIGHTS, sampled_rows
 from rwkvquant.recipes import Recipe
 
 SAMPLED_ROWS = 32  # rows of text that it reads
@@ -34,6 +35,7 @@ def backward_pass(checkpoint: Checkpoint, recipe: Recipe, calibration: Calibrati
         width=checkpoint.dims.width,
         device=device,
         multiplied=multiplied(recipe, checkpoint.architecture),
+        rows_of_images=(lambda shape: sampled_rows(shape, SAMPLED_WEIGHTS)) if of_images else None,
     )
     count = ROWS_OF_LARGE if is_large(checkpoint) else SAMPLED_ROWS
     rows = calibration.seen[: count * LENGTH // calibration.length if of_images else count]

@@ -13,6 +13,7 @@ from rwkvquant.quantizers import Quantizer, QuantizerOptions, quantizer_for
 from rwkvquant.quantizers.shared.hessian import Hessian
 from rwkvquant.recipes.setting import Setting
 
+SAMPLED_WEIGHTS = 1 << 16  # of each matrix that pass 1 tries, in whole blocks of rows
 ROW_BLOCK = 16  # rows of a matrix do not depend on one another, except those that share a codebook
 
 

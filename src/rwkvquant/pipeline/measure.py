@@ -24,7 +24,7 @@ from rwkvquant.checkpoints import Checkpoint, LogicalMatrix
 from rwkvquant.pipeline.allocation import give_back
 from rwkvquant.pipeline.backward import backward_pass
 from rwkvquant.pipeline.calibrate import Calibration
-from rwkvquant.pipeline.matrices import quantize_matrix, sampled_rows
+from rwkvquant.pipeline.matrices import SAMPLED_WEIGHTS, quantize_matrix, sampled_rows
 from rwkvquant.pipeline.plan_file import Candidate, Measured, from_json, to_json
 from rwkvquant.pipeline.progress import Progress
 from rwkvquant.pipeline.settings import allowed_settings
@@ -34,7 +34,6 @@ from rwkvquant.quantizers.shared.loss import hessian_loss
 from rwkvquant.recipes import Recipe, Setting
 from rwkvquant.selection.proxy import READINGS, incoherence, proxies
 
-SAMPLED_WEIGHTS = 1 << 16  # of each matrix, in whole blocks of rows
 ORDERS = range(2, 7)  # K of Eq. (17)
 ALWAYS_PROXIES = 1 << 20  # weights; the proxies of larger matrices are computed when a rule asks for them (choose.py)
 TINY = 1e-300

@@ -11,19 +11,28 @@ from rwkvquant.calibration.statistics.inputs import InputStatistics
 
 
 class Sensitivity:
-    """What pass 1 finds for one matrix (out, in): f of its rows, H_g, and the plain second moments of its inputs."""
+    """What pass 1 finds for one matrix (out, in): f of its rows, H_g, and the plain second moments of its inputs.
 
-    def __init__(self, out: int, width: int, device: torch.device | str = "cpu") -> None:
+    For images, instead of H_g, the gradients of each image by some rows of the matrix.
+    """
+
+    def __init__(self, out: int, width: int, device: torch.device | str = "cpu", rows_of_images: Tensor | None = None) -> None:
+        """`rows_of_images`: for images, indices of the rows whose errors `loss` will be asked for."""
         self.inputs = InputStatistics(width, device)
         self._squares = torch.zeros(out, dtype=torch.float64, device=device)
         self._weighted = InputStatistics(width, device)
+        self._rows_of_images, self._of_images = rows_of_images, list[Tensor]()
 
     def add(self, x: Tensor, g: Tensor) -> None:
-        """x (tokens, in) and g (tokens, out): inputs, and the gradient by outputs."""
+        """x (..., in) and g (..., out): inputs, and the gradient by outputs. Of images (images, patches, ...)."""
+        if self._rows_of_images is not None:
+            self._of_images.append(g[..., self._rows_of_images].transpose(1, 2) @ x)  # (images, rows, in)
+        x, g = x.reshape(-1, x.shape[-1]), g.reshape(-1, g.shape[-1])
         self.inputs.add(x)
         squares = g.square()
         self._squares += squares.sum(0, dtype=torch.float64)
-        self._weighted.add(x, squares.sum(1, keepdim=True))
+        if self._rows_of_images is None:
+            self._weighted.add(x, squares.sum(1, keepdim=True))
 
     @property
     def rows(self) -> Tensor:
@@ -36,7 +45,11 @@ class Sensitivity:
         return self._weighted.H
 
     def loss(self, E: Tensor, rows: Tensor) -> float:
-        """E (chosen rows, in), their indices -> their share of the KL divergence, in nats per token."""
+        """E (chosen rows, in), their indices -> their share of the KL divergence, in nats per token, or per image."""
+        if self._rows_of_images is not None:
+            assert torch.equal(rows, self._rows_of_images.cpu())
+            changes = torch.cat(self._of_images).flatten(1) @ E.flatten()  # of log p of each image
+            return 0.5 * float(changes.square().mean(dtype=torch.float64))
         total = float(self._squares.sum()) / self.inputs.tokens
         if total == 0:
             return 0.0  # no gradient: the model does not use this product
