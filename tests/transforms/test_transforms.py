@@ -82,8 +82,8 @@ def W() -> NDArray[np.float32]:
     return np.random.default_rng(0).standard_normal((DIMS.width, DIMS.width)).astype(np.float32)
 
 
-def test_the_only_transform_so_far_is_none() -> None:
-    assert transform_names() == ("none",)
+def test_none_changes_nothing() -> None:
+    assert transform_names() == ("none", "hadamard")
     identity, W = transform_named("none"), np.eye(3, dtype=np.float32)
     for change in (identity.activations, identity.weights, identity.undone, identity.hessian):
         assert change(W, {}, {}) is W
@@ -132,7 +132,7 @@ def test_a_flipped_bit_in_its_array_is_found(tmp_path: Path, W: NDArray[np.float
 @pytest.mark.parametrize(
     ("change", "rule"),
     [
-        ({"input_transform": {"name": "rotate"}}, r"knows no transform 'rotate' \(it has none, toy-scale\).*att.value"),
+        ({"input_transform": {"name": "rotate"}}, r"knows no transform 'rotate' \(it has none, hadamard, toy-scale\).*att.value"),
         ({"input_transform": {"name": "toy-scale", "arrays": {}}}, "has no power"),
         ({"input_transform": {"name": "toy-scale", "power": "2"}}, "must be int"),
         ({"input_transform": {"name": "toy-scale", "power": 9}}, "power of toy-scale must be -8 to 8; got 9"),

@@ -28,7 +28,7 @@ from rwkvquant.formats.states import decode_states
 from rwkvquant.formats.strict_json import shown
 from rwkvquant.formats.table import TensorEntry, decode_table, parse_checksums, transform_array
 from rwkvquant.formats.tokenizer_data import TokenizerData
-from rwkvquant.transforms import Applied
+from rwkvquant.transforms import Applied, transform_named
 
 FORMAT = "rwkvquant"
 FORMAT_VERSION = "1"
@@ -167,8 +167,27 @@ class PackedFile:
             "quantization_config": self.quantization_config,
             "provenance": self.provenance,
             "decoded_layouts": self.decoded_layouts(),
+            "transforms": self.transforms(),
             **self.ledger().to_json(),
         }
+
+    def transforms(self) -> list[dict[str, Any]]:
+        """Name and number of matrices of each input transform, and the operations for a token if products with one input share them."""
+        shared: dict[str, dict[Any, tuple[int, int]]] = {}
+        for name, entry in self.tensors.items():
+            applied = entry.input_transform
+            if applied.name == "none":
+                continue
+            layer, key = self.architecture.split(name)
+            spec = self.architecture.by_key.get(key)
+            of_input = (layer, spec.input if spec and spec.input else name, *sorted(applied.values.items()))
+            flops = transform_named(applied.name).flops(entry.shape[-1], applied.values)
+            count, _ = shared.setdefault(applied.name, {}).get(of_input, (0, 0))
+            shared[applied.name][of_input] = count + 1, flops
+        return [
+            {"name": name, "matrices": sum(count for count, _ in inputs.values()), "flops": sum(flops for _, flops in inputs.values())}
+            for name, inputs in shared.items()
+        ]
 
     def decoded_layouts(self) -> list[str]:
         """Layouts of matrices without a native product. The engine decodes them, to 16 bits a weight where these are exact, else 32."""

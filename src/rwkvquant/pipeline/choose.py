@@ -18,9 +18,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from rwkvquant.architectures import Role
 from rwkvquant.checkpoints import Checkpoint
 from rwkvquant.pipeline.matrices import rounding_errors
 from rwkvquant.pipeline.measure import proxies_of
+from rwkvquant.pipeline.plan import transform_bytes, transform_of
 from rwkvquant.pipeline.plan_file import Measured
 from rwkvquant.pipeline.progress import Progress
 from rwkvquant.pipeline.settings import allowed_settings, quantized_shapes
@@ -49,7 +51,9 @@ def choose_settings(
     if recipe.one_setting:
         allowed = allowed_settings(recipe, list(shapes), checkpoint.architecture, checkpoint.tensors)
         chosen = {name: settings[0] for name, settings in allowed.items()}
-        progress.note(f"one setting for every matrix ({recipe.candidates[0]}): {_stored_bits(chosen, shapes):.3f} stored bits per weight")
+        progress.note(
+            f"one setting for every matrix ({recipe.candidates[0]}): {_stored_bits(chosen, shapes, recipe):.3f} stored bits per weight"
+        )
         return chosen
     if measured is None:
         losses, kinds = _rounding_errors(checkpoint, recipe, shapes, progress), choose_kinds(chooser, dict.fromkeys(shapes))
@@ -131,8 +135,11 @@ def _fitted(candidates: Losses, shapes: dict[str, tuple[int, int]], recipe: Reci
     return settings
 
 
-def _stored_bits(chosen: Mapping[str, Setting], shapes: Mapping[str, tuple[int, int]]) -> float:
-    stored = sum(setting.stored_bytes(shapes[name]) for name, setting in chosen.items())
+def _stored_bits(chosen: Mapping[str, Setting], shapes: Mapping[str, tuple[int, int]], recipe: Recipe) -> float:
+    def side(setting: Setting, width: int) -> int:
+        return transform_bytes(transform_of(recipe, Role.PROJECTION, setting, width), width)
+
+    stored = sum(setting.stored_bytes(shapes[name]) + side(setting, shapes[name][1]) for name, setting in chosen.items())
     return 8 * stored / sum(rows * cols for rows, cols in shapes.values())
 
 

@@ -9,12 +9,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from rwkvquant.architectures import Role, TensorSpec
+from rwkvquant.architectures import QUANTIZED_ROLES, Role, TensorSpec
 from rwkvquant.checkpoints import Checkpoint, LogicalMatrix
-from rwkvquant.codecs import CodecConfig, DenseConfig
+from rwkvquant.codecs import CodecConfig, DenseConfig, codec_of
 from rwkvquant.codecs.dense import MAX_NDIM
+from rwkvquant.codecs.packing import aligned
 from rwkvquant.formats.ledger import Ledger, make_item
 from rwkvquant.recipes import Recipe, Setting
+from rwkvquant.transforms import NONE, Applied, transform_named
 
 LARGEST_HALF = 65504.0
 
@@ -32,6 +34,7 @@ class PlannedTensor:
     setting: Setting | None
     dense_bits: int = 16
     rows: bool = False
+    transform: Applied = NONE  # of its input
 
     @property
     def key(self) -> str:
@@ -48,7 +51,7 @@ class PlannedTensor:
 
     @property
     def stored_bytes(self) -> int:
-        return self.codec.stored_bytes(self.shape, self.rows)
+        return self.codec.stored_bytes(self.shape, self.rows) + transform_bytes(self.transform, self.shape[-1])
 
     @property
     def method(self) -> str:
@@ -73,7 +76,10 @@ def make_plan(checkpoint: Checkpoint, recipe: Recipe, chosen: Mapping[str, Setti
                 shape_of_slice = source_shape[1:] if spec.slices else source_shape
                 setting = _only(recipe.head) if spec.role is Role.HEAD else chosen[matrix.name]
                 dense_bits = _dense_bits(checkpoint.read(name)) if setting is None else 0
-                plan.append(PlannedTensor(matrix.name, name, spec, owner, matrix.shape, shape_of_slice, setting, dense_bits))
+                transform = transform_of(recipe, spec.role, setting, matrix.shape[1])
+                plan.append(
+                    PlannedTensor(matrix.name, name, spec, owner, matrix.shape, shape_of_slice, setting, dense_bits, transform=transform)
+                )
         elif spec.role is Role.EMBEDDING:
             shape, setting = spec.forward_shape(checkpoint.dims), _only(recipe.embedding)
             dense_bits = _dense_bits(checkpoint.read(name)) if setting is None else 0
@@ -89,6 +95,19 @@ def make_plan(checkpoint: Checkpoint, recipe: Recipe, chosen: Mapping[str, Setti
         carried = TensorSpec(name, info.shape, Role.CARRIED)
         plan.append(PlannedTensor(name, name, carried, None, shape, info.shape or (1,), None, _dense_bits(checkpoint.read(name))))
     return plan
+
+
+def transform_of(recipe: Recipe, role: Role, setting: Setting | None, width: int) -> Applied:
+    """What the recipe does to the input of a matrix: to those of projections and LoRA factors, if their codec takes inputs of any sign."""
+    if setting is None or role not in QUANTIZED_ROLES or codec_of(setting.codec).nonnegative_input:
+        return NONE
+    return transform_named(recipe.transform).make(width, recipe.seed)
+
+
+def transform_bytes(transform: Applied, width: int) -> int:
+    """Bytes of its arrays in the file, with padding."""
+    sizes = aligned(transform.transform.sizes(transform.values, width))
+    return sum(dtype.itemsize * count for dtype, count in sizes.values())
 
 
 def planned_ledger(plan: list[PlannedTensor], tokenizer_bytes: int) -> Ledger:

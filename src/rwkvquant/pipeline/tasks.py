@@ -6,10 +6,13 @@ options. `perform` is a pure function. Matrices that share an input share the fa
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from rwkvquant.codecs import QTensor
@@ -21,6 +24,7 @@ from rwkvquant.quantizers.shared.factor import is_finite
 from rwkvquant.quantizers.shared.hessian import Hessian
 from rwkvquant.quantizers.shared.loss import hessian_error, hessian_loss
 from rwkvquant.recipes import Setting
+from rwkvquant.transforms import NONE, Applied
 
 TRIED_FIRST = 1 << 20  # weights of a large matrix that are rounded first, to see whether error feedback is clearly better,
 CLEARLY = 1.25  # by so many times less loss
@@ -38,13 +42,17 @@ class Matrix:
 
 @dataclass(frozen=True)
 class Task:
-    """H (in, in) float64 of the input on the text that quantisers see, H_kept_out the same on text kept out; None if there is no text."""
+    """H (in, in) float64 of the input on the text that quantisers see, H_kept_out the same on text kept out; None if there is no text.
+
+    W, H and cross moments are those of the input itself; the results are for the input after `transform`.
+    """
 
     matrices: tuple[Matrix, ...]
     options: QuantizerOptions
     correction: float = 0.0
     H: Tensor | None = None
     H_kept_out: Tensor | None = None
+    transform: Applied = NONE
 
 
 @dataclass(frozen=True)
@@ -60,8 +68,27 @@ class Done:
 
 def perform(task: Task) -> tuple[Done, ...]:
     """Raises CheckpointError for an input that overflows."""
+    task = _transformed(task)
     hessian = None if task.H is None else Hessian(task.H, task.matrices[0].W.dtype)
     return tuple(_quantise(matrix, hessian, task) for matrix in task.matrices)
+
+
+def _transformed(task: Task) -> Task:
+    """The same task for the transformed input: W T^-1, T H T^T, and cross moments (out, in), which are sums over inputs, times T^T."""
+    T = task.transform
+    if T.name == "none":
+        return task
+
+    def changed(change: Callable[[NDArray[Any]], NDArray[Any]], values: Tensor) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(change(values.cpu().numpy()))).to(values.device)
+
+    def maybe(change: Callable[[NDArray[Any]], NDArray[Any]], values: Tensor | None) -> Tensor | None:
+        return None if values is None else changed(change, values)
+
+    matrices = tuple(
+        replace(each, W=changed(T.weights, each.W), cross_moment=maybe(T.activations, each.cross_moment)) for each in task.matrices
+    )
+    return replace(task, matrices=matrices, H=maybe(T.hessian, task.H), H_kept_out=maybe(T.hessian, task.H_kept_out))
 
 
 def _quantise(matrix: Matrix, hessian: Hessian | None, task: Task) -> Done:

@@ -81,7 +81,7 @@ class TensorWriter:
             if matrix.fell_back:
                 self.fallen_back.append(tensor.name)
             self._report(tensor, matrix.quantised, matrix.setting.method, matrix.error)
-            after[tensor.key] = QuantizedMatrix(matrix.quantised, weight.device)
+            after[tensor.key] = _of_forward(matrix.quantised, tensor, weight.device)
         return after
 
     def carry(self) -> None:
@@ -103,7 +103,9 @@ class TensorWriter:
         matrices = tuple(self._as_data(tensor, weights[tensor.key], collected) for tensor in tensors)
         inputs, kept_out = collected.inputs.pop(name, None), collected.kept_out.pop(name, None)
         H, H_kept_out = inputs.H if inputs else None, kept_out.H if kept_out else None
-        return Task(matrices, self._recipe.quantizer, self._recipe.correction, H, H_kept_out)
+        transform = tensors[0].transform
+        assert all(tensor.transform.name == transform.name for tensor in tensors), f"products with the input {name} have one transform"
+        return Task(matrices, self._recipe.quantizer, self._recipe.correction, H, H_kept_out, transform)
 
     def _as_data(self, tensor: PlannedTensor, weight: Tensor, collected: Collected) -> Matrix:
         assert tensor.setting is not None
@@ -143,6 +145,7 @@ class TensorWriter:
             source_shape=tensor.source_shape,
             transposed=tensor.spec.transposed,
             layout=tensor.layout,
+            input_transform=tensor.transform,
             **extra,
         )
         count = math.prod(tensor.shape)
@@ -157,6 +160,13 @@ class TensorWriter:
                 stored_bytes=tensor.stored_bytes,
             )
         )
+
+
+def _of_forward(quantised: QTensor, tensor: PlannedTensor, device: torch.device) -> QuantizedMatrix | Tensor:
+    """What the forward multiplies its own input with: codes, or float32 where a transform must be undone."""
+    if tensor.transform.name == "none":
+        return QuantizedMatrix(quantised, device)
+    return torch.from_numpy(tensor.transform.undone(quantised.decode())).to(device)
 
 
 def _input_name(tensor: PlannedTensor) -> str | None:

@@ -15,6 +15,7 @@ from rwkvquant.config import CHOICES, FORWARD_DTYPES, PROXY_READINGS, VECTOR_COD
 from rwkvquant.errors import ConfigError
 from rwkvquant.quantizers import QuantizerOptions
 from rwkvquant.recipes.setting import Setting
+from rwkvquant.transforms import transform_names
 
 DEVICES = ("cpu", "cuda")
 
@@ -52,13 +53,14 @@ class Chooser:
 class Recipe:
     """What runs. `head`, `embedding` and `vectors` hold one setting each, or none: then 16 bits stay.
 
-    candidates: what a matrix may become, uniform grids first. sparse_input: the same for matrices whose input is never negative and mostly
-    zero; none: they are like the others. tensor_bits: "PATTERN=BITS" narrows them for some matrices. measured: whether there is a pass 1,
-    which tries all candidates on full-precision inputs. calibrated: whether text is read at all. correction: the share of earlier errors
-    that the last products of a block correct. fall_back: whether some text is kept out to test error feedback on; a
-    tensor is rounded without it where that loses less. vector_weights: how the elements of vectors with codebooks are weighted.
-    forward_dtype: the numbers in which the text runs through the blocks; the job replaces "auto" before it begins. An empty
-    calibration.path means the text in the package, an empty tokenizer that of the checkpoint.
+    candidates: what a matrix may become, uniform grids first. transform: of the inputs of projections and LoRA factors.
+    sparse_input: candidates for matrices whose input is never negative and mostly zero; none: they are like the others.
+    tensor_bits: "PATTERN=BITS" narrows them for some matrices. measured: whether there is a pass 1, which tries all candidates on
+    full-precision inputs. calibrated: whether text is read at all. correction: the share of earlier errors that the last products of a
+    block correct. fall_back: whether some text is kept out to test error feedback on; a tensor is rounded without it where that loses
+    less. vector_weights: how the elements of vectors with codebooks are weighted. forward_dtype: the numbers in which the text runs
+    through the blocks; the job replaces "auto" before it begins. An empty calibration.path means the text in the package, an empty
+    tokenizer that of the checkpoint.
     """
 
     method: str
@@ -92,7 +94,7 @@ class Recipe:
         for name in ("head", "embedding", "vectors"):
             if len(getattr(self, name)) > 1:
                 raise ConfigError(f"{name} takes one setting, or none for 16 bits; got {len(getattr(self, name))}")
-        require("transform", self.transform, ("none",))
+        require("transform", self.transform, transform_names())
         require("vector_weights", self.vector_weights, ("none", *VECTOR_CODEBOOKS))
         require("forward_dtype", self.forward_dtype, FORWARD_DTYPES)
         require("device", self.device.partition(":")[0], DEVICES)
@@ -108,6 +110,8 @@ class Recipe:
         }
         if not self.calibrated and any(readers.values()):
             raise ConfigError(f"calibrated must be true: {' and '.join(name for name, reads in readers.items() if reads)} needs text")
+        if self.measured and self.transform != "none":
+            raise ConfigError(f"transform must be none where measured is true: a pass 1 measures no transform; got {self.transform}")
         if not self.measured and len(self.candidates) > 1 and self.chooser.rule in ("algorithm1", "fixed", "incoherence"):
             raise ConfigError(f"measured must be true: the choice {self.chooser.rule} needs a pass 1")
         if any(setting.kind == "codebook" for setting in self.vectors) != (self.vector_weights != "none"):

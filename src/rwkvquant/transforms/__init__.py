@@ -1,5 +1,9 @@
-"""Transforms of the input of a product (base.py says what a transform is). The only one so far is `none`."""
+"""Transforms of the input of a product; base.py says what a transform is.
 
-from rwkvquant.transforms.base import Applied, Transform, register, transform_named, transform_names, unregister
+none        T = 1        hadamard.py    block-wise Hadamard with random signs
+"""
 
-__all__ = ["Applied", "Transform", "register", "transform_named", "transform_names", "unregister"]
+from rwkvquant.transforms import hadamard
+from rwkvquant.transforms.base import NONE, Applied, Transform, register, transform_named, transform_names, unregister
+
+__all__ = ["NONE", "Applied", "Transform", "hadamard", "register", "transform_named", "transform_names", "unregister"]

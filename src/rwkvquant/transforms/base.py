@@ -30,6 +30,10 @@ class Transform(ABC):
     name: ClassVar[str]
     keys: ClassVar[Mapping[str, type[int]]] = {}  # keys of the table -> their JSON types
 
+    def make(self, width: int, seed: int) -> Applied:
+        """T for inputs of this width, for a quantiser that knows nothing else of it. `seed`: of what T draws at random."""
+        return Applied(self.name)
+
     def check(self, values: Values, width: int) -> None:  # noqa: B027 (a transform without values has nothing to check)
         """Raises FormatError for values that break a rule, and for a width of the input that T cannot have."""
 
@@ -92,13 +96,20 @@ class Applied:
         """Raises FormatError for an unknown name."""
         return transform_named(self.name)
 
+    def activations(self, x: Array) -> Array:
+        return self.transform.activations(x, self.values, self.arrays)
+
     def weights(self, W: Array) -> Array:
         return self.transform.weights(W, self.values, self.arrays)
 
     def undone(self, W: Array) -> Array:
         return self.transform.undone(W, self.values, self.arrays)
 
+    def hessian(self, H: NDArray[Any]) -> NDArray[Any]:
+        return self.transform.hessian(H, self.values, self.arrays)
 
+
+NONE = Applied()
 _BY_NAME: dict[str, Transform] = {}
 
 
