@@ -16,6 +16,7 @@ from rwkvquant.codecs import (
     DenseTensor,
     GridConfig,
     PairCodebookTensor,
+    PolarTensor,
     QTensor,
     SectionsTensor,
     UniformTensor,
@@ -68,6 +69,14 @@ def pairs(rng: np.random.Generator, shape: tuple[int, int], bits: int = 4, group
     return PairCodebookTensor(codes, bits, books, rng.random(rows).astype(np.float16), cols, group_rows)
 
 
+def polar(
+    rng: np.random.Generator, shape: tuple[int, int], direction_bits: int = 12, magnitude_bits: int = 4, kind: str = "e8"
+) -> PolarTensor:
+    rows, cols = shape
+    codes = rng.integers(0, 1 << direction_bits + magnitude_bits, (rows, -(-cols // 8)), dtype=np.uint32)
+    return PolarTensor(codes, direction_bits, magnitude_bits, kind, rng.random(rows).astype(np.float16), cols)
+
+
 def columnwise(rng: np.random.Generator, shape: tuple[int, int], bits: int = 3) -> ColumnwiseTensor:
     rows, cols = shape
     table = np.sort(rng.integers(-64, 65, 2**bits)).astype(np.int8)
@@ -105,6 +114,12 @@ def of_pairs(rng: np.random.Generator) -> Iterator[tuple[str, PairCodebookTensor
     return ((f"pairs{bits}.t16x32", pairs(rng, (17, 67), bits)) for bits in range(4, 9))
 
 
+def of_polar(rng: np.random.Generator) -> Iterator[tuple[str, PolarTensor]]:
+    """Directions that are made quickly."""
+    for bits, direction_bits, kind in ((16, 12, "e8"), (16, 13, "random"), (17, 13, "e8"), (18, 15, "random"), (20, 16, "random")):
+        yield f"polar{bits}.t16x8", polar(rng, (17, 67), direction_bits, bits - direction_bits, kind)
+
+
 def of_columnwise(rng: np.random.Generator) -> Iterator[tuple[str, ColumnwiseTensor]]:
     """One piece, a chunk of three, and a whole chunk before one of two."""
     for bits in (2, 3, 4):
@@ -126,6 +141,7 @@ EXAMPLES: dict[str, Callable[[np.random.Generator], Iterator[tuple[str, QTensor]
     "uniform": of_uniform,
     "codebook": of_codebook,
     "pairs": of_pairs,
+    "polar": of_polar,
     "columnwise": of_columnwise,
     "sections": of_sections,
     "dense": of_dense,
@@ -148,6 +164,7 @@ def add_model(writer: ContainerWriter, seed: int = 0) -> None:
         writer.add(block + "att.w1", lora, role="lora", method="rtn", source_shape=(C, 8), transposed=True)
         writer.add(block + "att.a1", codebook(rng, (5, C), 4, 8, rank=3), role="lora", method="gptvq", source_shape=(C, 5), transposed=True)
         writer.add(block + "att.a2", pairs(rng, (C, 5), 5), role="lora", method="gptvq", source_shape=(5, C), transposed=True)
+        writer.add(block + "att.output.weight", polar(rng, (C, C), 13, 3 + layer), role="projection", method="pcdvq")
         writer.add(block + "att.x_k", vector_codebook(rng, (1, C), 2), role="elementwise", method="kmeans", source_shape=(1, 1, C))
         vector = uniform(rng, (1, C), GridConfig(8, 64))
         writer.add(block + "att.x_r", vector, role="elementwise", method="rtn", layout="uniform8.rows", source_shape=(1, 1, C))

@@ -6,16 +6,17 @@ import json
 import re
 import struct
 import zlib
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from rwkvquant.architectures.rwkv import RECURRENT
-from rwkvquant.codecs import CodebookConfig, CodebookFactors, ColumnwiseConfig, GridConfig, PairConfig
+from rwkvquant.codecs import CodebookConfig, CodebookFactors, ColumnwiseConfig, GridConfig, PairConfig, PolarConfig
 from rwkvquant.formats import header, states
 from rwkvquant.formats.container import open_packed
-from rwkvquant.kernels import chunks, tiles
+from rwkvquant.kernels import chunks, gemv_polar, tiles
 from rwkvquant.transforms import transform_names
 from tests.formats.examples import TOKENIZER, write_model
 
@@ -60,14 +61,16 @@ def test_the_worked_centroids_are_those_of_the_definition() -> None:
 def test_the_tables_of_bits_are_computed_from_stored_bytes() -> None:
     shape = (2048, 2048)
     uniform = re.findall(r"\| uniform(\d) \| (\d+) \| (\d+) \| (\w+) \| ([\d.]+) \|", DOC)
-    tables = re.findall(r"\| (codebook|pairs|columnwise)(\d) \| (\d+) \| ([\d-]+) \| ([\d.]+) \|", DOC)
-    assert len(uniform) == 7 and len(tables) == 8
+    tables = re.findall(r"\| (codebook|pairs|columnwise|polar)(\d+) \| (\d+) \| ([\d-]+) \| ([\d.]+) \|", DOC)
+    assert len(uniform) == 7 and len(tables) == 10
     for bits, group, scale_bits, symmetric, claimed in uniform:
         size = GridConfig(int(bits), int(group), symmetric == "yes", int(scale_bits)).stored_bytes(shape)
         assert f"{8 * size / 2048**2:.4f}" == claimed, (bits, group)
     for codec, bits, group_rows, rank, claimed in tables:
         if codec == "codebook":
             size = CodebookConfig(int(bits), int(group_rows), int(rank)).stored_bytes(shape)
+        elif codec == "polar":
+            size = PolarConfig(int(bits) - 2, 2).stored_bytes(shape)
         elif codec == "pairs":
             size = PairConfig(int(bits), int(group_rows)).stored_bytes(shape)
         else:
@@ -98,7 +101,7 @@ def test_a_reader_written_from_the_page_alone_decodes_every_matrix(tmp_path: Pat
     entries = json.loads(text)
     metadata = entries.pop("__metadata__")
     assert zlib.crc32(text[:33] + b"00000000" + text[41:]) == int(metadata["header_crc32"], 16)
-    types = {"U8": np.uint8, "I8": np.int8, "F16": np.dtype("<f2"), "F32": np.dtype("<f4")}
+    types = {"U8": np.uint8, "I8": np.int8, "U16": np.dtype("<u2"), "F16": np.dtype("<f2"), "F32": np.dtype("<f4")}
 
     def array(name: str) -> np.ndarray:
         begin, end = entries[name]["data_offsets"]
@@ -120,7 +123,7 @@ def decode_by_the_page(entry: dict, arrays: dict[str, np.ndarray]) -> np.ndarray
     if codec == "dense":
         return arrays["values"][: int(np.prod(entry["shape"]))].reshape(entry["shape"]).astype(np.float32)
     rows, cols = entry["shape"]
-    bits, f32 = 0 if codec == "sections" else int(codec[-1]), np.float32
+    bits, f32 = 0 if codec == "sections" else int(codec.lstrip("abcdefghijklmnopqrstuvwxyz")), np.float32
     weights = np.zeros((rows, cols), f32)
     for r in range(rows):
         for col in range(cols):
@@ -128,6 +131,9 @@ def decode_by_the_page(entry: dict, arrays: dict[str, np.ndarray]) -> np.ndarray
                 code = code_by_the_page(arrays["codes"], kind, -(-cols // 2), bits, r, col // 2)
                 centroid = int(arrays["codebooks"][(r // entry["group_rows"] * 2 + col % 2) * 2**bits + code])
                 weights[r, col] = f32(arrays["row_scale"][r]) * f32(centroid - 64)
+                continue
+            if codec.startswith("polar"):
+                weights[r, col] = f32(arrays["row_scale"][r]) * f32(polar_number_by_the_page(entry, arrays, bits, r, col))
                 continue
             if codec == "sections":
                 weights[r, col] = section_weight_by_the_page(arrays, rows, cols, r, col)
@@ -187,6 +193,51 @@ def columnwise_code_by_the_page(codes: np.ndarray, rows: int, cols: int, bits: i
     return code
 
 
+@cache
+def e8_by_the_page(bits: int) -> list[list[int]]:
+    """Directions as the page makes them, in whole numbers and fractions of them; rounding to 9 digits keeps these apart."""
+    norm, points = 0, []
+    while len(points) < 2**bits:
+        norm += 2
+        points += [point for point in shell_by_the_page(norm) if norm % 8 or not halved_by_the_page(point)]
+    P = np.array(points, float)
+    size, nearest, at, chosen = (P * P).sum(1), np.full(len(P), -np.inf), 0, []
+    for _ in range(2**bits):
+        chosen.append([int(np.sign(x)) * int(np.floor(127 * abs(x) / np.sqrt(size[at]) + 0.5)) for x in P[at]])
+        dots = P @ P[at]
+        nearest = np.maximum(nearest, np.round(np.abs(dots) * dots / (size * size[at]), 9))
+        nearest[at] = np.inf
+        at = int(nearest.argmin())
+    return chosen
+
+
+def shell_by_the_page(norm: int) -> list[tuple[int, ...]]:
+    points: list[tuple[int, ...]] = []
+    for values in (range(-4, 5, 2), range(-3, 4, 2)) if norm < 7 else (range(-6, 7, 2), range(-5, 6, 2)):
+        found: list[tuple[int, ...]] = [()]
+        for _ in range(8):
+            found = [(*point, value) for point in found for value in values if sum(x * x for x in point) + value * value <= 4 * norm]
+        points += [point for point in found if sum(x * x for x in point) == 4 * norm and sum(point) % 4 == 0]
+    return sorted(points)
+
+
+def halved_by_the_page(point: tuple[int, ...]) -> bool:
+    half = [x // 2 for x in point]
+    return all(x % 2 == 0 for x in point) and len({x % 2 for x in half}) == 1 and sum(half) % 4 == 0
+
+
+LEVELS = {int(b): [int(level) for level in levels.split()] for b, levels in re.findall(r"    b = (\d)   ((?:\d+ *)+)\n", DOC)}
+
+
+def polar_number_by_the_page(entry: dict, arrays: dict[str, np.ndarray], bits: int, r: int, col: int) -> int:
+    tiles, a, h = -(-entry["shape"][1] // 64), entry["direction_bits"], bits - 16
+    tile, i = r // 16 * tiles + col // 64, col % 64 // 8 * 16 + r % 16
+    code = int(arrays["codes"][128 * tile + i])
+    if h:
+        code += (int(arrays["high"][16 * h * tile + i // (8 // h)]) >> h * (i % (8 // h))) % 2**h << 16
+    return (e8_by_the_page(a)[code % 2**a][col % 8] * LEVELS[bits - a][code // 2**a] + 2**14) >> 15
+
+
 def section_weight_by_the_page(arrays: dict[str, np.ndarray], rows: int, cols: int, r: int, col: int) -> np.float32:
     widths, start, table = arrays["widths"][:cols].tolist(), 0, 0
     width, padded_rows, f32 = widths[col], -(-rows // 128) * 128, np.float32
@@ -213,6 +264,10 @@ def centroid_by_the_page(entry: dict, arrays: dict[str, np.ndarray], bits: int, 
     total = sum(int(arrays["coefficients"][table * rank + i]) * int(arrays["basis"][i * 2**bits + code]) for i in range(rank))
     half = 2 ** (shift - 1) if shift else 0
     return min(63, max(-64, (total + half) >> shift)) + 64
+
+
+def test_levels_of_magnitudes_are_those_of_the_page() -> None:
+    assert {bits: tuple(levels) for bits, levels in LEVELS.items()} == gemv_polar.LEVELS
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4])

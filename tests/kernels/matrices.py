@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rwkvquant.codecs import PackedTensor, Packing
-from rwkvquant.kernels import chunks, gemv_sections, tiles
+from rwkvquant.codecs import PackedTensor, Packing, PolarConfig
+from rwkvquant.kernels import chunks, gemv_polar, gemv_sections, tiles
 from rwkvquant.kernels.gemv_sections import WIDTHS
 
 UNIFORM = [(bits, tile_cols) for bits in range(1, 9) for tile_cols in (64, 32)]
@@ -71,6 +71,17 @@ def pairs(rows: int, cols: int, bits: int = 6, group_rows: int = 16, seed: int =
     return PackedTensor(packing, {**arrays, "row_scale": row_scales(rng, rows)})
 
 
+def polar(rows: int, cols: int, direction_bits: int = 12, magnitude_bits: int = 4, kind: str = "random", seed: int = 0) -> PackedTensor:
+    """Codes are random in the padding too."""
+    bits = direction_bits + magnitude_bits
+    rng = np.random.default_rng([rows, cols, bits, direction_bits, seed])
+    words, high = gemv_polar.code_counts(rows, cols, bits)
+    arrays = {"codes": rng.integers(0, 1 << 16, words, dtype=np.uint16), "row_scale": row_scales(rng, rows)}
+    if high:
+        arrays["high"] = random_bytes(rng, high)
+    return PackedTensor(PolarConfig(direction_bits, magnitude_bits, kind).packing((rows, cols)), arrays)
+
+
 def columnwise(rows: int, cols: int, bits: int = 3, seed: int = 0) -> PackedTensor:
     rng = np.random.default_rng([rows, cols, bits, seed])
     table = np.full(64, 127, np.int8)  # what follows the table must not be read
@@ -128,6 +139,7 @@ def every_layout(rows: int, cols: int) -> list[PackedTensor]:
             codebook(rows, cols, bits, group_rows, rank, shift) for rank, shift in ((0, 0), (1, 0), (3, 9), (4, 8), (5, 10), (8, 14))
         ]
     result += [pairs(rows, cols, bits, group_rows) for bits in range(4, 9) for group_rows in (16, 48)]
+    result += [polar(rows, cols, *bits) for bits in ((12, 4), (15, 1), (13, 3), (15, 2), (14, 4), (16, 4))]
     return [*result, dense(rows, cols, 16), dense(rows, cols, 32), bfloat(rows, cols)]
 
 

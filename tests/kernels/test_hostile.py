@@ -24,6 +24,7 @@ SOUND = [
     matrices.codebook(35, 70),
     matrices.codebook(35, 70, 4, 8, rank=3),
     matrices.pairs(35, 70),
+    matrices.polar(35, 70, 15, 3),
     matrices.columnwise(35, 70),
     matrices.sections(35, 70),
     matrices.dense(35, 70),

@@ -273,7 +273,10 @@ UNIFORM = matrices.uniform(16, 64, 3)
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"codec": "trellis"}, "codec must be one of uniform, codebook, pairs, columnwise, sections, dense, bfloat, rows; got trellis"),
+        (
+            {"codec": "trellis"},
+            "codec must be one of uniform, codebook, pairs, polar, columnwise, sections, dense, bfloat, rows; got trellis",
+        ),
         ({"bits": 9}, "bits must be 1 to 8; got 9"),
         ({"bits": -1}, r"bits must be a whole number below 2\*\*31; got -1"),
         ({"tile_cols": 48}, "tile_cols must be 32 or 64; got 48"),
@@ -292,6 +295,8 @@ UNIFORM = matrices.uniform(16, 64, 3)
         ({"codec": "codebook", "group_rows": 2, "rank": 9}, "rank must be 0 to 8; got 9"),
         ({"codec": "pairs", "bits": 6, "group_rows": 24}, "group_rows must be a multiple of 16"),
         ({"codec": "pairs", "bits": 3, "group_rows": 16}, "bits must be 4 to 8; got 3"),
+        ({"codec": "polar", "bits": 19, "direction_bits": 16}, "bits must be 16 or 17 or 18 or 20; got 19"),
+        ({"codec": "polar", "bits": 18, "direction_bits": 13}, "direction_bits must be 1 to 4 less than bits"),
         ({"codec": "dense", "bits": 16}, "values is missing"),
     ],
 )

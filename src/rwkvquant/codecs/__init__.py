@@ -13,6 +13,7 @@ from rwkvquant.codecs.columnwise import ColumnwiseConfig, ColumnwiseTensor
 from rwkvquant.codecs.dense import DenseConfig, DenseTensor
 from rwkvquant.codecs.packing import ALIGNMENT, PackedTensor, Packing
 from rwkvquant.codecs.pairs import PairCodebookTensor, PairConfig
+from rwkvquant.codecs.polar import PolarConfig, PolarTensor
 from rwkvquant.codecs.registry import codec_of, codec_of_layout, codecs, config_from_json, layout_ids, register, unregister
 from rwkvquant.codecs.sections import SectionsConfig, SectionsTensor
 from rwkvquant.codecs.uniform import GridConfig, UniformTensor
@@ -36,6 +37,8 @@ __all__ = [
     "Packing",
     "PairCodebookTensor",
     "PairConfig",
+    "PolarConfig",
+    "PolarTensor",
     "QTensor",
     "SectionsConfig",
     "SectionsTensor",
