@@ -11,7 +11,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from rwkvquant.codecs import CodebookConfig, ColumnwiseConfig, GridConfig, PairConfig, SectionsConfig
+from rwkvquant.codecs import CodebookConfig, ColumnwiseConfig, GridConfig, PairConfig, PolarConfig, SectionsConfig
 from rwkvquant.errors import ConfigError
 from rwkvquant.pipeline.matrices import quantize_matrix
 from rwkvquant.quantizers import Quantizer, QuantizerOptions, quantizer_for, quantizers, register, unregister
@@ -32,6 +32,8 @@ METHODS = [
     ("gptvq", CodebookConfig(3, 4, 2)),
     ("kmeans", PairConfig(4, 16)),
     ("gptvq", PairConfig(4, 16)),
+    ("pcdvq", PolarConfig(12, 4)),
+    ("ldlq", PolarConfig(12, 4)),
     *((method, codec) for method in ("kmeans", "gptvq") for codec in (ColumnwiseConfig(3), SectionsConfig(3))),
 ]
 
@@ -73,7 +75,7 @@ def test_a_toy_codec_is_quantised_by_the_same_call(toy: Quantizer) -> None:
 def test_every_method_gives_its_codec_and_says_what_it_needs(method: str, codec: Any) -> None:
     W, H = (torch.from_numpy(part) for part in matrix_and_hessian(1, 20, 64))
     quantizer = quantizer_for(method, codec)
-    assert quantizer.feedback == method.startswith("gpt")
+    assert quantizer.feedback == (method in ("gptq", "gptvq", "ldlq"))
     plain = quantizer_for(quantizer.plain, codec)
     assert not plain.feedback
     for options in (QuantizerOptions(), QuantizerOptions("paper", "none", False, 0.01)):

@@ -5,13 +5,13 @@ They never see tiles, names or files.
     registry.py    a method's name and a codec's parameters -> its quantiser        options.py    how quantisers work
     uniform/       grids: rtn, gptq                 codebook/     one-dimensional codebooks: kmeans, gptvq
     pairs/         two-dimensional codebooks        columnwise/   matrices stored by columns: kmeans, gptvq
-    elementwise/   the vectors of element-wise products
+    polar/         directions and magnitudes: pcdvq, ldlq     elementwise/   the vectors of element-wise products
     shared/        what several methods need: the factor of H, residuals, descent, losses
 
 Importing this package does not load torch, so that recipes can ask which methods there are.
 """
 
-from rwkvquant.quantizers import codebook, columnwise, elementwise, pairs, uniform
+from rwkvquant.quantizers import codebook, columnwise, elementwise, pairs, polar, uniform
 from rwkvquant.quantizers.options import QuantizerOptions
 from rwkvquant.quantizers.registry import Quantizer, methods_for, quantizer_for, quantizers, register, unregister
 
@@ -23,6 +23,7 @@ __all__ = [
     "elementwise",
     "methods_for",
     "pairs",
+    "polar",
     "quantizer_for",
     "quantizers",
     "register",
