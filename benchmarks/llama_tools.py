@@ -95,9 +95,25 @@ class LlamaCpp:
         step, smallest = np.ascontiguousarray(rows[:, :4]).view(np.float32).T
         return tokens, smallest[:, None] + step[:, None] * rows[:, 4 : 4 + vocab].astype(np.float32)
 
-    def speed(self, model: Path, *, generate: int, prompt: int = 0) -> dict[str, Any]:
-        """Tokens a second of one run after llama-bench's own warm-up: {"decode": .., "prefill": .. if prompt, "commit": ..}."""
-        tests = ["-n", str(generate), "-p", str(prompt), "-r", "1", "-t", str(self.threads), "-o", "json"]
+    def speed(self, model: Path, *, generate: int, prompt: int = 0, mapped: bool = True) -> dict[str, Any]:
+        """Tokens a second of one run after llama-bench's own warm-up, from a mapped file or one that is read.
+
+        -> {"decode": .., "prefill": .. if prompt, "commit": ..}
+        """
+        tests = [
+            "-n",
+            str(generate),
+            "-p",
+            str(prompt),
+            "-r",
+            "1",
+            "-lm",
+            "mmap" if mapped else "none",
+            "-t",
+            str(self.threads),
+            "-o",
+            "json",
+        ]
         results = json.loads(_run([self._tool("llama-bench"), "-m", model, *tests]))
         speeds = {"prefill" if result["n_prompt"] else "decode": float(result["avg_ts"]) for result in results}
         assert all(speed > 0 for speed in speeds.values())

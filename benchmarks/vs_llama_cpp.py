@@ -10,11 +10,14 @@ and deep random models amplify this; that KL is reported. Every packed layout mu
 thread. llama-quantize makes the other types, and each must generate. Speed does not depend on values. So packed codes are random and not
 quantised from the 16-bit weights, and llama-quantize, which is slow, gets two layers, of which the second is then repeated.
 
+Ours are the presets of `bench --random`, and the default in three more ways: reading all columns of ffn.value, with one thread, and in a
+model in which 20 % of the input of ffn.value is not zero (in all others --density).
+
 Then it times. A round runs every layout and every type once, in turn, and every second round runs them backwards, so that a slow moment
 of the machine meets both programs. The speeds of memory and of int8 products are measured before each of ours. Each run of llama.cpp is a
-process of llama-bench with its own warm-up. Ours stay loaded, and read one token before the clock starts. Ratios and shares are medians of
-those within a round. Neither program samples. A token's bytes are all weights but the embedding, one row of the embedding, and the state
-read and written once.
+process of llama-bench with its own warm-up, which maps the model or reads it: what was faster in a first run. Ours stay loaded, and read
+one token before the clock starts. Ratios and shares are medians of those within a round. Neither program samples. A token's bytes are all
+weights but the embedding, one row of the embedding, and the state read and written once.
 
 Disk: about six times the 16-bit file (2.9B: 35 GB), in --work-dir if given. The files there are kept and used again.
 """
@@ -31,7 +34,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,14 +46,15 @@ from vs_report import show, summarise
 
 from rwkvquant.architectures import architecture
 from rwkvquant.bench.measure import HASHED_TOKENS, Decoder, bytes_per_token, int8_operations_per_token, state_bytes
-from rwkvquant.bench.random_model import write_random_model
+from rwkvquant.bench.random_model import DENSITY, write_random_model
 from rwkvquant.bench.roofline import Roofline
 from rwkvquant.bench.shapes import released
 from rwkvquant.config import DEFAULT_BITS
-from rwkvquant.formats.container import open_packed
+from rwkvquant.formats.container import PackedFile, open_packed
 from rwkvquant.runtime.session import Model, load, logits_hash
 
-PRESETS = ("uniform", "codebook", "paper", "default")
+PRESETS = "default,rows"
+DENSER = 0.2
 TYPES = "F16,Q8_0,Q4_0,IQ4_NL,Q4_K,Q3_K,IQ3_S,IQ3_XXS,Q2_K"
 BATCH = 8
 # With the same weights. llama.cpp's tool keeps log-probabilities in 16 bits. In F16 its activations have 16 bits too, which grows to
@@ -58,15 +62,27 @@ BATCH = 8
 LARGEST_KL, LARGEST_KL_16_BITS = 1e-5, 1e-2
 
 
+@dataclass(frozen=True)
+class Way:
+    """How one of ours runs. columns: which columns of ffn.value are read, used or all."""
+
+    preset: str
+    threads: int
+    density: float
+    columns: str = "used"
+
+
 class Ours:
     """A packed file, loaded and checked. Exits with 1 if it does not run natively or does not always give the same bits."""
 
-    def __init__(self, path: Path, threads: int, prompt: int) -> None:
+    def __init__(self, path: Path, way: Way, prompt: int) -> None:
         packed = open_packed(path)
-        self.model = load(path, threads=threads)
+        self.way = way
+        os.environ["RWKVQUANT_COLUMNS"] = way.columns
+        self.model = load(path, threads=way.threads)
         self._tokens = np.random.default_rng(0).integers(0, self.model.dims.vocab, max(prompt, 1024)).tolist()
         self._prompt = prompt
-        hashes = {self.hash(model) for model in (self.model, self.model, load(path, threads=1))}
+        hashes = {self.hash(model) for model in (self.model, self.model, load(path, threads=3 - way.threads))}
         if len(hashes) > 1 or self.model.backend == "reference":
             sys.exit(f"{path.name}: runs on {self.model.backend}, logits {sorted(hashes)}")
         self._one, self._many = (Decoder(self.model, self._tokens, batch) for batch in (1, BATCH))
@@ -76,6 +92,8 @@ class Ours:
             "bytes_per_token": bytes_per_token(packed),
             "operations_per_token": int8_operations_per_token(packed),
             "backend": self.model.backend,
+            "way": asdict(way),
+            "promised": promised(packed),
             "logits_hash": hashes.pop(),
         }
 
@@ -100,15 +118,18 @@ class Theirs:
 
     def __init__(self, path: Path, llama: LlamaCpp, prompt: int, state: int) -> None:
         self._path, self._llama, self._prompt = path, llama, prompt
-        first = llama.speed(path, generate=8)
+        firsts = {mapped: llama.speed(path, generate=8, mapped=mapped) for mapped in (True, False)}
+        self._mapped = firsts[True]["decode"] >= firsts[False]["decode"]
+        first = firsts[self._mapped]
         self._generate = min(128, max(16, round(2 * first["decode"])))
         sizes = gguf_sizes(path)
         self.facts = {key: sizes[key] for key in ("file_bytes", "projection_types")}
         self.facts |= {"bytes_per_token": sizes["weight_bytes_per_token"] + 2 * state}
         self.facts |= {"commit": first["commit"], "backend": first["backend"], "generated": self._generate}
+        self.facts |= {"loaded": "mapped" if self._mapped else "read", "first_decode_tok_s": {str(k): firsts[k]["decode"] for k in firsts}}
 
     def run(self, prefill: bool) -> dict[str, float]:
-        speeds = self._llama.speed(self._path, generate=self._generate, prompt=self._prompt if prefill else 0)
+        speeds = self._llama.speed(self._path, generate=self._generate, prompt=self._prompt if prefill else 0, mapped=self._mapped)
         return {key: speeds[key] for key in ("decode", "prefill") if key in speeds}
 
 
@@ -116,13 +137,14 @@ def compare(shape: str, llama: LlamaCpp, folder: Path, options: argparse.Namespa
     """Write, check and time one model."""
     arch, dims = released(shape)
     started = time.perf_counter()
-    models, agreement, failed = write(shape, llama, folder, options)
+    ways = ways_of(options)
+    models, agreement, failed = write(shape, llama, folder, ways, options)
     ours: dict[str, Ours] = {}
     theirs: dict[str, Theirs] = {}
     for name, path in models.items():
         say(f"{shape}: checking {name}")
-        if name in PRESETS:
-            ours[name] = Ours(path, options.threads, options.prompt)
+        if name in ways:
+            ours[name] = Ours(path, ways[name], options.prompt)
         else:
             theirs[name] = Theirs(path, llama, options.prompt, state_bytes(architecture(arch), dims))
     prepared = time.perf_counter()
@@ -141,13 +163,35 @@ def compare(shape: str, llama: LlamaCpp, folder: Path, options: argparse.Namespa
     }
 
 
-def write(shape: str, llama: LlamaCpp, folder: Path, options: argparse.Namespace) -> tuple[dict[str, Path], Any, dict[str, str]]:
-    """-> {preset or type: its file}, how well both agree on the 16-bit model, {type: why it cannot be made}."""
+def ways_of(options: argparse.Namespace) -> dict[str, Way]:
+    """name -> how it runs."""
+    ways = {preset: Way(preset, options.threads, options.density) for preset in options.presets}
+    if "default" in ways:
+        ways["all columns"] = replace(ways["default"], columns="all")
+        ways["one thread"] = replace(ways["default"], threads=1)
+        ways["denser"] = replace(ways["default"], density=DENSER)
+        ways["denser, all columns"] = replace(ways["denser"], columns="all")
+    return ways
+
+
+def promised(packed: PackedFile) -> float | None:
+    """The bytes of a token over those without the columns that are multiplied by zero; None if nothing is stored by columns."""
+    density = packed.quantization_config.get("density")
+    stored = [name for name, entry in packed.tensors.items() if entry.packing.layout.startswith(("sections", "columnwise"))]
+    skipped = (1 - density) * sum(map(packed.stored_bytes, stored))
+    whole = bytes_per_token(packed)
+    return whole / (whole - skipped) if skipped else None
+
+
+def write(
+    shape: str, llama: LlamaCpp, folder: Path, ways: dict[str, Way], options: argparse.Namespace
+) -> tuple[dict[str, Path], Any, dict[str, str]]:
+    """-> {preset, way or type: its file}, how well both agree on the 16-bit model, {type: why it cannot be made}."""
     arch, dims = released(shape)
     dense, half, text = folder / f"{shape}-dense.safetensors", folder / f"{shape}-F16.gguf", sample_text(folder / "sample.txt")
     say(f"{shape}: writing 16 bits")
     make(dense, lambda path: write_random_model(path, arch, dims, layouts="dense"))
-    size = max(3.2, 1.2 + 0.35 * (len(options.types) + len(PRESETS)))  # 3.2: F16 and, for some time, the same in 32 bits
+    size = max(3.2, 1.2 + 0.35 * (len(options.types) + len(ways)))  # 3.2: F16 and, for some time, the same in 32 bits
     need = round(dense.stat().st_size * size)
     if not half.exists() and shutil.disk_usage(folder).free < need:
         sys.exit(f"{folder} needs another {need / 1e9:.0f} GB free for {shape}")
@@ -157,10 +201,13 @@ def write(shape: str, llama: LlamaCpp, folder: Path, options: argparse.Namespace
         dense.unlink()
 
     models: dict[str, Path] = {}
-    for preset in PRESETS:
-        say(f"{shape}: packing {preset}")
-        models[preset] = folder / f"{shape}-{preset}-{options.bits}.safetensors"
-        make(models[preset], lambda path, preset=preset: write_random_model(path, arch, dims, layouts=preset, bits=options.bits))
+    for name, way in ways.items():
+        say(f"{shape}: packing {name}")
+        models[name] = folder / f"{shape}-{way.preset}-{options.bits}-{way.density}.safetensors"
+        make(
+            models[name],
+            lambda path, way=way: write_random_model(path, arch, dims, layouts=way.preset, bits=options.bits, density=way.density),
+        )
     types, failed = write_types(shape, llama, folder, options.types)
     return models | types, agreement, failed
 
@@ -223,16 +270,24 @@ def measure(shape: str, ours: dict[str, Ours], theirs: dict[str, Theirs], option
     """For each round: the machine's bytes and int8 operations a second, and {preset or type: {what is timed: tokens a second}}."""
     jobs = in_turns(list(ours.items()), list(theirs.items()))
     rounds = []
-    with Roofline(options.threads) as roofline:
+    with ExitStack() as stack:
+        rooflines = {threads: stack.enter_context(Roofline(threads)) for threads in {one.way.threads for one in ours.values()}}
         for index in range(options.rounds):
-            reading, multiplying, speeds = [], [], {}
+            reading: dict[str, list[float]] = {str(threads): [] for threads in rooflines}
+            multiplying: dict[str, list[float]] = {str(threads): [] for threads in rooflines}
+            speeds = {}
             for number, (name, contender) in enumerate(jobs if index % 2 == 0 else jobs[::-1]):
                 say(f"{shape}: round {index + 1} of {options.rounds}, {number + 1} of {len(jobs)}: {name}")
                 if isinstance(contender, Ours):
-                    reading.append(roofline.read())
-                    multiplying.append(roofline.multiply())
+                    roofline = rooflines[contender.way.threads]
+                    reading[str(contender.way.threads)].append(roofline.read())
+                    multiplying[str(contender.way.threads)].append(roofline.multiply())
                 speeds[name] = contender.run(prefill=index < options.prefill_rounds)
-            rounds.append({"memory": max(reading), "arithmetic": max(multiplying), "load": os.getloadavg()[0], "speeds": speeds})
+            best = {
+                "memory": {key: max(of) for key, of in reading.items()},
+                "arithmetic": {key: max(of) for key, of in multiplying.items()},
+            }
+            rounds.append({**best, "load": os.getloadavg()[0], "speeds": speeds})
     return rounds
 
 
@@ -254,6 +309,8 @@ def main() -> None:
     parser.add_argument("--prefill-rounds", type=int, default=3, help="this many first rounds also time a prompt (default 3)")
     parser.add_argument("--prompt", type=int, default=512, help="tokens of the prompt (default 512)")
     parser.add_argument("--bits", type=float, default=DEFAULT_BITS)
+    parser.add_argument("--presets", default=PRESETS, help=f"of ours (default {PRESETS})")
+    parser.add_argument("--density", type=float, default=DENSITY, help=f"of the input of ffn.value (default {DENSITY})")
     parser.add_argument("--types", default=TYPES, help=f"of llama.cpp (default {TYPES})")
     where = parser.add_mutually_exclusive_group(required=True)
     where.add_argument("--llama-bench", type=Path, help="use this one and the tools in its folder")
@@ -262,12 +319,15 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write everything here, after each model")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # which removes the temporary folder
+    options.presets = [preset.strip() for preset in options.presets.split(",")]
     options.types = [kind.strip().upper() for kind in options.types.split(",") if kind.strip()]
 
     for shape in options.shapes:
         released(shape)
     llama = LlamaCpp(options.llama_bench or build(options.build_dir, os.cpu_count() or 1), options.threads)
-    settings = {key: getattr(options, key) for key in ("threads", "rounds", "prefill_rounds", "prompt", "bits", "types")}
+    settings = {
+        key: getattr(options, key) for key in ("threads", "rounds", "prefill_rounds", "prompt", "bits", "presets", "density", "types")
+    }
     document: dict[str, Any] = {"conditions": conditions() | settings, "models": []}
     for shape in options.shapes:
         with ExitStack() as stack:

@@ -32,7 +32,7 @@ from rwkvquant.kernels import dispatch
 from rwkvquant.kernels.kv_cache import KVCacheConfig
 from rwkvquant.runtime.engines.base import Engine, Tuning, Which, checked_tokens
 from rwkvquant.runtime.engines.cached import CachedEngine
-from rwkvquant.runtime.engines.native import MOST_AHEAD, PREFETCH, SHARES, NativeEngine, chosen_activations
+from rwkvquant.runtime.engines.native import COLUMNS, MOST_AHEAD, PREFETCH, SHARES, NativeEngine, chosen_activations
 from rwkvquant.runtime.engines.reference import ReferenceEngine, step_of
 from rwkvquant.runtime.sampling import Sampler, SamplingConfig, SamplingOptions, sampling_of
 from rwkvquant.runtime.states.caches import cache_maker
@@ -349,12 +349,16 @@ def make_engine(weights: Weights, threads: int | None = None, activations: str |
     shares = os.environ.get("RWKVQUANT_SHARES", "measured")
     if shares not in SHARES:
         raise ConfigError(f"RWKVQUANT_SHARES must be one of {', '.join(SHARES)}; got {shares}")
+    columns = os.environ.get("RWKVQUANT_COLUMNS", "used")
+    if columns not in COLUMNS:
+        raise ConfigError(f"RWKVQUANT_COLUMNS must be one of {', '.join(COLUMNS)}; got {columns}")
     step_of(weights.arch)  # first, because its message for an architecture that cannot run says more
     if architecture(weights.arch).grows:
         return CachedEngine(weights, activations)
     if dispatch.native_module() is None:
         return ReferenceEngine(weights)
-    return NativeEngine(weights, threads, activations, shares, _prefetch(os.environ.get("RWKVQUANT_PREFETCH", "measured")))
+    prefetch = _prefetch(os.environ.get("RWKVQUANT_PREFETCH", "measured"))
+    return NativeEngine(weights, threads, activations, shares, prefetch, columns)
 
 
 def _prefetch(asked: str) -> str | int:

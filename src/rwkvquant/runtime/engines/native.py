@@ -28,13 +28,21 @@ SHARES = ("measured", "equal")  # of the work, for each thread; "equal" is for b
 TOGETHER = 8  # tokens: products take so many at a time, so steps are multiples of it
 PREFETCH = ("measured", "table")  # or a number of bytes: how far ahead products ask for memory (native/prefetch.h)
 MOST_AHEAD = 1 << 20
+COLUMNS = ("used", "all")  # of a matrix stored by columns: those that are not multiplied by zero, or all; "all" is for benchmarks
+READ_ALL = 2  # native/columnwise.h, kDense
 
 
 class NativeEngine:
     """Reads tokens into states."""
 
     def __init__(
-        self, weights: Weights, threads: int, activations: str = "int8", shares: str = "measured", prefetch: str | int = "measured"
+        self,
+        weights: Weights,
+        threads: int,
+        activations: str = "int8",
+        shares: str = "measured",
+        prefetch: str | int = "measured",
+        columns: str = "used",
     ) -> None:
         """Needs the native module. Raises FormatError for weights that do not fit together."""
         native = dispatch.native_module()
@@ -46,7 +54,7 @@ class NativeEngine:
         sizes = {name: getattr(dims, name) for name in SYMBOLS.values()}
         vectors = {name: np.ascontiguousarray(values, np.float32).reshape(-1) for name, values in weights.vectors.items()}
         try:
-            matrices = {name: held_matrix(native, name, packed) for name, packed in weights.matrices.items()}
+            matrices = {name: held_matrix(native, name, packed, columns) for name, packed in weights.matrices.items()}
             embedding = _held(native, architecture(weights.arch).embedding.name, _embedding(weights.embedding))
             self._engine = native.Engine(weights.arch, sizes, matrices, vectors, embedding, threads, activations == "int8")
         except ValueError as error:
@@ -148,9 +156,9 @@ class NativeEngine:
         self._engine.forward(ids, parts, *before.arrays, *after.arrays, indices, logits)
 
 
-def held_matrix(native: ModuleType, name: str, packed: PackedTensor) -> Any:
+def held_matrix(native: ModuleType, name: str, packed: PackedTensor, columns: str = "used") -> Any:
     """The matrix for native code, which reads it where it is. Raises ValueError, with its name, if it breaks a rule of its layout."""
-    return _held(native, name, _matrix(packed))
+    return _held(native, name, _matrix(packed, columns))
 
 
 def chosen_activations(asked: str | None = None) -> str:
@@ -168,10 +176,15 @@ def _held(native: ModuleType, name: str, arguments: dict[str, Any]) -> Any:
         raise ValueError(f"{error} ({name})") from None
 
 
-def _matrix(packed: PackedTensor) -> dict[str, Any]:
+def _matrix(packed: PackedTensor, columns: str) -> dict[str, Any]:
     """The arguments of native.Matrix. A matrix without a native product is decoded: 16 bits a weight where that is exact, otherwise 32."""
     form = packed.native_form()
-    return _matrix(exact(packed.decode())) if form is None else form.arguments(packed)
+    if form is None:
+        return _matrix(exact(packed.decode()), columns)
+    arguments = form.arguments(packed)
+    if columns == "all" and "way" in arguments["numbers"]:
+        arguments["numbers"] = {**arguments["numbers"], "way": READ_ALL}
+    return arguments
 
 
 def _embedding(packed: PackedTensor) -> dict[str, Any]:
