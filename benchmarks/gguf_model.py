@@ -6,17 +6,20 @@ import re
 from pathlib import Path
 from typing import Any
 
-from gguf import GGUFReader
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFReader
 
 from rwkvquant.architectures import Dims
 from rwkvquant.checkpoints import Checkpoint
-from rwkvquant.checkpoints.gguf_header import read_header
+from rwkvquant.checkpoints.gguf_header import TYPES, BlockType, read_header
 from rwkvquant.checkpoints.write_gguf import write_gguf as write_file
 from rwkvquant.exporting.gguf import write_model
 from rwkvquant.exporting.in_layout import CheckpointSource, PackedSource
 from rwkvquant.formats.container import PackedFile
 from rwkvquant.runtime.tokenizer import Tokenizer
 from rwkvquant.runtime.tokenizer_world import WorldTokenizer, load_world
+
+# Blocks are only copied here, so their types need no decoder.
+TYPES |= {int(kind): BlockType(int(kind), kind.name, *GGML_QUANT_SIZES[kind]) for kind in GGMLQuantizationType if int(kind) not in TYPES}
 
 UNUSED = re.compile(r"blk\.0\.time_mix_v[012]\.weight$")
 

@@ -316,9 +316,12 @@ def main() -> None:
     where.add_argument("--llama-bench", type=Path, help="use this one and the tools in its folder")
     where.add_argument("--build-dir", type=Path, help=f"build llama.cpp here from the sources of {PACKAGE}, unless that is done")
     parser.add_argument("--work-dir", type=Path, help="keep the models here, and use them again (default: a temporary folder)")
+    parser.add_argument("--only-write", action="store_true", help="make the models in --work-dir, and time nothing")
     parser.add_argument("--json", type=Path, help="write everything here, after each model")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # which removes the temporary folder
+    if options.only_write and not options.work_dir:
+        parser.error("--only-write needs --work-dir")
     options.presets = [preset.strip() for preset in options.presets.split(",")]
     options.types = [kind.strip().upper() for kind in options.types.split(",") if kind.strip()]
 
@@ -333,6 +336,9 @@ def main() -> None:
         with ExitStack() as stack:
             folder = options.work_dir or Path(stack.enter_context(tempfile.TemporaryDirectory()))
             folder.mkdir(parents=True, exist_ok=True)
+            if options.only_write:
+                write(shape, llama, folder, ways_of(options), options)
+                continue
             report = compare(shape, llama, folder, options)
         document["models"].append(report)
         if options.json:

@@ -97,7 +97,7 @@ struct Prepared {
     static std::size_t list_bytes(const Columnwise& matrix) { return 10 * room(matrix.cols); }
 };
 
-// The list of the columns where x' = x * col_scale is not zero.
+// The list of the columns where x' = x * col_scale is not zero; of all columns if the matrix is to be read whole.
 void list_columns(const Columnwise& matrix, const float* x, const Prepared& to, const List& unsorted) {
     std::size_t kept = 0;
     for (std::size_t c = 0; c < matrix.cols; c += kTileRows) {
@@ -110,7 +110,13 @@ void list_columns(const Columnwise& matrix, const float* x, const Prepared& to, 
             for (std::size_t i = 0; i < left; ++i) last[i] = x[c + i] * half_at(matrix.col_scale, c + i);
             scaled = floats_from(last);
         }
-        kept = keep_nonzero(scaled, static_cast<std::uint32_t>(c), unsorted.columns, unsorted.values, kept);
+        if (matrix.way != Way::kDense) {
+            kept = keep_nonzero(scaled, static_cast<std::uint32_t>(c), unsorted.columns, unsorted.values, kept);
+            continue;
+        }
+        store(unsorted.values + c, scaled);
+        for (std::size_t i = 0; i < kTileRows; ++i) unsorted.columns[c + i] = static_cast<std::uint32_t>(c + i);
+        kept = left < kTileRows ? matrix.cols : c + kTileRows;
     }
     *to.found = to.counts[0] = static_cast<std::uint32_t>(kept);
 }
