@@ -196,7 +196,9 @@ def write(
     if not half.exists() and shutil.disk_usage(folder).free < need:
         sys.exit(f"{folder} needs another {need / 1e9:.0f} GB free for {shape}")
     make(half, lambda path: write_gguf(path, open_packed(dense)))
-    agreement = agree(llama, dense, half, text, folder)
+    kept = folder / f"{shape}-agreement.json"
+    make(kept, lambda path: path.write_text(json.dumps(agree(llama, dense, half, text, folder))))
+    agreement = json.loads(kept.read_text())
     if not options.work_dir:
         dense.unlink()
 
