@@ -189,18 +189,18 @@ def write(
     """-> {preset, way or type: its file}, how well both agree on the 16-bit model, {type: why it cannot be made}."""
     arch, dims = released(shape)
     dense, half, text = folder / f"{shape}-dense.safetensors", folder / f"{shape}-F16.gguf", sample_text(folder / "sample.txt")
-    say(f"{shape}: writing 16 bits")
-    make(dense, lambda path: write_random_model(path, arch, dims, layouts="dense"))
-    size = max(3.2, 1.2 + 0.35 * (len(options.types) + len(ways)))  # 3.2: F16 and, for some time, the same in 32 bits
-    need = round(dense.stat().st_size * size)
-    if not half.exists() and shutil.disk_usage(folder).free < need:
-        sys.exit(f"{folder} needs another {need / 1e9:.0f} GB free for {shape}")
-    make(half, lambda path: write_gguf(path, open_packed(dense)))
     kept = folder / f"{shape}-agreement.json"
-    make(kept, lambda path: path.write_text(json.dumps(agree(llama, dense, half, text, folder))))
-    agreement = json.loads(kept.read_text())
-    if not options.work_dir:
+    if not (half.exists() and kept.exists()):
+        say(f"{shape}: writing 16 bits")
+        make(dense, lambda path: write_random_model(path, arch, dims, layouts="dense"))
+        size = max(3.2, 1.2 + 0.35 * (len(options.types) + len(ways)))  # 3.2: F16 and, for some time, the same in 32 bits
+        need = round(dense.stat().st_size * size)
+        if not half.exists() and shutil.disk_usage(folder).free < need:
+            sys.exit(f"{folder} needs another {need / 1e9:.0f} GB free for {shape}")
+        make(half, lambda path: write_gguf(path, open_packed(dense)))
+        make(kept, lambda path: path.write_text(json.dumps(agree(llama, dense, half, text, folder))))
         dense.unlink()
+    agreement = json.loads(kept.read_text())
 
     models: dict[str, Path] = {}
     for name, way in ways.items():
@@ -218,18 +218,18 @@ def write_types(shape: str, llama: LlamaCpp, folder: Path, kinds: list[str]) -> 
     """-> {type: its file}, {type: why it cannot be made}. llama-quantize gets two layers; its choices do not depend on the layer."""
     arch, dims = released(shape)
     text, dense, two = folder / "sample.txt", folder / f"{shape}-two-dense.safetensors", folder / f"{shape}-two-F16.gguf"
-    make(dense, lambda path: write_random_model(path, arch, replace(dims, layers=2), layouts="dense"))
-    make(two, lambda path: write_gguf(path, open_packed(dense)))
     models: dict[str, Path] = {}
     failed: dict[str, str] = {}
     for kind in kinds:
         say(f"{shape}: making {kind}")
         target, imatrix = folder / f"{shape}-{kind}.gguf", None
         try:
-            if kind.startswith("IQ"):
-                imatrix = folder / f"{shape}-two-imatrix.gguf"
-                make(imatrix, lambda path: llama.imatrix(two, path, text))
             if not target.exists():
+                make(dense, lambda path: write_random_model(path, arch, replace(dims, layers=2), layouts="dense"))
+                make(two, lambda path: write_gguf(path, open_packed(dense)))
+                if kind.startswith("IQ"):
+                    imatrix = folder / f"{shape}-two-imatrix.gguf"
+                    make(imatrix, lambda path: llama.imatrix(two, path, text))
                 shallow = folder / f"{shape}-two-{kind}.gguf"
                 llama.quantize(two, shallow, kind, imatrix)
                 make(target, lambda path, shallow=shallow: write_deeper(path, shallow, arch, dims))
