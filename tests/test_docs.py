@@ -128,3 +128,10 @@ def test_no_large_file_but_the_models() -> None:
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0")
     large = [name for name in listed if name and (ROOT / name).exists() and (ROOT / name).stat().st_size > 4_000_000]
     assert [name for name in large if Path(name).suffix not in (".pth", ".safetensors")] == []
+
+
+def test_no_file_holds_a_conflict_of_git() -> None:
+    conflicts = subprocess.run(
+        ["git", "-C", ROOT, "grep", "-lE", r"^(<{7} |>{7} |={7}$)", "--", "."], capture_output=True, text=True, check=False
+    )
+    assert conflicts.returncode == 1, f"conflicts are left in {conflicts.stdout or conflicts.stderr}"
