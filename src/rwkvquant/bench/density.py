@@ -20,8 +20,9 @@ from rwkvquant.architectures import architecture
 from rwkvquant.codecs import PackedTensor
 from rwkvquant.codecs.native import product
 from rwkvquant.errors import ConfigError
+from rwkvquant.runtime.engines.choice import make_engine
 from rwkvquant.runtime.engines.reference import step_of
-from rwkvquant.runtime.session import END_OF_TEXT, Model, make_engine
+from rwkvquant.runtime.session import END_OF_TEXT, Model
 from rwkvquant.runtime.weights import Weights
 
 Array = NDArray[np.float32]

@@ -28,19 +28,15 @@ from rwkvquant.formats.container import PackedFile, open_packed
 from rwkvquant.formats.header import LENGTH_BYTES, PREFIX
 from rwkvquant.formats.pages import Held
 from rwkvquant.formats.tokenizer_data import TokenizerData
-from rwkvquant.kernels import dispatch
 from rwkvquant.kernels.kv_cache import KVCacheConfig
-from rwkvquant.runtime.engines.base import Engine, Tuning, Which, checked_tokens
-from rwkvquant.runtime.engines.cached import CachedEngine
-from rwkvquant.runtime.engines.native import COLUMNS, MOST_AHEAD, PREFETCH, SHARES, NativeEngine, chosen_activations
-from rwkvquant.runtime.engines.reference import ReferenceEngine, step_of
+from rwkvquant.runtime.engines.base import Tuning, Which, checked_tokens
+from rwkvquant.runtime.engines.choice import make_engine
 from rwkvquant.runtime.sampling import Sampler, SamplingConfig, SamplingOptions, sampling_of
 from rwkvquant.runtime.states.caches import cache_maker
 from rwkvquant.runtime.states.files import State
 from rwkvquant.runtime.states.pool import MAX_SLOTS, Slots
 from rwkvquant.runtime.states.tuned import begin_with, tuned_state
 from rwkvquant.runtime.stopping import TextUntilStop, stop_strings
-from rwkvquant.runtime.threads import choose_threads
 from rwkvquant.runtime.tokenizer import Tokenizer, TokenizerSpec, from_data, load_tokenizer
 from rwkvquant.runtime.tokenizer_base import token_ids
 from rwkvquant.runtime.weights import Weights, checkpoint_weights, packed_weights
@@ -340,33 +336,6 @@ class Model:
             if token == END_OF_TEXT or count == max_tokens:
                 return
             logits = slots.forward({slot: [token]})[slot]
-
-
-def make_engine(weights: Weights, threads: int | None = None, activations: str | None = None) -> Engine:
-    """The native engine if there is a native module; otherwise the reference, and `dispatch` warns. A growing state has its own."""
-    threads = choose_threads(threads)
-    activations = chosen_activations(activations)
-    shares = os.environ.get("RWKVQUANT_SHARES", "measured")
-    if shares not in SHARES:
-        raise ConfigError(f"RWKVQUANT_SHARES must be one of {', '.join(SHARES)}; got {shares}")
-    columns = os.environ.get("RWKVQUANT_COLUMNS", "used")
-    if columns not in COLUMNS:
-        raise ConfigError(f"RWKVQUANT_COLUMNS must be one of {', '.join(COLUMNS)}; got {columns}")
-    step_of(weights.arch)  # first, because its message for an architecture that cannot run says more
-    if architecture(weights.arch).grows:
-        return CachedEngine(weights, activations)
-    if dispatch.native_module() is None:
-        return ReferenceEngine(weights)
-    prefetch = _prefetch(os.environ.get("RWKVQUANT_PREFETCH", "measured"))
-    return NativeEngine(weights, threads, activations, shares, prefetch, columns)
-
-
-def _prefetch(asked: str) -> str | int:
-    if asked in PREFETCH:
-        return asked
-    if not asked.isdecimal() or int(asked) > MOST_AHEAD:
-        raise ConfigError(f"RWKVQUANT_PREFETCH must be {', '.join(PREFETCH)} or 0 to {MOST_AHEAD} bytes; got {asked}")
-    return int(asked)
 
 
 def logits_hash(logits: Logits) -> str:
