@@ -69,14 +69,14 @@ def cases(bits: int, tuning: Tuning, every: bool) -> Iterator[Case]:
     yield Case("two-dimensional, not tuned, window 32", replace(two, window=32), statics="measured")
     yield Case("wkvquant", two, statics="tuned", tuning=tuning)
     yield Case("wkvquant, present token rounded", two, past_only=False, statics="tuned", tuning=tuning)
+    yield Case("wkvquant without the next blocks", two, statics="tuned", tuning=replace(tuning, ahead=0))
+    yield Case("wkvquant, window 32", replace(two, window=32), statics="tuned", tuning=tuning)
     if every:
         parts = tuning.parts
         for part in parts:
             left = tuple(each for each in parts if each != part)
             yield Case(f"wkvquant without {part}", two, statics="tuned", tuning=replace(tuning, parts=left))
-        yield Case("wkvquant without the next blocks", two, statics="tuned", tuning=replace(tuning, ahead=0))
         yield Case("wkvquant, keys after RoPE", replace(two, keys="after"), statics="tuned", tuning=tuning)
-        yield Case("wkvquant, window 32", replace(two, window=32), statics="tuned", tuning=tuning)
 
 
 class RoundedInput:
@@ -156,6 +156,7 @@ class Study:
             "windows": len(self.tokens),
             "context": given.context,
             "stride": given.stride,
+            "tuning": f"{given.steps} steps of {given.rows} rows of {given.calibration_length} tokens, of {given.calibration_rows} rows",
             "tokens_sha256": hashlib.sha256(self.tokens.numpy().tobytes()).hexdigest()[:16],
             "torch": torch.__version__,
         }
@@ -278,14 +279,15 @@ def main() -> None:
     parser.add_argument("--stride", type=int, default=1, help="look at every so many-th position")
     parser.add_argument("--calibration-rows", type=int, default=8)
     parser.add_argument("--calibration-length", type=int, default=256)
-    parser.add_argument("--steps", type=int, default=30)
+    parser.add_argument("--steps", type=int, default=30, help="of tuning, for each block")
+    parser.add_argument("--rows", type=int, default=2, help="calibration rows in a step of tuning")
     parser.add_argument("--bits", type=int, action="append", choices=(2, 3, 4))
     parser.add_argument("--few", action="store_true", help="without taking each piece away in turn")
     parser.add_argument("--no-tuning", action="store_true", help="without the cases that are tuned")
     parser.add_argument("--claim", action="store_true")
     parser.add_argument("--only-summary", action="store_true")
     given = parser.parse_args()
-    tuning = Tuning(steps=given.steps)
+    tuning = Tuning(steps=given.steps, rows=given.rows)
     if given.only_summary:
         summary(json.loads(given.json.read_text()), 0)
         return

@@ -33,7 +33,7 @@ class Tuning:
     """`ahead`: blocks after the tuned one, k; 0 leaves the second term out. `parts`: which are trained."""
 
     steps: int = 40
-    rate: float = 0.02
+    rate: float = 0.005  # of Adam; it falls to 0 in a line
     ahead: int = 5
     weight: float = 1.0
     rows: int = 2
@@ -100,6 +100,8 @@ def tune(
                 for later in blocks[layer + 1 : last + 1]:
                     y = block(later, y, None, None)[0]
                 loss = loss + tuning.weight * _distance(y, exact[last + 1][rows])
+            for group in optimizer.param_groups:
+                group["lr"] = tuning.rate * (1 - step / tuning.steps)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -113,13 +115,13 @@ def tune(
 
 
 class _Trained:
-    """delta = delta_0 + d std, s = s_0 e^a, clip = sigmoid(c): numbers of about the same size, so that one rate suits all."""
+    """delta = delta_0 + d s_0, s = s_0 e^a, clip = 1 - c^2: numbers of about the same size, so that one rate suits all."""
 
     def __init__(self, static: TorchStatic, parts: Sequence[str]) -> None:
         self._start, self._parts = static, parts
         zeros = torch.zeros_like(static.shift)
         self._shift, self._smooth = zeros.clone().requires_grad_(), zeros.clone().requires_grad_()
-        self._clip = torch.full((), 4.0).requires_grad_()
+        self._clip = torch.full((), 0.2).requires_grad_()
 
     def parameters(self) -> list[Tensor]:
         return [{"shift": self._shift, "smooth": self._smooth, "clip": self._clip}[part] for part in self._parts]
@@ -129,7 +131,7 @@ class _Trained:
         return TorchStatic(
             start.shift + self._shift * start.smooth if "shift" in self._parts else start.shift,
             start.smooth * self._smooth.exp() if "smooth" in self._parts else start.smooth,
-            self._clip.sigmoid() if "clip" in self._parts else start.clip,
+            1 - self._clip.square() if "clip" in self._parts else start.clip,
         )
 
 
