@@ -65,8 +65,14 @@ def cases(bits: int, tuning: Tuning, every: bool) -> Iterator[Case]:
     yield Case("per token, window 32", replace(token, window=32))
     yield Case("kivi, window 32", KVCacheConfig(bits=bits, scheme="kivi", group=GROUP, window=32))
     yield Case("kivi, window 128", KVCacheConfig(bits=bits, scheme="kivi", group=GROUP, window=128))
-    yield Case("two-dimensional, not tuned", two, statics="measured")
-    yield Case("two-dimensional, not tuned, window 32", replace(two, window=32), statics="measured")
+    still = replace(tuning, parts=("shift", "smooth"))
+    yield Case("two-dimensional, not tuned", two, statics="measured", tuning=still)
+    yield Case("two-dimensional, not tuned, present token rounded", two, past_only=False, statics="measured", tuning=still)
+    yield Case("two-dimensional, not tuned, without shift", two, statics="measured", tuning=replace(still, parts=("smooth",)))
+    yield Case("two-dimensional, not tuned, without smoothing", two, statics="measured", tuning=replace(still, parts=("shift",)))
+    yield Case("per token, past only, keys before RoPE", two)
+    yield Case("two-dimensional, not tuned, keys after RoPE", replace(two, keys="after"), statics="measured", tuning=still)
+    yield Case("two-dimensional, not tuned, window 32", replace(two, window=32), statics="measured", tuning=still)
     yield Case("wkvquant", two, statics="tuned", tuning=tuning)
     yield Case("wkvquant, present token rounded", two, past_only=False, statics="tuned", tuning=tuning)
     yield Case("wkvquant without the next blocks", two, statics="tuned", tuning=replace(tuning, ahead=0))
@@ -204,7 +210,7 @@ class Study:
     def statics(self, case: Case) -> Statics | None:
         if not case.statics:
             return None
-        config, parts = case.config, case.tuning.parts if case.statics == "tuned" else ("shift", "smooth")
+        config, parts = case.config, case.tuning.parts
         window_free = replace(config, window=0)
         name = f"{case.statics}-{config.bits}-{config.keys}-{'-'.join(parts)}-{case.tuning.ahead if case.statics == 'tuned' else ''}"
         if name not in self.made:
@@ -300,7 +306,7 @@ def main() -> None:
         study.run(
             [
                 Case("W4, cache exact", exact),
-                Case("W4, cache 4 bits (wkvquant)", two, statics="tuned", tuning=tuning),
+                Case("W4, cache 4 bits, two-dimensional", two, statics="measured", tuning=replace(tuning, parts=("shift", "smooth"))),
                 Case("W4, activations and cache 8 bits", KVCacheConfig(bits=8, group=GROUP), past_only=False, activations=8),
                 Case("W4, activations 8 bits, cache 4 bits per token", KVCacheConfig(bits=4, group=GROUP), past_only=False, activations=8),
                 Case("W4, activations and cache 4 bits", replace(two, bits=4, keys="after"), past_only=False, activations=4),

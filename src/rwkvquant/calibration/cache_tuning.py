@@ -7,7 +7,7 @@ keys and values are trained by
 
     L_l = L1(y^_l, y_l) + lambda L1(F_{l+k} ... F_{l+1}(y^_l), y_{l+k})          k = 5, each L1 over the mean of |y|
 
-y is the stream of the same weights with an exact cache, y^ the stream behind the blocks tuned before; the blocks F after l are exact. The
+y is the stream of the same weights with an exact cache, y^ the stream after the blocks tuned before; the blocks F after l are exact. The
 paper's text does not say how the two terms are combined: this is a reading. Weights stay as they are.
 """
 
