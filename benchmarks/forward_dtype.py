@@ -29,7 +29,7 @@ def measure(args: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
     base, encode = load_model(args.model, args.tokenizer)
     cut = windows.text_windows(args.text, encode, max_tokens=args.max_tokens)
     rows = []
-    for job, options in JOBS.items():
+    for job, options in ((job, JOBS[job]) for job in args.jobs):
         models, made = {}, {}
         for dtype in DTYPES:
             own = folder / f"{job} {dtype}".replace(" ", "_")
@@ -51,6 +51,7 @@ def main() -> None:
     parser.add_argument("--calib", required=True)
     parser.add_argument("--text", required=True)
     parser.add_argument("--calib-rows", type=int, default=64)
+    parser.add_argument("--jobs", nargs="+", default=list(JOBS), choices=list(JOBS))
     parser.add_argument("--max-tokens", type=int, default=None)
     parser.add_argument("--work-dir", help="keep the quantised files here, and use those that are already here")
     parser.add_argument("--json", help="write rows and conditions here")
