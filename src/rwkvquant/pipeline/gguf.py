@@ -29,7 +29,6 @@ from rwkvquant.models import CheckpointSource
 from rwkvquant.pipeline.backward import backward_pass
 from rwkvquant.pipeline.blocks import calibration_run
 from rwkvquant.pipeline.calibrate import Calibration, calibrate, documents_of
-from rwkvquant.pipeline.forward import settled
 from rwkvquant.pipeline.progress import Progress
 from rwkvquant.pipeline.tensors import Collected
 from rwkvquant.quantizers.gguf.blocks import pack
@@ -64,10 +63,9 @@ def gguf_matrices(
     Raises CalibrationError for a text that is missing or too short, CheckpointError for inputs that overflow.
     """
     job = _Job(checkpoint, kind, progress or Progress())
-    recipe = replace(recipe_for(QuantizeRequest(method="gptq")), fall_back=False, correction=CORRECTION)
+    recipe = replace(recipe_for(QuantizeRequest(method="gptq", forward_dtype="float32")), fall_back=False, correction=CORRECTION)
     if calibration is not None:
         recipe = replace(recipe, calibration=replace(calibration, path=calibration.path or ""))
-    recipe = settled(recipe, checkpoint, CPU, job.progress)
     found = calibrate(checkpoint.arch, recipe, documents_of(recipe), tokenizer, job.progress)
     assert found is not None, "the recipe of gptq reads text"
     weights = CheckpointSource(checkpoint)
