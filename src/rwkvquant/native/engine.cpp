@@ -20,7 +20,7 @@ struct {
 } constexpr kEngines[] = {{"rwkv7", make_rwkv7}, {"rwkv6", make_rwkv6}};
 
 // A step may have this many tokens in any case, and as many as these bytes and a share of the weights' bytes hold.
-constexpr std::size_t kFewestTokens = 64, kStepBytes = std::size_t{4} << 20, kStepShare = 10;
+constexpr std::size_t kFewestTokens = 64, kStepBytes = std::size_t{3} << 20, kStepShare = 20;
 
 constexpr float kLayerNormEps = 1e-5f;
 
@@ -86,7 +86,7 @@ std::size_t Engine::step_tokens() const {
     std::size_t bytes = 0, token = prepared_bytes();
     for (const auto& [name, W] : weights_.matrices) bytes += W.bytes;
     for (const Vectors* vectors : vectors_) token += vectors->bytes();
-    constexpr std::size_t kUnit = 16;
+    constexpr std::size_t kUnit = 8;
     return std::clamp((kStepBytes + bytes / kStepShare) / token / kUnit * kUnit, kFewestTokens, kMaxTokens);
 }
 
