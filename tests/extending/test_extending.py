@@ -131,7 +131,8 @@ def test_a_budget_gives_some_matrices_the_toy_codec_and_others_a_grid(packed_pat
     projections = {layout for name, layout in layouts.items() if name.endswith(("key.weight", "value.weight"))}
     assert LAYOUT in projections and any(layout.startswith("uniform4.") for layout in projections)
     assert layouts["emb.weight"] == LAYOUT and layouts["head.weight"] == "dense.f16"
-    assert Recipe.from_json(packed.quantization_config["recipe"]) == recipe_for(request(folder))
+    ran = replace(recipe_for(request(folder)), forward_dtype="float32")  # what "auto" is for a small model
+    assert Recipe.from_json(packed.quantization_config["recipe"]) == ran
     assert packed.summary()["bits_per_weight"] <= 3.5
 
 
