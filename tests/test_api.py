@@ -16,7 +16,7 @@ from rwkvquant.cli.main import run
 ROOT = Path(__file__).parents[1]
 PACKED = ROOT / "tests/data/rwkv7-tiny-rtn4.safetensors"
 CHECKPOINT = ROOT / "tests/data/rwkv7-tiny.pth"
-NEED_TORCH = {"compare", "evaluate", "evaluate_lambada", "quantize"}
+NEED_TORCH = {"compare", "compare_images", "evaluate", "evaluate_images", "evaluate_lambada", "quantize"}
 
 
 @pytest.fixture
