@@ -49,6 +49,7 @@ METHODS: list[dict[str, Any]] = [
     {"method": "readme"},
     {"method": "rwkvquant", "bits": 9.5},
     {"method": "rwkvquant", "bits": 9.5, "choice": "algorithm1", "proxy": "dithered"},
+    {"method": "pcdvq", "own_options": ("direction_bits=12", "magnitude_bits=4")},
 ]
 
 
