@@ -14,7 +14,20 @@ from tests.kernels import matrices
 from tests.kernels.guarded import body
 
 NUMBERS = [0, 1, 3, 16, 31, 32, 2**16, 2**20 + 64, 2**31 - 1, 2**31, 2**32 + 8, 2**40, 2**63, 2**64 - 64, 2**64 - 16, 2**64 - 1, 2**64, -1]
-NUMBERED = ("bits", "rows", "cols", "tile_cols", "group_size", "symmetric", "scale_bits", "group_rows", "rank", "shift", "way")
+NUMBERED = (
+    "bits",
+    "rows",
+    "cols",
+    "tile_cols",
+    "group_size",
+    "symmetric",
+    "scale_bits",
+    "group_rows",
+    "rank",
+    "shift",
+    "way",
+    "direction_bits",
+)
 VALUES = {"widths": (2, 3, 4, 6)}  # arrays of which other bytes are refused
 WANTED = re.compile(r"\] (\w+) (?:must hold (\d+) values|is missing)")
 SOUND = [
@@ -39,7 +52,7 @@ def given_what_it_asks_for(matrix: PackedTensor, changes: dict[str, Any], rng: n
     None if it refuses the numbers, or asks for more than a megabyte.
     """
     fields = matrices.fields(matrix, **changes)
-    arrays: dict[str, Any] = {suffix: np.zeros(0, array.dtype) for suffix, array in matrix.arrays.items()}
+    arrays: dict[str, Any] = {suffix: np.zeros(0, array.dtype) for suffix, array in fields["arrays"].items()}
     for _ in range(len(arrays) + 1):
         try:
             return _native.Matrix(**(fields | {"arrays": arrays})), arrays
