@@ -119,7 +119,10 @@ MISTAKES = {
     "an export of a checkpoint": (["export", "model.pth", "-o", "x.pth"], "model.pth"),
     "an output that is the input": (["quantize", "model.pth", "-o", "model.pth"], "input"),
     "a grid without its bits": (["quantize", "model.pth", "-o", "x", "--method", "gptq", "--symmetric"], "--code-bits 4"),
-    "an option of other methods": (["quantize", "model.pth", "-o", "x", "--method", "paper", "--act-order"], "rwkvquant, gptq and gptvq"),
+    "an option of other methods": (
+        ["quantize", "model.pth", "-o", "x", "--method", "paper", "--act-order"],
+        "rwkvquant, gptq, gptvq and pcdvq",
+    ),
     "a device that does not exist": (["quantize", "model.pth", "-o", "x", "--device", "cpu:abc"], "cpu:abc"),
     "a work directory that is a file": (
         ["quantize", "model.pth", "-o", "x", "--work-dir", "some.txt", "--method", "rtn", "--bits", "5"],

@@ -21,6 +21,7 @@ from tests.pipeline.toys import TINY, Notes, calibration_text, checkpoint_file, 
 
 Options = dict[str, Any]
 WIDE = {"width": 128, "head_size": 32, "layers": 1}  # where 3-bit vectors take less room than 16-bit ones
+DIRECTIONS = ("direction_bits=12", "magnitude_bits=4")  # few, which are made quickly
 BOTH: list[Options] = [
     {},
     {"method": "paper"},
@@ -29,12 +30,14 @@ BOTH: list[Options] = [
     {"method": "gptq", "bits": 5.0},
     {"method": "gptvq"},
     {"method": "kmeans"},
+    {"method": "pcdvq", "own_options": DIRECTIONS},
 ]
 ONE: list[tuple[str, Options]] = [
     ("rwkv7", {"method": "rtn", "style": "paper", "bits": 4.5}),
     ("rwkv6", {"method": "gptq", "style": "paper", "code_bits": 3}),
     ("rwkv7", {"method": "gptvq", "style": "paper", "code_bits": 3, "codebook_rank": 4}),
     ("rwkv6", {"method": "kmeans", "style": "paper", "code_bits": 2, "codebook_size": 512}),
+    ("rwkv6", {"method": "pcdvq", "style": "paper", "own_options": DIRECTIONS}),
     ("rwkv7", {"style": "paper", "bits": 4.0}),
     ("rwkv7", {"method": "gptvq", "code_bits": 3, "codebook_dim": 2}),
     ("rwkv6", {"method": "kmeans", "code_bits": 2, "codebook_dim": 2}),
@@ -71,10 +74,11 @@ def test_every_method_makes_a_file_that_runs(tmp_path: Path, arch: str, options:
         assert bits - 0.6 < result.bits_per_weight <= bits
     elif bits:
         assert result.bits_per_weight <= 3.275 or any("smallest reachable" in note for note in notes.notes)
-    expected = {"rwkvquant": {"gptq", "gptvq"}, "paper": {"gptq", "gptvq"}, "readme": {"gptq", "gptvq"}}.get(method, {method})
+    expected = {"rwkvquant": {"gptq", "gptvq"}, "paper": {"gptq", "gptvq"}, "readme": {"gptq", "gptvq"}}
+    expected |= {"pcdvq": {"pcdvq", "ldlq"}}
     found = set(projections(packed).values())
     fallen = {"rtn" if name.startswith("gptq") else "kmeans" for name in found} if result.fallen_back else set()
-    assert found and found <= expected | fallen
+    assert found and found <= expected.get(method, {method}) | fallen
     if options.get("codebook_dim") == 2:
         assert all(isinstance(packed.qtensor(name), PairCodebookTensor) for name in projections(packed))
     assert (method in ("paper", "readme")) == any("by the paper's arithmetic" in note for note in notes.notes)

@@ -176,7 +176,7 @@ def _held(native: ModuleType, name: str, arguments: dict[str, Any]) -> Any:
         raise ValueError(f"{error} ({name})") from None
 
 
-def _matrix(packed: PackedTensor, columns: str) -> dict[str, Any]:
+def _matrix(packed: PackedTensor, columns: str = "used") -> dict[str, Any]:
     """The arguments of native.Matrix. A matrix without a native product is decoded: 16 bits a weight where that is exact, otherwise 32."""
     form = packed.native_form()
     if form is None:
