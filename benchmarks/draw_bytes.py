@@ -32,8 +32,10 @@ def bytes_of(shape: str) -> dict[str, int]:
     """{part: bytes that a token reads}, with all columns. The state is read and written."""
     arch, dims = released(shape)
     own, parts = architecture(arch), Counter(dict.fromkeys(PARTS, 0))
-    for name, spec, packing in planned(arch, dims):
-        if own.reads_nonnegative(name):
+    tensors = list(planned(arch, dims))
+    names = {name for name, _, _ in tensors}
+    for name, spec, packing in tensors:
+        if own.reads_nonnegative(name, names):
             parts["ffn.value"] += packing.stored_bytes
         elif spec.role is Role.HEAD:
             parts["head"] += packing.stored_bytes

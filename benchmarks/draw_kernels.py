@@ -13,16 +13,16 @@ from matplotlib.axes import Axes
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 LAYOUTS = {  # names in kernels_*.json, and names in the picture
-    "uniform2.t16x64 g128 asymmetric": "uniform2, 128",
-    "uniform3.t16x64 g64 asymmetric": "uniform3, 64",
-    "uniform3.t16x32 g32 asymmetric": "uniform3, 32",
-    "uniform4.t16x64 g64 asymmetric": "uniform4, 64",
-    "uniform6.t16x64 g64 asymmetric": "uniform6, 64",
-    "codebook3.t16x32 rows 16": "codebook3, 16 rows",
-    "codebook3.t16x32 rows 4 rank 4": "codebook3, rank 4",
-    "codebook3.t16x32 rows 2": "codebook3, 2 rows",
-    "pairs6.t16x32": "pairs6",
-    "pairs8.t16x32": "pairs8",
+    "uniform2 g128 asymmetric": "uniform2, 128",
+    "uniform3 g64 asymmetric": "uniform3, 64",
+    "uniform3 g32 asymmetric": "uniform3, 32",
+    "uniform4 g64 asymmetric": "uniform4, 64",
+    "uniform6 g64 asymmetric": "uniform6, 64",
+    "codebook3 rows 16": "codebook3, 16 rows",
+    "codebook3 rows 4 rank 4": "codebook3, rank 4",
+    "codebook3 rows 2": "codebook3, 2 rows",
+    "pairs6": "pairs6",
+    "pairs8": "pairs8",
 }
 OURS, THEIRS, FLOOR = "#3b6fb6", "#c9802b", "#b9c7da"
 
@@ -33,7 +33,7 @@ def nanoseconds(row: dict[str, Any]) -> float:
 
 
 def draw_kernels(axes: Axes) -> None:
-    memory, cache = (json.loads((RESULTS / f"kernels_{where}.json").read_text()) for where in ("memory", "cache"))
+    memory, cache = (json.loads((RESULTS / f"kernels_{where}_genoa.json").read_text()) for where in ("memory", "cache"))
     from_memory, from_cache = ({row["layout"]: row for row in found["rows"]} for found in (memory, cache))
     for at, layout in enumerate(LAYOUTS):
         row = from_memory[layout]
@@ -45,13 +45,13 @@ def draw_kernels(axes: Axes) -> None:
         axes.plot(nanoseconds(from_cache[layout]), at, "D", color=THEIRS, ms=6, label="arithmetic: from the cache" if at == 0 else None)
     axes.set_yticks(range(len(LAYOUTS)), LAYOUTS.values())
     axes.invert_yaxis()
-    axes.set_xlabel("ns for 64 weights, one thread, AVX-512")
+    axes.set_xlabel("ns for 64 weights, one thread, AVX-512, Genoa")
     axes.set_title("Memory is the limit where the diamond is left of the line", fontsize=10)
     axes.legend(fontsize=8, loc="upper right")
 
 
 def draw_decoding(axes: Axes) -> None:
-    models = [model for name in ("", "_large") for model in json.loads((RESULTS / f"vs_llama_cpp{name}.json").read_text())["models"]]
+    models = json.loads((RESULTS / "vs_llama_cpp_genoa.json").read_text())["models"]
     for at, model in enumerate(models):
         rows = model["results"]
         kinds = list(rows["default"]["decode_over"])
@@ -66,7 +66,7 @@ def draw_decoding(axes: Axes) -> None:
             axes.text(at + 0.27 * (number - 1), speed, text, ha="center", va="bottom", fontsize=7)
     axes.set_xticks(range(len(models)), [model["shape"] for model in models])
     axes.set_ylabel("decoding, F16 = 1 (numbers: tokens/s)")
-    axes.set_title("Two threads, in turns", fontsize=10)
+    axes.set_title("Two threads, in turns, Genoa", fontsize=10)
     axes.legend(fontsize=8)
     axes.set_ylim(top=1.35 * axes.get_ylim()[1])
 

@@ -14,16 +14,16 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 KINDS = {  # in the results -> in the picture, its colour and its marker
     "F16": ("llama.cpp, F16", "#b9b9b9", "s"),
-    "Q4_K": ("llama.cpp, Q4_K", "#e3a857", "^"),
-    "Q3_K": ("llama.cpp, Q3_K", "#b5651d", "v"),
+    "Q4_0": ("llama.cpp, Q4_0", "#e3a857", "^"),
+    "Q2_K": ("llama.cpp, Q2_K, its fastest", "#b5651d", "v"),
     "default": ("rwkvquant, 3.275 bits", "#3b6fb6", "o"),
 }
 
 
 def models() -> list[dict[str, Any]]:
     """All RWKV-7 models that were compared, the smallest first."""
-    found = [json.loads((RESULTS / f"vs_llama_cpp{part}.json").read_text())["models"] for part in ("", "_large")]
-    return [model for part in found for model in part if model["arch"] == "rwkv7"]
+    models = json.loads((RESULTS / "vs_llama_cpp_genoa.json").read_text())["models"]
+    return sorted((model for model in models if model["arch"] == "rwkv7"), key=lambda model: float(model["shape"].split("-")[1][:-1]))
 
 
 def draw(axes: Axes) -> None:
