@@ -17,8 +17,6 @@ import os
 import platform
 import subprocess
 import tempfile
-import time
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -31,37 +29,15 @@ from rwkvquant.architectures import QUANTIZED_ROLES
 from rwkvquant.evaluation import divergence, lambada, windows
 from rwkvquant.evaluation.load import load_model
 from rwkvquant.formats.container import open_packed
-from rwkvquant.pipeline.progress import Progress
+from rwkvquant.lab.clock import Clock
 
 KEYS = ("kl_mean", "kl_ci95", "kl_p99", "top1_agreement", "ppl_base", "ppl_quantized", "tokens")
-
-
-class Clock(Progress):
-    """Seconds of pass 1 (sensitivities and candidates) and of all the rest."""
-
-    def __init__(self) -> None:
-        self.seconds: Counter[str] = Counter()
-        self._name, self._since = "rest", time.perf_counter()
-
-    def phase(self, what: str, steps: int = 0) -> None:
-        self._turn(what.split(":")[0] if what.startswith("pass 1") else "rest")
-
-    def note(self, sentence: str) -> None:
-        print(f"    {sentence}", flush=True)
-
-    def end(self) -> None:
-        self._turn("rest")
-
-    def _turn(self, name: str) -> None:
-        now = time.perf_counter()
-        self.seconds[self._name] += now - self._since
-        self._name, self._since = name, now
 
 
 def quantize(checkpoint: str, row: Row, args: argparse.Namespace, folder: Path) -> tuple[Path, dict[str, Any]]:
     calibration = CalibrationConfig(path=args.calib, rows=args.calib_rows)
     request = QuantizeRequest(**{"head_bits": 16, "emb_bits": 16, "calibration": calibration, "tokenizer": args.tokenizer, **row.options})
-    file, clock = folder / f"{row.name.replace(' ', '_')}.safetensors", Clock()
+    file, clock = folder / f"{row.name.replace(' ', '_')}.safetensors", Clock(print)
     kept = file.with_suffix(".json")  # an interrupted run continues where it stopped
     if kept.exists():
         return file, json.loads(kept.read_text())

@@ -38,6 +38,7 @@ ONE_FILE = {  # the packages of extras
     "jinja2": "runtime/templates/jinja.py",
     "pycocotools": "evaluation/images/coco.py",
     "tokenizers": "runtime/tokenizer_package.py",
+    "yaml": "lab/yaml_file.py",
 }
 
 

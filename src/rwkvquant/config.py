@@ -28,6 +28,7 @@ DEFAULT_BITS = 3.275
 DENSITY = 0.125  # of the squared ReLUs of random models: what a released model of 7.2B parameters has on average
 HEAD_BITS, EMB_BITS, VECTOR_BITS = 6, 8, 8  # the defaults
 FORWARD_DTYPES = ("auto", "float32", "bfloat16")  # in which the text runs through the blocks (pipeline/forward.py)
+GGUF_TYPES = ("q8_0", "q4_K", "q4_0", "q3_K")  # that we round onto (pipeline/gguf.py)
 RESUME = ("auto", "required", "never")  # what to do with the work directory of an unfinished job
 
 

@@ -63,6 +63,8 @@ def parse_error(words: list[str]) -> str | None:
     try:
         with program().make_context(NAME, list(words)) as context:
             name, command, rest = program().resolve_command(context, [*context._protected_args, *context.args])
+            if hasattr(command, "commands"):  # a group, such as lab
+                name, command, rest = command.resolve_command(context, rest)
             command.make_context(name, rest, parent=context).close()
     except UsageError as error:
         return error.format_message()  # type: ignore[attr-defined,no-any-return]
@@ -71,8 +73,9 @@ def parse_error(words: list[str]) -> str | None:
 
 @cache
 def options_of(command: str) -> set[str]:
-    """Every spelling of an option: --output, -o, --no-act-order."""
-    params = program().commands[command].params
+    """Every spelling of an option: --output, -o, --no-act-order. A group has those of its commands."""
+    found = program().commands[command]
+    params = [param for each in getattr(found, "commands", {command: found}).values() for param in each.params]
     return {spelling for each in params for spelling in (*each.opts, *each.secondary_opts) if spelling.startswith("-")} | {"--help"}
 
 

@@ -12,10 +12,10 @@ import torch
 
 from rwkvquant.checkpoints import open_checkpoint
 from rwkvquant.cli.main import run
+from rwkvquant.config import GGUF_TYPES
 from rwkvquant.evaluation.divergence import compare_many
 from rwkvquant.evaluation.windows import text_windows
 from rwkvquant.models import CheckpointSource, TorchModel
-from rwkvquant.pipeline.gguf import GGUF_TYPES
 from rwkvquant.quantizers.gguf.gptq import nearest
 from rwkvquant.quantizers.gguf.grids import GRIDS
 from rwkvquant.runtime.tokenizer import load_tokenizer

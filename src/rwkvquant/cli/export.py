@@ -8,7 +8,7 @@ import typer
 
 from rwkvquant.cli.output import JsonOption, emit, human_bytes, stdout
 from rwkvquant.cli.progress import quantize_progress
-from rwkvquant.config import CalibrationConfig
+from rwkvquant.config import GGUF_TYPES, CalibrationConfig
 from rwkvquant.errors import ConfigError
 
 _CALIBRATION = CalibrationConfig()
@@ -44,7 +44,7 @@ def _in_blocks(
     from rwkvquant.checkpoints import open_text_checkpoint
     from rwkvquant.exporting.gguf import check_tokenizer, export_blocks
     from rwkvquant.formats.container import check_output
-    from rwkvquant.pipeline.gguf import GGUF_TYPES, gguf_matrices
+    from rwkvquant.pipeline.gguf import gguf_matrices
     from rwkvquant.runtime.session import is_packed
     from rwkvquant.runtime.tokenizer import load_tokenizer
 

@@ -33,7 +33,8 @@ EXIT_OK, EXIT_INTERRUPTED, EXIT_USER_ERROR, EXIT_GO_ON = 0, 130, 2, 75  # 75 is 
 # From 0.26 on Typer has its own copy of click, before it uses the click package; this finds its exceptions in both.
 UsageError: type[Exception] = typer.BadParameter.__bases__[0]
 
-# The commands in the order of the help, and the file of each: a function `command`, and a class `Command` if it has one of its own.
+# The commands in the order of the help, and the file of each: a function `command`, and a class `Command` if it has one of its own; or,
+# for a group of commands, an `app`.
 COMMANDS = {
     "demo": "demo",
     "quantize": "quantize",
@@ -49,6 +50,7 @@ COMMANDS = {
     "detect": "detect",
     "bench": "bench",
     "export": "export",
+    "lab": "lab",
 }
 
 
@@ -73,7 +75,10 @@ def command_line(arguments: Sequence[str] = ()) -> typer.Typer:
     asked = next((argument for argument in arguments if not argument.startswith("-")), "")
     for name in [asked] if asked in COMMANDS else COMMANDS:
         module = importlib.import_module(f"rwkvquant.cli.{COMMANDS[name]}")
-        app.command(name, cls=getattr(module, "Command", None))(module.command)
+        if hasattr(module, "app"):
+            app.add_typer(module.app, name=name)
+        else:
+            app.command(name, cls=getattr(module, "Command", None))(module.command)
     return app
 
 
@@ -132,9 +137,11 @@ def _fail(sentence: str) -> int:
 
 def _help_of(error: Exception) -> str:
     """The command that shows how to use what was called: "rwkvquant generate --help"."""
-    context = getattr(error, "ctx", None)
-    name = context.info_name if context is not None and context.parent is not None else None
-    return f"rwkvquant {name} --help" if name else "rwkvquant --help"
+    context, names = getattr(error, "ctx", None), ["--help"]
+    while context is not None and context.parent is not None:
+        names.insert(0, context.info_name)
+        context = context.parent
+    return " ".join(["rwkvquant", *names])
 
 
 def _is_lack_of_memory(error: Exception) -> bool:

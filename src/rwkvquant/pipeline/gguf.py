@@ -39,7 +39,6 @@ from rwkvquant.quantizers.shared.factor import factorize, is_finite
 from rwkvquant.recipes import Recipe, recipe_for
 from rwkvquant.runtime.tokenizer import Tokenizer
 
-GGUF_TYPES = ("q8_0", "q4_K", "q4_0", "q3_K")
 IN_BLOCKS_OF_32 = {"q6_K": "q8_0", "q4_K": "q5_0", "q3_K": "q4_0"}  # llama.cpp's choice for other lengths of rows
 CPU = torch.device("cpu")
 CORRECTION = 0.5  # as in the method rwkvquant

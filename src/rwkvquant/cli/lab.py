@@ -1,0 +1,87 @@
+"""rwkvquant lab run, rwkvquant lab tables: many quantisations, measured under equal conditions (docs/laboratory.md)."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from rwkvquant.cli.output import JsonOption, emit, stderr, stdout
+from rwkvquant.cli.progress import Counter
+from rwkvquant.cli.signals import finish_first
+from rwkvquant.errors import ConfigError, RwkvQuantError
+
+if TYPE_CHECKING:
+    from rwkvquant.lab.spec import LabModel
+
+app = typer.Typer(help="Measure many quantisations under equal conditions, and make tables of them.", no_args_is_help=True)
+WorkDir = Annotated[str, typer.Option(help="Folder for the cells; finished ones are never made again.")]
+
+
+@app.command("run")
+def run(
+    spec: Annotated[str, typer.Argument(help="A specification, a .yaml (docs/laboratory.md).")],
+    work_dir: WorkDir,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=CHECKPOINT or NAME=CHECKPOINT,TOKENIZER in place of the models of the specification. May be repeated."),
+    ] = None,
+    text: Annotated[str | None, typer.Option(help="Text to measure on, in place of that of the specification.")] = None,
+    calib: Annotated[str | None, typer.Option(help="Calibration text, for requests that name none themselves.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="Measure on so many tokens from the start of the text.", min=1)] = None,
+    files: Annotated[str | None, typer.Option(help="Folder of the files that other tools made (requests with a file).")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Quantise and measure every cell of a specification. A cell that fails is recorded, and the others go on."""
+    from rwkvquant.lab.spec import Replacements, read_spec
+
+    instead = Replacements(tuple(map(_model, model or ())), text, calib, max_tokens, files)
+    wanted = read_spec(spec, instead)
+    from rwkvquant.lab.run import run_spec
+
+    with finish_first() as stop, Counter("windows") as progress:
+        result = run_spec(wanted, work_dir, say=stderr.print, stop=stop, progress=progress)
+    done = f"{result.cells} cells: {result.kept} were done before, {result.done} are done now, {len(result.failed)} failed"
+    emit(dataclasses.asdict(result), as_json, lambda: stdout.print(done))
+    if result.failed:
+        raise RwkvQuantError(
+            f"{len(result.failed)} of {result.cells} cells failed; the first: {result.failed[0]}. All are in {Path(work_dir) / 'cells'}"
+        )
+
+
+@app.command("tables")
+def tables(
+    work_dir: Annotated[str, typer.Argument(help="The work directory of `lab run`.")],
+    plot: Annotated[bool, typer.Option("--plot/--no-plot", help="Also draw each table (needs matplotlib).")] = True,
+    as_json: JsonOption = False,
+) -> None:
+    """Write a Markdown and a CSV table, and a plot, for each specification that was run."""
+    from rwkvquant.lab.store import Store
+    from rwkvquant.lab.tables import table_rows, write_tables
+
+    written = write_tables(work_dir)
+    store, folder = Store(Path(work_dir)), Path(work_dir) / "tables"
+    names = [f"{name}.{kind}" for name in written for kind in ("md", "csv")]
+    if plot:
+        try:
+            from rwkvquant.lab.figure import save_figure
+        except ImportError:
+            raise ConfigError(
+                "the plot needs matplotlib: pip install 'rwkv-hybridquant[lab]'; or give --no-plot. The tables are written"
+            ) from None
+        names += [
+            f"{name}.svg" for name, spec in store.specs().items() if save_figure(spec, table_rows(store, spec), folder / f"{name}.svg")
+        ]
+    emit({"files": [str(folder / name) for name in names]}, as_json, lambda: stdout.print("\n".join(written.values())))
+
+
+def _model(given: str) -> LabModel:
+    from rwkvquant.lab.spec import LabModel
+
+    name, equals, files = given.partition("=")
+    checkpoint, _, tokenizer = files.partition(",")
+    if not (name and equals and checkpoint):
+        raise ConfigError(f"--model is NAME=CHECKPOINT or NAME=CHECKPOINT,TOKENIZER; got {given!r}")
+    return LabModel(name, checkpoint, tokenizer or None)

@@ -1,0 +1,214 @@
+"""Cells -> a table in Markdown and a CSV file for each specification. The differences to the reference are paired (measuring.md).
+
+Nothing is measured here, and torch is not needed.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rwkvquant.evaluation.bootstrap import interval, resampled_means
+from rwkvquant.formats.disk import replace_file
+from rwkvquant.lab.store import Store
+
+SAME = ("rwkvquant", "code", "torch", "numpy", "cpu", "threads")  # conditions that should not differ within a table
+NUMBERS = (
+    "bits_per_weight",
+    "bits_per_weight_file",
+    "file_bytes",
+    "kl_mean",
+    "kl_p99",
+    "kl_max",
+    "top1_agreement",
+    "ppl_base",
+    "ppl_quantized",
+    "delta_ppl",
+    "tokens",
+    "processor_seconds",
+)
+
+
+@dataclass(frozen=True)
+class TableRow:
+    """A row of a specification with its cell, which is {} if it was not run yet.
+
+    `against`: "kl_difference" to the reference (this minus reference, in nats), its "ci95", and "ratio"; None for the reference itself.
+    """
+
+    model: str
+    row: str
+    series: str
+    label: str
+    bits: float | None
+    seed: int
+    cell: Mapping[str, Any]
+    against: Mapping[str, Any] | None = None
+
+    @property
+    def results(self) -> Mapping[str, Any]:
+        """{} unless the cell is done."""
+        results: Mapping[str, Any] = self.cell.get("results", {}) if self.cell.get("state") == "done" else {}
+        return results
+
+
+def write_tables(work_dir: str | Path) -> dict[str, str]:
+    """Write tables/NAME.md and tables/NAME.csv for each specification -> the Markdown of each, by name.
+
+    Raises RwkvQuantError where no specification was run.
+    """
+    store = Store(Path(work_dir))
+    written = {}
+    for name, spec in store.specs().items():
+        rows = table_rows(store, spec)
+        written[name] = markdown(spec, rows)
+        folder = store.folder("tables")
+        replace_file(folder / f"{name}.md", written[name].encode())
+        replace_file(folder / f"{name}.csv", csv_text(rows).encode())
+    return written
+
+
+def table_rows(store: Store, spec: Mapping[str, Any]) -> list[TableRow]:
+    """In the order of the specification."""
+    rows = [
+        TableRow(**{name: each[name] for name in ("model", "row", "series", "label", "bits", "seed")}, cell=store.read(each["key"]) or {})
+        for each in spec["rows"]
+    ]
+    reference = spec.get("reference")
+    if reference is None:
+        return rows
+    return [_compared(row, _reference(rows, row, reference)) for row in rows]
+
+
+def _reference(rows: Sequence[TableRow], row: TableRow, reference: str) -> TableRow | None:
+    """The row of this name for the same model and seed: with the same bits, or else the first one."""
+    same = [each for each in rows if (each.row, each.model, each.seed) == (reference, row.model, row.seed)]
+    return next((each for each in same if each.bits == row.bits), same[0] if same else None)
+
+
+def _compared(row: TableRow, reference: TableRow | None) -> TableRow:
+    if reference is None or row is reference or not (row.results and reference.results):
+        return row
+    a, b = row.results, reference.results
+    if a["windows_sha256"] != b["windows_sha256"]:
+        return row
+    tokens = np.array(a["each_window"]["tokens"], np.int64)
+    sums = np.stack([np.array(results["each_window"]["kl"]) for results in (a, b)])
+    here, there = resampled_means(sums, tokens)
+    against = {"kl_difference": a["kl_mean"] - b["kl_mean"], "ci95": interval(here - there, len(tokens))}
+    against |= {"ratio": a["kl_mean"] / b["kl_mean"], "ratio_ci95": interval(here / there, len(tokens))}
+    return replace(row, against=against)
+
+
+def markdown(spec: Mapping[str, Any], rows: Sequence[TableRow]) -> str:
+    """A title, a paragraph of conditions, and a table for each model. KL in 1/1000 nats per token; brackets are 95 % intervals."""
+    parts = [f"# {_plain(spec['title'])}", _conditions(rows)]
+    for model, group in itertools.groupby(sorted(rows, key=lambda row: _first(rows, row.model)), key=lambda row: row.model):
+        of_model = list(group)
+        parts.append(f"## {_plain(model)}\n\n{_table(of_model, spec.get('reference'))}")
+    return "\n\n".join(parts) + "\n"
+
+
+def _first(rows: Sequence[TableRow], model: str) -> int:
+    return next(index for index, row in enumerate(rows) if row.model == model)
+
+
+def _table(rows: Sequence[TableRow], reference: str | None) -> str:
+    seeds = len({row.seed for row in rows}) > 1
+    head = ["row", *(["seed"] if seeds else []), "bits", "bytes", "KL x 1000", *([f"KL / {_plain(reference)}"] if reference else [])]
+    head += ["p99 x 1000", "same top, %", "ppl", "s"]
+    lines = [head, ["---"] * len(head)]
+    for row in rows:
+        start = [_plain(row.label), *([str(row.seed)] if seeds else [])]
+        lines.append([*start, *_numbers(row, reference is not None), *[""] * len(head)][: len(head)])
+    if seeds:
+        lines += _means(rows, len(head))
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _numbers(row: TableRow, compared: bool) -> list[str]:
+    found = row.results
+    if not found:
+        return [_plain(row.cell.get("error") or "not run yet")]
+    kl = f"{1000 * found['kl_mean']:.3f}{_bracket(found['kl_ci95'], 1000)}"
+    ratio = f"{row.against['ratio']:.3f}{_bracket(row.against['ratio_ci95'], 1)}" if row.against else ""
+    seconds = found["processor_seconds"]
+    return [
+        f"{found['bits_per_weight']:.3f}" if found["bits_per_weight"] is not None else "",
+        f"{found['file_bytes']:,}",
+        kl,
+        *([ratio] if compared else []),
+        f"{1000 * found['kl_p99']:.1f}",
+        f"{100 * found['top1_agreement']:.2f}",
+        f"{found['ppl_quantized']:.3f}",
+        f"{seconds:.0f}{'*' if found['skipped_pass_1'] else ''}",
+    ]
+
+
+def _means(rows: Sequence[TableRow], width: int) -> list[list[str]]:
+    """For each label that has several seeds: the mean KL, with the smallest and the largest."""
+    lines = []
+    for label in dict.fromkeys(row.label for row in rows):
+        values = [1000 * row.results["kl_mean"] for row in rows if row.label == label and row.results]
+        if len(values) > 1:
+            mean = f"{statistics.fmean(values):.3f} ({min(values):.3f} to {max(values):.3f})"
+            lines.append([_plain(label), f"{len(values)} seeds", "", "", mean, *[""] * width][:width])
+    return lines
+
+
+def _conditions(rows: Sequence[TableRow]) -> str:
+    done = [row for row in rows if row.results]
+    failed = sum(row.cell.get("state") == "failed" for row in rows)
+    sentences = [f"{len(done)} of {len(rows)} cells are done" + (f", {failed} failed." if failed else ".")]
+    if not done:
+        return sentences[0]
+    for name in SAME:
+        values = sorted({str(row.cell["conditions"][name]) for row in done})
+        sentences.append(f"{name}: {values[0]}." if len(values) == 1 else f"**Cells differ in {name}: {', '.join(values)}.**")
+    for model in dict.fromkeys(row.model for row in done):
+        first = next(row for row in done if row.model == model)
+        if any(row.results["windows_sha256"] != first.results["windows_sha256"] for row in done if row.model == model):
+            sentences.append(f"**Cells of {_plain(model)} were measured on different windows.**")
+        sentences.append(
+            f"{_plain(model)}: perplexity of the original {first.results['ppl_base']:.3f} on {first.results['tokens']:,} tokens."
+        )
+    sentences.append(
+        "KL in 1/1000 nats per token; brackets are 95 % intervals; s: processor seconds, * without pass 1, of an earlier cell."
+    )
+    return " ".join(sentences)
+
+
+def csv_text(rows: Sequence[TableRow]) -> str:
+    """One line for each row; KL in nats per token."""
+    head = ["model", "row", "series", "label", "seed", "state", *NUMBERS, "kl_low", "kl_high"]
+    head += ["kl_difference", "kl_difference_low", "kl_difference_high", "key", "error"]
+    out = io.StringIO()
+    writer = csv.DictWriter(out, head, lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        found, against = row.results, row.against or {}
+        line: dict[str, Any] = {name: found.get(name) for name in NUMBERS}
+        line |= {"model": row.model, "row": row.row, "series": row.series, "label": row.label, "seed": row.seed}
+        line |= {"state": row.cell.get("state", "not run yet"), "key": row.cell.get("key"), "error": row.cell.get("error")}
+        line["kl_low"], line["kl_high"] = found.get("kl_ci95") or (None, None)
+        line["kl_difference"] = against.get("kl_difference")
+        line["kl_difference_low"], line["kl_difference_high"] = against.get("ci95") or (None, None)
+        writer.writerow(line)
+    return out.getvalue()
+
+
+def _bracket(pair: Sequence[float] | None, times: float) -> str:
+    return f" [{times * pair[0]:.3f}, {times * pair[1]:.3f}]" if pair else ""
+
+
+def _plain(text: Any) -> str:
+    """In a table of Markdown."""
+    return " ".join(str(text).replace("|", "/").split())
