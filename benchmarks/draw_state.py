@@ -19,7 +19,7 @@ COLOURS = {
     "bfloat16, nearest": "#7d7d7d",
     "int8, nearest, window of 16": "#5aa469",
     "float16, nearest": "#b9c7da",
-    "12 bits, in a trial engine": "#3b6fb6",
+    "12 bits, in the engine": "#3b6fb6",
 }
 SMOOTH = 2  # points of 250 tokens that are drawn as one, in long curves
 

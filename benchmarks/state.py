@@ -5,9 +5,9 @@
 Both parts compare logits with those of the exact state, token by token, on the same text: KL divergence in nats, and the share of tokens
 whose likeliest next token is another one. Everything else is exact: weights as in the checkpoint, float32 activations. A place is where
 reading begins in the text; intervals are 95 %, by bootstrap over places. `rest`: after 1k, 8k and 25k tokens the state is rounded once,
-and 2,000 more tokens are read; what is shipped at all places, the other schemes at the first ones. `step`: 25k tokens are read one by one;
-schemes of less interest read 8k at one place. Each place is a file in the work
-directory: an interrupted run goes on from there.
+and 2,000 more tokens are read; what is shipped at all places, the other schemes at the first ones. `step`: 25k tokens are read; what the
+engine does by itself at several places, other schemes one token at a time at one, and those of less interest for 8k tokens. Each place is
+a file in the work directory: an interrupted run goes on from there.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ AFTER = (16, 64, 256, 1024, 2000)  # tokens after the rounding; the mean over ea
 CHUNK = 8  # tokens of each sequence that are read at once in `rest`
 BIN = 250  # tokens of a point of the curve in `step`
 SHIPPED = "as shipped"
+ENGINE = Step("12 bits, in the engine", 12.5, lambda S, random, columns: S)  # slots(state_bits=12): a float32 step for each row
 
 
 def divergence(exact: Array, other: Array) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
@@ -137,6 +138,19 @@ def step_place(model: Model, tokens: Sequence[int], columns: torch.Tensor, schem
     }
 
 
+def engine_place(model: Model, tokens: Sequence[int]) -> dict[str, Any]:
+    """The same for slots that the engine rounds after each token."""
+    exact, small = model.slots(1), model.slots(1, state_bits=12)
+    first, second = exact.add(), small.add()
+    kl, changed = [], []
+    for begin in range(0, len(tokens), BIN):
+        chunk = list(tokens[begin : begin + BIN])
+        values, moved = divergence(exact.forward({first: chunk}, "all")[first], small.forward({second: chunk}, "all")[second])
+        kl.append(float(f"{values.mean():.4g}"))
+        changed.append(int(moved.sum()))
+    return {ENGINE.name: {"kl": kl, "changed": changed}}
+
+
 def interval(values: Sequence[float]) -> list[float]:
     """95 % of the mean, by bootstrap over places."""
     random = np.random.default_rng(0)
@@ -223,6 +237,7 @@ def main() -> None:
     parser.add_argument("--places", type=int, default=8, help="places of `rest`")
     parser.add_argument("--other-places", type=int, default=2, help="of these, for schemes that are not shipped")
     parser.add_argument("--step-places", type=int, default=1)
+    parser.add_argument("--engine-places", type=int, default=4, help="places of `step` for what the engine does by itself")
     parser.add_argument("--step-tokens", type=int, default=25000)
     parser.add_argument("--short-tokens", type=int, default=8000)
     parser.add_argument("--threads", type=int, default=1)
@@ -258,7 +273,12 @@ def rest(model: Model, text: Sequence[int], args: argparse.Namespace, work: Path
 
 def step(model: Model, text: Sequence[int], args: argparse.Namespace, work: Path) -> dict[str, Any]:
     columns = static_columns(model, text[len(text) // 2 :])
-    rows = []
+    places = begins(args.engine_places, len(text), args.step_tokens)
+    own = [
+        kept(work / f"engine_{begin}.json", partial(engine_place, model, [0, *text[begin : begin + args.step_tokens - 1]]))
+        for begin in places
+    ]
+    rows = summary_of_step(own, [ENGINE], args.step_tokens)
     for name, tokens, count in (("long", args.step_tokens, args.step_places), ("short", args.short_tokens, 1)):
         schemes = [scheme for scheme in STEP if scheme.long == (name == "long")]
         read = partial(step_place, model, columns=columns, schemes=schemes)

@@ -111,8 +111,11 @@ def test_bench_reports_what_it_promises(tmp_path: Path, capsys: pytest.CaptureFi
     monkeypatch.setattr("rwkvquant.bench.roofline.BYTES", 1 << 24)
     path = tmp_path / "m.safetensors"
     write_random_model(path, "rwkv7", SMALL, bits=4.0)
-    assert run(["bench", str(path), "--json", "--rounds", "2", "--prefill", "70", "--batch", "3", "--threads", "2"]) == 0
+    assert (
+        run(["bench", str(path), "--json", "--rounds", "2", "--prefill", "70", "--batch", "3", "--threads", "2", "--state-bits", "12"]) == 0
+    )
     result = json.loads(capsys.readouterr().out)
+    assert set(result["batch_tok_s_state_bits"]) == {"3"} and result["batch_tok_s_state_bits"]["3"] > 0
     speeds = ("decode_tok_s", "prefill_tok_s", "prefill_share", "gb_s", "roofline_gb_s", "roofline_share", "roofline_gop_s")
     density = result["density"]
     assert density["asked"] == 0.125 and density["least"] <= density["mean"] <= density["most"] and len(density["layers"]) == 2
@@ -123,9 +126,14 @@ def test_bench_reports_what_it_promises(tmp_path: Path, capsys: pytest.CaptureFi
     assert result["gb_s"] == pytest.approx(result["decode_tok_s"] * result["bytes_per_token"] / 1e9)
     assert result["roofline_share"] == pytest.approx(result["gb_s"] / result["roofline_gb_s"])
     assert measure(path, threads=1, rounds=1, prefill_tokens=8)["logits_hash"] == result["logits_hash"]
+    assert run(["bench", str(path), "--rounds", "1", "--prefill", "8", "--batch", "2", "--state-bits", "12"]) == 0
+    said = capsys.readouterr().out
+    assert "states in 12 bits, 2 side by side" in said
+    assert run(["bench", str(path), "--batch", "2", "--state-bits", "8"]) == 2
+    assert "states in slots have 32 or 12 bits a value; got 8" in capsys.readouterr().err
     assert run(["bench", str(path), "--rounds", "1", "--prefill", "8"]) == 0
     said = capsys.readouterr().out
-    assert "tokens/s" in said and "asked for: 12.5 %; random weights alone have 50 %" in said
+    assert "tokens/s" in said and "states in 12 bits" not in said and "asked for: 12.5 %; random weights alone have 50 %" in said
 
 
 def test_bench_takes_one_file_or_one_shape(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

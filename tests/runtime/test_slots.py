@@ -8,11 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from rwkvquant.architectures import ARCHITECTURES, Dims
 from rwkvquant.errors import ConfigError, FormatError, TokenizerError
 from rwkvquant.formats.container import open_packed
+from rwkvquant.kernels.state_rows import in_full, in_rows
 from rwkvquant.runtime.engines.reference import ReferenceEngine
 from rwkvquant.runtime.session import Model, load
 from rwkvquant.runtime.states.files import State
+from rwkvquant.runtime.states.pool import room
 from rwkvquant.runtime.weights import packed_weights
 
 ARRAYS = ("att_shift", "ffn_shift", "wkv")
@@ -124,3 +127,77 @@ def test_a_file_that_is_cut_while_it_runs_is_one_sentence(tmp_path: Path) -> Non
     for call in (lambda: slots.forward({slot: [2]}), lambda: model.forward([1]), lambda: model.generate("hi", max_tokens=1)):
         with pytest.raises(FormatError, match="became shorter since it was opened"):
             call()
+
+
+@pytest.fixture(params=[("rwkv7", "native"), ("rwkv7", "reference"), ("rwkv6", "native"), ("rwkv6", "reference")], ids="-".join)
+def either(request: pytest.FixtureRequest) -> Model:
+    """Both architectures on both engines."""
+    arch, engine = request.param
+    path = {"rwkv7": PACKED, "rwkv6": DATA / "rwkv6-8m-gptq.safetensors"}[arch]
+    model = load(path, threads=2)
+    if engine == "reference":
+        model._engine = ReferenceEngine(packed_weights(open_packed(path)))
+    return model
+
+
+def rounded(state: State) -> State:
+    return State(state.arch, in_full(in_rows(state.recurrent)))
+
+
+def test_states_in_12_bits_are_rounded_after_each_token(either: Model) -> None:
+    """By the definition: `forward` of one token, then rounding, again and again. Natively in any company."""
+    slots = either.slots(2, state_bits=12)
+    slot, other = slots.add(), slots.add()
+    company = {} if either.backend == "reference" else {other: [31]}
+    state = either.initial_state()
+    for token in (5, 6, 7, 900):
+        wanted, after = either.forward([token], state)
+        state = rounded(after)
+        found = slots.forward({slot: [token]} | company)
+        assert np.array_equal(found[slot], wanted) and same(slots.state(slot), state)
+
+
+@pytest.mark.parametrize("path", [PACKED, DATA / "rwkv6-8m-gptq.safetensors"], ids=["rwkv7", "rwkv6"])
+def test_states_in_12_bits_do_not_depend_on_company_threads_or_how_a_text_is_cut(path: Path) -> None:
+    tokens = [5, 6, 7, 900, 12, 13, 14, 15, 16]
+    together, alone = load(path, threads=2).slots(3, state_bits=12), load(path, threads=1).slots(1, state_bits=12)
+    whole, cut, single = together.add(), together.add(), alone.add()
+    found = together.forward({whole: tokens, cut: tokens[:4]}, "all")
+    rest = together.forward({cut: tokens[4:]}, "all")
+    one_by_one = [alone.forward({single: [token]})[single] for token in tokens]
+    assert np.array_equal(found[whole], np.concatenate([found[cut], rest[cut]])) and np.array_equal(found[whole], one_by_one)
+    assert same(together.state(whole), together.state(cut)) and same(together.state(whole), alone.state(single))
+
+
+def test_states_in_12_bits_are_near_exact_ones_and_take_two_fifths() -> None:
+    model = load(DATA / "rwkv6-8m-gptq.safetensors", threads=1)
+    exact, small = model.slots(2), model.slots(2, state_bits=12)
+    assert (exact.state_bits, small.state_bits) == (32, 12) and 0.38 < small.nbytes / exact.nbytes < 0.42
+    tokens = list(range(1, 100))
+    one, other = exact.forward({exact.add(): tokens})[0], small.forward({small.add(): tokens})[0]
+    assert not np.array_equal(one, other) and np.abs(one - other).max() < 0.1 * one.std()
+
+
+def test_states_in_12_bits_can_rest_and_go_on() -> None:
+    model = load(PACKED, threads=1)
+    slots = model.slots(1, state_bits=12)
+    slot = slots.add()
+    slots.forward({slot: [5, 6, 7]})
+    kept = slots.state(slot)
+    packed = slots.park(slot)
+    assert same(packed.state(), kept.packed().state())
+    again = slots.add(kept)
+    assert same(slots.state(again), kept)  # what is packed in rows already is packed to the same
+    slots.free(again)
+    assert same(slots.state(slots.add()), model.initial_state())
+
+
+def test_other_bits_of_states_in_slots_are_refused() -> None:
+    model = load(PACKED, threads=1)
+    for bits in (8, 16, 0, "12"):
+        with pytest.raises(ConfigError, match=r"states in slots have 32 or 12 bits a value; got"):
+            model.slots(2, state_bits=bits)  # type: ignore[arg-type]
+    for arch, size in (("rwkv7", 3), ("llama", 4)):
+        dims = Dims(layers=1, width=4 * size, hidden=8, vocab=9, heads=4, head_size=size)
+        with pytest.raises(ConfigError, match=rf"matrices as states, and heads of an even size; this one is .* with heads of {size}"):
+            room(ARCHITECTURES[arch], dims, 1, 12)

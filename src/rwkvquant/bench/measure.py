@@ -26,6 +26,7 @@ from rwkvquant.codecs import Packing
 from rwkvquant.errors import ConfigError
 from rwkvquant.formats.container import PackedFile, open_packed
 from rwkvquant.runtime.session import Model, is_packed, logits_hash
+from rwkvquant.runtime.states.files import FULL_BITS
 from rwkvquant.runtime.weights import packed_weights
 
 PREFILL_TOKENS = 512
@@ -44,12 +45,13 @@ def measure(
     prefill_tokens: int = PREFILL_TOKENS,
     rounds: int = ROUNDS,
     batches: Sequence[int] = (),
+    state_bits: int = FULL_BITS,
     progress: Callable[[str], None] = lambda what: None,
 ) -> dict[str, Any]:
-    """The results as plain JSON. `pages` as in `load`.
+    """The results as plain JSON. `pages` as in `load`. With `state_bits` 12, batches are decoded with states in 12 bits too.
 
-    Raises ConfigError for a file that is not packed, for rounds or batches out of range, for pages that cannot be had, and without the
-    native module.
+    Raises ConfigError for a file that is not packed, for rounds, batches or bits out of range, for pages that cannot be had, and without
+    the native module.
     """
     if not is_packed(file):
         raise ConfigError(f"bench needs a packed file or --random SHAPE; {file} is not a packed file")
@@ -70,8 +72,9 @@ def measure(
     density = measure_density(weights, texts, threads)
     tokens = np.resize(texts, len(tokens)).tolist()
 
-    decoders = {batch: Decoder(model, tokens, batch) for batch in sorted({1, *batches})}
-    decoding: dict[int, list[float]] = {batch: [] for batch in decoders}
+    kinds = sorted({(1, FULL_BITS), *((batch, bits) for batch in batches for bits in (FULL_BITS, state_bits))})
+    decoders = {kind: Decoder(model, tokens, *kind) for kind in kinds}
+    decoding: dict[tuple[int, int], list[float]] = {kind: [] for kind in kinds}
     prefilling: list[float] = []
     reading: list[float] = []
     mapped: list[float] = []
@@ -83,21 +86,24 @@ def measure(
             if packed.contents.held().pages == "map":
                 mapped.append(roofline.read(np.frombuffer(packed.contents.data, np.uint8)))
             multiplying.append(roofline.multiply())
-            for batch, decoder in decoders.items():
-                decoding[batch].append(decoder.tokens_per_second())
+            for kind, decoder in decoders.items():
+                decoding[kind].append(decoder.tokens_per_second())
             started = time.perf_counter()
             model.forward(tokens[:prefill_tokens])
             prefilling.append(prefill_tokens / (time.perf_counter() - started))
-    speed, bytes_a_token, fastest = statistics.median(decoding[1]), bytes_per_token(packed), max(reading)
+    medians = {kind: statistics.median(speeds) for kind, speeds in decoding.items()}
+    speed, bytes_a_token, fastest = medians[1, FULL_BITS], bytes_per_token(packed), max(reading)
     most = max(multiplying)
     held = packed.contents.held()
     return {
         "file": str(file),
         "arch": model.arch,
         "decode_tok_s": speed,
-        "decode_tok_s_rounds": decoding[1],
+        "decode_tok_s_rounds": decoding[1, FULL_BITS],
         "prefill_tok_s": statistics.median(prefilling),
-        "batch_tok_s": {str(batch): statistics.median(decoding[batch]) for batch in batches},
+        "batch_tok_s": {str(batch): medians[batch, FULL_BITS] for batch in batches},
+        "state_bits": state_bits,
+        "batch_tok_s_state_bits": {str(batch): medians[batch, state_bits] for batch in batches if state_bits != FULL_BITS},
         "gb_s": speed * bytes_a_token / 1e9,
         "roofline_gb_s": fastest / 1e9,
         "roofline_gop_s": most / 1e9,
@@ -138,8 +144,8 @@ def warning(result: dict[str, Any]) -> str | None:
 class Decoder:
     """Reads one token after another into `batch` sequences, each in its own slot, through the public API."""
 
-    def __init__(self, model: Model, tokens: list[int], batch: int) -> None:
-        self._slots, self._tokens, self._batch = model.slots(batch), tokens, batch
+    def __init__(self, model: Model, tokens: list[int], batch: int, state_bits: int = FULL_BITS) -> None:
+        self._slots, self._tokens, self._batch = model.slots(batch, state_bits), tokens, batch
         self._own = [self._slots.add() for _ in range(batch)]
         self._steps = max(2, round(SECONDS / self._seconds(2)))
 

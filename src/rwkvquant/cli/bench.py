@@ -35,6 +35,7 @@ def command(
     prefill: Annotated[int, typer.Option(help="Tokens of the prompt.")] = 512,
     rounds: Annotated[int, typer.Option(help="Repetitions; the result is the median.")] = 5,
     batch: Annotated[list[int] | None, typer.Option(help="Also decode this many sequences side by side; may be repeated.")] = None,
+    state_bits: Annotated[int, typer.Option(help="12: decode the sequences of --batch with states in 12 bits a value too.")] = 32,
     as_json: JsonOption = False,
 ) -> None:
     """Measure the speed of decoding and prefill, or of reading images, compared with this machine's memory and int8 speed."""
@@ -48,7 +49,16 @@ def command(
     def run(path: str | Path) -> dict[str, Any]:
         if is_packed(path) and open_packed(path).image is not None:
             return measure_images(path, threads=threads, pages=pages, rounds=rounds, batches=batch or (), progress=_say)
-        return measure(path, threads=threads, pages=pages, prefill_tokens=prefill, rounds=rounds, batches=batch or (), progress=_say)
+        return measure(
+            path,
+            threads=threads,
+            pages=pages,
+            prefill_tokens=prefill,
+            rounds=rounds,
+            batches=batch or (),
+            state_bits=state_bits,
+            progress=_say,
+        )
 
     if file is not None:
         result = run(file)
@@ -95,6 +105,10 @@ def _show(result: dict[str, Any]) -> None:
         ["decoding", f"{result['decode_tok_s']:.1f} tokens/s"],
         ["prefill", f"{result['prefill_tok_s']:.0f} tokens/s"],
         *([f"decoding, {batch} side by side", f"{speed:.1f} tokens/s"] for batch, speed in result["batch_tok_s"].items()),
+        *(
+            [f"the same, states in {result['state_bits']} bits, {batch} side by side", f"{speed:.1f} tokens/s"]
+            for batch, speed in result["batch_tok_s_state_bits"].items()
+        ),
         ["reads", f"{human_bytes(result['bytes_per_token'])} a token, {result['gb_s']:.1f} GB/s"],
         ["this machine's memory", f"{result['roofline_gb_s']:.1f} GB/s; decoding reaches {100 * result['roofline_share']:.0f} %"],
         [

@@ -6,12 +6,14 @@
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
+#include <nanobind/stl/variant.h>
 #include <nanobind/stl/vector.h>
 
 #include <limits>
 #include <stdexcept>
 #include <string>
 #include <tuple>
+#include <variant>
 #include <vector>
 
 #include "bindings_matrix.h"
@@ -22,6 +24,9 @@ namespace {
 
 using Floats = nb::ndarray<float, nb::c_contig, nb::device::cpu>;
 using ReadFloats = nb::ndarray<const float, nb::c_contig, nb::device::cpu>;
+// The matrices of a state: in full, or in rows of 12 bits a value.
+using Matrices = std::variant<Floats, nb::ndarray<std::uint8_t, nb::c_contig, nb::device::cpu>>;
+using ReadMatrices = std::variant<ReadFloats, nb::ndarray<const std::uint8_t, nb::c_contig, nb::device::cpu>>;
 using Indices = nb::ndarray<const std::uint32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 
 constexpr std::size_t kMaxThreads = 1024;
@@ -78,8 +83,8 @@ class BoundEngine {
     // `sequences`: (number of tokens, slot) of each, in the order of their tokens. `wanted`: the tokens whose logits are written, one row
     // each.
     void forward(const Indices& tokens, const std::vector<std::tuple<std::size_t, std::size_t>>& sequences, const ReadFloats& att_shift,
-                 const ReadFloats& ffn_shift, const ReadFloats& wkv, const Floats& att_shift_to, const Floats& ffn_shift_to,
-                 const Floats& wkv_to, const Indices& wanted, const Floats& logits) {
+                 const ReadFloats& ffn_shift, const ReadMatrices& wkv, const Floats& att_shift_to, const Floats& ffn_shift_to,
+                 const Matrices& wkv_to, const Indices& wanted, const Floats& logits) {
         const ModelSizes& sizes = engine_->sizes;
         const std::size_t count = tokens.size();
         require(count > 0 && count <= kMaxTokens, "tokens", "a step must have 1 to " + std::to_string(kMaxTokens) + "; got " + std::to_string(count));
@@ -90,14 +95,22 @@ class BoundEngine {
         const auto state = [&](const auto& att, const auto& ffn, const auto& heads) {
             const std::size_t shift = sizes.layers * sizes.width;
             const std::size_t batch = att.size() / shift;
-            const bool fits = batch > 0 && att.size() == batch * shift && ffn.size() == att.size() &&
-                heads.size() == att.size() * sizes.head_size;
-            require(fits, "state", "its arrays must have the shapes of kernels/state.py for the model's sizes");
-            return StateArrays{const_cast<float*>(att.data()), const_cast<float*>(ffn.data()), const_cast<float*>(heads.data()), batch};
+            const std::size_t size = std::visit([](const auto& each) { return each.size(); }, heads);
+            const bool in_rows = heads.index() == 1;  // N rows of 3 N / 2 + 4 bytes for each head
+            const std::size_t row = in_rows ? sizes.head_size + sizes.head_size / 2 + sizeof(float) : sizes.head_size;
+            const bool fits = batch > 0 && att.size() == batch * shift && ffn.size() == att.size() && size == att.size() * row &&
+                (!in_rows || sizes.head_size % 2 == 0);
+            require(fits, "state", "its arrays must have the shapes of kernels/state.py or kernels/state_rows.py for the model's sizes");
+            const auto* full = std::get_if<0>(&heads);
+            const auto* rows = std::get_if<1>(&heads);
+            return StateArrays{const_cast<float*>(att.data()), const_cast<float*>(ffn.data()),
+                               full != nullptr ? const_cast<float*>(full->data()) : nullptr, batch,
+                               rows != nullptr ? const_cast<std::uint8_t*>(rows->data()) : nullptr};
         };
         Step step = {};
         step.from = state(att_shift, ffn_shift, wkv), step.to = state(att_shift_to, ffn_shift_to, wkv_to);
         require(step.from.batch == step.to.batch, "state", "both states must have the same number of sequences");
+        require(wkv.index() == wkv_to.index(), "state", "both states must have their matrices in the same form");
 
         std::vector<Sequence> parts;
         std::vector<bool> used(step.from.batch);

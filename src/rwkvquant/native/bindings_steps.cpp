@@ -18,6 +18,8 @@ namespace rwkvquant {
 namespace {
 
 using Read = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using ReadBytes = nb::ndarray<const std::uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using OutputBytes = nb::ndarray<std::uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 
 void check_sizes(const char* op, std::size_t size, std::initializer_list<std::size_t> sizes) {
     for (const std::size_t each : sizes) {
@@ -101,6 +103,20 @@ void bi_wkv(const Read& w, const Read& u, const Read& k, const Read& v, std::siz
     operations().bi_wkv(w.data(), u.data(), k.data(), v.data(), tokens, width, begin, end, scratch.data(), y.data());
 }
 
+void pack_state(const Read& S, std::size_t size, const OutputBytes& rows) {
+    check_rule("pack_state", size % 2 == 0, "a head has an even size");
+    check_sizes("pack_state", size * size, {S.size()});
+    check_sizes("pack_state", size * (size + size / 2 + sizeof(float)), {rows.size()});
+    operations().pack_state(S.data(), size, rows.data());
+}
+
+void unpack_state(const ReadBytes& rows, std::size_t size, const Output& S) {
+    check_rule("unpack_state", size % 2 == 0, "a head has an even size");
+    check_sizes("unpack_state", size * size, {S.size()});
+    check_sizes("unpack_state", size * (size + size / 2 + sizeof(float)), {rows.size()});
+    operations().unpack_state(rows.data(), size, S.data());
+}
+
 std::size_t draw_token(const Read& scores, double temperature, double top_p, double uniform, std::size_t top_k, double min_p) {
     check_rule("draw", scores.size() > 0, "there must be scores to draw from");
     check_rule("draw", temperature > 0, "temperature is above 0");
@@ -122,6 +138,8 @@ void bind_steps(nb::module_& module) {
     module.def("bonus7", &bonus7, "y"_a.noconvert(), "r"_a, "k"_a, "r_k"_a, "v"_a, "g"_a);
     module.def("decay6", &decay6, "w0"_a, "d"_a, "w"_a.noconvert());
     module.def("bi_wkv", &bi_wkv, "w"_a, "u"_a, "k"_a, "v"_a, "begin"_a, "end"_a, "y"_a.noconvert());
+    module.def("pack_state", &pack_state, "S"_a, "size"_a, "rows"_a.noconvert());
+    module.def("unpack_state", &unpack_state, "rows"_a, "size"_a, "S"_a.noconvert());
     module.def("wkv6", &wkv6, "S"_a, "r"_a, "w"_a, "k"_a, "v"_a, "u"_a, "o"_a.noconvert(), "S_to"_a.noconvert());
 }
 

@@ -46,6 +46,7 @@ Engine::Engine(const ModelSizes& sizes, Weights weights, std::size_t threads, bo
       branch_(sizes.width, false),
       column_unit_(std::lcm(kColumnGroup, sizes.head_size)),
       head_x_(sizes.width),
+      unpacked_(threads * sizes.head_size * sizes.head_size),
       pool_(threads),
       shares_(pool_.threads()),
       prefetch_(operations().isa, codec_names(), bytes_by_codec(weights_)),
@@ -187,8 +188,19 @@ void Engine::quantize(const Vectors& y, std::size_t count, Range columns) const 
     for (std::size_t m = 0; m < count; ++m) y.quantize(m, columns);
 }
 
-float* Engine::state_of(const StateArrays& state, std::size_t layer, std::size_t slot, std::size_t head) const {
-    return state.wkv + ((layer * state.batch + slot) * sizes.heads + head) * sizes.head_size * sizes.head_size;
+Engine::HeadState Engine::head_state(const Worker& worker, const Step& step, std::size_t layer, std::size_t slot, std::size_t head,
+                                     bool first) const {
+    const std::size_t N = sizes.head_size, index = (layer * step.from.batch + slot) * sizes.heads + head;
+    const StateArrays& before = first ? step.from : step.to;
+    if (before.rows == nullptr) return {before.wkv + index * N * N, step.to.wkv + index * N * N, nullptr};
+    const std::size_t bytes = N * (N + N / 2 + sizeof(float));
+    float* S = unpacked_.data() + worker.index * N * N;
+    operations().unpack_state(before.rows + index * bytes, N, S);
+    return {S, S, step.to.rows + index * bytes};
+}
+
+void Engine::keep(const HeadState& state) const {
+    if (state.rows != nullptr) operations().pack_state(state.to, sizes.head_size, state.rows);
 }
 
 std::unique_ptr<Engine> make_engine(const std::string& arch, const ModelSizes& sizes, Weights weights, std::size_t threads,

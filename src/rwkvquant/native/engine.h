@@ -75,10 +75,12 @@ class Vectors {
     Buffer<std::int32_t> minus_sum_;
 };
 
-// The recurrent state of `batch` sequences, as kernels/state.py has it: shifts (L, batch, C), wkv (L, batch, H, N, N).
+// The recurrent state of `batch` sequences, as kernels/state.py has it: shifts (L, batch, C), wkv (L, batch, H, N, N). Or wkv is null, and
+// its matrices are in 12 bits a value: rows (L, batch, H, N, 3 N / 2 + 4), kernels/state_rows.py.
 struct StateArrays {
     float *att_shift, *ffn_shift, *wkv;
     std::size_t batch;
+    std::uint8_t* rows;
 };
 
 // Consecutive tokens of one sequence: `count` tokens of the step from `first` on. `slot` is the number of its state.
@@ -183,7 +185,15 @@ class Engine {
     void remember(const Step& step, const Vectors& y, std::size_t layer, float* StateArrays::*shift, Range columns) const;
     Range own_columns(const Worker& worker) const { return worker.share(sizes.width, column_unit_); }
     void quantize(const Vectors& y, std::size_t count, Range columns) const;
-    float* state_of(const StateArrays& state, std::size_t layer, std::size_t slot, std::size_t head) const;
+    // The matrix of a head before and after a token of a sequence, its first or a later one. Matrices in 12 bits are unpacked into memory
+    // of the thread; `keep` packs what the token left there.
+    struct HeadState {
+        const float* from;
+        float* to;
+        std::uint8_t* rows;  // of `to`, or null
+    };
+    HeadState head_state(const Worker& worker, const Step& step, std::size_t layer, std::size_t slot, std::size_t head, bool first) const;
+    void keep(const HeadState& state) const;
 
     Weights weights_;
     const bool quantized_;
@@ -206,6 +216,7 @@ class Engine {
     const Matrix* head_ = nullptr;
     Vectors head_x_;
     std::size_t reserved_ = 0;
+    Buffer<float> unpacked_;                       // (threads, N, N) of states in 12 bits
     Buffer<std::uint8_t> prepared_;                // (count,) activations for matrices stored by columns: engine_columns.cpp
     Buffer<std::uint8_t> room_;                    // (threads,) of room_bytes_, for preparing them
     std::size_t room_bytes_ = 0;

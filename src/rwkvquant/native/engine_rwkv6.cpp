@@ -150,11 +150,11 @@ class Rwkv6 final : public Engine {
         const std::size_t N = sizes.head_size, at = head * N;
         float* w = scratch_.data() + worker.index * kScratch * scratch_stride_;
         float* o = w + scratch_stride_;
-        const float* S = state_of(step.from, layer, sequence.slot, head);  // (N, N)
-        float* S_to = state_of(step.to, layer, sequence.slot, head);
-        for (std::size_t m = sequence.first; m < sequence.first + sequence.count; ++m, S = S_to) {
+        for (std::size_t m = sequence.first; m < sequence.first + sequence.count; ++m) {
+            const HeadState S = head_state(worker, step, layer, sequence.slot, head, m == sequence.first);  // (N, N)
             ops.decay6(W.decay + at, d_.row(m) + at, N, w);
-            ops.wkv6(S, S_to, r_.row(m) + at, w, k_.row(m) + at, v_.row(m) + at, W.faaaa + at, N, o);
+            ops.wkv6(S.from, S.to, r_.row(m) + at, w, k_.row(m) + at, v_.row(m) + at, W.faaaa + at, N, o);
+            keep(S);
             ops.layer_norm(o, W.ln_x.weight + at, W.ln_x.bias + at, N, kHeadNormEps, 0, N, out_.row(m) + at);
             ops.multiply(out_.row(m), g_.row(m), at, at + N);
         }

@@ -133,16 +133,16 @@ class Rwkv7 final : public Engine {
         const auto piece = [&](std::size_t index) { return scratch + index * scratch_stride_; };
         const Head7 inputs = {piece(0), piece(1), piece(2), piece(3), piece(4)};
         float* o = piece(5);
-        const float* S = state_of(step.from, layer, sequence.slot, head);  // (N, N)
-        float* S_to = state_of(step.to, layer, sequence.slot, head);
-        for (std::size_t m = sequence.first; m < sequence.first + sequence.count; ++m, S = S_to) {
+        for (std::size_t m = sequence.first; m < sequence.first + sequence.count; ++m) {
+            const HeadState S = head_state(worker, step, layer, sequence.slot, head, m == sequence.first);  // (N, N)
             const float* v = (layer == 0 ? v_first_ : v_).row(m) + at;
             const float* v_gate = layer == 0 ? nullptr : v_gate_.row(m) + at;
             const float* v0 = layer == 0 ? nullptr : W.v0 + at;
             ops.keys7({k_.row(m) + at, v, w_.row(m) + at, a_.row(m) + at, v_gate, W.w0 + at, W.a0 + at, v0, W.k_k + at, W.k_a + at,
                        v_first_.row(m) + at},
                       inputs, N);
-            ops.wkv7(S, S_to, r_.row(m) + at, inputs, N, o);
+            ops.wkv7(S.from, S.to, r_.row(m) + at, inputs, N, o);
+            keep(S);
             float* y = out_.row(m) + at;
             ops.layer_norm(o, W.ln_x.weight + at, W.ln_x.bias + at, N, kHeadNormEps, 0, N, y);
             ops.bonus7(r_.row(m) + at, inputs.k, W.r_k + at, inputs.v, g_.row(m) + at, N, y);

@@ -61,6 +61,9 @@ struct Operations {
     // Bi-WKV of one image, k, v and y (tokens, stride), for channels begin..end; `scratch` has 48 floats for each token
     void (*bi_wkv)(const float* w, const float* u, const float* k, const float* v, std::size_t tokens, std::size_t stride,
                    std::size_t begin, std::size_t end, float* scratch, float* y);
+    // A head's matrix S (N, N) in 12 bits a value, N (3 N / 2 + 4) bytes, and back: state_rows.cpp. N is even.
+    void (*pack_state)(const float* S, std::size_t size, std::uint8_t* rows);
+    void (*unpack_state)(const std::uint8_t* rows, std::size_t size, float* S);
 
     // The loops of quantising: workshop.h. `scratch` has the number of bytes that `scratch_bytes` says there.
     void (*exact_kmeans)(const KMeans& task, std::size_t begin, std::size_t end, void* scratch);

@@ -13,6 +13,7 @@ import numpy as np
 
 from rwkvquant.architectures import architecture
 from rwkvquant.errors import ConfigError
+from rwkvquant.kernels import state_rows
 from rwkvquant.kernels.state import RecurrentState
 from rwkvquant.runtime.engines.base import Array, Which
 from rwkvquant.runtime.weights import Weights
@@ -39,12 +40,19 @@ class ReferenceEngine:
 
     def advance(self, sequences: Sequence[Sequence[int]], state: RecurrentState, slots: Sequence[int], which: Which) -> list[Array]:
         """See base.py."""
-        rows, after = self.read(sequences, state.select(slots), which)
-        state.put(slots, after)
+        packed = any(map(state_rows.is_rows, state.arrays))
+        rows, after = self._read(sequences, state_rows.in_full(state.select(slots)), which, rounded if packed else as_it_is)
+        state.put(slots, state_rows.in_rows(after) if packed else after)
         return rows
 
     def read(self, sequences: Sequence[Sequence[int]], state: RecurrentState, which: Which) -> tuple[list[Array], RecurrentState]:
         """See base.py."""
+        return self._read(sequences, state, which, as_it_is)
+
+    def _read(
+        self, sequences: Sequence[Sequence[int]], state: RecurrentState, which: Which, keep: Callable[[RecurrentState], RecurrentState]
+    ) -> tuple[list[Array], RecurrentState]:
+        """`keep`: what is left of a state from token to token."""
         self._require_whole()
         rows: list[list[Array]] = [[] for _ in sequences]
         after: list[RecurrentState | None] = [None] * len(sequences)
@@ -54,6 +62,7 @@ class ReferenceEngine:
             if len(still) < len(running):
                 state, running = state.select(still), [running[slot] for slot in still]
             logits, state = self._step(self._tensors, self._embed([int(sequences[i][position]) for i in running]), state)
+            state = keep(state)
             for slot, i in enumerate(running):
                 ends = position == len(sequences[i]) - 1
                 if ends or which == "all":
@@ -61,6 +70,14 @@ class ReferenceEngine:
                 if ends:
                     after[i] = state.select([slot])
         return [np.stack(row) for row in rows], RecurrentState.side_by_side([part for part in after if part is not None])
+
+
+def as_it_is(state: RecurrentState) -> RecurrentState:
+    return state
+
+
+def rounded(state: RecurrentState) -> RecurrentState:
+    return state_rows.in_full(state_rows.in_rows(state))
 
 
 def step_of(arch: str) -> Step:

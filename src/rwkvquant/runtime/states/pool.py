@@ -11,6 +11,9 @@
 
 Reading tokens into a slot changes its state in place; `Model.forward` makes a new state each time. So generate with slots. With many
 slots, every weight is read from memory once for all of them.
+
+`model.slots(count, state_bits=12)` keeps the matrices of states in 12 bits a value, rounded after each token (kernels/state_rows.py): they
+take 41 % of the memory, and logits change a little (docs/methods/state.md).
 """
 
 from __future__ import annotations
@@ -20,20 +23,40 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from rwkvquant.architectures import Dims
+from rwkvquant.architectures import Architecture, Dims
 from rwkvquant.errors import ConfigError
+from rwkvquant.kernels import state_rows
+from rwkvquant.kernels.resting import is_matrix
 from rwkvquant.kernels.state import RecurrentState
 from rwkvquant.runtime.engines.base import Engine, Which, checked_tokens
-from rwkvquant.runtime.states.files import PackedState, State
+from rwkvquant.runtime.states.files import FULL_BITS, PackedState, State
 
 MAX_SLOTS = 1 << 16
+STATE_BITS = (FULL_BITS, state_rows.BITS)
+
+
+def room(architecture: Architecture, dims: Dims, count: int, state_bits: int) -> RecurrentState:
+    """For `count` states of zeros, whose matrices have so many bits a value. For the errors see `Model.slots`."""
+    if not 1 <= count <= MAX_SLOTS:
+        raise ConfigError(f"a model has 1 to {MAX_SLOTS} slots at a time; got {count}")
+    if state_bits not in STATE_BITS:
+        raise ConfigError(f"states in slots have {' or '.join(map(str, STATE_BITS))} bits a value; got {state_bits!r}")
+    if state_bits == FULL_BITS:
+        return architecture.zero_state(dims, count)
+    if not any(map(is_matrix, architecture.state)) or dims.head_size % 2:
+        raise ConfigError(
+            f"states in {state_bits} bits are for models with matrices as states, and heads of an even size; "
+            f"this one is {architecture.title} with heads of {dims.head_size}"
+        )
+    return state_rows.in_rows(architecture.zero_state(dims)).select([0] * count)
 
 
 class Slots:
     """Made by `Model.slots`. A slot is a number. Its state is inside this object, and only `forward` changes it."""
 
     def __init__(self, engine: Engine, dims: Dims, recurrent: RecurrentState, initial: State) -> None:
-        """`recurrent` has room for every slot, and is used by this object only. `initial`: of a model that has read nothing."""
+        """`recurrent` has room for every slot, its matrices in full or in rows, and is used by this object only. `initial`: of a model
+        that has read nothing."""
         self._engine, self._dims, self._recurrent, self._initial = engine, dims, recurrent, initial
         self._used: set[int] = set()
 
@@ -45,6 +68,16 @@ class Slots:
     def count(self) -> int:
         """How many slots there are, used and free."""
         return self._recurrent.batch
+
+    @property
+    def state_bits(self) -> int:
+        """Bits of a value of the states' matrices, 32 or 12."""
+        return state_rows.BITS if any(map(state_rows.is_rows, self._recurrent.arrays)) else 32
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the states of all slots, used and free."""
+        return sum(values.nbytes for values in self._recurrent.arrays)
 
     def add(self, state: State | PackedState | None = None) -> int:
         """Take a free slot, the lowest, and copy `state` into it (None: that of a model that has read nothing) -> the slot.
@@ -58,7 +91,8 @@ class Slots:
             state = state.state()
         if state is not None:
             state.require(self._initial.arch, self._dims)
-        self._recurrent.put([free], (state or self._initial).recurrent)
+        recurrent = (state or self._initial).recurrent
+        self._recurrent.put([free], recurrent if self.state_bits == FULL_BITS else state_rows.in_rows(recurrent))
         self._used.add(free)
         return free
 
@@ -78,7 +112,7 @@ class Slots:
     def state(self, slot: int) -> State:
         """A copy of what is in the slot. Raises ConfigError for one that is not in use."""
         self._require(slot)
-        return State(self._initial.arch, self._recurrent.select([slot]))
+        return State(self._initial.arch, state_rows.in_full(self._recurrent.select([slot])))
 
     def park(self, slot: int, bits: int = 8) -> PackedState:
         """The state in the slot, packed in 8 or 4 bits a value, and the slot is free: for a session that waits. `add` wakes it.
