@@ -23,7 +23,7 @@ def test_prompts_longer_than_a_step_give_the_bits_of_single_tokens(tmp_path: Pat
     """Around the largest step, alone and side by side with others, with any number of threads."""
     weights = random_weights(tmp_path, name)
     one = NativeEngine(weights, 1, activations)
-    most = one._step_tokens
+    most = one.step_tokens
     assert 64 < most <= _native.MAX_TOKENS
     text, state = np.random.default_rng(0).integers(0, 77, 2 * most + 3).tolist(), random_state(weights.dims, 1)
     rows, after, part = [], {}, state
@@ -48,7 +48,7 @@ def test_prompts_longer_than_a_step_give_the_bits_of_single_tokens(tmp_path: Pat
 def test_a_prompt_is_read_in_as_few_steps_as_possible_of_about_equal_length(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     weights = random_weights(tmp_path, SMALL[0])
     engine = NativeEngine(weights, 1)
-    engine._step_tokens = 512
+    engine.step_tokens = 512
     sizes: list[list[int]] = []
     monkeypatch.setattr(engine, "_step", lambda tokens, parts, *_: sizes.append([count for count, _ in parts]))
     for lengths, want in (
@@ -56,7 +56,9 @@ def test_a_prompt_is_read_in_as_few_steps_as_possible_of_about_equal_length(tmp_
         ([513], [[264], [249]]),
         ([1], [[1]]),
         ([1200], [[400], [400], [400]]),
-        ([300, 1, 2], [[152, 1, 2], [148]]),
+        ([300, 1, 2], [[300, 1, 2]]),
+        ([1200, 1, 100], [[400, 1, 100], [400], [400]]),
+        ([300, 300, 40], [[152, 152, 40], [148, 148]]),
         ([1] * 130, [[1] * 130]),
     ):
         sizes.clear()
@@ -66,12 +68,12 @@ def test_a_prompt_is_read_in_as_few_steps_as_possible_of_about_equal_length(tmp_
 
 def test_a_step_has_the_more_tokens_the_more_the_weights_take(tmp_path: Path) -> None:
     """Its memory is to be little beside them: 3 MiB and a twentieth."""
-    small = NativeEngine(random_weights(tmp_path, SMALL[0]), 1)._step_tokens
+    small = NativeEngine(random_weights(tmp_path, SMALL[0]), 1).step_tokens
     dims = Dims(1, 1024, 1024, 64, 16, 64, dict.fromkeys(("Rw", "Ra", "Rv", "Rg"), 8))
 
     def two_bits(_: str, spec: TensorSpec, shape: tuple[int, ...]) -> Packing:
         return GridConfig(2).packing((shape[0], shape[1])) if spec.role is Role.PROJECTION else default_side(spec, shape)
 
     write_model(tmp_path / "wide.safetensors", "rwkv7", dims, two_bits)
-    wide = NativeEngine(packed_weights(open_packed(tmp_path / "wide.safetensors")), 1)._step_tokens
+    wide = NativeEngine(packed_weights(open_packed(tmp_path / "wide.safetensors")), 1).step_tokens
     assert 64 <= wide < small <= _native.MAX_TOKENS and wide % 8 == 0

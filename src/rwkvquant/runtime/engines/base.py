@@ -49,6 +49,9 @@ class Engine(Protocol):
     @property
     def threads(self) -> int: ...
 
+    step_tokens: int
+    """How many tokens one step has at most. A caller that reads no more at a time gets one step."""
+
     @property
     def tuning(self) -> Tuning | None:
         """None for an engine that has nothing to choose."""

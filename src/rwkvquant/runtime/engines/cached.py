@@ -23,6 +23,7 @@ class CachedEngine:
 
     threads = 1
     tuning = None
+    step_tokens = 64
 
     def __init__(self, weights: Weights, activations: str = "int8") -> None:
         """Raises FormatError for weights that do not fit together."""

@@ -59,7 +59,7 @@ class NativeEngine:
             self._engine = native.Engine(weights.arch, sizes, matrices, vectors, embedding, threads, activations == "int8")
         except ValueError as error:
             raise FormatError(str(error)) from None
-        self._step_tokens = int(self._engine.step_tokens)
+        self.step_tokens = int(self._engine.step_tokens)
         if shares == "equal":
             self.fix_shares([1.0] * self.threads)
         if prefetch != "measured":
@@ -100,8 +100,8 @@ class NativeEngine:
         rows = [len(sequence) if which == "all" else 1 for sequence in sequences]
         first_row = np.concatenate([[0], np.cumsum(rows)])
         logits = np.empty((first_row[-1], self._vocab), np.float32)
-        for start in range(0, len(sequences), self._step_tokens):
-            group = range(start, min(start + self._step_tokens, len(sequences)))
+        for start in range(0, len(sequences), self.step_tokens):
+            group = range(start, min(start + self.step_tokens, len(sequences)))
             self._read_group(sequences, group, before, after, slots, which, logits, first_row)
         return [logits[first_row[i] : first_row[i + 1]] for i in range(len(sequences))]
 
@@ -116,10 +116,11 @@ class NativeEngine:
         logits: Array,
         first_row: NDArray[np.intp],
     ) -> None:
-        """Read all tokens of sequences that fit into one step; each gets an equal part of a step. Steps are about equal."""
+        """Read all tokens of sequences that fit into one step. What short ones leave of a step is for the long ones. Steps are about equal."""
         done = dict.fromkeys(group, 0)
         while running := [i for i in group if done[i] < len(sequences[i])]:
-            most, left = self._step_tokens // len(running), max(len(sequences[i]) - done[i] for i in running)
+            lengths = [len(sequences[i]) - done[i] for i in running]
+            most, left = longest_parts(lengths, self.step_tokens), max(lengths)
             steps = -(-left // most)
             each = min(most, -(-left // (steps * TOGETHER)) * TOGETHER)
             tokens: list[int] = []
@@ -154,6 +155,16 @@ class NativeEngine:
         self._require_whole()
         ids, indices = np.array(tokens, np.uint32), np.array(wanted, np.uint32)
         self._engine.forward(ids, parts, *before.arrays, *after.arrays, indices, logits)
+
+
+def longest_parts(lengths: Sequence[int], room: int) -> int:
+    """The largest m for which the parts min(length, m) fit into `room` together; the longest length if all fit whole."""
+    for index, length in enumerate(ordered := sorted(lengths)):
+        share = room // (len(ordered) - index)
+        if length > share:
+            return share
+        room -= length
+    return ordered[-1]
 
 
 def held_matrix(native: ModuleType, name: str, packed: PackedTensor, columns: str = "used") -> Any:

@@ -27,6 +27,7 @@ class ReferenceEngine:
     name = "reference"
     threads = 1
     tuning = None
+    step_tokens = 64
 
     def __init__(self, weights: Weights) -> None:
         self._require_whole = weights.require_whole

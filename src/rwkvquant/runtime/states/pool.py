@@ -79,6 +79,11 @@ class Slots:
         """Bytes of the states of all slots, used and free."""
         return sum(values.nbytes for values in self._recurrent.arrays)
 
+    @property
+    def step_tokens(self) -> int:
+        """How many tokens `forward` reads in one step of the engine, in all sequences together. With more, it takes several."""
+        return self._engine.step_tokens
+
     def add(self, state: State | PackedState | None = None) -> int:
         """Take a free slot, the lowest, and copy `state` into it (None: that of a model that has read nothing) -> the slot.
 
