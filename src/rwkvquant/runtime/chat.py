@@ -251,11 +251,7 @@ class Chat:
 
     def _encode(self, text: str) -> list[int]:
         """The tokens of a text; token 0 where the template marks it."""
-        encode, mark = self._model.tokenizer.encode, self.template.end_mark
-        if not mark:
-            return encode(text)
-        first, *others = text.split(mark)
-        return [*encode(first), *(token for part in others for token in (END_OF_TEXT, *encode(part)))]
+        return self.template.tokens(text, self._model.tokenizer.encode)
 
     def _write(self, logits: Logits) -> Iterator[str]:
         """The model's text up to a stop string, in pieces. The last place follows it, as far as text that was passed on."""

@@ -31,6 +31,11 @@ class TextUntilStop:
         return "" if self.stopped else self._take(self._decoder.push(token))
 
     @property
+    def waiting(self) -> str:
+        """The text that is held back because it may be the beginning of a stop string."""
+        return self._held
+
+    @property
     def holds_back(self) -> bool:
         """Whether the ids so far hold text that was not returned: the stop string, a possible beginning of one, part of a character."""
         return self.stopped or bool(self._held) or self._decoder.within_character

@@ -116,7 +116,7 @@ class NativeEngine:
         logits: Array,
         first_row: NDArray[np.intp],
     ) -> None:
-        """Read all tokens of sequences that fit into one step. What short ones leave of a step is for the long ones. Steps are about equal."""
+        """Read all tokens of sequences that fit into one step. Long ones get what short ones leave of it. Steps are about equal."""
         done = dict.fromkeys(group, 0)
         while running := [i for i in group if done[i] < len(sequences[i])]:
             lengths = [len(sequences[i]) - done[i] for i in running]

@@ -59,6 +59,13 @@ class ChatTemplate:
         self.require_think(think)
         return self.rendering(messages, think, answer_next)
 
+    def tokens(self, text: str, encode: Callable[[str], list[int]]) -> list[int]:
+        """The tokens of a rendered text: `encode` of its parts, and token 0 where `end_mark` is."""
+        if not self.end_mark:
+            return encode(text)
+        first, *others = text.split(self.end_mark)
+        return [*encode(first), *(token for part in others for token in (0, *encode(part)))]
+
     def require_think(self, think: str | None) -> None:
         """Raises ConfigError for a way to think that this template does not have."""
         if think is None or think in self.thinking:
