@@ -27,6 +27,7 @@ ENGINE = [
     "rwkvquant.results",
     "rwkvquant.runtime.inspection",
     "rwkvquant.runtime.session",
+    "rwkvquant.serve.scheduler",
     "rwkvquant.transforms",
     *(f"rwkvquant.cli.{file}" for file in COMMANDS.values()),
 ]
@@ -37,7 +38,9 @@ ONE_FILE = {  # the packages of extras
     "gguf": "checkpoints/gguf_blocks.py",
     "jinja2": "runtime/templates/jinja.py",
     "pycocotools": "evaluation/images/coco.py",
+    "starlette": "serve/app.py",
     "tokenizers": "runtime/tokenizer_package.py",
+    "uvicorn": "serve/server.py",
     "yaml": "lab/yaml_file.py",
 }
 

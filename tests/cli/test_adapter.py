@@ -68,6 +68,7 @@ def test_in_python_too(folder: Path) -> None:
         ("compare", [str(EMBEDDED), "--text", "some.txt"]),
         ("generate", GENERATE),
         ("chat", []),
+        ("serve", []),
     ],
 )
 def test_a_packed_file_with_an_adapter_is_refused(

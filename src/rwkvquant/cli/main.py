@@ -45,6 +45,7 @@ COMMANDS = {
     "activations": "activations",
     "generate": "generate",
     "chat": "chat",
+    "serve": "serve",
     "classify": "classify",
     "segment": "segment",
     "detect": "detect",
