@@ -4,15 +4,18 @@
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/map.h>
 #include <nanobind/stl/optional.h>
+#include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/variant.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
 #include <limits>
 #include <stdexcept>
 #include <string>
 #include <tuple>
+#include <utility>
 #include <variant>
 #include <vector>
 
@@ -28,6 +31,8 @@ using ReadFloats = nb::ndarray<const float, nb::c_contig, nb::device::cpu>;
 using Matrices = std::variant<Floats, nb::ndarray<std::uint8_t, nb::c_contig, nb::device::cpu>>;
 using ReadMatrices = std::variant<ReadFloats, nb::ndarray<const std::uint8_t, nb::c_contig, nb::device::cpu>>;
 using Indices = nb::ndarray<const std::uint32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+
+using Distances = std::pair<std::size_t, std::size_t>;  // Ahead, for Python
 
 constexpr std::size_t kMaxThreads = 1024;
 constexpr std::size_t kMostAhead = 1 << 20;
@@ -137,11 +142,15 @@ class BoundEngine {
 
     std::size_t threads() const { return engine_->threads(); }
     std::size_t step_tokens() const { return engine_->step_tokens(); }
-    std::map<std::string, std::size_t> prefetch() const { return engine_->prefetch(); }
+    std::map<std::string, Distances> prefetch() const {
+        std::map<std::string, Distances> distances;
+        for (const auto& [kind, ahead] : engine_->prefetch()) distances[kind] = {ahead.far, ahead.near};
+        return distances;
+    }
     std::string prefetch_source() const { return engine_->prefetch_source(); }
-    void fix_prefetch(std::optional<std::size_t> ahead) {
-        require(!ahead || *ahead <= kMostAhead, "prefetch", "must lie in 0 to " + std::to_string(kMostAhead));
-        engine_->fix_prefetch(ahead);
+    void fix_prefetch(std::optional<Distances> ahead) {
+        require(!ahead || std::max(ahead->first, ahead->second) <= kMostAhead, "prefetch", "must lie in 0 to " + std::to_string(kMostAhead));
+        engine_->fix_prefetch(ahead ? std::optional(Ahead{ahead->first, ahead->second}) : std::nullopt);
     }
     std::vector<double> shares() const { return engine_->shares(); }
     void fix_shares(const std::vector<double>& shares) {
@@ -172,23 +181,23 @@ struct BoundShares {
 
 // For tests of the rules by which distances are chosen.
 struct BoundPrefetch {
-    std::vector<std::string> codecs;
+    std::size_t kinds;
     Prefetch prefetch;
 
-    BoundPrefetch(const std::string& isa, const std::vector<std::string>& codecs, const std::vector<std::size_t>& bytes)
-        : codecs(codecs), prefetch(isa, codecs, checked(codecs, bytes)) {}
-    static const std::vector<std::size_t>& checked(const std::vector<std::string>& codecs, const std::vector<std::size_t>& bytes) {
-        require(codecs.size() == bytes.size(), "prefetch", "must have the bytes of each codec");
+    BoundPrefetch(const std::string& isa, const std::vector<std::string>& kinds, const std::vector<std::size_t>& bytes)
+        : kinds(kinds.size()), prefetch(isa, kinds, checked(kinds, bytes)) {}
+    static const std::vector<std::size_t>& checked(const std::vector<std::string>& kinds, const std::vector<std::size_t>& bytes) {
+        require(kinds.size() == bytes.size(), "prefetch", "must have the bytes of each kind");
         return bytes;
     }
-    std::vector<std::size_t> ahead() const {
-        std::vector<std::size_t> ahead;
-        for (std::size_t c = 0; c < codecs.size(); ++c) ahead.push_back(prefetch.ahead(c));
+    std::vector<Distances> ahead() const {
+        std::vector<Distances> ahead;
+        for (std::size_t k = 0; k < kinds; ++k) ahead.push_back({prefetch.ahead(k).far, prefetch.ahead(k).near});
         return ahead;
     }
     std::string source() const { return prefetch.source(); }
     void learn(const std::vector<std::uint64_t>& times) {
-        require(times.size() == codecs.size(), "prefetch", "must have a time for each codec");
+        require(times.size() == kinds, "prefetch", "must have a time for each kind");
         prefetch.learn(times);
     }
 };
@@ -206,18 +215,18 @@ void bind_engine(nb::module_& module) {
              "ffn_shift_to"_a.noconvert(), "wkv_to"_a.noconvert(), "wanted"_a, "logits"_a.noconvert())
         .def_prop_ro("threads", &BoundEngine::threads, "How many threads work on a step: fewer than asked for where the system gives fewer.")
         .def_prop_ro("step_tokens", &BoundEngine::step_tokens, "How many tokens a step should have at most: memory for more would be large beside the weights.")
-        .def_prop_ro("prefetch", &BoundEngine::prefetch, "How many bytes ahead products with one vector ask for memory, by codec.")
+        .def_prop_ro("prefetch", &BoundEngine::prefetch, "How far ahead products with one vector ask for memory, by kind of matrix: see Ahead in native/matrix.h.")
         .def_prop_ro("prefetch_source", &BoundEngine::prefetch_source, "table, measuring, measured or fixed: see native/prefetch.h.")
         .def("fix_prefetch", &BoundEngine::fix_prefetch, "ahead"_a.none(),
-             "From now on this distance for every codec; with None, that of the table for this CPU.")
+             "From now on this for every kind of matrix; with None, what the table for this CPU has.")
         .def_prop_ro("shares", &BoundEngine::shares, "The share of the work of each thread. Their sum is 1.")
         .def("fix_shares", &BoundEngine::fix_shares, "shares"_a,
              "From now on these shares of the work, in any unit; with an empty list they follow the measured speeds again.");
-    nb::class_<BoundPrefetch>(module, "Prefetch", "How far ahead each codec asks for memory. See native/prefetch.h.")
-        .def(nb::init<const std::string&, const std::vector<std::string>&, const std::vector<std::size_t>&>(), "isa"_a, "codecs"_a, "bytes"_a)
-        .def_prop_ro("ahead", &BoundPrefetch::ahead, "(codecs,) bytes")
+    nb::class_<BoundPrefetch>(module, "Prefetch", "How far ahead each kind of matrix asks for memory. See native/prefetch.h.")
+        .def(nb::init<const std::string&, const std::vector<std::string>&, const std::vector<std::size_t>&>(), "isa"_a, "kinds"_a, "bytes"_a)
+        .def_prop_ro("ahead", &BoundPrefetch::ahead, "(kinds,) far and near, in bytes")
         .def_prop_ro("source", &BoundPrefetch::source)
-        .def("learn", &BoundPrefetch::learn, "times"_a, "(codecs,) the time of the products of each codec in a token.");
+        .def("learn", &BoundPrefetch::learn, "times"_a, "(kinds,) the time of the products of each kind in a token.");
     nb::class_<BoundShares>(module, "Shares", "Which threads work on a step, and the share of each. See native/shares.h.")
         .def(nb::init<std::size_t>(), "threads"_a)
         .def_prop_ro("values", &BoundShares::values, "(threads,), their sum is 1; 0 for a thread that is left out.")

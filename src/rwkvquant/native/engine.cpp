@@ -24,15 +24,20 @@ constexpr std::size_t kFewestTokens = 64, kStepBytes = std::size_t{3} << 20, kSt
 
 constexpr float kLayerNormEps = 1e-5f;
 
-std::vector<std::string> codec_names() {
+// Gives each matrix its kind: its codec and the width of its codes. Returns the names of the kinds, such as "uniform 3".
+std::vector<std::string> number_kinds(Weights& weights) {
     std::vector<std::string> names;
-    for (const Codec* const* codec = operations().codecs; *codec != nullptr; ++codec) names.emplace_back((*codec)->name);
+    for (auto& [name, W] : weights.matrices) {
+        const std::string kind = operations().codecs[W.codec]->name + (W.width > 0 ? " " + std::to_string(W.width) : "");
+        W.kind = static_cast<std::size_t>(std::find(names.begin(), names.end(), kind) - names.begin());
+        if (W.kind == names.size()) names.push_back(kind);
+    }
     return names;
 }
 
-std::vector<std::size_t> bytes_by_codec(const Weights& weights) {
-    std::vector<std::size_t> bytes(codec_names().size());
-    for (const auto& [name, W] : weights.matrices) bytes[W.codec] += W.bytes;
+std::vector<std::size_t> bytes_by_kind(const Weights& weights, std::size_t kinds) {
+    std::vector<std::size_t> bytes(kinds);
+    for (const auto& [name, W] : weights.matrices) bytes[W.kind] += W.bytes;
     return bytes;
 }
 
@@ -49,8 +54,9 @@ Engine::Engine(const ModelSizes& sizes, Weights weights, std::size_t threads, bo
       unpacked_(threads * sizes.head_size * sizes.head_size),
       pool_(threads),
       shares_(pool_.threads()),
-      prefetch_(operations().isa, codec_names(), bytes_by_codec(weights_)),
-      times_(codec_names().size()) {
+      kinds_(number_kinds(weights_)),
+      prefetch_(operations().isa, kinds_, bytes_by_kind(weights_, kinds_.size())),
+      times_(kinds_.size()) {
     vectors_ = {&x_, &branch_};
     ln0_ = norm("blocks.0.ln0");
     ln_out_ = norm("ln_out");
@@ -91,11 +97,11 @@ std::size_t Engine::step_tokens() const {
     return std::clamp((kStepBytes + bytes / kStepShare) / token / kUnit * kUnit, kFewestTokens, kMaxTokens);
 }
 
-std::map<std::string, std::size_t> Engine::prefetch() const {
+std::map<std::string, Ahead> Engine::prefetch() const {
     const std::lock_guard<std::mutex> lock(busy_);
-    std::map<std::string, std::size_t> distances;
+    std::map<std::string, Ahead> distances;
     for (const auto& [name, W] : weights_.matrices) {
-        if (!is_by_columns(W)) distances[operations().codecs[W.codec]->name] = prefetch_.ahead(W.codec);  // those ask for listed columns
+        if (!is_by_columns(W)) distances[kinds_[W.kind]] = prefetch_.ahead(W.kind);  // those ask for listed columns
     }
     return distances;
 }
@@ -105,7 +111,7 @@ std::string Engine::prefetch_source() const {
     return prefetch_.source();
 }
 
-void Engine::fix_prefetch(std::optional<std::size_t> ahead) {
+void Engine::fix_prefetch(std::optional<Ahead> ahead) {
     const std::lock_guard<std::mutex> lock(busy_);
     prefetch_.fix(ahead);
 }

@@ -114,10 +114,10 @@ class Engine {
     std::vector<double> shares() const;
     bool fix_shares(std::span<const double> shares);
 
-    // How far ahead the products ask for memory, by the name of each codec that the model has, and where that comes from: prefetch.h.
-    std::map<std::string, std::size_t> prefetch() const;
+    // How far ahead the products ask for memory, by the name of each kind of matrix that the model has, and where that comes from: prefetch.h.
+    std::map<std::string, Ahead> prefetch() const;
     std::string prefetch_source() const;
-    void fix_prefetch(std::optional<std::size_t> ahead);
+    void fix_prefetch(std::optional<Ahead> ahead);
 
     const ModelSizes sizes;
 
@@ -224,9 +224,10 @@ class Engine {
     std::vector<std::atomic<unsigned>> arrived_;   // (chunks,) threads that have left their part
     ThreadPool pool_;
     Shares shares_;
+    std::vector<std::string> kinds_;                  // names of the kinds of matrices, in the order of Matrix::kind
     Prefetch prefetch_;
     bool timing_ = false;                             // whether the products of this step are timed
-    mutable std::vector<std::atomic<std::uint64_t>> times_;  // (codecs,) of the products of this step, of all threads
+    mutable std::vector<std::atomic<std::uint64_t>> times_;  // (kinds,) of the products of this step, of all threads
     mutable std::mutex busy_;
 };
 

@@ -29,10 +29,10 @@ struct Division {
 void Engine::multiply(const Matrix& W, const Vectors& x, std::size_t count, float* out, std::size_t stride, Range rows) const {
     if (rows.begin >= rows.end) return;
     Activations view = x.view(count, quantized_);
-    view.ahead = prefetch_.ahead(W.codec);
+    view.ahead = prefetch_.ahead(W.kind);
     const std::uint64_t started = timing_ ? ticks() : 0;
     operations().codecs[W.codec]->product(W, view, out, stride, rows.begin, rows.end);
-    if (timing_) times_[W.codec].fetch_add(ticks() - started, std::memory_order_relaxed);
+    if (timing_) times_[W.kind].fetch_add(ticks() - started, std::memory_order_relaxed);
 }
 
 template <typename Body>

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <cstring>
 
+#include "matrix.h"
 #include "tiles.h"
 
 #define RWKVQUANT_INLINE_MEMBER inline RWKVQUANT_ALWAYS
@@ -26,6 +27,12 @@ RWKVQUANT_INLINE T load(const void* from) {
 template <std::size_t bytes>
 RWKVQUANT_INLINE void prefetch(const void* from, std::size_t ahead) {
     for (std::size_t line = 0; line < bytes; line += 64) __builtin_prefetch(static_cast<const char*>(from) + ahead + line);
+}
+template <std::size_t bytes>
+RWKVQUANT_INLINE void prefetch(const void* from, Ahead ahead) {
+    if (ahead.near == 0) return prefetch<bytes>(from, ahead.far);
+    for (std::size_t line = 0; line < bytes; line += 64) __builtin_prefetch(static_cast<const char*>(from) + ahead.far + line, 0, 2);
+    prefetch<bytes>(from, ahead.near);
 }
 
 template <int value>

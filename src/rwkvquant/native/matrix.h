@@ -14,10 +14,20 @@ struct Matrix {
     std::size_t codec = 0;  // its place in the list of codecs.cpp
     std::size_t rows = 0, cols = 0;
     std::size_t bytes = 0;  // of all its arrays
+    std::size_t width = 0;  // bits of a code, set by the codec: how memory is best asked for depends on it
+    std::size_t kind = 0;   // among the codecs and widths of a model, set by the engine: its place in prefetch.h
 
     // What only the codec knows: its numbers, and where its arrays begin. The struct that is stored here is in the codec's file.
     static constexpr std::size_t kFieldBytes = 112;
     alignas(8) unsigned char fields[kFieldBytes] = {};
+};
+
+// How many bytes ahead the codes of a product with one vector are asked for: prefetch.h.
+struct Ahead {
+    std::size_t far = 0;
+    std::size_t near = 0;  // 0: `far` brings them into the first cache. Else `far` brings them into the second, and `near` into the first.
+
+    bool operator==(const Ahead&) const = default;
 };
 
 // `count` vectors one after another. `padded` is cols up to the next multiple of 64, `groups` is padded / 64.
@@ -31,7 +41,7 @@ struct Activations {
     const float* x = nullptr;                 // (count, padded), zeros in the padding
     const void* prepared = nullptr;           // (count,) what the codec made of x, if it asks for that (codec.h, ColumnSums)
     std::size_t cols = 0, count = 0;
-    std::size_t ahead = 0;                    // how many bytes ahead to ask for the memory of codes: prefetch.h
+    Ahead ahead;
     std::size_t together = 64;                // 1 to 256: the most vectors that are multiplied with a tile before the next one is decoded
 };
 

@@ -1,9 +1,11 @@
-// How far ahead products with one vector ask for memory (Activations in matrix.h). Results never depend on it.
+// How far ahead products with one vector ask for memory (Ahead in matrix.h). Results never depend on it.
 //
-// Which distance is best differs from CPU to CPU: on an AMD EPYC 8 KiB made reading 20 % faster, on an Intel Xeon 1 KiB is 20 % faster than
-// that. So a table by CPU has a first choice for each codec. The first tokens of a model that is larger than caches are read with one
-// distance after another, and each codec keeps the one with which its products took the least time. So measuring costs no time of its
-// own: the tokens are needed anyway, their memory is where it will be, and all threads work. What is chosen is kept for the process.
+// What is best differs from CPU to CPU, and from one kind of matrix to another; a kind is a codec and the width of its codes. On an AMD EPYC
+// (family 26) 8 KiB into the first cache made reading 20 % faster, on an Intel Xeon 1 KiB is 20 % faster than that. On an AMD EPYC (family
+// 25) 3-bit grids are read 30 % faster through the second cache, and 4-bit grids 20 % slower. So a table by CPU has a first choice. The
+// first tokens of a model that is larger than caches are read in one way after another, and each kind keeps the one with which its
+// products took the least time. So measuring costs no time of its own: the tokens are needed anyway, their memory is where it will be, and
+// all threads work. What is chosen is kept for the process.
 #pragma once
 
 #include <cstddef>
@@ -13,26 +15,28 @@
 #include <string>
 #include <vector>
 
+#include "matrix.h"
+
 namespace rwkvquant {
 
 // What the table has for this CPU.
-std::size_t usual_ahead(const std::string& codec);
+Ahead usual_ahead(const std::string& kind);
 
 class Prefetch {
   public:
-    // The codecs in the order of codecs.cpp, and the bytes that a token reads of each of them. Nothing is measured for a small model.
-    // `isa` is the name of the body.
-    Prefetch(std::string isa, std::vector<std::string> codecs, std::vector<std::size_t> bytes);
+    // The names of the kinds, which begin with that of the codec, and the bytes that a token reads of each of them. Nothing is measured for
+    // a small model. `isa` is the name of the body.
+    Prefetch(std::string isa, std::vector<std::string> kinds, std::vector<std::size_t> bytes);
 
     // For the next token.
-    std::size_t ahead(std::size_t codec) const { return ahead_[codec]; }
+    Ahead ahead(std::size_t kind) const { return ahead_[kind]; }
     bool measuring() const { return measuring_; }
 
-    // (codecs,) the time of the products of each codec in a token, of all threads together, in any unit.
+    // (kinds,) the time of the products of each kind in a token, of all threads together, in any unit.
     void learn(std::span<const std::uint64_t> times);
 
-    // From now on this distance for every codec; without a number, what the table has. Nothing is measured.
-    void fix(std::optional<std::size_t> ahead);
+    // From now on this for every kind; without a value, what the table has. Nothing is measured.
+    void fix(std::optional<Ahead> ahead);
     // "table", "measuring", "measured" or "fixed"
     const char* source() const { return source_; }
 
@@ -40,10 +44,10 @@ class Prefetch {
     void choose();
 
     const std::string isa_;
-    const std::vector<std::string> codecs_;
+    const std::vector<std::string> kinds_;
     std::vector<std::size_t> bytes_;
-    std::vector<std::size_t> ahead_;                  // (codecs,)
-    std::vector<std::vector<std::uint64_t>> best_;    // (distances, codecs) the least time; distance 0 is the table's
+    std::vector<Ahead> ahead_;                        // (kinds,)
+    std::vector<std::vector<std::uint64_t>> best_;    // (ways, kinds) the least time; way 0 is the table's
     bool measuring_ = false;
     const char* source_ = "table";
     std::size_t tokens_ = 0;

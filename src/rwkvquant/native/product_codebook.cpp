@@ -17,7 +17,7 @@ void describe(Description& given, Matrix& matrix) {
     const std::size_t bits = given.number("bits", 2, 4), rank = given.number("rank", 0, 8), shift = given.number("shift", 0, 14);
     own.group_rows = given.one_of("group_rows", {2, 4, 8, 16});
     given.require(std::size_t{1} << bits <= 4 * own.group_rows, "2**bits must be at most 4 * group_rows");
-    own.cols = matrix.cols;
+    own.cols = matrix.cols, matrix.width = bits;
     own.bits = static_cast<int>(bits), own.rank = static_cast<int>(rank), own.shift = static_cast<int>(shift);
     const std::size_t blocks = ceil_divide(matrix.rows, kTileRows), entries = std::size_t{1} << bits;
     const std::size_t tables = blocks * kTileRows / own.group_rows * ceil_divide(matrix.cols, 32);
@@ -58,7 +58,7 @@ void one_vector(const Codebook& matrix, const Tables& tables, const Activations&
     const std::size_t tiles = ceil_divide(matrix.cols, 32), first = row_begin / kTileRows * tiles;
     const std::uint8_t *tile = matrix.codes + first * kTileBytes, *table = tables.stored + first * tables.tile_bytes;
     const Bytes offset = tables.offset();
-    const std::size_t ahead = activations.ahead;
+    const Ahead ahead = activations.ahead;
     for (std::size_t row = row_begin; row < row_end; row += kTileRows) {
         Floats y = splat(0.0f);
         const std::int8_t* q = activations.q;

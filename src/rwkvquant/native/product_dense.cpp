@@ -47,7 +47,7 @@ float sum_by_halves(const Floats (&sums)[kChains]) {
 
 // Writes out[v * out_stride] of one row and some vectors.
 template <Type type, int vectors>
-void multiply_row(const std::uint8_t* row, std::size_t cols, const float* x, std::size_t padded, std::size_t ahead, float* out,
+void multiply_row(const std::uint8_t* row, std::size_t cols, const float* x, std::size_t padded, Ahead ahead, float* out,
                   std::size_t out_stride) {
     constexpr std::size_t kBytes = kSize<type>, kColumns = kLanes * kChains;
     Floats sums[vectors][kChains];

@@ -16,7 +16,7 @@ constexpr int kCodeSteps = 8;
 void describe(Description& given, Matrix& matrix) {
     Pairs own = {};
     const std::size_t bits = given.number("bits", 4, 8);
-    own.cols = matrix.cols, own.bits = static_cast<int>(bits);
+    own.cols = matrix.cols, matrix.width = bits, own.bits = static_cast<int>(bits);
     own.group_rows = given.number("group_rows", kTileRows, kMaxSize - 1);
     given.require(own.group_rows % kTileRows == 0, "group_rows must be a multiple of 16");
     own.codes = given.array("codes", Type::kUint8, tiled_bytes(matrix.rows, ceil_divide(matrix.cols, 2), 32, bits));
@@ -28,7 +28,8 @@ void describe(Description& given, Matrix& matrix) {
 template <int bits>
 void one_vector(const Pairs& matrix, const Activations& activations, float* out, std::size_t row_begin, std::size_t row_end) {
     constexpr std::size_t kTileBytes = kTileRows * 32 * bits / 8;
-    const std::size_t tiles = ceil_divide(matrix.cols, 64), ahead = activations.ahead;
+    const std::size_t tiles = ceil_divide(matrix.cols, 64);
+    const Ahead ahead = activations.ahead;
     const std::uint8_t* tile = matrix.codes + row_begin / kTileRows * tiles * kTileBytes;
     for (std::size_t row = row_begin; row < row_end; row += kTileRows) {
         const PairTables<bits> tables(matrix, row / matrix.group_rows);

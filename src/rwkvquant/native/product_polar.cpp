@@ -43,7 +43,8 @@ RWKVQUANT_INLINE void decode_tile(const Polar& matrix, std::size_t tile, Bytes* 
 
 template <int extra>
 void one_vector(const Polar& matrix, const Activations& activations, float* out, std::size_t row_begin, std::size_t row_end) {
-    const std::size_t tiles = ceil_divide(matrix.cols, 64), ahead = activations.ahead;
+    const std::size_t tiles = ceil_divide(matrix.cols, 64);
+    const Ahead ahead = activations.ahead;
     std::size_t tile = row_begin / kTileRows * tiles;
     for (std::size_t row = row_begin; row < row_end; row += kTileRows) {
         Floats y = splat(0.0f);

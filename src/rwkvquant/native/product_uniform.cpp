@@ -25,7 +25,7 @@ void describe(Description& given, Matrix& matrix) {
     own.symmetric = given.one_of("symmetric", {0, 1}) == 1;
     own.group_size = given.number("group_size", 1, kMaxSize - 1);
     given.require(own.group_size % tile_cols == 0, "group_size must be a multiple of tile_cols");
-    own.cols = matrix.cols, own.bits = static_cast<int>(bits), own.tile_cols = static_cast<int>(tile_cols);
+    own.cols = matrix.cols, matrix.width = bits, own.bits = static_cast<int>(bits), own.tile_cols = static_cast<int>(tile_cols);
     own.scale_bits = static_cast<int>(scale_bits);
     const std::size_t blocks = ceil_divide(matrix.rows, kTileRows), groups = blocks * ceil_divide(matrix.cols, own.group_size);
     own.codes = given.array("codes", Type::kUint8, tiled_bytes(matrix.rows, matrix.cols, tile_cols, bits));
@@ -66,7 +66,7 @@ void one_vector_64(const Uniform& matrix, const Activations& activations, float*
     const std::size_t tiles = ceil_divide(matrix.cols, 64), in_group = matrix.group_size / 64, groups = ceil_divide(tiles, in_group);
     const std::uint8_t* tile = matrix.codes + row_begin / kTileRows * tiles * kTileBytes;
     Grid<bits, wide_scales, symmetric> grid(matrix, row_begin / kTileRows * groups);
-    const std::size_t ahead = activations.ahead;
+    const Ahead ahead = activations.ahead;
     for (std::size_t row = row_begin; row < row_end; row += kTileRows) {
         Floats y = splat(0.0f);
         const std::int8_t* q = activations.q;
@@ -104,7 +104,7 @@ void one_vector_32(const Uniform& matrix, const Activations& activations, float*
     const std::size_t tiles = ceil_divide(matrix.cols, 32), in_group = matrix.group_size / 32, groups = ceil_divide(tiles, in_group);
     const std::uint8_t* tile = matrix.codes + row_begin / kTileRows * tiles * kTileBytes;
     Grid<bits, wide_scales, symmetric> grid(matrix, row_begin / kTileRows * groups);
-    const std::size_t ahead = activations.ahead;
+    const Ahead ahead = activations.ahead;
     for (std::size_t row = row_begin; row < row_end; row += kTileRows) {
         Floats y = splat(0.0f);
         const std::int8_t* q = activations.q;

@@ -21,15 +21,18 @@ Which = Literal["last", "all"]
 class Tuning:
     """What the native engine measures while it reads tokens. It changes how fast they are read, and never the results."""
 
-    prefetch: Mapping[str, int]
-    """How many bytes ahead the products of each codec ask for memory."""
+    prefetch: Mapping[str, tuple[int, int]]
+    """How far ahead the products of each kind of matrix ("uniform 3": codec and bits of a code) ask for memory, in bytes: far and near.
+
+    With near 0, far brings it into the first cache. Otherwise far brings it into the second, and near into the first.
+    """
     prefetch_source: str
     """Where that comes from: "table" for this CPU, "measuring", "measured", or "fixed"."""
     shares: tuple[float, ...]
     """The share of the work on a token that each thread has. A thread that is left out has 0."""
 
     def __str__(self) -> str:
-        ahead = ", ".join(f"{codec} {distance} bytes" for codec, distance in sorted(self.prefetch.items()))
+        ahead = ", ".join(f"{kind}: {far}{f' and {near}' * (near > 0)} bytes" for kind, (far, near) in sorted(self.prefetch.items()))
         return f"prefetch {ahead} ({self.prefetch_source}); threads {', '.join(f'{share:.0%}' for share in self.shares)}"
 
 

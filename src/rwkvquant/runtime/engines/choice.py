@@ -2,7 +2,7 @@
 
 RWKVQUANT_ACTIVATIONS   int8, or float32: the reference
 RWKVQUANT_SHARES        of the work, for each thread: measured, or equal
-RWKVQUANT_PREFETCH      how far ahead products ask for memory: measured, table, or a number of bytes
+RWKVQUANT_PREFETCH      how far ahead products ask for memory: measured, table, or bytes, such as 8192 or 8192,2048
 RWKVQUANT_COLUMNS       of a matrix stored by columns: used, or all, also those that are multiplied by zero
 """
 
@@ -46,10 +46,14 @@ def _variable(name: str, values: Sequence[str]) -> str:
     return asked
 
 
-def _prefetch() -> str | int:
+def _prefetch() -> str | tuple[int, int]:
     asked = os.environ.get("RWKVQUANT_PREFETCH", PREFETCH[0])
     if asked in PREFETCH:
         return asked
-    if not asked.isdecimal() or int(asked) > MOST_AHEAD:
-        raise ConfigError(f"RWKVQUANT_PREFETCH must be {', '.join(PREFETCH)} or 0 to {MOST_AHEAD} bytes; got {asked}")
-    return int(asked)
+    far, comma, near = asked.partition(",")
+    distances = (far, near) if comma else (far,)
+    if not all(distance.isdecimal() and int(distance) <= MOST_AHEAD for distance in distances):
+        raise ConfigError(
+            f"RWKVQUANT_PREFETCH must be {', '.join(PREFETCH)}, or 0 to {MOST_AHEAD} bytes, or two such numbers with a comma; got {asked}"
+        )
+    return int(far), int(near) if comma else 0

@@ -26,7 +26,7 @@ from rwkvquant.runtime.weights import Weights
 ACTIVATIONS = ("int8", "float32")
 SHARES = ("measured", "equal")  # of the work, for each thread; "equal" is for benchmarks
 TOGETHER = 8  # tokens: products take so many at a time, so steps are multiples of it
-PREFETCH = ("measured", "table")  # or a number of bytes: how far ahead products ask for memory (native/prefetch.h)
+PREFETCH = ("measured", "table")  # or bytes, far and near: how far ahead products ask for memory (native/prefetch.h)
 MOST_AHEAD = 1 << 20
 COLUMNS = ("used", "all")  # of a matrix stored by columns: those that are not multiplied by zero, or all; "all" is for benchmarks
 READ_ALL = 2  # native/columnwise.h, kDense
@@ -41,7 +41,7 @@ class NativeEngine:
         threads: int,
         activations: str = "int8",
         shares: str = "measured",
-        prefetch: str | int = "measured",
+        prefetch: str | tuple[int, int] = "measured",
         columns: str = "used",
     ) -> None:
         """Needs the native module. Raises FormatError for weights that do not fit together."""
@@ -63,7 +63,7 @@ class NativeEngine:
         if shares == "equal":
             self.fix_shares([1.0] * self.threads)
         if prefetch != "measured":
-            self._engine.fix_prefetch(None if prefetch == "table" else int(prefetch))
+            self._engine.fix_prefetch(None if prefetch == "table" else prefetch)
 
     @property
     def threads(self) -> int:
