@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import torch
 from rwkvquant import recipes
 from rwkvquant.architectures import Role
 from rwkvquant.checkpoints import open_checkpoint
+from rwkvquant.codecs import GridConfig
 from rwkvquant.config import CalibrationConfig
 from rwkvquant.errors import ConfigError, StoppedError
 from rwkvquant.formats.container import PackedFile, open_packed
@@ -23,7 +25,8 @@ from rwkvquant.models import vrwkv as forward
 from rwkvquant.pipeline.blocks import CalibrationRun
 from rwkvquant.pipeline.calibrate import calibrate_with_images
 from rwkvquant.pipeline.quantize import plan_only, quantize
-from rwkvquant.recipes import Recipe
+from rwkvquant.recipes import Recipe, Setting
+from tests.helpers import killed_at
 from tests.pipeline.toys import Notes, few_of, recipe_of
 from tests.vision import write_vrwkv
 
@@ -125,12 +128,14 @@ def test_every_method_makes_a_file_that_runs(tmp_path: Path, options: dict[str, 
     assert packed.provenance["calibration_images"] == [16, 3, 8, 24] and len(packed.provenance["calibration_sha256"]) == 64
 
 
-def test_a_matrix_after_a_squared_relu_is_stored_by_columns_but_not_after_a_key_norm(tmp_path: Path) -> None:
-    recipe = few_of(calibration=image_set(tmp_path))  # its bits are out of reach for so small a model, so it takes the smallest
+@pytest.mark.parametrize("asked", [True, False])
+def test_a_matrix_after_a_squared_relu_is_stored_by_columns_if_asked_but_not_after_a_key_norm(tmp_path: Path, asked: bool) -> None:
+    options = {"own_options": ("by_columns=yes",)} if asked else {}
+    recipe = few_of(calibration=image_set(tmp_path), **options)  # its bits are out of reach for so small a model, so it takes the smallest
     for key_norm in (False, True):
         packed = packed_by(recipe, write_vrwkv(tmp_path, key_norm=key_norm))
         values = [entry.layout for name, entry in packed.tensors.items() if name.endswith("ffn.value.weight")]
-        assert [layout == "sections.r512" for layout in values] == [not key_norm] * 2
+        assert [layout == "sections.r512" for layout in values] == [asked and not key_norm] * 2
 
 
 def test_statistics_of_a_block_are_those_of_its_inputs(tmp_path: Path) -> None:
@@ -173,15 +178,41 @@ def test_all_heads_of_a_detector_see_their_inputs(tmp_path: Path) -> None:
     assert len(heads) == 4 and all(entry.method == "gptq" and 0 < entry.extra["relative_error"] < 0.05 for entry in heads)
 
 
-def test_products_before_a_norm_do_not_correct_the_residual_stream(tmp_path: Path) -> None:
+@pytest.mark.parametrize("layer_scale", [True, False])
+def test_norms_correct_the_residual_stream_where_they_follow_the_products(tmp_path: Path, layer_scale: bool) -> None:
     calibration = image_set(tmp_path)
     for post_norm in (True, False):
-        source = write_vrwkv(tmp_path, post_norm=post_norm)
+        source = write_vrwkv(tmp_path, post_norm=post_norm, layer_scale=layer_scale)
         plain, corrected = (
-            packed_by(recipe_of(method="gptq", code_bits=3, correction=strength, calibration=calibration), source).tensors
+            packed_by(recipe_of(method="gptq", code_bits=3, correction=strength, calibration=calibration), source)
             for strength in (0.0, 0.5)
         )
-        assert (plain == corrected) == post_norm
+        changed = {name.removeprefix("backbone.layers.1.") for name in plain.tensors if _differs(plain, corrected, name)}
+        norms = {f"ln{n}.{part}" for n in (1, 2) for part in ("weight", "bias")}
+        if post_norm:
+            assert norms < changed
+            first = {name for name in changed if name.startswith("backbone.layers.0.")}
+            assert first == {f"backbone.layers.0.{name}" for name in norms}  # products of later blocks see other inputs
+        else:
+            assert not norms & changed and "ffn.value.weight" in changed
+
+
+def _differs(first: PackedFile, second: PackedFile, name: str) -> bool:
+    return not np.array_equal(first.decode(name), second.decode(name))
+
+
+def test_norms_that_follow_products_bring_the_features_nearer_to_the_original(tmp_path: Path) -> None:
+    source, calibration = write_vrwkv(tmp_path, post_norm=True, layer_scale=True), image_set(tmp_path)
+    pixels = np.load(str(calibration.path))["images"]
+    exact = ImageModel.of(open_checkpoint(source)).features(pixels)
+    errors = []
+    for strength in (0.0, 0.5, 1.0):
+        packed = packed_by(
+            recipe_of(method="rtn", clip_search="hessian", code_bits=3, correction=strength, calibration=calibration), source
+        )
+        assert packed.image is not None
+        errors.append(float((ImageModel(PackedSource(packed), packed.image).features(pixels) - exact).square().mean()))
+    assert errors[2] < errors[1] < errors[0]
 
 
 def test_images_are_needed_and_others_give_another_file(tmp_path: Path) -> None:
@@ -194,9 +225,33 @@ def test_images_are_needed_and_others_give_another_file(tmp_path: Path) -> None:
     assert files[0].tensors == files[1].tensors != files[2].tensors
 
 
+@pytest.mark.parametrize("post_norm", [False, True])
+def test_a_job_with_images_that_is_killed_continues_to_the_same_bytes(tmp_path: Path, post_norm: bool) -> None:
+    source, out, work = write_vrwkv(tmp_path, post_norm=post_norm), tmp_path / "out.safetensors", tmp_path / "work"
+    grids = Setting("gptq", GridConfig(3)), Setting("gptq", GridConfig(4))
+    recipe = replace(recipe_of(bits=9.5, calibration=image_set(tmp_path, count=8)), candidates=grids, for_images=())
+
+    def run() -> None:
+        quantize(source, out, recipe, work_dir=work)
+
+    calls = killed_at(-1, run)  # in another process, as the kills
+    expected, draw, kills = out.read_bytes(), random.Random(0), 0
+    assert calls is not None
+    (work / "plan.json").unlink()
+    while kills < 6:
+        out.unlink(missing_ok=True)
+        died = killed_at(draw.randrange(1, calls), run) is None
+        if not died or out.exists():
+            assert out.read_bytes() == expected
+        if not died:
+            (work / "plan.json").unlink()  # begin with pass 1 again
+        kills += died
+    assert killed_at(-1, run) and out.read_bytes() == expected
+
+
 def test_a_job_that_stops_after_any_block_continues_to_the_same_bytes_and_notices_other_images(tmp_path: Path) -> None:
     source, out, work = write_vrwkv(tmp_path), tmp_path / "out.safetensors", tmp_path / "work"
-    recipe = replace(few_of(bits=9.5, calibration=image_set(tmp_path)), sparse_input=())
+    recipe = replace(few_of(bits=9.5, calibration=image_set(tmp_path)), for_images=())
     quantize(source, out, recipe)
     expected = out.read_bytes()
     out.unlink()

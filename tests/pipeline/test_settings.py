@@ -34,7 +34,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "kmeans pairs": {"method": "kmeans", "code_bits": 3, "codebook_dim": 2},
     "the largest rank": {"method": "kmeans", "code_bits": 2, "codebook_size": 64, "codebook_rank": 3},
 }
-RWKV7 = ARCHITECTURES["rwkv7"]
+RWKV7, VRWKV = ARCHITECTURES["rwkv7"], ARCHITECTURES["vrwkv"]
 NAMES = ["blocks.0.att.key.weight", "blocks.0.att.value.weight", "blocks.1.att.w1"]
 
 
@@ -140,11 +140,29 @@ def test_matrices_whose_input_is_a_squared_relu_may_have_candidates_of_their_own
         allowed_settings(replace(recipe, tensor_bits=("ffn.value=8",)), names, RWKV7)
 
 
+def test_inputs_that_are_not_mostly_zero_have_the_candidates_of_all_unless_columns_are_asked_for() -> None:
+    names, asked = ["backbone.layers.1.ffn.value.weight", "backbone.layers.1.ffn.key.weight"], recipe_of(own_options=("by_columns=yes",))
+    for recipe in (recipe_of(), asked):
+        found = allowed_settings(recipe, names, VRWKV)
+        for_all = recipe.candidates + recipe.for_images
+        assert found == dict(zip(names, (recipe.nonnegative_input or for_all, for_all), strict=True))
+        assert Recipe.from_json(recipe.to_json()) == recipe
+
+
+def test_pairs_are_candidates_of_models_for_images_only() -> None:
+    recipe = recipe_of()
+    assert {type(setting.codec) for setting in recipe.for_images} == {PairConfig}
+    assert not any(isinstance(setting.codec, PairConfig) for setting in allowed_settings(recipe, NAMES, RWKV7)[NAMES[0]])
+    for options in ({"choice": "codebook"}, {"style": "paper"}, {"bits": 6.0}, {"method": "gptvq"}):
+        assert recipe_of(**options).for_images == ()
+
+
 def test_by_columns_gives_candidates_for_every_budget_and_refuses_the_rules_of_the_paper() -> None:
     yes: dict[str, Any] = {"own_options": ("by_columns=yes",)}
     assert recipe_of().sparse_input == recipe_of(**yes).sparse_input
+    assert recipe_of().nonnegative_input == () and recipe_of(**yes).nonnegative_input == recipe_of().sparse_input
     for options in ({"own_options": ("by_columns=no",)}, {"choice": "uniform"}, {"choice": "algorithm1"}, {"style": "paper"}):
-        assert recipe_of(**options).sparse_input == ()
+        assert recipe_of(**options).own_candidates == (() if options.get("own_options") is None else recipe_of().for_images)
     bits = [setting.codec.nominal_bits for setting in recipe_of(**yes).sparse_input]
     assert bits == sorted(bits) and 2 <= bits[0] < 3.275 < bits[-1]
     assert {setting.codec.code_bits for setting in recipe_of(**yes, bits=6.0).sparse_input} == {4, 5, 6, 7, 8}

@@ -61,6 +61,7 @@ class Architecture:
     usual        of these sizes, the optional tensors that released models have, by their names in the table
     others       a pattern of the names that a checkpoint may have besides the table's: they are carried along as they are
     tasks        what its heads are for -> a tensor that only this head has; {} for text
+    mix_norms    where norms follow the mixes of a block: these norms, in order -> the vector that multiplies their output
     """
 
     name: str
@@ -80,6 +81,7 @@ class Architecture:
     usual: Callable[[Dims], tuple[str, ...]] = lambda dims: ()
     others: str = r"(?!)"  # no name
     tasks: Mapping[str, str] = field(default_factory=dict)
+    mix_norms: Mapping[str, str] = field(default_factory=dict)
 
     def specs(self, layers: int) -> Iterator[tuple[str, TensorSpec, int | None]]:
         """(full name, spec, layer or None) of every tensor that a model may have: embedding, blocks, tensors after the blocks."""
@@ -166,6 +168,11 @@ class Architecture:
         if spec is None or not spec.nonnegative_input:
             return False
         return not spec.negative_with or self.full_name(block, spec.negative_with) not in names
+
+    def reads_mostly_zeros(self, name: str, names: Container[str]) -> bool:
+        """Whether this input is mostly zero as well, so that a matrix stored by columns saves time."""
+        spec = self.by_key.get(self.split(name)[1])
+        return spec is not None and spec.mostly_zero and self.reads_nonnegative(name, names)
 
     def text_only(self) -> str:
         """What a command for text says of a model for images, after the file's name."""

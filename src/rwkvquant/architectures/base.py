@@ -53,7 +53,8 @@ class TensorSpec:
     layers: str = "all"  # "all" | "first" | "later" (required in later layers, optional and unused in the first)
     optional: bool = False
     writes_residual: bool = False  # its product is added to the residual stream
-    nonnegative_input: bool = False  # its input is a squared ReLU: never negative, and mostly zero
+    nonnegative_input: bool = False  # its input is never negative, a squared ReLU
+    mostly_zero: bool = False  # and so much of it is zero that a product gains by skipping zeros
     negative_with: str = ""  # but not in a block that has this tensor, such as a norm after the squared ReLU
     starts: str | None = None  # only for Role.STATE: the array of the recurrent state that begins with these values
     kernel: bool = False  # of a convolution, (out, in, height, width): it is used and packed as the matrix (out, in * height * width)

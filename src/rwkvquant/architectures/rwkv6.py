@@ -29,7 +29,7 @@ TABLE = (
     *(vector(f"ffn.time_maa_{c}", "ffn.shift_delta") for c in "kr"),
     projection("ffn.key.weight", ("F", "C"), "ffn.xk"),
     projection("ffn.receptance.weight", ("C", "C"), "ffn.xr"),
-    projection("ffn.value.weight", ("C", "F"), "ffn.hidden", writes_residual=True, nonnegative_input=True),
+    projection("ffn.value.weight", ("C", "F"), "ffn.hidden", writes_residual=True, nonnegative_input=True, mostly_zero=True),
 )
 
 

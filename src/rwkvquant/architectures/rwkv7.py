@@ -33,7 +33,7 @@ TABLE = (
     TUNED_STATE,
     vector("ffn.x_k", "ffn.shift_delta"),
     projection("ffn.key.weight", ("F", "C"), "ffn.xk"),
-    projection("ffn.value.weight", ("C", "F"), "ffn.hidden", writes_residual=True, nonnegative_input=True),
+    projection("ffn.value.weight", ("C", "F"), "ffn.hidden", writes_residual=True, nonnegative_input=True, mostly_zero=True),
 )
 
 # The error message names the first one whose mark matches. Newer ones come first: each has the tensors of an older one.

@@ -90,6 +90,7 @@ ARCHITECTURE = Architecture(
     mark=r"^backbone\.layers\.\d+\.att\.spatial_decay$",
     anchors=("backbone.pos_embed", "att.key.weight", "ffn.key.weight"),
     tasks={"classify": "head.fc.weight", "segment": f"{SEGMENTER}conv_seg.weight", "detect": f"{DETECTOR}conv_cls.weight"},
+    mix_norms={"ln1": "gamma1", "ln2": "gamma2"},
     modality="image",
     block="backbone.layers.",
     relatives=(Relative(r"^backbone\.layers\.\d+\.att\.time_(maa|decay|faaaa)", "VRWKV6 (Vision-RWKV with the time mix of RWKV-6)"),),

@@ -45,7 +45,7 @@ def _resized(embedding: Tensor, grid: Grid, here: Grid) -> Tensor:
 def block(weights: Weights, x: Tensor, here: Grid, post_norm: bool, tap: Tap | None = None) -> Tensor:
     """x = x + gamma1 att(ln1 x), x = x + gamma2 ffn(ln2 x), or with `post_norm` x = x + gamma1 ln1(att x) and so on.
 
-    The first block's ln0 is in `embed`.
+    The first block's ln0 is in `embed`. With `post_norm`, `tap` also gets what a norm gives ("ln1.out") and the x after it ("ln1.sum").
     """
     tap = tap or no_tap
     for index, mix in enumerate((_spatial_mix, _channel_mix), 1):
@@ -53,6 +53,9 @@ def block(weights: Weights, x: Tensor, here: Grid, post_norm: bool, tap: Tap | N
         y = layer_norm(mix(weights, x, here, tap), weights, norm) if post_norm else mix(weights, layer_norm(x, weights, norm), here, tap)
         gamma = weights.get(f"gamma{index}")
         x = x + (y if gamma is None else gamma * y)
+        if post_norm:
+            tap(f"{norm}.out", y)
+            tap(f"{norm}.sum", x)
     return x
 
 

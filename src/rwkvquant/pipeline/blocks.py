@@ -14,6 +14,7 @@ import torch
 
 from rwkvquant.calibration.batches import FORWARD, fitting_batch
 from rwkvquant.calibration.collect import HiddenStates, ReferenceRun, advance, collect_block, collect_head
+from rwkvquant.calibration.norms import fit_norm
 from rwkvquant.calibration.partners import PartnerTap
 from rwkvquant.calibration.statistics import CrossStatistics, Importance
 from rwkvquant.checkpoints import Checkpoint
@@ -31,6 +32,8 @@ Weights = Mapping[str, Any]
 class NoRun:
     """The run of recipes that read nothing: there is nothing to collect."""
 
+    fits_norms = False  # whether norms of a block are fitted after its other tensors are quantised
+
     def embed(self, outer: Weights, original: Weights) -> None: ...
 
     def state(self) -> dict[str, Any] | None:
@@ -41,6 +44,9 @@ class NoRun:
 
     def collect(self, block: Weights, layer: int) -> Collected:
         return Collected()
+
+    def fitted_norms(self, quantised: Weights, block: Weights, layer: int) -> dict[str, torch.Tensor]:
+        return {}
 
     def advance(self, quantised: Weights, block: Weights, layer: int) -> None: ...
 
@@ -67,9 +73,9 @@ class CalibrationRun(NoRun):
             return HiddenStates(work_dir, count, calibration.length, checkpoint.dims.width, carries, device, name)
 
         self._stream = stream("hidden")
-        # A product before a norm does not add to the residual stream, so it cannot correct it.
-        corrects = recipe.correction > 0 and not (checkpoint.image and checkpoint.image.post_norm)
-        self._reference = stream("reference") if corrects else None  # as the full-precision model sees the rows
+        # A product before a norm does not add to the residual stream, so it cannot correct it: the norm does.
+        self.fits_norms = recipe.correction > 0 and checkpoint.image is not None and checkpoint.image.post_norm
+        self._reference = stream("reference") if recipe.correction > 0 else None  # as the full-precision model sees the rows
 
     def embed(self, outer: Weights, original: Weights) -> None:
         """Start before block 0, with the embedding as quantised and as it was."""
@@ -99,7 +105,9 @@ class CalibrationRun(NoRun):
         writers = self._architecture.residual_writers
         sums: dict[str, CrossStatistics] = {}
         reference = None
-        if self._reference is not None and layer > 0:  # before the first block both streams differ by the embedding's rounding alone
+        if (
+            self._reference is not None and layer > 0 and not self.fits_norms
+        ):  # before the first block both streams differ by the embedding's rounding alone
             sums = {name: CrossStatistics(block[key]) for key, name in writers.items()}
             reference = ReferenceRun(make, run, sums, self._reference)
         seen = collect_block(make, run, self._architecture, self._stream, self._batch, self._seen, tap, reference)
@@ -109,20 +117,36 @@ class CalibrationRun(NoRun):
         missing = {self._architecture.full_name(layer, key): sums[name] for key, name in writers.items() if sums}
         return Collected(seen, tests, tap.sums if tap else {}, missing)
 
+    def fitted_norms(self, quantised: Weights, block: Weights, layer: int) -> dict[str, torch.Tensor]:
+        """Weights and biases of norms that follow the block's mixes, by key. `quantised` has all other tensors as they will be stored."""
+        assert self.fits_norms and self._reference is not None
+        self._progress.phase(f"block {layer + 1} of {self._layers}: fitting norms")
+        weights, original = _decoded(quantised), self._multiplied(block)
+        fitted: dict[str, torch.Tensor] = {}
+        for norm, scale in self._architecture.mix_norms.items():
+            streams = self._stream, self._reference
+            run = self._multiplied(weights | fitted)
+            fitted |= fit_norm(self._model.block, run, original, norm, scale, streams, self._batch, self._seen, self._recipe.correction)
+        return fitted
+
     def advance(self, quantised: Weights, block: Weights, layer: int) -> None:
         """Run the rows through the quantised block, for the next one. Its codes are decoded once for all batches."""
         give_back()
         self._progress.phase(f"block {layer + 1} of {self._layers}: computing outputs")
-        decoded = {key: W.decode() if isinstance(W, QuantizedMatrix) else W for key, W in quantised.items()}
-        advance(self._model.block, self._multiplied(decoded), self._stream, self._batch)
-        if self._reference is not None:  # `collect` has run the rows that it saw, except in the first block
-            advance(self._model.block, self._multiplied(block), self._reference, self._batch, self._kept_out if layer > 0 else None)
+        advance(self._model.block, self._multiplied(_decoded(quantised)), self._stream, self._batch)
+        if self._reference is not None:  # `collect` has run the rows that it saw, except in the first block and where norms are fitted
+            rows = self._kept_out if layer > 0 and not self.fits_norms else None
+            advance(self._model.block, self._multiplied(block), self._reference, self._batch, rows)
 
     def collect_head(self, outer: Weights) -> Collected:
         return Collected(collect_head(self._model.head, outer, self._architecture, self._stream, self._batch, self._seen))
 
     def _chosen(self, rows: slice) -> torch.Tensor:
         return torch.from_numpy(self._rows[rows]).to(self._device)
+
+
+def _decoded(weights: Weights) -> dict[str, Any]:
+    return {key: W.decode() if isinstance(W, QuantizedMatrix) else W for key, W in weights.items()}
 
 
 def calibration_run(

@@ -30,7 +30,15 @@ SUMS = (
     "candidates",
     "plan",
 )  # hashes, which tell a reader nothing
-ELSEWHERE = ("calibration", "tokenizer", "adapter", "candidates", "sparse_input")  # compared by content, not by path
+ELSEWHERE = (
+    "calibration",
+    "tokenizer",
+    "adapter",
+    "candidates",
+    "sparse_input",
+    "nonnegative_input",
+    "for_images",
+)  # compared by content, not by path
 
 
 def of_pass_1(
@@ -68,7 +76,7 @@ def of_pass_2(
         f"calibration {'images' if isinstance(kept, ImageSettings) else 'text'}": read,
         **_runtime(kept),
         "plan": _sum({name: setting.to_json() for name, setting in chosen.items()}),
-        "candidates": _sum([setting.to_json() for setting in (*recipe.candidates, *recipe.sparse_input)]),
+        "candidates": _sum([setting.to_json() for setting in (*recipe.candidates, *recipe.own_candidates)]),
         **_parts(recipe),
         **_environment(),
     }

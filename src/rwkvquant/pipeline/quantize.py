@@ -105,7 +105,9 @@ def _quantize(
 
         for layer in job.blocks():
             block = weights.block(layer)
-            quantised = tensors.write(block, layer, ALL, run.collect(block, layer))
+            quantised = tensors.write(block, layer, ALL - {Role.NORM} if run.fits_norms else ALL, run.collect(block, layer))
+            if run.fits_norms:
+                quantised = tensors.write(quantised | run.fitted_norms(quantised, block, layer), layer, {Role.NORM})
             run.advance(quantised, block, layer)
             del block, quantised  # before the next block is read
 

@@ -24,26 +24,34 @@ def allowed_settings(
     Raises ConfigError for bits that no candidate of the recipe has.
     """
     overrides = override_bits(recipe.tensor_bits, names)
+    candidates = recipe.candidates + (recipe.for_images if architecture.modality == "image" else ())
     settings = {}
     for name in names:
-        own = recipe.sparse_input if architecture.reads_nonnegative(name, tensors) else ()
-        settings[name] = own or recipe.candidates
+        own = _of_input(recipe, name, architecture, tensors)
+        settings[name] = own or candidates
         if name in overrides:
-            settings[name] = _of_bits(own, overrides[name]) or _of_bits_or_one(recipe, overrides[name])
+            settings[name] = _of_bits(own, overrides[name]) or _of_bits_or_one(recipe, candidates, overrides[name])
             if not settings[name]:
-                has = ", ".join(map(str, sorted({setting.codec.code_bits for setting in (*recipe.candidates, *own)})))
+                has = ", ".join(map(str, sorted({setting.codec.code_bits for setting in (*candidates, *own)})))
                 raise ConfigError(f"--tensor-bits asks for {overrides[name]} bits in {name}; the method {recipe.method} has {has}")
     return settings
+
+
+def _of_input(recipe: Recipe, name: str, architecture: Architecture, tensors: Container[str]) -> tuple[Setting, ...]:
+    """The candidates that a matrix has because its input is never negative; () if it has none of its own."""
+    if not architecture.reads_nonnegative(name, tensors):
+        return ()
+    return recipe.sparse_input if architecture.reads_mostly_zeros(name, tensors) else recipe.nonnegative_input
 
 
 def _of_bits(candidates: Sequence[Setting], bits: int) -> tuple[Setting, ...]:
     return tuple(setting for setting in candidates if setting.codec.code_bits == bits)
 
 
-def _of_bits_or_one(recipe: Recipe, bits: int) -> tuple[Setting, ...]:
-    """The candidates of `bits`. If all matrices have one setting, that setting with other bits, if it can have them."""
+def _of_bits_or_one(recipe: Recipe, candidates: Sequence[Setting], bits: int) -> tuple[Setting, ...]:
+    """Those of `candidates` that have `bits`. If all matrices have one setting, that setting with other bits, if it can have them."""
     if not recipe.one_setting:
-        return _of_bits(recipe.candidates, bits)
+        return _of_bits(candidates, bits)
     (setting,) = recipe.candidates
     try:
         return (Setting(setting.method, setting.codec.with_code_bits(bits)),)

@@ -54,7 +54,8 @@ class Recipe:
     """What runs. `head`, `embedding` and `vectors` hold one setting each, or none: then 16 bits stay.
 
     candidates: what a matrix may become, uniform grids first. transform: of the inputs of projections and LoRA factors.
-    sparse_input: candidates for matrices whose input is never negative and mostly zero; none: they are like the others.
+    sparse_input: candidates for matrices whose input is never negative and mostly zero; none: they are like the others. nonnegative_input:
+    the same for matrices whose input is never negative, but not mostly zero. for_images: more candidates of models for images.
     tensor_bits: "PATTERN=BITS" narrows them for some matrices. measured: whether there is a pass 1, which tries all candidates on
     full-precision inputs. calibrated: whether text is read at all. correction: the share of earlier errors that the last products of a
     block correct. fall_back: whether some text is kept out to test error feedback on; a tensor is rounded without it where that loses
@@ -69,6 +70,8 @@ class Recipe:
     quantizer: QuantizerOptions = field(default_factory=QuantizerOptions)
     transform: str = "none"
     sparse_input: tuple[Setting, ...] = ()
+    nonnegative_input: tuple[Setting, ...] = ()
+    for_images: tuple[Setting, ...] = ()
     tensor_bits: tuple[str, ...] = ()
     measured: bool = False
     calibrated: bool = True
@@ -103,7 +106,7 @@ class Recipe:
         if not 0 <= self.correction <= 1:
             raise ConfigError(f"correction must be from 0 to 1; got {self.correction}")
         readers = {
-            "error feedback": any(setting.feedback for setting in (*self.candidates, *self.sparse_input, *self.head)),
+            "error feedback": any(setting.feedback for setting in (*self.candidates, *self.own_candidates, *self.head)),
             "a pass 1": self.measured,
             "correction": self.correction > 0,
             "vector_weights": self.vector_weights != "none",
@@ -120,7 +123,12 @@ class Recipe:
     @property
     def one_setting(self) -> bool:
         """Whether there is nothing to choose: --tensor-bits then only changes the bits."""
-        return len(self.candidates) == 1 and not self.sparse_input
+        return len(self.candidates) == 1 and not self.own_candidates
+
+    @property
+    def own_candidates(self) -> tuple[Setting, ...]:
+        """Those that only matrices with some kind of input, or of some models, have."""
+        return self.sparse_input + self.nonnegative_input + self.for_images
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON, from which `from_json` makes an equal recipe."""
@@ -142,7 +150,7 @@ class Recipe:
         """Raises ConfigError for what is not a recipe."""
         try:
             values = dict(fields)
-            settings = {"sparse_input": [], **fields}
+            settings = {"sparse_input": [], "nonnegative_input": [], "for_images": [], **fields}
             values |= {name: tuple(Setting.from_json(setting) for setting in settings[name]) for name in SETTINGS}
             values |= {name: kind(**fields[name]) for name, kind in PARTS.items()}
             return cls(**values | {"tensor_bits": tuple(fields["tensor_bits"])})
@@ -150,6 +158,6 @@ class Recipe:
             raise ConfigError(f"this is not a recipe: {error}") from None
 
 
-SETTINGS = ("candidates", "sparse_input", "head", "embedding", "vectors")
-NOTHING: dict[str, Any] = {"adapter": "", "sparse_input": (), "forward_dtype": "float32"}
+SETTINGS = ("candidates", "sparse_input", "nonnegative_input", "for_images", "head", "embedding", "vectors")
+NOTHING: dict[str, Any] = {"adapter": "", "sparse_input": (), "nonnegative_input": (), "for_images": (), "forward_dtype": "float32"}
 PARTS: dict[str, Any] = {"chooser": Chooser, "quantizer": QuantizerOptions, "calibration": CalibrationConfig}

@@ -1,7 +1,9 @@
 """The default: grids and codebooks with error feedback, every candidate measured, and a budget of stored bits.
 
-Matrices whose input is a squared ReLU are stored by columns, so that a product need not read those that are multiplied by zero. At equal
-bits that also has less loss (docs/methods/columnwise.md). Other styles and rules choose between the paper's two kinds, and do not do it.
+Matrices whose input is mostly zero, a squared ReLU in language models, are stored by columns, so that a product need not read those that
+are multiplied by zero. At equal bits that also has less loss (docs/methods/columnwise.md). Other styles and rules choose between the
+paper's two kinds, and do not do it. In models for images this input has fewer zeros, and columns are not used unless they are asked for
+(docs/methods/vision.md).
 
 Pass 1 turns errors into nats per token (calibration/sensitivity.py), so losses of different matrices can be compared, and traded for bytes.
 """
@@ -11,7 +13,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from rwkvquant.errors import ConfigError
-from rwkvquant.recipes.candidates import LOW_BUDGET, UNIFORM_BITS, codebooks, for_sparse_input, grids
+from rwkvquant.recipes.candidates import LOW_BUDGET, UNIFORM_BITS, codebooks, for_sparse_input, grids, pairs_for_images
 from rwkvquant.recipes.hybrids import refuse_order_of_codebooks, rule_of
 from rwkvquant.recipes.method import Method, Option, Said
 from rwkvquant.recipes.options import (
@@ -33,8 +35,8 @@ from rwkvquant.recipes.recipe import Recipe
 BY_COLUMNS = Option(
     "by_columns",
     YES_NO,
-    "Store matrices with a squared ReLU as input by columns: less loss at equal bits, and a product that skips those it multiplies by 0 "
-    "(default: yes, with the style tuned and the choice error)",
+    "Store matrices with a squared ReLU as input by columns, in language models less loss at equal bits, and a product that skips those it "
+    "multiplies by 0 (default: yes in language models, with the style tuned and the choice error)",
 )
 OPTIONS = (
     BUDGET,
@@ -65,7 +67,15 @@ def build(said: Said) -> Recipe:
         )
     by_columns = fits if said.by_columns is None else said.by_columns
     sparse_input = for_sparse_input(not low, "gptq", said.style) if by_columns else ()
-    return Recipe(candidates=candidates, sparse_input=sparse_input, chooser=chooser, measured=True, **shared(said, "gptq"))
+    return Recipe(
+        candidates=candidates,
+        sparse_input=sparse_input,
+        nonnegative_input=sparse_input if said.by_columns else (),
+        for_images=pairs_for_images(not low) if fits else (),
+        chooser=chooser,
+        measured=True,
+        **shared(said, "gptq"),
+    )
 
 
 METHOD = Method("rwkvquant", "grids and codebooks, each tensor by its measured loss", OPTIONS, build)
