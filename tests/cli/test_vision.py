@@ -14,7 +14,7 @@ from PIL import Image
 from rwkvquant import load
 from rwkvquant.cli.main import run
 from rwkvquant.images import BILINEAR, resample
-from rwkvquant.images.draw import OPACITY, colour_of, frames, overlay
+from rwkvquant.images.draw import OPACITY, Frame, colour_of, frames, overlay
 from tests.helpers import random_state_dict, write_pth
 from tests.vision import random_vrwkv, with_meta
 
@@ -186,13 +186,29 @@ def test_unusual_images_work(task: str, capsys: pytest.CaptureFixture[str]) -> N
 def test_frames_are_drawn_inside_the_picture_the_best_above() -> None:
     pixels = np.zeros((20, 30, 3), np.uint8)
     red, blue = (255, 0, 0), (0, 0, 255)
-    drawn = frames(pixels, [(2, 3, 10, 12), (-5, -5, 60, 60), (4, 4, 4, 4)], [red, blue, blue])
+    drawn = frames(pixels, [Frame(2, 3, 10, 12, red), Frame(-5, -5, 60, 60, blue), Frame(4, 4, 4, 4, blue)])
     assert not pixels.any()
     assert (
         (drawn[3, 2:10] == red).all() and (drawn[11, 2:10] == red).all() and (drawn[3:12, 2] == red).all() and (drawn[3:12, 9] == red).all()
     )
     assert not drawn[4:11, 3:9].any()
     assert (drawn[0] == blue).all() and (drawn[-1] == blue).all() and (drawn[:, 0] == blue).all() and (drawn[:, -1] == blue).all()
+
+
+@pytest.mark.parametrize(("corner", "rows"), [((20, 40), slice(0, 40)), ((20, 0), slice(1, 30)), ((90, 45), slice(0, 45))])
+def test_a_name_is_written_above_its_frame_and_stays_in_the_picture(corner: tuple[int, int], rows: slice) -> None:
+    left, top = corner
+    pixels, red = np.full((60, 100, 3), 128, np.uint8), (200, 0, 0)
+    plain, named = (frames(pixels, [Frame(left, top, 98, 58, red, name)]) for name in ("", "Äpfel 1"))
+    changed = (plain != named).any(-1)
+    assert changed[rows].any() and (named[changed] == 255).all(-1).any() and (named[changed] == red).all(-1).any()
+    if top >= 20:
+        assert not changed[top:].any()
+
+
+def test_a_name_longer_than_the_picture_is_cut() -> None:
+    drawn = frames(np.zeros((8, 12, 3), np.uint8), [Frame(1, 1, 11, 7, (0, 200, 0), "a very long name")])
+    assert drawn.shape == (8, 12, 3) and drawn.any()
 
 
 def test_colours_of_classes_differ() -> None:

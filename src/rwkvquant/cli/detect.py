@@ -9,8 +9,8 @@ from rich.text import Text
 
 from rwkvquant.cli.classify import FileArgument, ImagesArgument, bar
 from rwkvquant.cli.generate import PagesOption, ThreadsOption
-from rwkvquant.cli.output import JsonOption, emit, stdout
-from rwkvquant.cli.pictures import OutputOption, outputs, write_picture
+from rwkvquant.cli.output import JsonOption, stdout
+from rwkvquant.cli.pictures import OutputOption, Pixels, draw_each, outputs
 from rwkvquant.results import DetectResult
 
 
@@ -24,22 +24,16 @@ def command(
     as_json: JsonOption = False,
 ) -> None:
     """Find things and where they are: writes a picture with boxes beside each one, and lists the boxes."""
-    from rwkvquant.images import read_image
-    from rwkvquant.images.draw import colour_of, frames
+    from rwkvquant.images.draw import Frame, colour_of, frames
     from rwkvquant.runtime.session import load
 
     written = outputs(images, output, "detect")
     model = load(file, threads=threads, pages=pages, modality="image")
-    rows = []
-    for name, target in zip(images, written, strict=True):
-        (result,) = model.detect(name, threshold)
-        corners = [(box.left, box.top, box.right, box.bottom) for box in result.boxes]
-        write_picture(target, frames(read_image(name), corners, [colour_of(box.index) for box in result.boxes]))
-        rows.append({"file": name, "output": target, **result.to_json()})
-        if not as_json:
-            stdout.print(f"{name} -> {target}", style="bold")
-            show_boxes(result)
-    emit({"model": file, "images": rows}, as_json, lambda: None)
+
+    def draw(pixels: Pixels, found: DetectResult) -> Pixels:
+        return frames(pixels, [Frame(box.left, box.top, box.right, box.bottom, colour_of(box.index), box.name) for box in found.boxes])
+
+    draw_each(file, images, written, lambda image: model.detect(image, threshold)[0], draw, show_boxes, as_json)
 
 
 def show_boxes(result: DetectResult) -> None:

@@ -1,17 +1,22 @@
-"""Where `segment` and `detect` write their pictures."""
+"""The pictures of `segment` and `detect`: where they are written, and the loop over images that both have."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import numpy as np
 import typer
 from numpy.typing import NDArray
 
+from rwkvquant.cli.output import emit, stdout
 from rwkvquant.errors import ConfigError
+from rwkvquant.results import DetectResult, SegmentResult
+
+Found = TypeVar("Found", SegmentResult, DetectResult)
+Pixels = NDArray[np.uint8]
 
 OutputOption = Annotated[
     str | None,
@@ -45,7 +50,30 @@ def _beside(image: Path, folder: str | None, command: str) -> Path:
     return (image.parent if folder is None else Path(folder)) / f"{image.stem}.{command}.png"
 
 
-def write_picture(path: str, pixels: NDArray[np.uint8]) -> None:
+def draw_each(
+    file: str,
+    images: Sequence[str],
+    written: Sequence[str],
+    find: Callable[[str], Found],
+    draw: Callable[[Pixels, Found], Pixels],
+    show: Callable[[Found], None],
+    as_json: bool,
+) -> None:
+    """Of each image: find something in it, draw that into its pixels, write the picture, and show what was found. `file` is the model."""
+    from rwkvquant.images import read_image
+
+    rows = []
+    for name, target in zip(images, written, strict=True):
+        found = find(name)
+        write_picture(target, draw(read_image(name), found))
+        rows.append({"file": name, "output": target, **found.to_json()})
+        if not as_json:
+            stdout.print(f"{name} -> {target}", style="bold")
+            show(found)
+    emit({"model": file, "images": rows}, as_json, lambda: None)
+
+
+def write_picture(path: str, pixels: Pixels) -> None:
     """The folder is made if it is missing. Raises RwkvQuantError or OSError if the disk refuses."""
     from rwkvquant.formats.disk import atomic_write
     from rwkvquant.images import png_bytes

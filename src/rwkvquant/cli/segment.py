@@ -6,8 +6,8 @@ from rich.text import Text
 
 from rwkvquant.cli.classify import FileArgument, ImagesArgument, bar
 from rwkvquant.cli.generate import PagesOption, ThreadsOption
-from rwkvquant.cli.output import JsonOption, emit, stdout
-from rwkvquant.cli.pictures import OutputOption, outputs, write_picture
+from rwkvquant.cli.output import JsonOption, stdout
+from rwkvquant.cli.pictures import OutputOption, Pixels, draw_each, outputs
 from rwkvquant.results import SegmentResult
 
 
@@ -20,21 +20,16 @@ def command(
     as_json: JsonOption = False,
 ) -> None:
     """Find the class of each pixel: writes an overlay beside each picture, and says which share each class has."""
-    from rwkvquant.images import read_image
     from rwkvquant.images.draw import overlay
     from rwkvquant.runtime.session import load
 
     written = outputs(images, output, "segment")
     model = load(file, threads=threads, pages=pages, modality="image")
-    rows = []
-    for name, target in zip(images, written, strict=True):
-        (result,) = model.segment(name)
-        write_picture(target, overlay(read_image(name), result.labels))
-        rows.append({"file": name, "output": target, **result.to_json()})
-        if not as_json:
-            stdout.print(f"{name} -> {target}", style="bold")
-            show_shares(result)
-    emit({"model": file, "images": rows}, as_json, lambda: None)
+
+    def draw(pixels: Pixels, found: SegmentResult) -> Pixels:
+        return overlay(pixels, found.labels)
+
+    draw_each(file, images, written, lambda image: model.segment(image)[0], draw, show_shares, as_json)
 
 
 def show_shares(result: SegmentResult) -> None:

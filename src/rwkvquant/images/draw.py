@@ -1,12 +1,15 @@
-"""What a model found, drawn into its picture: classes of pixels as an overlay, boxes as frames. NumPy only."""
+"""What a model found, drawn into its picture: classes of pixels as an overlay, boxes as frames with names."""
 
 from __future__ import annotations
 
 import colorsys
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+from rwkvquant.images.pillow import word
 
 Pixels = NDArray[np.uint8]
 Colour = tuple[int, int, int]
@@ -14,6 +17,7 @@ Colour = tuple[int, int, int]
 OPACITY = 0.55  # of an overlay
 _GOLDEN = 0.6180339887  # of a turn: hues of neighbouring classes are far apart, for any number of classes
 _THIN = 250  # a frame is one pixel thick for each of these on the shorter side
+_LETTERS = 25  # letters are as high as this part of the shorter side
 
 
 def colour_of(index: int) -> Colour:
@@ -32,17 +36,41 @@ def overlay(pixels: Pixels, labels: NDArray[np.integer]) -> Pixels:
     return mixed
 
 
-def frames(pixels: Pixels, corners: Sequence[tuple[float, float, float, float]], colours: Sequence[Colour]) -> Pixels:
-    """A frame for each box: left, top, right, bottom in pixels. The first box is drawn last, above the others."""
+@dataclass(frozen=True)
+class Frame:
+    """A box in pixels, its colour, and the name that is written at its top left corner, if any."""
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+    colour: Colour
+    name: str = ""
+
+
+def frames(pixels: Pixels, boxes: Sequence[Frame]) -> Pixels:
+    """A frame for each box, with its name. The first box is drawn last, above the others. Raises ConfigError for names without Pillow."""
     drawn = pixels.copy()
     height, width = drawn.shape[:2]
     thick = max(1, round(min(height, width) / _THIN))
-    for (left, top, right, bottom), colour in reversed(list(zip(corners, colours, strict=True))):
-        x0, x1 = (min(max(round(x), 0), width) for x in (left, right))
-        y0, y1 = (min(max(round(y), 0), height) for y in (top, bottom))
+    for box in reversed(boxes):
+        x0, x1 = (min(max(round(x), 0), width) for x in (box.left, box.right))
+        y0, y1 = (min(max(round(y), 0), height) for y in (box.top, box.bottom))
         inner_x, inner_y = max(x1 - thick, x0), max(y1 - thick, y0)
-        drawn[y0 : min(y0 + thick, y1), x0:x1] = colour
-        drawn[inner_y:y1, x0:x1] = colour
-        drawn[y0:y1, x0 : min(x0 + thick, x1)] = colour
-        drawn[y0:y1, inner_x:x1] = colour
+        drawn[y0 : min(y0 + thick, y1), x0:x1] = box.colour
+        drawn[inner_y:y1, x0:x1] = box.colour
+        drawn[y0:y1, x0 : min(x0 + thick, x1)] = box.colour
+        drawn[y0:y1, inner_x:x1] = box.colour
+        if box.name and x1 > x0 and y1 > y0:
+            _write(drawn, box.name, x0, y0, box.colour)
     return drawn
+
+
+def _write(drawn: Pixels, name: str, x: int, y: int, colour: Colour) -> None:
+    """The name on a plate of the box's colour, above the corner (x, y), or below it where the picture ends; no plate leaves the picture."""
+    height, width = drawn.shape[:2]
+    dark = np.dot(colour, (0.299, 0.587, 0.114)) > 140  # bright plates have dark letters
+    plate = word(name, max(10, round(min(height, width) / _LETTERS)), (0, 0, 0) if dark else (255, 255, 255), colour)[:height, :width]
+    rows, columns = plate.shape[:2]
+    top, left = y - rows if y >= rows else min(y, height - rows), min(x, width - columns)
+    drawn[top : top + rows, left : left + columns] = plate

@@ -10,6 +10,7 @@ Only formats whose decoders are part of Pillow are tried: others (EPS) would run
 from __future__ import annotations
 
 import io
+import math
 import os
 import warnings
 from pathlib import Path
@@ -71,6 +72,25 @@ def png_bytes(pixels: Pixels) -> bytes:
     buffer = io.BytesIO()
     _pillow().fromarray(np.ascontiguousarray(pixels)).save(buffer, "PNG")
     return buffer.getvalue()
+
+
+def word(text: str, size: int, colour: tuple[int, int, int], ground: tuple[int, int, int]) -> Pixels:
+    """A line of text, `size` pixels high, on a plate of the colour `ground`, in Pillow's own font. Raises ConfigError without Pillow.
+
+    Where Pillow was built without FreeType, its font has one size and only the letters of Latin-1.
+    """
+    pillow = _pillow()
+    from PIL import ImageDraw, ImageFont
+
+    try:
+        font: Any = ImageFont.load_default(size)
+    except (ImportError, OSError):
+        font, text = ImageFont.load_default(), text.encode("latin-1", "replace").decode("latin-1")
+    left, top, right, bottom = font.getbbox(text)
+    margin = max(1, size // 6)
+    plate = pillow.new("RGB", (math.ceil(right - left) + 2 * margin, math.ceil(bottom - top) + 2 * margin), ground)
+    ImageDraw.Draw(plate).text((margin - left, margin - top), text, colour, font=font)
+    return np.array(plate)
 
 
 def _pillow() -> Any:
