@@ -30,6 +30,8 @@ BOTH: list[Options] = [
     {"method": "gptq", "bits": 5.0},
     {"method": "gptvq"},
     {"method": "kmeans"},
+    {"method": "awq"},
+    {"method": "quarot"},
     {"method": "pcdvq", "own_options": DIRECTIONS},
 ]
 ONE: list[tuple[str, Options]] = [
@@ -38,6 +40,8 @@ ONE: list[tuple[str, Options]] = [
     ("rwkv7", {"method": "gptvq", "style": "paper", "code_bits": 3, "codebook_rank": 4}),
     ("rwkv6", {"method": "kmeans", "style": "paper", "code_bits": 2, "codebook_size": 512}),
     ("rwkv6", {"method": "pcdvq", "style": "paper", "own_options": DIRECTIONS}),
+    ("rwkv7", {"method": "awq", "style": "paper", "code_bits": 3}),
+    ("rwkv6", {"method": "quarot", "style": "paper", "code_bits": 3, "own_options": ("feedback=no",)}),
     ("rwkv7", {"style": "paper", "bits": 4.0}),
     ("rwkv7", {"method": "gptvq", "code_bits": 3, "codebook_dim": 2}),
     ("rwkv6", {"method": "kmeans", "code_bits": 2, "codebook_dim": 2}),
@@ -75,7 +79,7 @@ def test_every_method_makes_a_file_that_runs(tmp_path: Path, arch: str, options:
     elif bits:
         assert result.bits_per_weight <= 3.275 or any("smallest reachable" in note for note in notes.notes)
     expected = {"rwkvquant": {"gptq", "gptvq"}, "paper": {"gptq", "gptvq"}, "readme": {"gptq", "gptvq"}}
-    expected |= {"pcdvq": {"pcdvq", "ldlq"}}
+    expected |= {"pcdvq": {"pcdvq", "ldlq"}, "awq": {"rtn"}, "quarot": {"gptq", "rtn"}}
     found = set(projections(packed).values())
     fallen = {"rtn" if name.startswith("gptq") else "kmeans" for name in found} if result.fallen_back else set()
     assert found and found <= expected.get(method, {method}) | fallen

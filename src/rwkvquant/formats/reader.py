@@ -208,6 +208,7 @@ class PackedFile:
                     suffix = array_name.removeprefix(f"{name}.")
                     _check_crc(self._view(array_name), checksum, f"{name} {suffix}")
                     _check_values(self._view(array_name), suffix, entry)
+                _check_transform(self.input_transform(name), entry)
             self._check_with_safetensors()
         except FormatError as error:
             raise FormatError(f"{self.path}: {error}") from None
@@ -297,6 +298,13 @@ def _check_values(array: NDArray[Any], suffix: str, entry: TensorEntry) -> None:
         broken = codec.broken_rule(entry.packing, suffix, part)
         if broken is not None:
             raise FormatError(f"{broken[0]} of {entry.name} must {broken[1]}; some do not")
+
+
+def _check_transform(applied: Applied, entry: TensorEntry) -> None:
+    try:
+        applied.transform.check_arrays(applied.values, entry.shape[-1], applied.arrays)
+    except FormatError as error:
+        raise FormatError(f"input_transform of {entry.name}: {error}") from None
 
 
 def _text(metadata: dict[str, str], key: str) -> str:

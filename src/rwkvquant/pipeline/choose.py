@@ -136,11 +136,12 @@ def _fitted(candidates: Losses, shapes: dict[str, tuple[int, int]], recipe: Reci
 
 
 def _stored_bits(chosen: Mapping[str, Setting], shapes: Mapping[str, tuple[int, int]], recipe: Recipe) -> float:
-    def side(setting: Setting, width: int) -> int:
-        return transform_bytes(transform_of(recipe, Role.PROJECTION, setting, width), width)
-
-    stored = sum(setting.stored_bytes(shapes[name]) + side(setting, shapes[name][1]) for name, setting in chosen.items())
+    stored = sum(setting.stored_bytes(shapes[name]) + _transform_bytes(recipe, setting, shapes[name]) for name, setting in chosen.items())
     return 8 * stored / sum(rows * cols for rows, cols in shapes.values())
+
+
+def _transform_bytes(recipe: Recipe, setting: Setting, shape: tuple[int, int]) -> int:
+    return transform_bytes(transform_of(recipe, Role.PROJECTION, setting, shape[1]), shape[1])
 
 
 def _weight_counts(shapes: dict[str, tuple[int, int]]) -> dict[str, int]:
@@ -152,7 +153,10 @@ def _rounding_errors(checkpoint: Checkpoint, recipe: Recipe, shapes: Mapping[str
     progress.phase("choosing bits", steps=len(shapes))
     errors = {}
     for name in shapes:
-        errors[name] = _errors_of(checkpoint.read_matrix(name), settings[name], recipe.quantizer)
+        errors[name] = [
+            (size + _transform_bytes(recipe, setting, shapes[name]), error, setting)
+            for size, error, setting in _errors_of(checkpoint.read_matrix(name), settings[name], recipe.quantizer)
+        ]
         progress.step()
     return errors
 

@@ -23,8 +23,10 @@ from rwkvquant.quantizers.shared.correction import corrected
 from rwkvquant.quantizers.shared.factor import is_finite
 from rwkvquant.quantizers.shared.hessian import Hessian
 from rwkvquant.quantizers.shared.loss import hessian_error, hessian_loss
+from rwkvquant.quantizers.shared.scaling import best_scale
 from rwkvquant.recipes import Setting
 from rwkvquant.transforms import NONE, Applied
+from rwkvquant.transforms.column_scale import COLUMN_SCALE
 
 TRIED_FIRST = 1 << 20  # weights of a large matrix that are rounded first, to see whether error feedback is clearly better,
 CLEARLY = 1.25  # by so many times less loss
@@ -64,13 +66,32 @@ class Done:
     setting: Setting
     error: float
     fell_back: bool = False
+    transform: Applied = NONE  # of its input
 
 
 def perform(task: Task) -> tuple[Done, ...]:
     """Raises CheckpointError for an input that overflows."""
-    task = _transformed(task)
+    task = _transformed(_fitted(task))
     hessian = None if task.H is None else Hessian(task.H, task.matrices[0].W.dtype)
     return tuple(_quantise(matrix, hessian, task) for matrix in task.matrices)
+
+
+def _fitted(task: Task) -> Task:
+    """The same task with the scale that suits its weights and its input, where its transform is one that is fitted."""
+    if not task.transform.transform.fitted:
+        return task
+    assert task.H is not None, "a transform that is fitted needs the statistics of the input"
+    if not is_finite(task.H):
+        raise CheckpointError(
+            f"the input of {task.matrices[0].name} overflows float32 on the calibration text; try another method than awq"
+        )
+
+    def rounded(number: int, W: Tensor, H: Tensor) -> Tensor:
+        quantised = quantize_matrix(task.matrices[number].setting.plain, task.options, W, Hessian(H, W.dtype))
+        return torch.from_numpy(quantised.decode()).to(W)
+
+    scale = best_scale([matrix.W for matrix in task.matrices], task.H, rounded)
+    return replace(task, transform=COLUMN_SCALE.of(scale))
 
 
 def _transformed(task: Task) -> Task:
@@ -109,7 +130,7 @@ def _quantise(matrix: Matrix, hessian: Hessian | None, task: Task) -> Done:
         if plain is not None:
             quantised, setting, fell_back = plain, setting.plain, True
     error = plain_error(W, quantised) if hessian is None else hessian_error(W, quantised.decode(), hessian.working)
-    return Done(matrix.name, quantised, setting, error, fell_back)
+    return Done(matrix.name, quantised, setting, error, fell_back, task.transform)
 
 
 def _better_plain(

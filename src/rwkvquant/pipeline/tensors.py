@@ -25,6 +25,7 @@ from rwkvquant.pipeline.progress import Progress, TensorReport
 from rwkvquant.pipeline.tasks import Done, Matrix, Task, plain_error
 from rwkvquant.quantizers.elementwise.codebooks import vector_codebook
 from rwkvquant.recipes import Recipe
+from rwkvquant.transforms import Applied
 
 
 @dataclass
@@ -80,8 +81,8 @@ class TensorWriter:
             matrix = done.pop(tensor.name)
             if matrix.fell_back:
                 self.fallen_back.append(tensor.name)
-            self._report(tensor, matrix.quantised, matrix.setting.method, matrix.error)
-            after[tensor.key] = _of_forward(matrix.quantised, tensor, weight.device)
+            self._report(replace(tensor, transform=matrix.transform), matrix.quantised, matrix.setting.method, matrix.error)
+            after[tensor.key] = _of_forward(matrix.quantised, matrix.transform, weight.device)
         return after
 
     def carry(self) -> None:
@@ -162,11 +163,11 @@ class TensorWriter:
         )
 
 
-def _of_forward(quantised: QTensor, tensor: PlannedTensor, device: torch.device) -> QuantizedMatrix | Tensor:
+def _of_forward(quantised: QTensor, transform: Applied, device: torch.device) -> QuantizedMatrix | Tensor:
     """What the forward multiplies its own input with: codes, or float32 where a transform must be undone."""
-    if tensor.transform.name == "none":
+    if transform.name == "none":
         return QuantizedMatrix(quantised, device)
-    return torch.from_numpy(tensor.transform.undone(quantised.decode())).to(device)
+    return torch.from_numpy(transform.undone(quantised.decode())).to(device)
 
 
 def _input_name(tensor: PlannedTensor) -> str | None:

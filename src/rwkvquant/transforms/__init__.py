@@ -1,9 +1,11 @@
 """Transforms of the input of a product; base.py says what a transform is.
 
-none        T = 1        hadamard.py    block-wise Hadamard with random signs
+none               T = 1
+hadamard.py        block-wise Hadamard with random signs
+column_scale.py    a factor for each column
 """
 
-from rwkvquant.transforms import hadamard
+from rwkvquant.transforms import column_scale, hadamard
 from rwkvquant.transforms.base import NONE, Applied, Transform, register, transform_named, transform_names, unregister
 
-__all__ = ["NONE", "Applied", "Transform", "hadamard", "register", "transform_named", "transform_names", "unregister"]
+__all__ = ["NONE", "Applied", "Transform", "column_scale", "hadamard", "register", "transform_named", "transform_names", "unregister"]

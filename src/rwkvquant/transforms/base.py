@@ -29,6 +29,7 @@ class Transform(ABC):
 
     name: ClassVar[str]
     keys: ClassVar[Mapping[str, type[int]]] = {}  # keys of the table -> their JSON types
+    fitted: ClassVar[bool] = False  # whether T depends on the weights and their input, so that `make` is only where it begins
 
     def make(self, width: int, seed: int) -> Applied:
         """T for inputs of this width, for a quantiser that knows nothing else of it. `seed`: of what T draws at random."""
@@ -36,6 +37,9 @@ class Transform(ABC):
 
     def check(self, values: Values, width: int) -> None:  # noqa: B027 (a transform without values has nothing to check)
         """Raises FormatError for values that break a rule, and for a width of the input that T cannot have."""
+
+    def check_arrays(self, values: Values, width: int, arrays: Arrays) -> None:  # noqa: B027 (as above)
+        """Raises FormatError for arrays that break a rule; `verify` calls it."""
 
     def sizes(self, values: Values, width: int) -> dict[str, tuple[Any, int]]:
         """suffix -> (dtype, elements without padding) of the arrays that it stores for inputs of this width."""

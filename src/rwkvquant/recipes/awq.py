@@ -1,0 +1,16 @@
+"""AWQ: each column is scaled by the size of its input before it is rounded (arXiv:2306.00978; docs/methods/awq.md)."""
+
+from __future__ import annotations
+
+from rwkvquant.recipes import uniform
+from rwkvquant.recipes.method import Method, Said
+from rwkvquant.recipes.options import CLIP_SEARCH, shared
+from rwkvquant.recipes.recipe import Recipe
+
+
+def build(said: Said) -> Recipe:
+    candidates, chooser = uniform.candidates(said, "rtn")
+    return Recipe(candidates=candidates, chooser=chooser, transform="column-scale", **shared(said, "rtn"))
+
+
+METHOD = Method("awq", "uniform grids of columns that are scaled by their inputs", (*uniform.OPTIONS, CLIP_SEARCH), build)
