@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP_ARGS ?=
 
-.PHONY: setup demo demo-vision test test-cpus test-arm sanitize fuzz check clean
+.PHONY: setup demo demo-vision test test-lm-eval test-cpus test-arm sanitize fuzz check clean
 
 setup: $(VENV)/.ready
 
@@ -22,6 +22,10 @@ demo-vision: setup
 
 test: check
 	$(BIN)/python -m pytest -n 2
+
+test-lm-eval: setup
+	$(BIN)/pip install --quiet $(PIP_ARGS) -c constraints.txt -e '.[eval]'
+	$(BIN)/python -m pytest tests/evaluation/test_lm_eval.py
 
 test-cpus: setup
 	tests/cpus/run.sh

@@ -36,6 +36,7 @@ ENGINE = [
 ONE_FILE = {  # the packages of extras
     "PIL": "images/pillow.py",
     "gguf": "checkpoints/gguf_blocks.py",
+    "lm_eval": "evaluation/lm_eval.py",
     "jinja2": "runtime/templates/jinja.py",
     "pycocotools": "evaluation/images/coco.py",
     "starlette": "serve/app.py",
