@@ -39,6 +39,7 @@ ONE_FILE = {  # the packages of extras
     "lm_eval": "evaluation/lm_eval.py",
     "jinja2": "runtime/templates/jinja.py",
     "pycocotools": "evaluation/images/coco.py",
+    "llguidance": "serve/grammar.py",
     "starlette": "serve/app.py",
     "tokenizers": "runtime/tokenizer_package.py",
     "uvicorn": "serve/server.py",

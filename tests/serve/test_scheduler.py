@@ -15,7 +15,7 @@ import pytest
 from rwkvquant import Model, SamplingConfig
 from rwkvquant.errors import FormatError
 from rwkvquant.serve.errors import ApiError
-from rwkvquant.serve.jobs import Begin, Job, Kept, Piece
+from rwkvquant.serve.jobs import Begin, Job, Piece
 from rwkvquant.serve.prefixes import Prefixes
 from rwkvquant.serve.scheduler import QUANTUM, Scheduler
 
@@ -210,32 +210,6 @@ def test_logits_that_are_not_finite_end_one_answer_alone(model: Model) -> None:
         with pytest.raises(Exception, match="finite"):
             broken.answer()
         assert well.answer() == alone(model, job(model, "Once", 5))
-
-
-def test_what_is_kept_continues_as_if_it_was_read_at_once(model: Model) -> None:
-    """A session: the state at the end of an answer and the rest of its text give the logits of the whole text."""
-    for stop, most in (((), 9), ((",",), 50), (("he w", "the"), 50), ((), 1)):
-        kept: list[Kept] = []
-        asked = job(model, TEXT, most, temperature=0, stop=stop, keep=kept.append)
-        with scheduling(model) as scheduler:
-            (reader,) = ask(scheduler, asked)
-            text, _ = reader.answer()
-        (end,) = kept
-        assert text.endswith(end.rest)
-        more = "\n\nUser:"
-        got, _ = model.forward(model.tokenizer.encode(end.rest + more), end.state)
-        read = text.removesuffix(end.rest)
-        slots = model.slots()
-        slot = slots.add()
-        tokens = [*asked.tokens]
-        result = model.generate(asked.tokens[1:], most, asked.sampling, stop=stop)
-        for token in result.tokens:  # those whose text the state has read
-            if len(model.tokenizer.decode([*tokens[len(asked.tokens) :], token])) > len(read):
-                break
-            tokens.append(token)
-        slots.forward({slot: tokens})
-        expected = slots.forward({slot: model.tokenizer.encode(end.rest + more)})[slot]
-        np.testing.assert_array_equal(got, expected)
 
 
 def test_a_closed_scheduler_takes_no_more_and_ends_what_runs(model: Model) -> None:

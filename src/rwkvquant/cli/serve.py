@@ -89,7 +89,9 @@ def command(
     loop = Loop()
     scheduler = Scheduler(model, slots, Prefixes(cache_mb * 1_000_000, cache_bits), loop.post, waiting)
     limits = Limits(max_tokens=max_tokens, max_prompt=max_prompt, max_body=max_body_mb << 20, timeout=timeout)
-    service = Service(model, name or Path(file).stem, scheduler, chosen, limits, Defaults(temperature, top_p, think), rwkvquant.__version__)
+    service = Service(
+        model, name or Path(file).stem, scheduler, chosen, limits, Defaults(temperature, top_p, think), version=rwkvquant.__version__
+    )
     private = loopback([host])
     opened = bind(host, port)
 

@@ -2,7 +2,10 @@
 
 app.py          paths, limits, keys            the only file that imports starlette
 server.py       sockets and signals            the only file that imports uvicorn
-chat.py, completions.py, ...                   from a request to jobs, and from pieces of text to an answer
+grammar.py      answers that must be JSON      the only file that imports llguidance
+chat.py, completions.py    the paths of OpenAI: from a request to jobs, and from pieces of text to an answer
+conversation.py, tools.py  messages to a prompt; words, thinking and calls of tools in an answer
+states.py       uploaded states, and sessions
 scheduler.py    one thread that owns the model: it reads prompts and writes answers, side by side
 sequence.py     one answer that grows
 prefixes.py     states of texts that were read, so that the next request does not read them again

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from starlette.applications import Starlette
+from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -27,7 +28,7 @@ from rwkvquant.serve.chat import chat
 from rwkvquant.serve.completions import completions
 from rwkvquant.serve.errors import ApiError, api_error
 from rwkvquant.serve.metrics import Metrics
-from rwkvquant.serve.others import detokenize, embeddings, health, models, one_model, props, tokenize
+from rwkvquant.serve.others import delete_state, detokenize, embeddings, health, list_states, models, one_model, props, tokenize
 from rwkvquant.serve.service import Reply, Service, Stream
 
 Handler = Callable[[Service, Fields, Mapping[str, str]], Coroutine[Any, Any, Reply]]
@@ -38,8 +39,17 @@ POSTS: dict[str, Handler] = {
     "/v1/embeddings": embeddings,
     "/tokenize": tokenize,
     "/detokenize": detokenize,
+    "/v1/state/delete": delete_state,
 }
-GETS: dict[str, Callable[[Service], dict[str, Any]]] = {"/health": health, "/v1/models": models, "/models": models, "/props": props}
+GETS: dict[str, Callable[[Service], dict[str, Any]]] = {
+    "/health": health,
+    "/v1/models": models,
+    "/models": models,
+    "/props": props,
+    "/v1/state/list": list_states,
+}
+METHODS = {"/v1/state/delete": ["POST", "DELETE"]}
+MAX_STATE = 512 << 20  # bytes of a file that is uploaded
 OPEN = "/health"  # needs no key
 ALLOWED = "GET, POST, DELETE, OPTIONS"
 
@@ -55,7 +65,7 @@ class Access:
 
 def make_app(service: Service, access: Access) -> ASGIApp:
     metrics = Metrics()
-    routes = [Route(path, _post(service, handler), methods=["POST"]) for path, handler in POSTS.items()]
+    routes = [Route(path, _post(service, handler), methods=METHODS.get(path, ["POST"])) for path, handler in POSTS.items()]
     routes += [Route(path, _get(service, handler), methods=["GET"]) for path, handler in GETS.items()]
 
     async def model(request: Request) -> Response:
@@ -64,6 +74,10 @@ def make_app(service: Service, access: Access) -> ASGIApp:
     async def measured(request: Request) -> Response:
         return Response(metrics.text(service.scheduler), media_type="text/plain; version=0.0.4")
 
+    async def upload(request: Request) -> Response:
+        return json_response(service.states.upload(*await _uploaded(request)))
+
+    routes += [Route("/v1/state/upload", upload, methods=["POST"])]
     routes += [Route("/v1/models/{name:path}", model, methods=["GET"]), Route("/metrics", measured, methods=["GET"])]
     app = Starlette(routes=routes, exception_handlers={HTTPException: _http_error, Exception: _error, ApiError: _error})
     return Guard(app, service, access, metrics, {route.path for route in routes})
@@ -92,6 +106,25 @@ async def _body(request: Request, most: int) -> bytes:
         if len(raw) > most:
             raise ApiError(f"the body of a request has at most {most} bytes on this server", 413, code="body_too_large")
     return bytes(raw)
+
+
+async def _uploaded(request: Request) -> tuple[str, bytes]:
+    """Name and bytes of a file: a form with `file`, or the bytes alone with the name in ?state_id= or X-State-Id."""
+    name = request.query_params.get("state_id") or request.headers.get("x-state-id", "")
+    if not request.headers.get("content-type", "").startswith("multipart/form-data"):
+        return name, await _body(request, MAX_STATE)
+    length = request.headers.get("content-length", "")
+    if not length.isdigit() or int(length) > MAX_STATE:
+        raise ApiError(f"an upload says its Content-Length, at most {MAX_STATE} bytes", 413, code="body_too_large")
+    try:
+        async with request.form(max_files=1, max_fields=4) as form:
+            file = form.get("file")
+            if not isinstance(file, UploadFile):
+                raise ApiError("an upload is a form with `file`, or the bytes of the file alone", param="file")
+            named = form.get("state_id")
+            return name or (named if isinstance(named, str) else "") or file.filename or "", await file.read()
+    except HTTPException as error:
+        raise ApiError(f"the form cannot be read: {error.detail}") from None
 
 
 class Answer:

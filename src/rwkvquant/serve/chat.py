@@ -9,122 +9,70 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rwkvquant.runtime.session import END_OF_TEXT
-from rwkvquant.runtime.thinking import ThinkingSplit, begun_thinking
 from rwkvquant.runtime.tokenizer_base import Tokenizer
-from rwkvquant.serve.answers import Answers
 from rwkvquant.serve.body import Fields
+from rwkvquant.serve.conversation import Choice, Conversation, Delta, converse, read_format
 from rwkvquant.serve.errors import ApiError
-from rwkvquant.serve.jobs import Begin, Piece, Scored
+from rwkvquant.serve.jobs import Piece, Scored
 from rwkvquant.serve.messages import read_messages
-from rwkvquant.serve.service import Events, Reply, Service, Stream, include_usage, new_id, usage
+from rwkvquant.serve.service import Events, Reply, Service, Stream, Turn, include_usage, new_id, usage
+from rwkvquant.serve.states import Session
+from rwkvquant.serve.tools import read_tools
 
 MAX_TOP_LOGPROBS = 20
-EFFORTS = {"none": "none", "minimal": "none", "low": "short", "medium": "on", "high": "long", "xhigh": "long"}
-
-
-@dataclass
-class Prompt:
-    """What the model reads. `begun`: the thinking that the template began for it; None: answers have none."""
-
-    tokens: tuple[int, ...]
-    added: int
-    begun: str | None
-    marks: tuple[int, ...] = ()
-
-
-@dataclass
-class Choice:
-    """One answer as it grows."""
-
-    split: ThinkingSplit | None
-    text: str = ""
-    thinking: str = ""
-    logprobs: list[dict[str, Any]] = field(default_factory=list)
-    finish: str | None = None
-    count: int = 0
-
-    def add(self, piece: Piece) -> dict[str, str]:
-        """What is new, as the fields of a delta."""
-        self.count = piece.count
-        if self.split is None:
-            new = {"content": piece.text}
-        else:
-            parts = self.split.push(piece.text) + (self.split.finish() if piece.finish else [])
-            new = {"content": "", "reasoning_content": ""}
-            for part in parts:
-                new["reasoning_content" if part.thinking else "content"] += part.text
-        if not self.text:
-            new["content"] = new["content"].lstrip()  # the space after "Assistant:"
-        self.text += new["content"]
-        self.thinking += new.get("reasoning_content", "")
-        return {name: text for name, text in new.items() if text}
 
 
 async def chat(service: Service, fields: Fields, headers: Mapping[str, str]) -> Reply:
     """Raises ApiError for a request that is wrong."""
     wants_usage = include_usage(fields)
-    count = fields.whole("n", 1, 1, service.limits.max_choices)
-    begin = service.begin(fields, headers)
-    prompt = read_prompt(service, fields, begin)
-    wants_logprobs = fields.flag("logprobs")
-    top = fields.whole("top_logprobs", 0, 0, MAX_TOP_LOGPROBS)
-    if top and not wants_logprobs:
-        raise ApiError("top_logprobs needs logprobs=true", param="top_logprobs")
-    name = "max_tokens" if fields.get("max_completion_tokens") is None else "max_completion_tokens"
-    jobs = service.jobs(
-        fields,
-        prompt.tokens,
-        count,
-        fields.whole(name, service.limits.max_tokens, 1, 1 << 31),
-        begin,
-        stop=service.template.stop,
-        marks=prompt.marks,
-        top_logprobs=top if wants_logprobs else None,
-    )
-    choices = [Choice(None if prompt.begun is None else ThinkingSplit(prompt.begun)) for _ in jobs]
-    answers = Answers(service.scheduler, jobs, alike=count)
-    growing = Growing(service, prompt, choices, answers, wants_logprobs)
+    turn = service.turn(fields, headers)
+    try:
+        messages = read_messages(fields)
+        if turn is not None:
+            messages = continued(turn, messages, fields)
+        conversation, wants_logprobs = await _begun(service, fields, headers, messages)
+    except BaseException:
+        if turn is not None:
+            turn.close()
+        raise
+    growing = Growing(service, conversation, wants_logprobs, messages, turn)
     if fields.flag("stream"):
         return Stream(growing.chunks(wants_usage))
     return await growing.whole()
 
 
-def read_prompt(service: Service, fields: Fields, begin: Begin) -> Prompt:
-    """The conversation as tokens, up to where the model answers."""
-    messages = read_messages(fields)
-    template = service.template
-    think = thinking(service, fields)
-    text = template.render(messages, think)  # type: ignore[arg-type]
-    tokens = template.tokens(text, lambda part: service.encode(part, "messages"))
-    whole = service.prompt(tokens, begin, "messages")
-    added = len(whole) - len(tokens)
-    marks = []
-    if messages[0]["role"] == "system" and len(messages) > 1 and not template.end_mark:
-        system = template.render(messages[:1], None, False)  # type: ignore[arg-type]
-        if text.startswith(system):  # another conversation with this system text goes on from here
-            marks.append(shared_tokens(tokens, service.encode(system, "messages")) + added)
-    return Prompt(whole, added, begun_thinking(text) if template.thinking else None, tuple(marks))
+def continued(turn: Turn, messages: list[dict[str, Any]], fields: Fields) -> list[dict[str, Any]]:
+    """The conversation of a session, with new messages. Raises ApiError for answers of the model, which the server has already."""
+    if fields.whole("n", 1, 1, 1 << 31) != 1:
+        raise ApiError("a session has one answer to each request; leave n out", param="n")
+    if turn.session.tokens:
+        raise ApiError(f"the session {turn.name} is one of /v1/completions", param="session_id")
+    if turn.session.messages and any(message["role"] == "assistant" for message in messages):
+        sentence = (
+            "a request of a session has only what is new, and the server has the answers; leave session_id out to send a whole conversation"
+        )
+        raise ApiError(sentence, param="messages")
+    return [*turn.session.messages, *messages]
 
 
-def shared_tokens(tokens: list[int], others: list[int]) -> int:
-    """How many tokens both begin with."""
-    return next((i for i, (a, b) in enumerate(zip(tokens, others, strict=False)) if a != b), min(len(tokens), len(others)))
-
-
-def thinking(service: Service, fields: Fields) -> str | None:
-    """How to think: `think` by the template's own names, `reasoning_effort`, or `enable_thinking` of chat_template_kwargs."""
-    ways = service.template.thinking
-    if (asked := fields.get("think")) is not None:
-        return fields.choice("think", ways, "") if ways else service.template.require_think(str(asked))  # type: ignore[func-returns-value]
-    if not ways:
-        return None
-    enabled = fields.fields("chat_template_kwargs").get("enable_thinking")
-    effort = fields.get("reasoning_effort")
-    if isinstance(effort, str) and effort in EFFORTS:
-        return EFFORTS[effort] if EFFORTS[effort] in ways else "on" if EFFORTS[effort] != "none" else None
-    if isinstance(enabled, bool):
-        return "on" if enabled else "none"
-    return service.defaults.think
+async def _begun(service: Service, fields: Fields, headers: Mapping[str, str], messages: list[dict[str, Any]]) -> tuple[Conversation, bool]:
+    wants_logprobs = fields.flag("logprobs")
+    top = fields.whole("top_logprobs", 0, 0, MAX_TOP_LOGPROBS)
+    if top and not wants_logprobs:
+        raise ApiError("top_logprobs needs logprobs=true", param="top_logprobs")
+    name = "max_tokens" if fields.get("max_completion_tokens") is None else "max_completion_tokens"
+    conversation = await converse(
+        service,
+        fields,
+        messages,
+        service.begin(fields, headers),
+        count=fields.whole("n", 1, 1, service.limits.max_choices),
+        max_tokens=fields.whole(name, service.limits.max_tokens, 1, 1 << 31),
+        top_logprobs=top if wants_logprobs else None,
+        wish=read_tools(fields),
+        schema=read_format(fields),
+    )
+    return conversation, wants_logprobs
 
 
 @dataclass
@@ -132,67 +80,104 @@ class Growing:
     """The answers to one request, and the shapes in which they are sent."""
 
     service: Service
-    prompt: Prompt
-    choices: list[Choice]
-    answers: Answers
+    conversation: Conversation
     wants_logprobs: bool
+    messages: list[dict[str, Any]]
+    turn: Turn | None
     id: str = field(default_factory=lambda: new_id("chatcmpl"))
     created: int = field(default_factory=lambda: int(time.time()))
     cached: int = 0
+    logprobs: dict[int, list[dict[str, Any]]] = field(default_factory=dict)
 
     async def whole(self) -> dict[str, Any]:
-        async with aclosing(self.answers.pieces()) as pieces:
-            async for index, piece in pieces:
-                self._add(index, piece)
-        return self._envelope("chat.completion") | {"choices": list(map(self._choice, range(len(self.choices)))), "usage": self._usage()}
+        try:
+            async with aclosing(self.conversation.answers.pieces()) as pieces:
+                async for index, piece in pieces:
+                    self._add(index, piece)
+            self._ended()
+        finally:
+            self._close()
+        choices = [self._choice(index, choice) for index, choice in enumerate(self.conversation.choices)]
+        return self._envelope("chat.completion") | {"choices": choices, "usage": self._usage()}
 
     async def chunks(self, wants_usage: bool) -> Events:
-        async with aclosing(self.answers.pieces()) as pieces:
+        try:
             begun: set[int] = set()
-            async for index, piece in pieces:
-                new, logprobs = self._add(index, piece)
-                if index not in begun:
-                    begun.add(index)
-                    yield self._chunk(index, {"role": "assistant", "content": ""}, None, None, wants_usage)
-                if new or logprobs:
-                    yield self._chunk(index, new, logprobs, None, wants_usage)
-                if piece.finish:
-                    yield self._chunk(index, {}, None, piece.finish, wants_usage)
-        if wants_usage:
-            yield self._envelope("chat.completion.chunk") | {"choices": [], "usage": self._usage()}
+            async with aclosing(self.conversation.answers.pieces()) as pieces:
+                async for index, piece in pieces:
+                    new, logprobs = self._add(index, piece)
+                    if index not in begun:
+                        begun.add(index)
+                        yield self._chunk(index, {"role": "assistant", "content": ""}, wants_usage)
+                    delta = self._delta(index, new)
+                    if delta or logprobs:
+                        yield self._chunk(index, delta, wants_usage, logprobs)
+                    if piece.finish:
+                        yield self._chunk(index, {}, wants_usage, finish=self.conversation.choices[index].finish)
+            self._ended()
+            if wants_usage:
+                yield self._envelope("chat.completion.chunk") | {"choices": [], "usage": self._usage()}
+        finally:
+            self._close()
 
-    def _add(self, index: int, piece: Piece) -> tuple[dict[str, str], list[dict[str, Any]]]:
-        choice = self.choices[index]
+    def _add(self, index: int, piece: Piece) -> tuple[Delta, list[dict[str, Any]]]:
         self.cached = max(self.cached, piece.cached)
-        new = choice.add(piece)
+        new = self.conversation.choices[index].add(piece)
         tokenizer = self.service.model.tokenizer
         logprobs = [token_logprob(tokenizer, each) for each in piece.scored if each.token != END_OF_TEXT]
-        choice.logprobs += logprobs
-        choice.finish = piece.finish
+        self.logprobs.setdefault(index, []).extend(logprobs)
         return new, logprobs
+
+    def _ended(self) -> None:
+        """The session now has this answer too."""
+        if self.turn is not None:
+            choice = self.conversation.choices[0]
+            answer = {"role": "assistant", "content": choice.words.strip()}
+            if choice.calls:
+                answer["tool_calls"] = choice.calls  # type: ignore[assignment]
+            self.turn.after = Session([*self.messages, answer], (), self.turn.session.state_id)
+
+    def _close(self) -> None:
+        if self.turn is not None:
+            self.turn.close()
 
     def _envelope(self, kind: str) -> dict[str, Any]:
         about = {"id": self.id, "object": kind, "created": self.created, "model": self.service.name}
         return about | {"system_fingerprint": self.service.fingerprint}
 
-    def _choice(self, index: int) -> dict[str, Any]:
-        choice = self.choices[index]
-        message: dict[str, Any] = {"role": "assistant", "content": choice.text, "refusal": None}
-        if choice.split is not None:
+    def _choice(self, index: int, choice: Choice) -> dict[str, Any]:
+        message: dict[str, Any] = {"role": "assistant", "content": choice.words, "refusal": None}
+        if choice.calls:
+            message |= {"content": choice.words.rstrip() or None, "tool_calls": choice.calls}
+        if choice.thinks is not None:
             message["reasoning_content"] = choice.thinking
-        logprobs = {"content": choice.logprobs, "refusal": None} if self.wants_logprobs else None
+        logprobs = {"content": self.logprobs.get(index, []), "refusal": None} if self.wants_logprobs else None
         return {"index": index, "message": message, "logprobs": logprobs, "finish_reason": choice.finish}
 
+    def _delta(self, index: int, new: Delta) -> dict[str, Any]:
+        first = len(self.conversation.choices[index].calls) - len(new.calls)
+        delta: dict[str, Any] = {"content": new.words} if new.words else {}
+        if new.thinking:
+            delta["reasoning_content"] = new.thinking
+        if new.calls:
+            delta["tool_calls"] = [{"index": first + place} | call for place, call in enumerate(new.calls)]
+        return delta
+
     def _chunk(
-        self, index: int, delta: dict[str, Any], logprobs: list[dict[str, Any]] | None, finish: str | None, wants_usage: bool
+        self,
+        index: int,
+        delta: dict[str, Any],
+        wants_usage: bool,
+        logprobs: list[dict[str, Any]] | None = None,
+        finish: str | None = None,
     ) -> dict[str, Any]:
         scores = {"content": logprobs, "refusal": None} if self.wants_logprobs and logprobs else None
         choice = {"index": index, "delta": delta, "logprobs": scores, "finish_reason": finish}
         return self._envelope("chat.completion.chunk") | {"choices": [choice]} | ({"usage": None} if wants_usage else {})
 
     def _usage(self) -> dict[str, Any]:
-        written = sum(choice.count for choice in self.choices)
-        return usage(len(self.prompt.tokens) - self.prompt.added, written, self.cached)
+        written = sum(choice.count for choice in self.conversation.choices)
+        return usage(self.conversation.prompt.given, written, self.cached)
 
 
 def token_logprob(tokenizer: Tokenizer, each: Scored) -> dict[str, Any]:

@@ -14,7 +14,8 @@ from rwkvquant.serve.answers import Answers
 from rwkvquant.serve.body import Fields
 from rwkvquant.serve.errors import ApiError
 from rwkvquant.serve.jobs import Job, Piece, Scored
-from rwkvquant.serve.service import Events, Reply, Service, Stream, include_usage, new_id, usage
+from rwkvquant.serve.service import Events, Reply, Service, Stream, Turn, include_usage, new_id, usage
+from rwkvquant.serve.states import Session
 
 MAX_LOGPROBS, MAX_PROMPTS, MAX_TOKENS = 20, 256, 16
 
@@ -99,13 +100,29 @@ async def completions(service: Service, fields: Fields, headers: Mapping[str, st
     count = fields.whole("n", 1, 1, service.limits.max_choices)
     if fields.whole("best_of", count, 1, service.limits.max_choices) != count:
         raise ApiError("best_of must be n, or left out: this server returns every answer that it writes", param="best_of")
+    turn = service.turn(fields, headers)
+    try:
+        growing = _begun(service, fields, headers, count, turn)
+    except BaseException:
+        if turn is not None:
+            turn.close()
+        raise
+    if fields.flag("stream"):
+        return Stream(growing.chunks(wants_usage))
+    return await growing.whole()
+
+
+def _begun(service: Service, fields: Fields, headers: Mapping[str, str], count: int, turn: Turn | None) -> Growing:
     begin = service.begin(fields, headers)
     wants_logprobs, top = read_logprobs(fields)
     echo = fields.flag("echo")
     most = fields.whole("max_tokens", MAX_TOKENS, 0, 1 << 31)
     jobs: list[Job] = []
     texts: list[Text] = []
-    for tokens in read_prompts(service, fields):
+    prompts = read_prompts(service, fields)
+    if turn is not None:
+        prompts = continued(turn, prompts, count)
+    for tokens in prompts:
         prompt = service.prompt(tokens, begin, "prompt")
         added = len(prompt) - len(tokens)
         jobs += service.jobs(
@@ -118,10 +135,16 @@ async def completions(service: Service, fields: Fields, headers: Mapping[str, st
             prompt_logprobs=echo and wants_logprobs,
         )
         texts += [Text(service.model.tokenizer, prompt, added, echo, wants_logprobs) for _ in range(count)]
-    growing = Growing(service, texts, count, Answers(service.scheduler, jobs, alike=count))
-    if fields.flag("stream"):
-        return Stream(growing.chunks(wants_usage))
-    return await growing.whole()
+    return Growing(service, texts, count, Answers(service.scheduler, jobs, alike=count), turn)
+
+
+def continued(turn: Turn, prompts: list[list[int]], count: int) -> list[list[int]]:
+    """The text of a session, and what is new."""
+    if len(prompts) != 1 or count != 1:
+        raise ApiError("a request of a session has one prompt and one answer", param="prompt")
+    if turn.session.messages:
+        raise ApiError(f"the session {turn.name} is one of /v1/chat/completions", param="session_id")
+    return [[*turn.session.tokens, *prompts[0]]]
 
 
 def read_logprobs(fields: Fields) -> tuple[bool, int]:
@@ -165,14 +188,19 @@ class Growing:
     texts: list[Text]
     each: int  # how many texts have the same prompt
     answers: Answers
+    turn: Turn | None
     id: str = field(default_factory=lambda: new_id("cmpl"))
     created: int = field(default_factory=lambda: int(time.time()))
     cached: dict[int, int] = field(default_factory=dict)
 
     async def whole(self) -> dict[str, Any]:
-        async with aclosing(self.answers.pieces()) as pieces:
-            async for index, piece in pieces:
-                self._add(index, piece)
+        try:
+            async with aclosing(self.answers.pieces()) as pieces:
+                async for index, piece in pieces:
+                    self._add(index, piece)
+            self._ended()
+        finally:
+            self._close()
         choices = [
             {"index": index, "text": text.text, "logprobs": text.logprobs if text.wants_logprobs else None, "finish_reason": text.finish}
             for index, text in enumerate(self.texts)
@@ -180,12 +208,27 @@ class Growing:
         return self._envelope() | {"choices": choices, "usage": self._usage()}
 
     async def chunks(self, wants_usage: bool) -> Events:
-        async with aclosing(self.answers.pieces()) as pieces:
-            async for index, piece in pieces:
-                choice = {"index": index} | self._add(index, piece) | {"finish_reason": piece.finish}
-                yield self._envelope() | {"choices": [choice]} | ({"usage": None} if wants_usage else {})
-        if wants_usage:
-            yield self._envelope() | {"choices": [], "usage": self._usage()}
+        try:
+            async with aclosing(self.answers.pieces()) as pieces:
+                async for index, piece in pieces:
+                    choice = {"index": index} | self._add(index, piece) | {"finish_reason": piece.finish}
+                    yield self._envelope() | {"choices": [choice]} | ({"usage": None} if wants_usage else {})
+            self._ended()
+            if wants_usage:
+                yield self._envelope() | {"choices": [], "usage": self._usage()}
+        finally:
+            self._close()
+
+    def _ended(self) -> None:
+        """The session now has this text too."""
+        if self.turn is not None:
+            (text,) = self.texts
+            own = self.service.model.tokenizer.encode(text.text[text.shift :])
+            self.turn.after = Session([], (*text.given[text.added :], *own), self.turn.session.state_id)
+
+    def _close(self) -> None:
+        if self.turn is not None:
+            self.turn.close()
 
     def _add(self, index: int, piece: Piece) -> dict[str, Any]:
         self.cached[index // self.each] = max(self.cached.get(index // self.each, 0), piece.cached)

@@ -19,14 +19,6 @@ class Begin:
 
 
 @dataclass(frozen=True)
-class Kept:
-    """Where an answer ended: `state` has read all of it but `rest`, the end of the text that was shown."""
-
-    state: State
-    rest: str
-
-
-@dataclass(frozen=True)
 class Job:
     """One answer to write.
 
@@ -34,7 +26,7 @@ class Job:
     `bias`: added to the logits of these tokens. `top_logprobs`: how many likely tokens are reported with each token; None: no report.
     `prompt_logprobs`: the same report for the tokens of the prompt, which then is read as a whole.
     `marks`: numbers of tokens after which others may continue in another way; their states are worth keeping.
-    `keep` gets the state at the end, if the answer was not cancelled. `deadline`: time.monotonic() at which the answer fails.
+    `deadline`: time.monotonic() at which the answer fails.
     """
 
     tokens: tuple[int, ...]
@@ -46,7 +38,6 @@ class Job:
     prompt_logprobs: bool = False
     begin: Begin = field(default_factory=Begin)
     marks: tuple[int, ...] = ()
-    keep: Callable[[Kept], None] | None = None
     deadline: float = float("inf")
 
     @property

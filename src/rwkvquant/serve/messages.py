@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from rwkvquant.errors import RwkvQuantError
@@ -26,8 +27,28 @@ def _message(fields: Fields) -> dict[str, Any]:
     if fields.get("role") is None:
         raise ApiError(f"each message has a role, one of {', '.join(ROLES)}; {fields.where[:-1]} has none", param=f"{fields.where}role")
     role = fields.choice("role", ROLES, "user")
-    text = content(fields, optional=role == "assistant")
-    return {"role": "system" if role == "developer" else role, "content": text}
+    message: dict[str, Any] = {
+        "role": "system" if role == "developer" else role,
+        "content": content(fields, optional=role == "assistant"),
+    }
+    if role == "assistant" and fields.get("tool_calls"):
+        message["tool_calls"] = [_call(each) for each in fields.objects("tool_calls")]
+    if role in ("tool", "function"):
+        message |= {name: checked(fields.text(name), f"{fields.where}{name}") for name in ("tool_call_id", "name") if fields.get(name)}
+    return message
+
+
+def _call(fields: Fields) -> dict[str, Any]:
+    """A call that the model made earlier. Its arguments are a string with JSON; templates get them as they are meant."""
+    function = fields.fields("function")
+    name, text = function.text("name"), function.get("arguments")
+    try:
+        arguments = json.loads(text) if isinstance(text, str) and text.strip() else text or {}
+    except (ValueError, RecursionError):
+        arguments = text  # what the model wrote, although it is no JSON
+    for part in (name, json.dumps(arguments, ensure_ascii=False)):
+        checked(part, function.where[:-1])
+    return {"id": checked(fields.text("id"), f"{fields.where}id"), "type": "function", "function": {"name": name, "arguments": arguments}}
 
 
 def content(fields: Fields, name: str = "content", optional: bool = False) -> str:

@@ -8,9 +8,11 @@ from typing import Any
 from rwkvquant.errors import RwkvQuantError
 from rwkvquant.runtime.tokenizer_base import token_ids
 from rwkvquant.serve.body import Fields
-from rwkvquant.serve.chat import read_prompt
+from rwkvquant.serve.conversation import read_prompt
 from rwkvquant.serve.errors import ApiError
-from rwkvquant.serve.service import Reply, Service
+from rwkvquant.serve.messages import read_messages
+from rwkvquant.serve.service import Reply, Service, identifier
+from rwkvquant.serve.tools import read_tools
 
 
 def models(service: Service) -> dict[str, Any]:
@@ -71,7 +73,7 @@ def props(service: Service) -> dict[str, Any]:
 async def tokenize(service: Service, fields: Fields, headers: Mapping[str, str]) -> Reply:
     """`content` (or `text`, `prompt`) or `messages` to token ids."""
     if fields.get("messages") is not None:
-        prompt = read_prompt(service, fields, service.begin(fields, headers))
+        prompt = read_prompt(service, fields, read_messages(fields), service.begin(fields, headers), read_tools(fields))
         tokens = list(prompt.tokens[prompt.added :])
     else:
         name = next((name for name in ("content", "text", "prompt") if fields.get(name) is not None), "content")
@@ -95,3 +97,17 @@ async def embeddings(service: Service, fields: Fields, headers: Mapping[str, str
     """Refused as OpenAI refuses a model that makes none."""
     sentence = f"You are not allowed to generate embeddings from this model: {service.name} writes text and makes no embeddings"
     raise ApiError(sentence, 403, param="model")
+
+
+async def delete_state(service: Service, fields: Fields, headers: Mapping[str, str]) -> Reply:
+    """`state_id` of an uploaded state, or `session_id` of a session. Raises ApiError for an unknown one."""
+    for name, kept in (("state_id", service.states), ("session_id", service.sessions)):
+        if which := identifier(fields, headers, name):
+            if not kept.delete(which):
+                raise ApiError(f"there is no {name} {which[:100]!r}", 404, param=name, code="state_not_found")
+            return {"object": "rwkv.state.deleted", name: which, "deleted": True}
+    raise ApiError("a state_id or a session_id is needed", param="state_id")
+
+
+def list_states(service: Service) -> dict[str, Any]:
+    return {"object": "list", "data": service.states.list(), "sessions": service.sessions.list()}

@@ -303,8 +303,6 @@ class Scheduler:
             length, state = sequence.place or (len(read), self._slots.state(sequence.slot))
             if length >= LEAST:
                 self.prefixes.put(sequence.job.begin.key, read[:length], state)
-            if sequence.job.keep is not None:
-                sequence.job.keep(sequence.kept(state))
         self._slots.free(sequence.slot)
         sequence.slot = None
         self._running.remove(sequence)

@@ -9,7 +9,7 @@ from rwkvquant.runtime.states.files import State
 from rwkvquant.runtime.stopping import TextUntilStop
 from rwkvquant.runtime.tokenizer_base import Tokenizer
 from rwkvquant.serve.choosing import Chooser, Constraint, scored, scored_rows
-from rwkvquant.serve.jobs import Deliver, Job, Kept, Piece, Scored
+from rwkvquant.serve.jobs import Deliver, Job, Piece, Scored
 
 
 @dataclass
@@ -52,7 +52,6 @@ class Sequence:
         self._chooser = Chooser(self.job.sampling, self.job.bias, self.constraint)
         self._output = TextUntilStop(self.tokenizer.stream_decoder(after=self.job.tokens), self.job.stop)
         self._shown = ""
-        self._rest = 0  # of `_shown`, from where on the state at `place`, or else the current one, has not read it
         self._waiting: list[Scored] = []  # their text is held back
 
     @property
@@ -99,8 +98,6 @@ class Sequence:
             self._end("length", first)
             return False
         held = self._output.holds_back
-        if not held:
-            self._rest = len(self._shown)
         token = self._chooser.next(logits)
         offset = len(self._shown) + len(self._output.waiting)
         self.written.append(token)
@@ -115,10 +112,6 @@ class Sequence:
         else:
             self._send(text, first, len(self._shown))
         return self._output.holds_back and not held
-
-    def kept(self, state: State) -> Kept:
-        """The end of the answer, for a session. `state`: that of `place`, or else of the slot."""
-        return Kept(state, self._shown[self._rest :])
 
     def fail(self, error: Exception) -> None:
         self.failed = error

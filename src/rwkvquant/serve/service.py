@@ -14,8 +14,10 @@ from rwkvquant.runtime.session import END_OF_TEXT, Model
 from rwkvquant.runtime.templates import ChatTemplate
 from rwkvquant.serve.body import Fields
 from rwkvquant.serve.errors import ApiError
+from rwkvquant.serve.grammar import Grammars
 from rwkvquant.serve.jobs import Begin, Job
 from rwkvquant.serve.scheduler import Scheduler
+from rwkvquant.serve.states import Session, Sessions, UploadedStates
 
 MAX_SEED = 1 << 64
 
@@ -62,8 +64,15 @@ class Service:
     template: ChatTemplate
     limits: Limits = field(default_factory=Limits)
     defaults: Defaults = field(default_factory=Defaults)
+    states: UploadedStates = field(init=False)
+    sessions: Sessions = field(default_factory=Sessions)
+    grammars: Grammars = field(init=False)
     version: str = ""
     created: int = field(default_factory=lambda: int(time.time()))
+
+    def __post_init__(self) -> None:
+        self.states = UploadedStates(self.model)
+        self.grammars = Grammars(self.model.tokenizer, self.model.dims.vocab)
 
     @property
     def fingerprint(self) -> str:
@@ -129,8 +138,54 @@ class Service:
         ]
 
     def begin(self, fields: Fields, headers: Mapping[str, str]) -> Begin:
-        """What is in front of the prompt."""
-        return Begin()
+        """What is in front of the prompt: the state of `state_id`. Raises ApiError for an unknown one."""
+        name = identifier(fields, headers, "state_id")
+        return self.states.begin(name) if name else Begin()
+
+    def turn(self, fields: Fields, headers: Mapping[str, str]) -> Turn | None:
+        """The session of `session_id`, if one is named.
+
+        Raises ApiError while another request has it, and for another state than it began with.
+        """
+        name = identifier(fields, headers, "session_id")
+        if not name:
+            return None
+        state = identifier(fields, headers, "state_id")
+        session = self.sessions.open(name)
+        turn = Turn(self.sessions, name, session)
+        if (session.messages or session.tokens) and session.state_id != state:
+            turn.close()
+            raise ApiError(
+                f"the session {name} began with the state {session.state_id or '(none)'}; got {state or '(none)'}", param="state_id"
+            )
+        session.state_id = state
+        return turn
+
+
+@dataclass
+class Turn:
+    """One request of a session."""
+
+    sessions: Sessions
+    name: str
+    session: Session
+    after: Session | None = None
+
+    def close(self) -> None:
+        self.sessions.close(self.name, self.after)
+
+
+def identifier(fields: Fields, headers: Mapping[str, str], name: str) -> str:
+    """`session_id` or `state_id`: in the body, or in the header X-Session-Id; empty if it was not said.
+
+    Raises ApiError for two different values.
+    """
+    dashed = name.replace("_", "-")
+    values = (fields.text(name), headers.get(f"x-{dashed}", ""), headers.get(f"x-rwkv-{dashed}", ""))
+    said = {value for value in values if value}
+    if len(said) > 1:
+        raise ApiError(f"{name} was given with two values, in the body and in a header", param=name)
+    return said.pop() if said else ""
 
 
 def new_id(prefix: str) -> str:

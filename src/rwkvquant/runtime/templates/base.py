@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, TypedDict
+from typing import Any, Literal, TypedDict
 
 from rwkvquant.errors import ConfigError
 
@@ -18,7 +18,7 @@ class ChatMessage(TypedDict):
     content: str
 
 
-Rendering = Callable[[Sequence[ChatMessage], str | None, bool], str]  # messages, how to think, whether the model answers next -> text
+Rendering = Callable[..., str]  # messages, how to think, whether the model answers next[, tools] -> text
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,7 @@ class ChatTemplate:
     `end_mark`: a character that stands for token 0 in the text. Empty: the text has no such place.
     `max_tokens`: the longest answer, with its thinking, where the user does not say.
     `about`: what it is, in a few words, for the help.
+    `knows_tools`: `rendering` takes tools as a fourth argument, and messages with `tool_calls` and of the role "tool".
     """
 
     name: str
@@ -44,20 +45,25 @@ class ChatTemplate:
     end_mark: str = ""
     max_tokens: int = 512
     about: str = ""
+    knows_tools: bool = False
 
     @property
     def keeps_answers(self) -> bool:
         """Whether the model sees its earlier answers exactly as it wrote them. False: they become text again, without thinking."""
         return self.separator is not None and not self.thinking
 
-    def render(self, messages: Sequence[ChatMessage], think: str | None = None, answer_next: bool = True) -> str:
+    def render(
+        self, messages: Sequence[ChatMessage], think: str | None = None, answer_next: bool = True, tools: Sequence[Any] | None = None
+    ) -> str:
         """The text of a conversation. With `answer_next` it ends where the model begins its answer.
+
+        `tools`: functions as OpenAI describes them, only for a template that `knows_tools`.
 
         `think` is one of `thinking`; None leaves the choice to the template. Raises ConfigError for another one, for a role that the
         template does not know, and where a Jinja template fails.
         """
         self.require_think(think)
-        return self.rendering(messages, think, answer_next)
+        return self.rendering(messages, think, answer_next, tools) if tools else self.rendering(messages, think, answer_next)
 
     def tokens(self, text: str, encode: Callable[[str], list[int]]) -> list[int]:
         """The tokens of a rendered text: `encode` of its parts, and token 0 where `end_mark` is."""

@@ -3,7 +3,9 @@
 A template is a program. It runs in Jinja's sandbox, which lets it change nothing and reach nothing but the messages, and only a file that
 the user named comes here. It sees what templates of Hugging Face expect:
 
-    messages                [{"role": ..., "content": ...}, ...]; an answer that began with thinking has it, in <think> ... </think>
+    messages                [{"role": ..., "content": ...}, ...]; an answer that began with thinking has it, in <think> ... </think>;
+                            with tools also `tool_calls`, `tool_call_id` and the role "tool"
+    tools                   functions that the model may call, or none
     add_generation_prompt   True where the model answers next
     bos_token, eos_token    the end of a text, which is token 0
     enable_thinking         true or false, where the user said how to think
@@ -53,8 +55,8 @@ def jinja_template(source: str, name: str) -> ChatTemplate:
     except (RecursionError, MemoryError, ValueError) as error:
         raise ConfigError(f"the chat template {name} cannot be compiled: {type(error).__name__}: {error}") from None
 
-    def rendering(messages: Sequence[ChatMessage], think: str | None, answer_next: bool) -> str:
-        plain = [{"role": m["role"], "content": m["content"].replace(END_MARK, "")} for m in messages]
+    def rendering(messages: Sequence[ChatMessage], think: str | None, answer_next: bool, tools: Sequence[Any] | None = None) -> str:
+        plain = _without_mark(list(messages))
         choice = {} if think is None else {"enable_thinking": THINKING[think]}
         try:
             return compiled.render(
@@ -62,7 +64,7 @@ def jinja_template(source: str, name: str) -> ChatTemplate:
                 add_generation_prompt=answer_next,
                 bos_token=END_MARK,
                 eos_token=END_MARK,
-                tools=None,
+                tools=_without_mark(tools),
                 documents=None,
                 **choice,
             )
@@ -71,7 +73,16 @@ def jinja_template(source: str, name: str) -> ChatTemplate:
         except Exception as error:  # a template is a program, which may fail in any way
             raise ConfigError(f"the chat template {name} failed: {type(error).__name__}: {error}") from None
 
-    return ChatTemplate(name, _stops(rendering), rendering, thinking=tuple(THINKING), end_mark=END_MARK)
+    return ChatTemplate(name, _stops(rendering), rendering, thinking=tuple(THINKING), end_mark=END_MARK, knows_tools=True)
+
+
+def _without_mark(value: Any) -> Any:
+    """The same value without END_MARK in its texts: what users write never becomes token 0."""
+    if isinstance(value, str):
+        return value.replace(END_MARK, "")
+    if isinstance(value, dict):
+        return {_without_mark(key): _without_mark(part) for key, part in value.items()}
+    return [_without_mark(part) for part in value] if isinstance(value, list | tuple) else value
 
 
 def _stops(rendering: Any) -> tuple[str, ...]:
