@@ -11,6 +11,7 @@ import json
 import math
 import zlib
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,10 @@ from rwkvquant.codecs import DenseConfig, GridConfig, Packing, codec_of_layout, 
 from rwkvquant.errors import RwkvQuantError
 from rwkvquant.formats.container import open_packed
 from rwkvquant.formats.header import DTYPES, LENGTH_BYTES, PREFIX, with_checksum
+from rwkvquant.images import preprocessing_for
+from rwkvquant.runtime.engines.image_base import forward_of
+from rwkvquant.runtime.engines.image_native import NativeImageEngine
+from rwkvquant.runtime.engines.image_reference import ReferenceImageEngine
 from rwkvquant.runtime.engines.native import NativeEngine
 from rwkvquant.runtime.engines.reference import ReferenceEngine
 from rwkvquant.runtime.tokenizer import from_data
@@ -44,6 +49,7 @@ NESTED = (
 DIMS = {
     "rwkv7": Dims(1, 32, 64, 40, 2, 16, {"Rw": 8, "Ra": 8, "Rv": 8, "Rg": 8}),
     "rwkv6": Dims(1, 32, 64, 40, 2, 16, {"Rm": 8, "Rd": 8}),
+    "vrwkv": Dims(1, 32, 64, positions=4, patch=4, channels=3, classes=5),
 }
 PARAMETERS: dict[str, tuple[Any, ...]] = {  # where an ordinary number would rarely be right
     "group_size": (32, 64, 96, 128, 1 << 20, 0, 33, 1 << 31, -64),
@@ -52,6 +58,7 @@ PARAMETERS: dict[str, tuple[Any, ...]] = {  # where an ordinary number would rar
 }
 ORDINARY = {int: (0, 1, 3, 7, 8, 9, 14, 15, 31, 32, 1 << 20, -1), bool: (True, False)}
 KEYS = {key: PARAMETERS.get(key, ORDINARY[kind]) for codec in codecs() for key, kind in codec.keys.items()}  # of every codec's table
+CHANGED_SIZES = ("width", "hidden", "vocab", "heads", "head_size", "positions", "patch", "channels", "classes")
 SIZES = (1, 2, 15, 16, 17, 31, 33, 63, 64, 65, 256, 1000)
 MOST_GROWN = 1 << 17  # bytes of an array that is grown to fit
 
@@ -142,9 +149,9 @@ def change_layout(parts: Parts, choices: Choices) -> None:
 def change_sizes(parts: Parts, choices: Choices) -> None:
     """The model gets another size, and every tensor that had the old one too."""
     dims = parts.header["__metadata__"]["model"]["dims"]
-    key, new = choices.one_of(("width", "hidden", "vocab", "heads", "head_size")), choices.one_of(SIZES)
+    key, new = choices.one_of([key for key in CHANGED_SIZES if key in dims]), choices.one_of(SIZES)
     old, dims[key] = dims[key], new
-    if key == "width":
+    if key == "width" and "heads" in dims:
         dims["heads"], dims["head_size"] = choices.one_of(((1, new), (new, 1), (max(1, new // 16), 16)))
     for entry in parts.tensors():
         entry["shape"] = [new if size == old else size for size in entry["shape"]]
@@ -192,7 +199,7 @@ def change_tokenizer(parts: Parts, choices: Choices) -> None:
     """Another kind, with arrays that may or may not fit it."""
     kind = choices.one_of(("bpe", "world", "bytes", "json"))
     metadata = parts.header["__metadata__"]
-    for suffix in metadata["tokenizer"].get("arrays", {}):
+    for suffix in metadata.get("tokenizer", {}).get("arrays", {}):
         for owner in (parts.arrays, parts.header):
             owner.pop(f"tokenizer.{suffix}", None)
     count = choices.one_of((1, 3, 40, 41, 1 << 24, 1 << 31))
@@ -228,7 +235,7 @@ def settle(parts: Parts) -> None:
         entry["data_offsets"], at = [at, at + len(content)], at + len(content)
     for tensor in parts.tensors():
         tensor["arrays"] = {suffix: _crc(parts.arrays[f"{tensor['name']}.{suffix}"]) for suffix in tensor["arrays"]}
-    for suffix, entry in parts.header["__metadata__"]["tokenizer"]["arrays"].items():
+    for suffix, entry in parts.header["__metadata__"].get("tokenizer", {"arrays": {}})["arrays"].items():
         entry["crc32"] = _crc(parts.arrays[f"tokenizer.{suffix}"])
 
 
@@ -245,7 +252,8 @@ def use(path: Path) -> int:
     done += 1
     for name, entry in packed.tensors.items():
         assert packed.qtensor(name).decode().shape == entry.shape
-    for step in (packed.verify, lambda: read_text(packed), lambda: run_reference(packed), lambda: run_native(packed)):
+    steps = (read_settings, run_image_reference, run_image_native) if packed.image else (read_text, run_reference, run_native)
+    for step in (packed.verify, *(partial(each, packed) for each in steps)):
         try:
             step()
             done += 1
@@ -257,6 +265,27 @@ def use(path: Path) -> int:
 def read_text(packed: Any) -> None:
     tokenizer = from_data(packed.tokenizer, packed.dims.vocab)
     tokenizer.decode(tokenizer.encode("%!!%"))
+
+
+def read_settings(packed: Any) -> None:
+    preprocessing_for(packed.image, packed.dims.patch, packed.task)
+
+
+def run_image_reference(packed: Any) -> None:
+    see(packed, ReferenceImageEngine(packed_weights(packed), packed.image))
+
+
+def run_image_native(packed: Any) -> None:
+    for activations in ("int8", "float32"):
+        see(packed, NativeImageEngine(packed_weights(packed), packed.image, 1, activations))
+
+
+def see(packed: Any, engine: Any) -> None:
+    """Two images of two patches, and then the head."""
+    side = packed.dims.patch
+    features = engine.features(np.ones((2, packed.dims.channels, side, 2 * side), np.float32))
+    if packed.task == "classify":
+        forward_of(packed.arch).classify(engine.weights, features)
 
 
 def run_reference(packed: Any) -> None:

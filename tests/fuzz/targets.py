@@ -15,13 +15,14 @@ from tests.fuzz.choices import from_bytes
 from tests.fuzz.limits import FACTOR, time_in_bounds
 
 ARCHITECTURES = ("rwkv7", "rwkv6")
+PACKED = (*ARCHITECTURES, "vrwkv")
 Target = Callable[[bytes], None]
 
 
 def target(what: str, count_memory: bool) -> Target:
     """For "packed", "checkpoint" or "gguf", a function of decisions; it raises every error that is not an RwkvQuantError."""
     folder = Path(os.environ["FUZZ_FOLDER"])
-    parts = [packed.take_apart(packed.base(folder, arch)) for arch in ARCHITECTURES]
+    parts = [packed.take_apart(packed.base(folder, arch)) for arch in PACKED]
     pths = [checkpoints.base_pth(arch) for arch in ARCHITECTURES]
     safetensors = [checkpoints.base_safetensors(arch) for arch in ARCHITECTURES]
     gguf = [ggufs.base(folder, arch) for arch in ARCHITECTURES]

@@ -17,6 +17,7 @@ from tests.fuzz.choices import Choices, from_bytes, seeded
 from tests.fuzz.limits import memory_in_proportion, time_in_bounds
 
 ARCHITECTURES = ("rwkv7", "rwkv6")
+PACKED = (*ARCHITECTURES, "vrwkv")
 DECISIONS = st.randoms(use_true_random=False).map(lambda generator: Choices(generator.randrange))
 bounded = settings(deadline=None, max_examples=80, suppress_health_check=list(HealthCheck))
 
@@ -29,8 +30,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def packed_parts(folder: Path) -> dict[str, packed.Parts]:
     """Used once before anything is measured: the cost of a file must not contain the modules that are imported."""
-    files = {arch: packed.base(folder, arch) for arch in ARCHITECTURES}
-    assert [packed.use(folder / f"{arch}.safetensors") for arch in ARCHITECTURES] == [5, 5]
+    files = {arch: packed.base(folder, arch) for arch in PACKED}
+    assert [packed.use(folder / f"{arch}.safetensors") for arch in PACKED] == [5, 5, 5]
     return {arch: packed.take_apart(file) for arch, file in files.items()}
 
 
@@ -76,7 +77,7 @@ def test_unchanged_files_are_used_to_the_end(
     assert use_checkpoint(folder, checkpoints.mutated_safetensors(checkpoints.base_safetensors(arch), nothing)) == 2
 
 
-@pytest.mark.parametrize("arch", ARCHITECTURES)
+@pytest.mark.parametrize("arch", PACKED)
 @bounded
 @given(choices=DECISIONS)
 def test_packed_files(folder: Path, packed_parts: dict[str, packed.Parts], arch: str, choices: Choices) -> None:
@@ -101,6 +102,10 @@ def test_safetensors_files(folder: Path, choices: Choices) -> None:
 @given(choices=DECISIONS)
 def test_gguf_files(folder: Path, gguf_parts: dict[str, ggufs.Parts], arch: str, choices: Choices) -> None:
     use_gguf(folder, ggufs.mutated(gguf_parts[arch], choices))
+
+
+def test_an_unchanged_model_for_images_is_used_to_the_end(folder: Path, packed_parts: dict[str, packed.Parts]) -> None:
+    assert use_packed(folder, packed.mutated(packed_parts["vrwkv"], from_bytes(b""))) == 5
 
 
 def test_the_changes_reach_every_depth(folder: Path, packed_parts: dict[str, packed.Parts], gguf_parts: dict[str, ggufs.Parts]) -> None:
