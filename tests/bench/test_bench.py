@@ -56,6 +56,19 @@ def test_presets_keep_the_budget_and_use_it(name: str, preset: str) -> None:
     assert 3.2 < 8 * stored / sum(rows * cols for rows, cols in shapes.values()) <= 3.275
 
 
+def test_the_default_of_models_for_images_has_pairs_and_no_columns() -> None:
+    arch, dims = released("vrwkv-t")
+    own, shapes = architecture(arch), {}
+    for tensor, spec, _ in own.used(dims.layers):
+        if spec.role is Role.PROJECTION:
+            rows, cols = spec.forward_shape(dims)
+            shapes[tensor] = (rows, cols)
+    assert not any(own.reads_mostly_zeros(name, shapes) for name in shapes)
+    for images in (True, False):
+        kinds = {packing.layout.split(".")[0].rstrip("0123456789") for packing in choose("default", shapes, 3.275, images=images).values()}
+        assert ("pairs" in kinds) == images and "uniform" in kinds
+
+
 def test_the_paper_preset_has_the_papers_bits_and_shares() -> None:
     """3.275 by the paper's own count, averaged over matrices; and one matrix in ten has a grid, as in Algorithm 1."""
     assert (PAPER_GRID.nominal_bits, PAPER_CODEBOOK.nominal_bits) == (3.5, 3.25)

@@ -41,6 +41,7 @@ CODEBOOK_ERRORS = {  # bits, group rows, rank
     (2, 16, 0): 0.115, (2, 8, 0): 0.112, (2, 4, 0): 0.106,
     (3, 16, 0): 0.0319, (3, 8, 0): 0.0295, (3, 4, 4): 0.0266, (3, 2, 4): 0.0218,
 }  # fmt: skip
+PAIR_ERRORS = {4: 0.110, 5: 0.0586, 6: 0.0302, 7: 0.0151}  # bits of a pair, a table for 64 rows
 # The same for columns of several widths, by their mean: 0.6 of the error of grids in groups of 64, as measured on layers
 # (docs/methods/columnwise.md). Gaussian weights would not show it.
 SECTION_ERRORS = {2: 0.076, 2.5: 0.038, 3: 0.019, 3.5: 0.0092, 4: 0.0046, 5: 0.0011, 6: 0.00026}
@@ -57,10 +58,13 @@ def pairs(shape: Shape, bits: int) -> Packing:
     return PairConfig(bits, -(-shape[0] // 16) * 16).packing(shape)
 
 
-def choose(preset: str, shapes: Mapping[str, Shape], bits: float, sparse_input: Container[str] = ()) -> dict[str, Packing]:
+def choose(
+    preset: str, shapes: Mapping[str, Shape], bits: float, sparse_input: Container[str] = (), images: bool = False
+) -> dict[str, Packing]:
     """A packing for each projection and LoRA factor. Raises ConfigError for an unknown preset or a budget that cannot be met.
 
-    `sparse_input`: the matrices whose input is a squared ReLU. The preset default stores them by columns; rows is the same without that.
+    `sparse_input`: the matrices whose input is mostly zero. The preset default stores them by columns; rows is the same without that.
+    `images`: whether the model is for images; then the preset default has pairs as well.
     The presets paper and dense do not depend on `bits`.
     """
     if preset not in PRESETS:
@@ -77,18 +81,21 @@ def choose(preset: str, shapes: Mapping[str, Shape], bits: float, sparse_input: 
     candidates: dict[str, list[Item[Packing]]] = {}
     for name, shape in shapes.items():
         loss = shape[0] * shape[1] * math.exp(SPREAD * random.standard_normal())
-        candidates[name] = [(size, loss * error, packing) for size, error, packing in _settings(preset, shape, name in sparse_input)]
+        candidates[name] = [
+            (size, loss * error, packing) for size, error, packing in _settings(preset, shape, name in sparse_input, images)
+        ]
     weights = {name: rows * cols for name, (rows, cols) in shapes.items()}
     return fit_budget(candidates, weights, bits, explicit=True)[0]
 
 
-def _settings(preset: str, shape: Shape, sparse_input: bool) -> Iterator[tuple[int, float, Packing]]:
+def _settings(preset: str, shape: Shape, sparse_input: bool, images: bool) -> Iterator[tuple[int, float, Packing]]:
     """Stored bytes, loss and packing of each candidate of a matrix."""
     settings: list[tuple[Packing, float]] = []
     if preset == "default" and sparse_input:
         settings += [(SectionsConfig(bits).packing(shape), error) for bits, error in SECTION_ERRORS.items()]
     elif preset == "default":
         preset = "rows"
+        settings += [(PairConfig(bits, 64).packing(shape), error) for bits, error in PAIR_ERRORS.items() if images]
     if preset in ("rows", "uniform"):
         settings += [(GridConfig(*grid).packing(shape), error) for grid, error in GRID_ERRORS.items()]
     if preset in ("rows", "codebook"):

@@ -53,7 +53,8 @@ def planned(arch: str, dims: Dims, *, layouts: str = "default", bits: float = DE
     """The packing of each tensor, as write_random_model stores it. Raises ConfigError as it does."""
     shapes = {name: _matrix(shape) for name, spec, shape in _tensors(arch, dims) if spec.role in QUANTIZED_ROLES}
     own = architecture(arch)
-    chosen = choose(layouts, shapes, bits, {name for name in shapes if own.reads_mostly_zeros(name, shapes)})
+    sparse = {name for name in shapes if own.reads_mostly_zeros(name, shapes)}
+    chosen = choose(layouts, shapes, bits, sparse, images=own.modality == "image")
     side = _dense_side if layouts == "dense" else default_side
     for name, spec, shape in _tensors(arch, dims):
         yield name, spec, chosen.get(name) or side(spec, shape)
