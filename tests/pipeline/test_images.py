@@ -53,6 +53,8 @@ METHODS: list[dict[str, Any]] = [
     {"method": "rwkvquant", "bits": 9.5},
     {"method": "rwkvquant", "bits": 9.5, "choice": "algorithm1", "proxy": "dithered"},
     {"method": "pcdvq", "own_options": ("direction_bits=12", "magnitude_bits=4")},
+    {"method": "awq", "code_bits": 3},
+    {"method": "quarot", "code_bits": 3},
 ]
 
 
