@@ -29,6 +29,7 @@ from rwkvquant.serve.completions import completions
 from rwkvquant.serve.errors import ApiError, api_error
 from rwkvquant.serve.metrics import Metrics
 from rwkvquant.serve.others import delete_state, detokenize, embeddings, health, list_states, models, one_model, props, tokenize
+from rwkvquant.serve.responses import responses
 from rwkvquant.serve.service import Reply, Service, Stream
 
 Handler = Callable[[Service, Fields, Mapping[str, str]], Coroutine[Any, Any, Reply]]
@@ -36,6 +37,7 @@ Handler = Callable[[Service, Fields, Mapping[str, str]], Coroutine[Any, Any, Rep
 POSTS: dict[str, Handler] = {
     "/v1/chat/completions": chat,
     "/v1/completions": completions,
+    "/v1/responses": responses,
     "/v1/embeddings": embeddings,
     "/tokenize": tokenize,
     "/detokenize": detokenize,

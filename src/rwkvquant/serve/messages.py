@@ -39,16 +39,20 @@ def _message(fields: Fields) -> dict[str, Any]:
 
 
 def _call(fields: Fields) -> dict[str, Any]:
-    """A call that the model made earlier. Its arguments are a string with JSON; templates get them as they are meant."""
     function = fields.fields("function")
-    name, text = function.text("name"), function.get("arguments")
+    return read_call(function, function.get("arguments"), fields.text("id"))
+
+
+def read_call(function: Fields, text: Any, name_of_call: str) -> dict[str, Any]:
+    """A call that the model made earlier. Its arguments are a string with JSON; templates get them as they are meant."""
+    name = function.text("name")
     try:
         arguments = json.loads(text) if isinstance(text, str) and text.strip() else text or {}
     except (ValueError, RecursionError):
         arguments = text  # what the model wrote, although it is no JSON
-    for part in (name, json.dumps(arguments, ensure_ascii=False)):
+    for part in (name, name_of_call, json.dumps(arguments, ensure_ascii=False)):
         checked(part, function.where[:-1])
-    return {"id": checked(fields.text("id"), f"{fields.where}id"), "type": "function", "function": {"name": name, "arguments": arguments}}
+    return {"id": name_of_call, "type": "function", "function": {"name": name, "arguments": arguments}}
 
 
 def content(fields: Fields, name: str = "content", optional: bool = False) -> str:
