@@ -56,7 +56,9 @@ def test_slots_of_different_lengths_do_not_touch_each_other(folder: Path, kv_cac
     model = opened(folder, kv_cache)
     slots = model.slots(2)
     one, other = slots.add(), slots.add()
+    empty = slots.nbytes
     slots.forward({one: TOKENS[:9], other: TOKENS[9:11]})
+    assert slots.state_bits == 32 and slots.nbytes > empty
     both = slots.forward({one: TOKENS[11:13], other: TOKENS[13:14]})
     for slot, parts in ((one, (TOKENS[:9], TOKENS[11:13])), (other, (TOKENS[9:11], TOKENS[13:14]))):
         _, state = model.forward(parts[0])

@@ -76,6 +76,10 @@ class RecurrentState:
     def batch(self) -> int:
         return self.arrays[0].shape[self.spec[0].batch_axis]
 
+    @property
+    def nbytes(self) -> int:
+        return sum(part.nbytes for part in self.arrays)
+
     def map(self, change: Callable[[NDArray[np.float32]], NDArray[Any]]) -> RecurrentState:
         """A state with the results of `change` for each array."""
         return RecurrentState(self.spec, tuple(map(change, self.arrays)))

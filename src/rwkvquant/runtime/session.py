@@ -247,7 +247,7 @@ class Model:
         `state_bits` 12 keeps their states in 41 % of the memory, rounded after each token. Raises ConfigError for a count below 1, for
         other bits, and for 12 bits where the size of a head is odd or the state has no matrices.
         """
-        return Slots(self._engine, self.dims, self._room(count, state_bits), self.initial_state())
+        return Slots(self._engine, self.dims, self._room(count, state_bits), self.initial_state(), state_bits)
 
     def _room(self, count: int, state_bits: int) -> RecurrentState:
         if self._caches and state_bits == FULL_BITS and 1 <= count <= MAX_SLOTS:

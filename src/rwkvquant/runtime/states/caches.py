@@ -61,8 +61,8 @@ class CacheMaker:
         keys, values = [], []
         for layer, turns in enumerate(self.frequencies):
             k, v = cache.past(layer, lambda heads: heads)
-            keys.append((k if self.config.keys == "before" else rotate(k, -turns)).reshape(cache.length, -1))
-            values.append(v.reshape(cache.length, -1))
+            keys.append((k if self.config.keys == "before" else rotate(k, -turns)).reshape(cache.length, self.heads * self.size))
+            values.append(v.reshape(cache.length, self.heads * self.size))
         return np.stack(keys), np.stack(values)
 
 
@@ -85,6 +85,10 @@ class Caches(RecurrentState):
     @property
     def batch(self) -> int:
         return len(self.caches)
+
+    @property
+    def nbytes(self) -> int:
+        return sum(cache.nbytes for cache in self.caches)
 
     def copy(self) -> Caches:
         return self.select(range(self.batch))

@@ -54,10 +54,11 @@ def room(architecture: Architecture, dims: Dims, count: int, state_bits: int) ->
 class Slots:
     """Made by `Model.slots`. A slot is a number. Its state is inside this object, and only `forward` changes it."""
 
-    def __init__(self, engine: Engine, dims: Dims, recurrent: RecurrentState, initial: State) -> None:
-        """`recurrent` has room for every slot, its matrices in full or in rows, and is used by this object only. `initial`: of a model
-        that has read nothing."""
+    def __init__(self, engine: Engine, dims: Dims, recurrent: RecurrentState, initial: State, state_bits: int = FULL_BITS) -> None:
+        """`recurrent` has room for every slot, its matrices in `state_bits`, and is used by this object only. `initial`: of a model that
+        has read nothing."""
         self._engine, self._dims, self._recurrent, self._initial = engine, dims, recurrent, initial
+        self.state_bits = state_bits  # of a value of the states' matrices, 32 or 12
         self._used: set[int] = set()
 
     def __len__(self) -> int:
@@ -70,14 +71,9 @@ class Slots:
         return self._recurrent.batch
 
     @property
-    def state_bits(self) -> int:
-        """Bits of a value of the states' matrices, 32 or 12."""
-        return state_rows.BITS if any(map(state_rows.is_rows, self._recurrent.arrays)) else 32
-
-    @property
     def nbytes(self) -> int:
         """Bytes of the states of all slots, used and free."""
-        return sum(values.nbytes for values in self._recurrent.arrays)
+        return self._recurrent.nbytes
 
     @property
     def step_tokens(self) -> int:
@@ -117,7 +113,8 @@ class Slots:
     def state(self, slot: int) -> State:
         """A copy of what is in the slot. Raises ConfigError for one that is not in use."""
         self._require(slot)
-        return State(self._initial.arch, state_rows.in_full(self._recurrent.select([slot])))
+        own = self._recurrent.select([slot])
+        return State(self._initial.arch, own if self.state_bits == FULL_BITS else state_rows.in_full(own))
 
     def park(self, slot: int, bits: int = 8) -> PackedState:
         """The state in the slot, packed in 8 or 4 bits a value, and the slot is free: for a session that waits. `add` wakes it.
