@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
 
 from rwkvquant.architectures import architecture
 from rwkvquant.checkpoints import open_checkpoint
@@ -118,7 +119,6 @@ def test_one_token_at_a_time_is_the_whole_text_at_once(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_logits_are_those_of_transformers(tmp_path: Path, name: str) -> None:
-    transformers = pytest.importorskip("transformers", reason="the package transformers is not installed")
     folder = write_llama(tmp_path, **CONFIGS[name])
     theirs = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     with torch.no_grad():
