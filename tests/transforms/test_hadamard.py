@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from rwkvquant.codecs import DenseTensor
 from rwkvquant.errors import FormatError
 from rwkvquant.formats.container import ContainerWriter, open_packed
+from rwkvquant.kernels.hadamard import block
 from rwkvquant.runtime.inspection import inspect
 from rwkvquant.transforms import Applied, transform_named
-from rwkvquant.transforms.hadamard import block
 from tests.formats import examples
 from tests.formats.examples import DIMS
 
@@ -104,7 +104,10 @@ def test_a_file_keeps_it_and_inspect_counts_it(tmp_path: Path) -> None:
     packed.verify()
     np.testing.assert_allclose(packed.decode("blocks.1.att.value.weight"), W, atol=1e-6)
     flops = HADAMARD.flops(DIMS.width, {"seed": 7})
-    assert inspect(path).to_json()["transforms"] == [{"name": "hadamard", "matrices": 2, "flops": 2 * flops}]  # their inputs differ
+    assert inspect(path).to_json()["transforms"] == [
+        {"name": "hadamard", "matrices": 2, "undone": 0, "flops": 2 * flops}  # their inputs differ
+    ]
+    assert not packed.decoded_layouts()
 
 
 def test_a_seed_that_json_would_lose_is_refused(tmp_path: Path) -> None:

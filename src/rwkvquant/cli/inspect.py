@@ -46,9 +46,9 @@ def _show_packed(file: str, result: dict[str, Any], ledger: bool, tensors: bool)
     if result["decoded_layouts"]:
         stdout.print(f"no native product for {', '.join(result['decoded_layouts'])}: the engine keeps these matrices decoded")
     for transform in result["transforms"]:
+        undone = f"; the engine undoes it in the decoded weights of {transform['undone']} of them" if transform["undone"] else ""
         stdout.print(
-            f"input transform {transform['name']} of {transform['matrices']} matrices: the engine undoes it in the decoded weights; "
-            f"applied to the inputs it would be {transform['flops']:,} operations a token"
+            f"input transform {transform['name']} of {transform['matrices']} matrices: {transform['flops']:,} operations a token{undone}"
         )
     if ledger:
         stdout.print(ledger_table("", result["ledger"]))

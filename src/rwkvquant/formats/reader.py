@@ -7,6 +7,7 @@ milliseconds. `PackedFile.verify` checks every byte.
 from __future__ import annotations
 
 import zlib
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +141,12 @@ class PackedFile:
         """The weights of the checkpoint, float32: decoded, and with their transform undone."""
         return self.input_transform(name).undone(self.qtensor(name).decode())
 
+    def engine_transforms(self, name: str) -> bool:
+        """Whether the native engine transforms the input of this matrix. Other transforms are undone in decoded weights."""
+        entry = self.entry(name)
+        fits = entry.role in PRODUCT_ROLES and entry.has_native_product and not entry.packing.codec.nonnegative_input
+        return fits and self.image is None and self.input_transform(name).native() is not None
+
     def stored_bytes(self, name: str) -> int:
         """Bytes of the arrays of a tensor and of its transform, with padding."""
         return sum(self._view(array).nbytes for array, _ in self.entry(name).arrays())
@@ -172,12 +179,15 @@ class PackedFile:
         }
 
     def transforms(self) -> list[dict[str, Any]]:
-        """Name and number of matrices of each input transform, and the operations for a token if products with one input share them."""
+        """Name and number of matrices of each input transform, of how many it is undone in the weights, and the operations for a token if
+        products with one input share them."""
         shared: dict[str, dict[Any, tuple[int, int]]] = {}
+        undone: Counter[str] = Counter()
         for name, entry in self.tensors.items():
             applied = entry.input_transform
             if applied.name == "none":
                 continue
+            undone[applied.name] += not self.engine_transforms(name)
             layer, key = self.architecture.split(name)
             spec = self.architecture.by_key.get(key)
             of_input = (layer, spec.input if spec and spec.input else name, *sorted(applied.values.items()))
@@ -185,14 +195,23 @@ class PackedFile:
             count, _ = shared.setdefault(applied.name, {}).get(of_input, (0, 0))
             shared[applied.name][of_input] = count + 1, flops
         return [
-            {"name": name, "matrices": sum(count for count, _ in inputs.values()), "flops": sum(flops for _, flops in inputs.values())}
+            {
+                "name": name,
+                "matrices": sum(count for count, _ in inputs.values()),
+                "undone": undone[name],
+                "flops": sum(flops for _, flops in inputs.values()),
+            }
             for name, inputs in shared.items()
         ]
 
     def decoded_layouts(self) -> list[str]:
-        """Layouts of matrices without a native product. The engine decodes them, to 16 bits a weight where these are exact, else 32."""
+        """Layouts of matrices that the engine decodes, to 16 bits a weight where these are exact, else 32: they have no native product, or
+        their transform has to be undone."""
         products = (entry for entry in self.tensors.values() if entry.role in PRODUCT_ROLES)
-        return sorted({entry.layout for entry in products if not entry.has_native_product})
+        return sorted({entry.layout for entry in products if not (entry.has_native_product and self._transform_runs(entry.name))})
+
+    def _transform_runs(self, name: str) -> bool:
+        return self.entry(name).input_transform.name == "none" or self.engine_transforms(name)
 
     def verify(self) -> None:
         """Read everything and check it: checksums, finite scales and values, centroids and zeros in range. safetensors must read it too.

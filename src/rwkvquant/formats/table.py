@@ -83,8 +83,8 @@ class TensorEntry:
 
     @property
     def has_native_product(self) -> bool:
-        """Whether the native engine multiplies with it as it is stored."""
-        return self.input_transform.name == "none" and self.packing.codec.native(self.packing) is not None
+        """Whether the native module multiplies with it as it is stored."""
+        return self.packing.codec.native(self.packing) is not None
 
     def check(self) -> None:
         """Raises FormatError for a name, role, method, layout, shape or transform that is not allowed."""

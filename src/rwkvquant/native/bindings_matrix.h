@@ -1,6 +1,7 @@
 // A matrix for Python: what the codec's `describe` made of its numbers and arrays, and the arrays themselves.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -12,7 +13,8 @@ namespace rwkvquant {
 class HeldMatrix {
   public:
     // Throws ValueError unless everything fits the rules in the codec's `describe`.
-    HeldMatrix(const std::string& codec, std::size_t rows, std::size_t cols, const nb::dict& numbers, const nb::dict& arrays);
+    HeldMatrix(const std::string& codec, std::size_t rows, std::size_t cols, const nb::dict& numbers, const nb::dict& arrays,
+               const std::optional<Array>& signs);
 
     const Matrix& matrix() const { return matrix_; }
     const Codec& codec() const { return *operations().codecs[matrix_.codec]; }

@@ -117,6 +117,12 @@ void unpack_state(const ReadBytes& rows, std::size_t size, const Output& S) {
     operations().unpack_state(rows.data(), size, S.data());
 }
 
+void hadamard(const Read& x, const ReadBytes& signs, const Output& y) {
+    check_rule("hadamard", x.size() > 0 && signs.size() >= (x.size() + 7) / 8, "signs must have a bit for each of at least one value");
+    check_sizes("hadamard", x.size(), {y.size()});
+    operations().hadamard(x.data(), signs.data(), x.size(), y.data());
+}
+
 std::size_t draw_token(const Read& scores, double temperature, double top_p, double uniform, std::size_t top_k, double min_p) {
     check_rule("draw", scores.size() > 0, "there must be scores to draw from");
     check_rule("draw", temperature > 0, "temperature is above 0");
@@ -139,6 +145,7 @@ void bind_steps(nb::module_& module) {
     module.def("decay6", &decay6, "w0"_a, "d"_a, "w"_a.noconvert());
     module.def("bi_wkv", &bi_wkv, "w"_a, "u"_a, "k"_a, "v"_a, "begin"_a, "end"_a, "y"_a.noconvert());
     module.def("pack_state", &pack_state, "S"_a, "size"_a, "rows"_a.noconvert());
+    module.def("hadamard", &hadamard, "x"_a, "signs"_a, "y"_a.noconvert());
     module.def("unpack_state", &unpack_state, "rows"_a, "size"_a, "S"_a.noconvert());
     module.def("wkv6", &wkv6, "S"_a, "r"_a, "w"_a, "k"_a, "v"_a, "u"_a, "o"_a.noconvert(), "S_to"_a.noconvert());
 }

@@ -61,6 +61,7 @@ Engine::Engine(const ModelSizes& sizes, Weights weights, std::size_t threads, bo
     ln0_ = norm("blocks.0.ln0");
     ln_out_ = norm("ln_out");
     head_ = weights_.matrix("head.weight", sizes.vocab, sizes.width);
+    take_input(*head_, head_x_);
 }
 
 void Engine::forward(const Step& step) {
@@ -83,6 +84,7 @@ void Engine::forward(const Step& step) {
 void Engine::reserve(const Step& step) {
     const std::size_t count = step.tokens.size();
     head_x_.reserve(step.wanted.size());
+    for (const Transformed& each : transformed_) each.y->reserve(each.x == &head_x_ ? step.wanted.size() : count);
     if (count <= reserved_) return;
     for (Vectors* vectors : vectors_) vectors->reserve(count);
     reserve_columns(count);
@@ -93,6 +95,7 @@ std::size_t Engine::step_tokens() const {
     std::size_t bytes = 0, token = prepared_bytes();
     for (const auto& [name, W] : weights_.matrices) bytes += W.bytes;
     for (const Vectors* vectors : vectors_) token += vectors->bytes();
+    for (const Transformed& each : transformed_) token += each.y->bytes();
     constexpr std::size_t kUnit = 8;
     return std::clamp((kStepBytes + bytes / kStepShare) / token / kUnit * kUnit, kFewestTokens, kMaxTokens);
 }

@@ -140,12 +140,22 @@ class Engine {
         std::optional<Function> finish = {};
         bool feeds_product = false;
     };
+    // The next three make what inputs their matrices need (`transform`), so they come after a barrier; `multiply` does not.
     // All products together: a thread's part is a run of rows through the list.
     void multiply_all(const Worker& worker, std::span<const Product> products, std::size_t count) const;
     void multiply_one(const Worker& worker, const Matrix& W, const Vectors& x, std::size_t count, float* out, std::size_t stride) const;
     void multiply(const Matrix& W, const Vectors& x, std::size_t count, float* out, std::size_t stride, Range rows) const;
     // x_ += gate * (W y); without `gate` if it is null
     void add_branch(const Worker& worker, const Matrix& W, const Vectors& y, const Vectors* gate, std::size_t count);
+    // Memory for T x of each matrix with a transform, to be asked for when the engine is made: products find it by W and x. Matrices with the
+    // same input and the same T share it.
+    void take_input(const Matrix& W, const Vectors& x);
+    struct Input {
+        const Matrix* W;
+        const Vectors* x;
+    };
+    // Makes T x for products that follow, each T x once. If there is any, all threads wait at the end. After a barrier.
+    void transform(const Worker& worker, std::span<const Input> inputs, std::size_t count) const;
     bool is_by_columns(const Matrix& W) const;  // then its product reads no int8 activations
 
     // A part of an operation on all elements of (M, C): some columns of some tokens.
@@ -211,10 +221,20 @@ class Engine {
     void embed(const Worker& worker, const Step& step);
     void head(const Worker& worker, const Step& step);
 
+    // T x of the vectors x, which W and other matrices read.
+    struct Transformed {
+        const Vectors* x;
+        const std::uint8_t* signs;
+        std::unique_ptr<Vectors> y;
+    };
+    const Vectors& input_of(const Matrix& W, const Vectors& x) const;
+
     const std::size_t column_unit_;
     Norm ln0_ = {}, ln_out_ = {};
     const Matrix* head_ = nullptr;
     Vectors head_x_;
+    std::vector<Transformed> transformed_;
+    std::unordered_map<const Matrix*, std::size_t> own_input_;  // of a matrix with a transform, its place in transformed_
     std::size_t reserved_ = 0;
     Buffer<float> unpacked_;                       // (threads, N, N) of states in 12 bits
     Buffer<std::uint8_t> prepared_;                // (count,) activations for matrices stored by columns: engine_columns.cpp

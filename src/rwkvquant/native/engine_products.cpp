@@ -7,6 +7,7 @@
 namespace rwkvquant {
 namespace {
 
+constexpr std::size_t kMostProducts = 8;  // between two barriers
 constexpr std::size_t kRowUnit = 32;  // two row-blocks: products with many vectors take two at a time
 
 constexpr std::size_t ceil_divide(std::size_t a, std::size_t b) { return (a + b - 1) / b; }
@@ -26,9 +27,44 @@ struct Division {
 
 }  // namespace
 
+void Engine::take_input(const Matrix& W, const Vectors& x) {
+    if (W.signs == nullptr) return;
+    const auto same = [&](const Transformed& each) {
+        return each.x == &x && std::equal(W.signs, W.signs + ceil_divide(W.cols, 8), each.signs);
+    };
+    const auto found = std::find_if(transformed_.begin(), transformed_.end(), same);
+    own_input_[&W] = static_cast<std::size_t>(found - transformed_.begin());
+    if (found == transformed_.end()) transformed_.push_back({&x, W.signs, std::make_unique<Vectors>(W.cols)});
+}
+
+const Vectors& Engine::input_of(const Matrix& W, const Vectors& x) const {
+    return W.signs == nullptr ? x : *transformed_[own_input_.at(&W)].y;
+}
+
+void Engine::transform(const Worker& worker, std::span<const Input> inputs, std::size_t count) const {
+    const Transformed* each[kMostProducts];
+    std::size_t different = 0;
+    for (const Input& input : inputs) {
+        if (input.W->signs == nullptr) continue;
+        const Transformed* one = &transformed_[own_input_.at(input.W)];
+        if (std::find(each, each + different, one) == each + different) each[different++] = one;
+    }
+    if (different == 0) return;
+    const std::size_t pieces = different * count;
+    worker.hand_out(pieces, count < kManyTokens ? 0 : pieces / 2, [&](Range part) {
+        for (std::size_t piece = part.begin; piece < part.end; ++piece) {
+            const Transformed& of = *each[piece / count];
+            const std::size_t m = piece % count, cols = of.y->cols();
+            operations().hadamard(of.x->row(m), of.signs, cols, of.y->row(m));
+            if (quantized_) of.y->quantize(m, {0, cols});
+        }
+    });
+    worker.barrier();
+}
+
 void Engine::multiply(const Matrix& W, const Vectors& x, std::size_t count, float* out, std::size_t stride, Range rows) const {
     if (rows.begin >= rows.end) return;
-    Activations view = x.view(count, quantized_);
+    Activations view = input_of(W, x).view(count, quantized_);
     view.ahead = prefetch_.ahead(W.kind);
     const std::uint64_t started = timing_ ? ticks() : 0;
     operations().codecs[W.codec]->product(W, view, out, stride, rows.begin, rows.end);
@@ -46,11 +82,15 @@ void Engine::hand_out_rows(const Worker& worker, const Matrix& W, std::size_t co
 }
 
 void Engine::multiply_one(const Worker& worker, const Matrix& W, const Vectors& x, std::size_t count, float* out, std::size_t stride) const {
+    const Input own[] = {{&W, &x}};
+    transform(worker, own, count);
     hand_out_rows(worker, W, count, [&](Range rows) { multiply(W, x, count, out, stride, rows); });
 }
 
 void Engine::add_branch(const Worker& worker, const Matrix& W, const Vectors& y, const Vectors* gate, std::size_t count) {
     if (is_by_columns(W)) return add_by_columns(worker, W, y, gate, count);
+    const Input own[] = {{&W, &y}};
+    transform(worker, own, count);
     hand_out_rows(worker, W, count, [&](Range rows) {
         multiply(W, y, count, branch_.row(0), branch_.stride(), rows);
         for (std::size_t m = 0; m < count; ++m) {
@@ -70,6 +110,9 @@ void Engine::multiply_all(const Worker& worker, std::span<const Product> product
     std::size_t total = 0, bytes = 0;
     for (const Product& product : products) total += cost(product), bytes += product.W->bytes;
 
+    Input inputs[kMostProducts];
+    for (std::size_t i = 0; i < products.size(); ++i) inputs[i] = {products[i].W, products[i].x};
+    transform(worker, std::span<const Input>(inputs, products.size()), count);
     const Division division(worker, bytes, count);
     worker.hand_out(division.pieces, division.single, [&](Range part) {
         std::size_t before = 0;

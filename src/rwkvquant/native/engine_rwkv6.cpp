@@ -52,6 +52,15 @@ class Rwkv6 final : public Engine {
             maa_slices_[i] = Vectors(mix_rank_);
             vectors_.insert(vectors_.end(), {&mixed_[i], &maa_slices_[i]});
         }
+        const auto& [xw, xk, xv, xr, xg] = mixed_;
+        for (const Layer& W : layers_) {
+            for (const auto& [matrix, x] : {Input{W.maa_w1, &xx_}, {W.decay_w1, &xw}, {W.decay_w2, &decay_hidden_}, {W.r, &xr}, {W.k, &xk},
+                                            {W.v, &xv}, {W.g, &xg}, {W.o, &out_}, {W.ffn_key, &xk}, {W.ffn_r, &xr},
+                                            {W.ffn_value, &ffn_hidden_}}) {
+                take_input(*matrix, *x);
+            }
+            for (std::size_t i = 0; i < kMixes; ++i) take_input(*W.maa_w2[i], maa_slices_[i]);
+        }
         scratch_ = Buffer<float>(threads * kScratch * scratch_stride_);
     }
 
@@ -84,6 +93,9 @@ class Rwkv6 final : public Engine {
         worker.barrier();  // 2
         slice(worker, count);                                                        // 5 x (M, Rm)
         worker.barrier();  // 3
+        Input slices[kMixes];
+        for (std::size_t i = 0; i < kMixes; ++i) slices[i] = {W.maa_w2[i], &maa_slices_[i]};
+        transform(worker, slices, count);
         hand_out_columns(worker, count, [&](Range part) {
             for (std::size_t i = 0; i < kMixes; ++i) {
                 multiply(*W.maa_w2[i], maa_slices_[i], count, d_.row(0), d_.stride(), part);  // (M, C): the lean
@@ -104,6 +116,8 @@ class Rwkv6 final : public Engine {
         multiply_all(worker, products, count);
         worker.barrier();  // 5
 
+        const Input decay[] = {{W.decay_w2, &decay_hidden_}};
+        transform(worker, decay, count);
         hand_out_columns(worker, count, [&](Range part) {
             multiply(*W.decay_w2, decay_hidden_, count, d_.row(0), d_.stride(), part);  // (M, C)
             for (std::size_t head = part.begin / sizes.head_size; head < part.end / sizes.head_size; ++head) {

@@ -51,6 +51,14 @@ class Rwkv7 final : public Engine {
         ffn_hidden_ = Vectors(F);
         vectors_.insert(vectors_.end(), {&xr_, &xw_, &xk_, &xv_, &xa_, &xg_, &r_, &k_, &v_, &v_first_, &w_hidden_, &a_hidden_, &v_hidden_,
                                          &g_hidden_, &ffn_hidden_});
+        for (const Layer& W : layers_) {
+            for (const auto& [matrix, x] : {Input{W.r, &xr_}, {W.k, &xk_}, {W.v, &xv_}, {W.o, &out_}, {W.w.down, &xw_}, {W.a.down, &xa_},
+                                            {W.g.down, &xg_}, {W.w.up, &w_hidden_}, {W.a.up, &a_hidden_}, {W.g.up, &g_hidden_},
+                                            {W.ffn_key, &xk_}, {W.ffn_value, &ffn_hidden_}}) {
+                take_input(*matrix, *x);
+            }
+            if (W.v_gate.up != nullptr) take_input(*W.v_gate.down, xv_), take_input(*W.v_gate.up, v_hidden_);
+        }
         scratch_ = Buffer<float>(threads * kScratch * scratch_stride_);
     }
 
@@ -95,6 +103,8 @@ class Rwkv7 final : public Engine {
         multiply_all(worker, std::span(products).first(first ? 6 : 7), count);
         worker.barrier();  // 2
 
+        const Input ups[] = {{W.w.up, &w_hidden_}, {W.a.up, &a_hidden_}, {W.g.up, &g_hidden_}, {W.v_gate.up, &v_hidden_}};
+        transform(worker, std::span(ups).first(first ? 3 : 4), count);
         hand_out_columns(worker, count, [&](Range part) {
             multiply(*W.w.up, w_hidden_, count, w_.row(0), w_.stride(), part);  // (M, C) each
             multiply(*W.a.up, a_hidden_, count, a_.row(0), a_.stride(), part);

@@ -16,6 +16,9 @@ struct Matrix {
     std::size_t bytes = 0;  // of all its arrays
     std::size_t width = 0;  // bits of a code, set by the codec: how memory is best asked for depends on it
     std::size_t kind = 0;   // among the codecs and widths of a model, set by the engine: its place in prefetch.h
+    // The matrix is for T x, the randomised Hadamard transform of the activation x, and these are the bits of D (hadamard.cpp); or null.
+    // Products take T x; the engine makes it.
+    const std::uint8_t* signs = nullptr;
 
     // What only the codec knows: its numbers, and where its arrays begin. The struct that is stored here is in the codec's file.
     static constexpr std::size_t kFieldBytes = 112;

@@ -64,6 +64,8 @@ struct Operations {
     // A head's matrix S (N, N) in 12 bits a value, N (3 N / 2 + 4) bytes, and back: state_rows.cpp. N is even.
     void (*pack_state)(const float* S, std::size_t size, std::uint8_t* rows);
     void (*unpack_state)(const std::uint8_t* rows, std::size_t size, float* S);
+    // y = T x of one vector, the randomised Hadamard transform; signs (cols / 8, rounded up) are the bits of D: hadamard.cpp. y may be x.
+    void (*hadamard)(const float* x, const std::uint8_t* signs, std::size_t cols, float* y);
 
     // The loops of quantising: workshop.h. `scratch` has the number of bytes that `scratch_bytes` says there.
     void (*exact_kmeans)(const KMeans& task, std::size_t begin, std::size_t end, void* scratch);

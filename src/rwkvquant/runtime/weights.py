@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,6 +20,7 @@ from rwkvquant.codecs.dense import exact
 from rwkvquant.errors import FormatError
 from rwkvquant.formats.container import PackedFile
 from rwkvquant.formats.pages import Held
+from rwkvquant.transforms import Applied
 
 if TYPE_CHECKING:
     from rwkvquant.checkpoints import Checkpoint
@@ -30,6 +31,8 @@ Array = NDArray[np.float32]
 @dataclass(frozen=True)
 class Weights:
     """By the checkpoint's names; each slice of a stack is a separate matrix, "blocks.0.att.time_maa_w2.3".
+
+    Matrices with a name in `transforms` are for transformed inputs, which the native engine makes. `plain()` has none of them.
 
     `matrices` (out, in), without the embedding, which is (vocab, C), before ln0; of a model for images it is the matrix that reads
     patches, and heads and kernels of convolutions are matrices too. `start` has arrays of the recurrent state as a tuned
@@ -43,8 +46,14 @@ class Weights:
     vectors: dict[str, Array]
     embedding: PackedTensor
     start: dict[str, Array]
+    transforms: dict[str, Applied] = field(default_factory=dict)
     require_whole: Callable[[], None] = lambda: None
     held: Callable[[], Held | None] = lambda: None
+
+    def plain(self) -> Weights:
+        """The same without transforms: undone in decoded weights, 2 or 4 bytes each. For engines that do not apply them."""
+        undone = {name: exact(applied.undone(self.matrices[name].decode())) for name, applied in self.transforms.items()}
+        return replace(self, matrices=self.matrices | undone, transforms={})
 
 
 def checkpoint_weights(checkpoint: Checkpoint) -> Weights:
@@ -64,18 +73,22 @@ def checkpoint_weights(checkpoint: Checkpoint) -> Weights:
 def packed_weights(packed: PackedFile) -> Weights:
     """Raises FormatError for a tensor that is missing or does not have the shape that the file's dimensions ask for."""
 
+    transforms = {}
+
     def read(name: str, spec: TensorSpec) -> list[PackedTensor] | None:
         names = [name + part.removeprefix(spec.name) for part in spec.parts]
         if not all(map(packed.uses, names)):
             return None
-        return [_of_file(packed, name) for name in names]
+        parts = []
+        for each in names:
+            applied = packed.input_transform(each)
+            if applied.name != "none" and packed.engine_transforms(each):
+                transforms[each] = applied
+            parts.append(packed.packed(each) if applied.name == "none" or each in transforms else exact(packed.decode(each)))
+        return parts
 
-    return replace(weights_of(packed.arch, packed.dims, read), require_whole=packed.require_whole, held=packed.contents.held)
-
-
-def _of_file(packed: PackedFile, name: str) -> PackedTensor:
-    """No engine applies a transform to activations yet: the weights of such a matrix are decoded, and the transform undone."""
-    return packed.packed(name) if packed.input_transform(name).name == "none" else exact(packed.decode(name))
+    weights = weights_of(packed.arch, packed.dims, read)
+    return replace(weights, transforms=transforms, require_whole=packed.require_whole, held=packed.contents.held)
 
 
 def weights_of(arch: str, dims: Dims, read: Callable[[str, TensorSpec], list[PackedTensor] | None]) -> Weights:

@@ -10,7 +10,7 @@ T may depend on numbers in the table of the file (`values`) and on arrays that a
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -55,11 +55,15 @@ class Transform(ABC):
 
     @abstractmethod
     def undone(self, W: Array, values: Values, arrays: Arrays) -> Array:
-        """W' (out, n) -> W' T: the matrix for x itself. Engines that cannot apply T use this."""
+        """W' (out, n) -> W' T: the matrix for x itself. Engines that do not apply T use this."""
 
     @abstractmethod
     def hessian(self, H: NDArray[Any], values: Values, arrays: Arrays) -> NDArray[Any]:
         """H (n, n) -> T H T^T."""
+
+    def native(self, values: Values, arrays: Arrays) -> Arrays | None:
+        """What native.Matrix gets besides the matrix, by name. None: native code does not apply T, and engines undo it in the weights."""
+        return None
 
     @abstractmethod
     def flops(self, width: int, values: Values) -> int:
@@ -100,6 +104,11 @@ class Applied:
         """Raises FormatError for an unknown name."""
         return transform_named(self.name)
 
+    @property
+    def key(self) -> Hashable:
+        """Equal for transforms that are the same."""
+        return self.name, tuple(sorted(self.values.items())), tuple((name, array.tobytes()) for name, array in sorted(self.arrays.items()))
+
     def activations(self, x: Array) -> Array:
         return self.transform.activations(x, self.values, self.arrays)
 
@@ -108,6 +117,9 @@ class Applied:
 
     def undone(self, W: Array) -> Array:
         return self.transform.undone(W, self.values, self.arrays)
+
+    def native(self) -> Arrays | None:
+        return self.transform.native(self.values, self.arrays)
 
     def hessian(self, H: NDArray[Any]) -> NDArray[Any]:
         return self.transform.hessian(H, self.values, self.arrays)

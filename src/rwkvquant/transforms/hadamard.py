@@ -7,9 +7,7 @@
 T is orthogonal, so nothing is scaled: W' = W T^T has the norms of the rows of W, and its entries are sums of b weights with random
 signs, close to normal (QuaRot, arXiv:2404.00456; PCDVQ, arXiv:2506.05432). With n odd, T = D, which changes nothing.
 
-A product with H_b takes b log2(b) additions, in log2(b) rounds; round i adds and subtracts numbers that are 2^i apart (fast
-Walsh-Hadamard). Each addition is one operation in the type of x, and the multiplication with 1 / sqrt(b), rounded to that type, comes last.
-So the result has the same bits on every machine.
+A product with H_b takes b log2(b) additions (fast Walsh-Hadamard, kernels/hadamard.py). The result has the same bits on every machine.
 
 `seed` is where D came from: matrices with the same input and the same seed have the same D, so that T x is needed once for all of them.
 `signs` are the bits of D, lowest bit first; 1 is -1.
@@ -23,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rwkvquant.errors import FormatError
+from rwkvquant.kernels.hadamard import block, hadamard, signs_of, walsh_hadamard
 from rwkvquant.transforms.base import Applied, Array, Arrays, Transform, Values, register
 
 MAX_SEED = (1 << 53) - 1  # what JSON keeps
@@ -46,43 +45,24 @@ class Hadamard(Transform):
         return {"signs": (np.uint8, -(-width // 8))}
 
     def activations(self, x: Array, values: Values, arrays: Arrays) -> Array:
-        return walsh_hadamard(x * _signs(arrays, x.shape[1]).astype(x.dtype))
+        return hadamard(x, arrays["signs"])
 
     def weights(self, W: Array, values: Values, arrays: Arrays) -> Array:
         return self.activations(W, values, arrays)  # W T^-1 = W T^T: T of each row
 
     def undone(self, W: Array, values: Values, arrays: Arrays) -> Array:
-        return walsh_hadamard(W) * _signs(arrays, W.shape[1]).astype(W.dtype)
+        return walsh_hadamard(W) * signs_of(arrays["signs"], W.shape[1]).astype(W.dtype)
 
     def hessian(self, H: NDArray[Any], values: Values, arrays: Arrays) -> NDArray[Any]:
         rows = self.activations(H, values, arrays)  # H T^T
         return self.activations(np.ascontiguousarray(rows.T), values, arrays).T
 
+    def native(self, values: Values, arrays: Arrays) -> Arrays:
+        return {"signs": arrays["signs"]}
+
     def flops(self, width: int, values: Values) -> int:
         """The signs are not counted: they go with the first additions."""
         return width * (block(width).bit_length() - 1) + width
-
-
-def block(width: int) -> int:
-    """The largest power of two that divides the width."""
-    return width & -width
-
-
-def walsh_hadamard(x: NDArray[Any]) -> NDArray[Any]:
-    """x (count, n) of any float type -> x diag(H_b, ..., H_b) / sqrt(b)."""
-    count, n = x.shape
-    size, apart = block(n), 1
-    while apart < size:
-        pairs = x.reshape(count, n // (2 * apart), 2, apart)
-        x = np.stack([pairs[:, :, 0] + pairs[:, :, 1], pairs[:, :, 0] - pairs[:, :, 1]], 2).reshape(count, n)
-        apart *= 2
-    scaled: NDArray[Any] = x * x.dtype.type(size**-0.5)
-    return scaled
-
-
-def _signs(arrays: Arrays, width: int) -> NDArray[np.int8]:
-    bits = np.unpackbits(np.asarray(arrays["signs"]), count=width, bitorder="little")
-    return (1 - 2 * bits.astype(np.int8)).astype(np.int8)
 
 
 register(Hadamard())

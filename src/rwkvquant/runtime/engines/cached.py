@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
 
+import numpy as np
+
 from rwkvquant.codecs.native import multiply
 from rwkvquant.errors import FormatError
 from rwkvquant.kernels import dispatch
@@ -29,6 +31,8 @@ class CachedEngine:
         """Raises FormatError for weights that do not fit together."""
         self._read_tokens = import_module(f"rwkvquant.kernels.{weights.arch}").read
         self._require_whole, self._embed = weights.require_whole, weights.embedding.rows
+        self._transforms = weights.transforms
+        self._last: tuple[Array | None, object, Array] = None, None, np.empty(0, np.float32)
         self._matrices, self._vectors, self._layers = weights.matrices, weights.vectors, weights.dims.layers
         self._native = dispatch.native_module()
         self.name = "reference" if self._native is None else str(self._native.isa())
@@ -55,7 +59,19 @@ class CachedEngine:
             for tokens, slot in zip(sequences, slots, strict=True)
         ]
 
+    def _input(self, name: str, x: Array) -> Array:
+        """x, or T x for a matrix with a transform. The last T x is kept, because products with one input follow one another."""
+        if name not in self._transforms:
+            return x
+        applied = self._transforms[name]
+        before, kind, y = self._last
+        if before is not x or kind != applied.key:
+            y = applied.activations(x)
+            self._last = x, applied.key, y
+        return y
+
     def _product(self, name: str, x: Array) -> Array:
+        x = self._input(name, x)
         packed, held = self._matrices[name], self._held.get(name)
         if self._native is None or held is None:  # the definition of the product, slowly
             return packed.product(x, self._int8)

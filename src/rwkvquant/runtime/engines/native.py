@@ -22,6 +22,7 @@ from rwkvquant.kernels import dispatch
 from rwkvquant.kernels.state import RecurrentState
 from rwkvquant.runtime.engines.base import Array, Tuning, Which
 from rwkvquant.runtime.weights import Weights
+from rwkvquant.transforms import NONE, Applied
 
 ACTIVATIONS = ("int8", "float32")
 SHARES = ("measured", "equal")  # of the work, for each thread; "equal" is for benchmarks
@@ -54,7 +55,10 @@ class NativeEngine:
         sizes = {name: getattr(dims, name) for name in SYMBOLS.values()}
         vectors = {name: np.ascontiguousarray(values, np.float32).reshape(-1) for name, values in weights.vectors.items()}
         try:
-            matrices = {name: held_matrix(native, name, packed, columns) for name, packed in weights.matrices.items()}
+            matrices = {
+                name: held_matrix(native, name, packed, columns, weights.transforms.get(name, NONE))
+                for name, packed in weights.matrices.items()
+            }
             embedding = _held(native, architecture(weights.arch).embedding.name, _embedding(weights.embedding))
             self._engine = native.Engine(weights.arch, sizes, matrices, vectors, embedding, threads, activations == "int8")
         except ValueError as error:
@@ -167,9 +171,13 @@ def longest_parts(lengths: Sequence[int], room: int) -> int:
     return ordered[-1]
 
 
-def held_matrix(native: ModuleType, name: str, packed: PackedTensor, columns: str = "used") -> Any:
-    """The matrix for native code, which reads it where it is. Raises ValueError, with its name, if it breaks a rule of its layout."""
-    return _held(native, name, _matrix(packed, columns))
+def held_matrix(native: ModuleType, name: str, packed: PackedTensor, columns: str = "used", applied: Applied = NONE) -> Any:
+    """The matrix for native code, which reads it where it is, and applies the transform to its input.
+
+    Raises ValueError, with its name, if it breaks a rule of its layout.
+    """
+    arrays = applied.native() or {}
+    return _held(native, name, _matrix(packed, columns) | {name: np.asarray(array) for name, array in arrays.items()})
 
 
 def chosen_activations(asked: str | None = None) -> str:

@@ -30,6 +30,7 @@ class ReferenceEngine:
     step_tokens = 64
 
     def __init__(self, weights: Weights) -> None:
+        weights = weights.plain()
         self._require_whole = weights.require_whole
         self._step = step_of(weights.arch)
         self._embed = weights.embedding.rows
