@@ -88,12 +88,14 @@ class Sampler:
         self.seed = secrets.randbelow(1 << 32) if config.seed is None else config.seed
         self._random = np.random.Generator(np.random.PCG64(self.seed))
         self._occurrences: dict[int, float] = {}
+        self._penalised = config.presence_penalty != 0 or config.frequency_penalty != 0
 
     def next(self, logits: NDArray[np.float32]) -> int:
         """(vocab,) logits -> a token. Greedy takes the lowest id of equal ones. Raises ConfigError if the largest is not finite."""
         scores = logits.astype(np.float32)
-        for token, count in self._occurrences.items():
-            scores[token] -= self.config.presence_penalty + self.config.frequency_penalty * count
+        if self._penalised:
+            for token, count in self._occurrences.items():
+                scores[token] -= self.config.presence_penalty + self.config.frequency_penalty * count
         top = scores.max()
         if not math.isfinite(top):
             raise ConfigError(f"logits must be finite; the largest is {top}. The model's weights or its state are damaged.")
@@ -102,7 +104,8 @@ class Sampler:
         else:
             config = self.config
             token = draw(scores, config.temperature, config.top_p, self._random.random(), config.top_k, config.min_p)
-        self._remember(token)
+        if self._penalised:
+            self._remember(token)
         return token
 
     def forget(self) -> None:
