@@ -10,7 +10,7 @@ import torch
 
 from rwkvquant import Model
 from tests.helpers import write_pth
-from tests.serve.servers import STORY, Server
+from tests.serve.servers import MODEL, STORY, Server, serving
 
 
 @pytest.fixture(scope="module")
@@ -131,3 +131,37 @@ def test_sessions_do_not_mix(server: Server) -> None:
         one = server.chat(first)["choices"][0]["message"]["content"]
         two = server.chat([*first, {"role": "assistant", "content": one}, {"role": "user", "content": "Again?"}])
         assert got[name] == [one, two["choices"][0]["message"]["content"]]
+
+
+def test_what_a_server_knows_comes_back_after_a_restart(tmp_path: Path, tuned: Path) -> None:
+    """And is not used for another model, or where it is damaged; answers are the same in every case."""
+    folder = tmp_path / "kept"
+    asked = {"max_tokens": 10, "state_id": "poet"}
+    long = STORY * 4
+    with serving("--keep", str(folder)) as server:
+        assert "has no states yet" in server.said()
+        server.ask("/v1/state/upload?state_id=poet", tuned.read_bytes(), headers={"content-type": "application/octet-stream"})
+        text, poem = server.text(long, max_tokens=10), server.text(long, **asked)
+        first = server.chat("Where is the ship?", session_id="one")["choices"][0]["message"]["content"]
+        (kept,) = [server.metrics()["cache_states"]]
+        server.process.terminate()
+        assert server.process.wait(30) == 0, server.said()
+    assert folder.stat().st_mode & 0o77 == 0
+    for damage in (False, True):
+        if damage:
+            (folder / "prefix-0.safetensors").write_bytes(b"damaged")
+        with serving("--keep", str(folder)) as server:
+            assert ("is damaged and not used" if damage else "1 states, 1 sessions") in server.said()
+            assert server.metrics()["cache_states"] == (0 if damage else kept)
+            answer = server.complete(long, max_tokens=10)
+            assert answer["choices"][0]["text"] == text
+            assert (answer["usage"]["prompt_tokens_details"]["cached_tokens"] == answer["usage"]["prompt_tokens"]) == (not damage)
+            if not damage:
+                assert server.text(long, **asked) == poem
+                history = [{"role": "user", "content": "Where is the ship?"}, {"role": "assistant", "content": first}]
+                whole = server.chat([*history, {"role": "user", "content": "Why?"}])
+                assert server.chat("Why?", session_id="one")["choices"] == whole["choices"]
+            server.process.kill()  # nothing is written
+    other = MODEL.with_name("rwkv7-tiny-pairs.safetensors")
+    with serving("--keep", str(folder), model=other) as server:
+        assert "another model" in server.said() and server.metrics()["cache_states"] == 0

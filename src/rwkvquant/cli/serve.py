@@ -53,6 +53,10 @@ def command(
     max_body_mb: Annotated[int, typer.Option(min=1, help="The largest request, in MB.")] = 16,
     timeout: Annotated[float, typer.Option(min=1, help="Seconds after which an answer is given up.")] = 600,
     grace: Annotated[float, typer.Option(min=1, help="Seconds that answers have to finish after SIGTERM or Ctrl-C.")] = 30,
+    keep: Annotated[
+        str | None,
+        typer.Option(metavar="FOLDER", help="Write cached states, uploaded states and sessions here at the end, and begin with them."),
+    ] = None,
     temperature: Annotated[float, typer.Option(help="Where a request does not say.")] = 1.0,
     top_p: Annotated[float, typer.Option(help="Where a request does not say.")] = 0.7,
     tokenizer: TokenizerOption = None,
@@ -72,6 +76,7 @@ def command(
     from rwkvquant.runtime.sampling import SamplingConfig
     from rwkvquant.runtime.session import load
     from rwkvquant.runtime.templates import chat_template
+    from rwkvquant.serve.keeping import fingerprint, read, write
     from rwkvquant.serve.prefixes import Prefixes
     from rwkvquant.serve.scheduler import Scheduler
     from rwkvquant.serve.service import Defaults, Limits, Service
@@ -92,6 +97,12 @@ def command(
     service = Service(
         model, name or Path(file).stem, scheduler, chosen, limits, Defaults(temperature, top_p, think), version=rwkvquant.__version__
     )
+    folder, mark = Path(keep or ""), ""
+    if keep is not None:
+        if folder.exists() and not folder.is_dir():
+            raise ConfigError(f"--keep is a folder; {keep} is a file")
+        mark = fingerprint(model, file, rwkvquant.__version__)
+        stderr.print(read(folder, service, scheduler.prefixes, mark))
     private = loopback([host])
     opened = bind(host, port)
 
@@ -106,5 +117,8 @@ def command(
         else:
             stderr.print("Warning: other machines reach it, and anyone may use it. Give --api-key, or --host 127.0.0.1.")
 
-    if not run(service, Access(keys, tuple(cors_origin or ()), private), opened, loop, grace, ready):
+    complete = run(service, Access(keys, tuple(cors_origin or ()), private), opened, loop, grace, ready)
+    if keep is not None:
+        write(folder, service, scheduler.prefixes, mark)
+    if not complete:
         raise StoppedError(f"stopped before all answers were complete; they had {grace:g} s (--grace)")

@@ -47,16 +47,16 @@ class UploadedStates:
 
     def __init__(self, model: Model) -> None:
         self._model = model
-        self._states: dict[str, Uploaded] = {}
+        self.kept: dict[str, Uploaded] = {}
 
     def upload(self, name: str, raw: bytes) -> dict[str, Any]:
         """Read the bytes of a file. Raises ApiError for a name that is taken or impossible, too many states, or no state of this model."""
         name = re.split(r"[/\\]", name)[-1]
         if not NAME.fullmatch(name) or not name.strip("."):
             raise ApiError("the name of a state has 1 to 100 letters, digits, dots, dashes and underlines", param="state_id")
-        if name in self._states:
+        if name in self.kept:
             raise ApiError(f"the state {name} already exists; delete it first, or use another name", 409, param="state_id")
-        if len(self._states) >= MAX_STATES:
+        if len(self.kept) >= MAX_STATES:
             raise ApiError(f"this server keeps at most {MAX_STATES} uploaded states; delete one", 409)
         with TemporaryDirectory(prefix="rwkvquant-state-") as folder:
             path = Path(folder) / ("state.pth" if raw[:2] in (b"PK", b"\x80\x02") else "state.safetensors")
@@ -65,23 +65,23 @@ class UploadedStates:
                 opened = open_state(path, self._model.arch, self._model.dims)
             except RwkvQuantError as error:
                 raise ApiError(str(error).replace(str(path), name), param="file") from None
-        self._states[name] = Uploaded(opened.state, opened.tuned, int(time.time()), f"state:{secrets.token_hex(8)}")
+        self.kept[name] = Uploaded(opened.state, opened.tuned, int(time.time()), f"state:{secrets.token_hex(8)}")
         return self._describe(name)
 
     def begin(self, name: str) -> Begin:
         """Raises ApiError for an unknown one."""
-        if name not in self._states:
+        if name not in self.kept:
             raise ApiError(f"there is no uploaded state {name[:100]!r}", 404, param="state_id", code="state_not_found")
-        return Begin(self._states[name].key, self._states[name].state)
+        return Begin(self.kept[name].key, self.kept[name].state)
 
     def delete(self, name: str) -> bool:
-        return self._states.pop(name, None) is not None
+        return self.kept.pop(name, None) is not None
 
     def list(self) -> list[dict[str, Any]]:
-        return [self._describe(name) for name in self._states]
+        return [self._describe(name) for name in self.kept]
 
     def _describe(self, name: str) -> dict[str, Any]:
-        kept = self._states[name]
+        kept = self.kept[name]
         about = {"object": "rwkv.state", "state_id": name, "filename": name, "size_bytes": kept.nbytes}
         return about | {"tuned": kept.tuned, "created": kept.created}
 
@@ -104,7 +104,7 @@ class Sessions:
 
     def __init__(self, max_bytes: int = MAX_SESSION_BYTES) -> None:
         self.max_bytes = max_bytes
-        self._kept: OrderedDict[str, Session] = OrderedDict()
+        self.kept: OrderedDict[str, Session] = OrderedDict()
         self._busy: set[str] = set()
         self._nbytes = 0
 
@@ -115,7 +115,7 @@ class Sessions:
         if name in self._busy:
             raise ApiError(f"the session {name} is answering another request; wait for its end", 409, param="session_id")
         self._busy.add(name)
-        return self._kept.get(name, Session())
+        return self.kept.get(name, Session())
 
     def close(self, name: str, after: Session | None) -> None:
         """`after`: what it is now; None: as before, because the answer did not end."""
@@ -123,16 +123,16 @@ class Sessions:
         if after is None:
             return
         self.delete(name)
-        self._kept[name] = after
+        self.kept[name] = after
         self._nbytes += after.nbytes
-        while len(self._kept) > MAX_SESSIONS or (self._nbytes > self.max_bytes and len(self._kept) > 1):
-            self.delete(next(iter(self._kept)))
+        while len(self.kept) > MAX_SESSIONS or (self._nbytes > self.max_bytes and len(self.kept) > 1):
+            self.delete(next(iter(self.kept)))
 
     def delete(self, name: str) -> bool:
         """Raises nothing for an unknown one."""
-        session = self._kept.pop(name, None)
+        session = self.kept.pop(name, None)
         self._nbytes -= session.nbytes if session else 0
         return session is not None
 
     def list(self) -> list[dict[str, Any]]:
-        return [{"object": "rwkv.session", "session_id": name, "size_bytes": each.nbytes} for name, each in self._kept.items()]
+        return [{"object": "rwkv.session", "session_id": name, "size_bytes": each.nbytes} for name, each in self.kept.items()]
