@@ -91,6 +91,27 @@ def test_content_as_parts_and_roles_of_openai(server: Server) -> None:
     assert server.chat(history)["choices"][0]["finish_reason"] == "length"
 
 
+def test_a_request_of_open_webui_is_answered(server: Server) -> None:
+    """As its backend sends it, with the headers that it can be told to add."""
+    assert server.ask("/v1/models")[1]["data"][0]["id"] == "rwkv7-tiny-rtn4"
+    body = {
+        "model": "rwkv7-tiny-rtn4",
+        "messages": [{"role": "system", "content": ""}, {"role": "user", "content": [{"type": "text", "text": "Hi"}]}],
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        "temperature": 0.8,
+        "max_tokens": 5,
+        "frequency_penalty": 0,
+        "stop": [],
+        "logit_bias": None,
+        "user": {"name": "me", "id": "1"},
+    }
+    events = server.events("/v1/chat/completions", body, headers={"X-OpenWebUI-Chat-Id": "1", "X-OpenWebUI-User-Name": "me"})
+    assert (
+        events[-1] == "[DONE]" and events[-2]["usage"]["completion_tokens"] <= 5 and events[0]["choices"][0]["delta"]["role"] == "assistant"
+    )
+
+
 def test_tokens_go_there_and_back(server: Server, model: Model) -> None:
     _, answer, _ = server.ask("/tokenize", {"content": STORY})
     assert answer["tokens"] == model.tokenizer.encode(STORY)
