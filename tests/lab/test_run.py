@@ -145,9 +145,7 @@ def test_a_cell_that_fails_is_recorded_and_the_others_go_on(folder: Path, capsys
     found = cells(Path("work"))
     assert [found[name]["state"] for name in ("small rtn s0", "small low s0", "small missing s0")] == ["done", "failed", "failed"]
     assert "no such file" in found["small missing s0"]["error"]
-    rwkvquant.export(
-        "work/files/" + next(path.name for path in Path("work/files").iterdir() if "rtn" in path.name), "small.gguf", layout="gguf"
-    )
+    rwkvquant.export(f"work/files/{found['small rtn s0']['key']}.safetensors", "small.gguf", layout="gguf")
     assert run(["lab", "run", "spec.yaml", "--work-dir", "work", "--json"]) == 2
     assert json.loads(capsys.readouterr().out)["kept"] == 2
     found = cells(Path("work"))
@@ -224,9 +222,10 @@ def test_the_difference_to_the_reference_is_paired(folder: Path) -> None:
     assert rows["rtn 4.5"].against is None and rows["rtn 6.5"].against is None
     base, tokenizer = load_model("model.pth")
     cut = windows.text_windows("some.txt", tokenizer, context=128)
-    files = {name: next(str(path) for path in Path("work/files").iterdir() if name in path.name) for name in ("rtn_4.5", "gptq")}
+    keys = {"rtn": cells(Path("work"))["small rtn 4.5 s0"]["key"], "gptq": cells(Path("work"))["small gptq s0"]["key"]}
+    files = {name: f"work/files/{key}.safetensors" for name, key in keys.items()}
     compared = divergence.compare_many(base, {name: load_model(file)[0] for name, file in files.items()}, cut)
-    wanted = divergence.difference(compared["gptq"], compared["rtn_4.5"])
+    wanted = divergence.difference(compared["gptq"], compared["rtn"])
     against = rows["gptq"].against
     assert against is not None and against["kl_difference"] == pytest.approx(wanted["kl_difference"], rel=1e-12)
     assert against["ci95"] == pytest.approx(wanted["kl_difference_ci95"], rel=1e-9)

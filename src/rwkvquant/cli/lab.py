@@ -77,6 +77,23 @@ def tables(
     emit({"files": [str(folder / name) for name in names]}, as_json, lambda: stdout.print("\n".join(written.values())))
 
 
+@app.command("claims")
+def claims(
+    work_dir: Annotated[str, typer.Argument(help="The work directory of `lab run`.")],
+    claims: Annotated[str, typer.Argument(help="A file of claims, a .yaml (docs/laboratory.md).")],
+    output: Annotated[str | None, typer.Option("--output", "-o", help="Write the Markdown here; else it is printed.")] = None,
+) -> None:
+    """Judge claims by finished cells."""
+    from rwkvquant.formats.disk import replace_file
+    from rwkvquant.lab.claims import claims_text
+
+    text = claims_text(work_dir, claims)
+    if output is None:
+        stdout.print(text)
+    else:
+        replace_file(Path(output), text.encode())
+
+
 def _model(given: str) -> LabModel:
     from rwkvquant.lab.spec import LabModel
 

@@ -121,7 +121,7 @@ class _Run:
         if made is None:
             clock = Clock()
             work = self._store.folder(f"work/{slug(cell.model.name)}-s{cell.seed}")
-            place = Workplace(self._store.folder("files") / f"{slug(label)}-{key}", work, clock, self._stop)
+            place = Workplace(self._store.folder("files") / key, work, clock, self._stop)
             file, known = cell.kind.make(cell.model, place)
             known |= {"seconds": dict(clock.seconds), "processor_seconds": clock.processor_seconds}
             known |= {"skipped_pass_1": clock.skipped_pass_1}

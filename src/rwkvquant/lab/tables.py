@@ -85,7 +85,7 @@ def table_rows(store: Store, spec: Mapping[str, Any]) -> list[TableRow]:
     reference = spec.get("reference")
     if reference is None:
         return rows
-    return [_compared(row, _reference(rows, row, reference)) for row in rows]
+    return [compared(row, _reference(rows, row, reference)) for row in rows]
 
 
 def _reference(rows: Sequence[TableRow], row: TableRow, reference: str) -> TableRow | None:
@@ -94,7 +94,8 @@ def _reference(rows: Sequence[TableRow], row: TableRow, reference: str) -> Table
     return next((each for each in same if each.bits == row.bits), same[0] if same else None)
 
 
-def _compared(row: TableRow, reference: TableRow | None) -> TableRow:
+def compared(row: TableRow, reference: TableRow | None) -> TableRow:
+    """The row with `against`, where both are done and were measured on the same windows."""
     if reference is None or row is reference or not (row.results and reference.results):
         return row
     a, b = row.results, reference.results
@@ -110,10 +111,10 @@ def _compared(row: TableRow, reference: TableRow | None) -> TableRow:
 
 def markdown(spec: Mapping[str, Any], rows: Sequence[TableRow]) -> str:
     """A title, a paragraph of conditions, and a table for each model. KL in 1/1000 nats per token; brackets are 95 % intervals."""
-    parts = [f"# {_plain(spec['title'])}", _conditions(rows)]
+    parts = [f"# {plain(spec['title'])}", _conditions(rows)]
     for model, group in itertools.groupby(sorted(rows, key=lambda row: _first(rows, row.model)), key=lambda row: row.model):
         of_model = list(group)
-        parts.append(f"## {_plain(model)}\n\n{_table(of_model, spec.get('reference'))}")
+        parts.append(f"## {plain(model)}\n\n{_table(of_model, spec.get('reference'))}")
     return "\n\n".join(parts) + "\n"
 
 
@@ -123,11 +124,11 @@ def _first(rows: Sequence[TableRow], model: str) -> int:
 
 def _table(rows: Sequence[TableRow], reference: str | None) -> str:
     seeds = len({row.seed for row in rows}) > 1
-    head = ["row", *(["seed"] if seeds else []), "bits", "bytes", "KL x 1000", *([f"KL / {_plain(reference)}"] if reference else [])]
+    head = ["row", *(["seed"] if seeds else []), "bits", "bytes", "KL x 1000", *([f"KL / {plain(reference)}"] if reference else [])]
     head += ["p99 x 1000", "same top, %", "ppl", "s"]
     lines = [head, ["---"] * len(head)]
     for row in rows:
-        start = [_plain(row.label), *([str(row.seed)] if seeds else [])]
+        start = [plain(row.label), *([str(row.seed)] if seeds else [])]
         lines.append([*start, *_numbers(row, reference is not None), *[""] * len(head)][: len(head)])
     if seeds:
         lines += _means(rows, len(head))
@@ -137,7 +138,7 @@ def _table(rows: Sequence[TableRow], reference: str | None) -> str:
 def _numbers(row: TableRow, compared: bool) -> list[str]:
     found = row.results
     if not found:
-        return [_plain(row.cell.get("error") or "not run yet")]
+        return [plain(row.cell.get("error") or "not run yet")]
     kl = f"{1000 * found['kl_mean']:.3f}{_bracket(found['kl_ci95'], 1000)}"
     ratio = f"{row.against['ratio']:.3f}{_bracket(row.against['ratio_ci95'], 1)}" if row.against else ""
     seconds = found["processor_seconds"]
@@ -160,7 +161,7 @@ def _means(rows: Sequence[TableRow], width: int) -> list[list[str]]:
         values = [1000 * row.results["kl_mean"] for row in rows if row.label == label and row.results]
         if len(values) > 1:
             mean = f"{statistics.fmean(values):.3f} ({min(values):.3f} to {max(values):.3f})"
-            lines.append([_plain(label), f"{len(values)} seeds", "", "", mean, *[""] * width][:width])
+            lines.append([plain(label), f"{len(values)} seeds", "", "", mean, *[""] * width][:width])
     return lines
 
 
@@ -176,9 +177,9 @@ def _conditions(rows: Sequence[TableRow]) -> str:
     for model in dict.fromkeys(row.model for row in done):
         first = next(row for row in done if row.model == model)
         if any(row.results["windows_sha256"] != first.results["windows_sha256"] for row in done if row.model == model):
-            sentences.append(f"**Cells of {_plain(model)} were measured on different windows.**")
+            sentences.append(f"**Cells of {plain(model)} were measured on different windows.**")
         sentences.append(
-            f"{_plain(model)}: perplexity of the original {first.results['ppl_base']:.3f} on {first.results['tokens']:,} tokens."
+            f"{plain(model)}: perplexity of the original {first.results['ppl_base']:.3f} on {first.results['tokens']:,} tokens."
         )
     sentences.append(
         "KL in 1/1000 nats per token; brackets are 95 % intervals; s: processor seconds, * without pass 1, of an earlier cell."
@@ -209,6 +210,6 @@ def _bracket(pair: Sequence[float] | None, times: float) -> str:
     return f" [{times * pair[0]:.3f}, {times * pair[1]:.3f}]" if pair else ""
 
 
-def _plain(text: Any) -> str:
+def plain(text: Any) -> str:
     """In a table of Markdown."""
     return " ".join(str(text).replace("|", "/").split())

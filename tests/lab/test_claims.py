@@ -1,0 +1,98 @@
+"""A claim holds, does not, or cannot be told, by the paired interval of the ratio of two cells."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rwkvquant.cli.main import run
+from rwkvquant.errors import ConfigError
+from rwkvquant.lab.claims import claims_text, read_claims
+from rwkvquant.lab.store import Store
+
+ROOT = Path(__file__).parents[2]
+TOKENS = [100] * 20
+
+
+def cell(key: str, kl: list[float], windows: str = "w") -> dict[str, Any]:
+    mean = sum(kl) / sum(TOKENS)
+    return {
+        "key": key,
+        "label": key,
+        "state": "done",
+        "results": {"kl_mean": mean, "windows_sha256": windows, "each_window": {"tokens": TOKENS, "kl": kl}},
+    }
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Path:
+    """Cells of known KL: b is twice a in every window; c is a in half of them and three times a in the others; d has other windows."""
+    store = Store(tmp_path / "work")
+    a = [1.0 + 0.1 * i for i in range(20)]
+    cells = {"a": a, "b": [2 * x for x in a], "c": [x * (3 if i % 2 else 1) for i, x in enumerate(a)], "d": a}
+    for name, kl in cells.items():
+        store.write(name, cell(name, kl, "other" if name == "d" else "w"))
+    rows = [{"key": n, "model": "m", "row": n, "series": n, "label": n, "bits": None, "seed": 0} for n in [*cells, "missing"]]
+    store.write_spec("s", {"title": "t", "reference": None, "plot": "file_bytes", "rows": rows})
+    return tmp_path / "work"
+
+
+def verdict(work: Path, rows: str, below: float) -> str:
+    path = work / "claims.yaml"
+    path.write_text(f"title: T\nclaims:\n  - {{claim: C | c, paper: p, rows: [{rows}], below: {below}, note: n}}\n")
+    return claims_text(work, path).splitlines()[4]
+
+
+@pytest.mark.parametrize(
+    ("rows", "below", "words"),
+    [
+        ("s/a, s/b", 0.6, "| m | KL x 0.500 [0.500, 0.500] | holds |"),
+        ("s/a, s/b", 0.4, "| m | KL x 0.500 [0.500, 0.500] | does not hold |"),
+        ("s/c, s/a", 2.03, "| cannot tell |"),
+        ("s/c, s/a", 9, "| holds |"),
+        ("s/a, s/missing", 1, "|  |  | not measured |"),
+        ("s/a, s/d", 1, "|  |  | not measured |"),
+        ("s/a, t/b", 1, "|  |  | not measured |"),
+    ],
+)
+def test_the_verdict_is_that_of_the_interval(work: Path, rows: str, below: float, words: str) -> None:
+    line = verdict(work, rows, below)
+    assert line.startswith("| C / c | p |") and line.endswith(words)
+
+
+def test_the_command_writes_the_page(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    verdict(work, "s/a, s/b", 0.6)
+    assert run(["lab", "claims", str(work), str(work / "claims.yaml"), "-o", str(work / "page.md")]) == 0
+    page = (work / "page.md").read_text()
+    assert page.startswith("# T\n") and page.endswith("- C / c: n\n")
+    assert run(["lab", "claims", str(work), str(work / "claims.yaml")]) == 0 and page in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[]",
+        "claims: []",
+        "title: T\nclaims: [3]",
+        "title: T\nclaims: [{paper: p}]",
+        "title: T\nclaims: [{claim: C, row: p}]",
+        "title: T\nclaims: [{claim: C, rows: [a/b]}]",
+        "title: T\nclaims: [{claim: C, rows: [a, b]}]",
+        "title: T\nclaims: [{claim: C, rows: [a/b, c/d], below: x}]",
+    ],
+)
+def test_a_mistake_is_one_sentence(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "claims.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=r"claims\.yaml"):
+        read_claims(path)
+
+
+def test_the_page_of_the_repository_is_made_from_its_cells() -> None:
+    results = ROOT / "benchmarks/results/lab"
+    assert (ROOT / "docs/claims.md").read_text() == claims_text(results, ROOT / "lab/claims/rwkvquant.yaml")
+    for path in results.glob("cells/*.json"):
+        assert json.loads(path.read_text())["state"] == "done"
