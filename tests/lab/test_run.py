@@ -16,6 +16,7 @@ from rwkvquant.cli.main import run
 from rwkvquant.errors import RwkvQuantError, StoppedError
 from rwkvquant.evaluation import divergence, windows
 from rwkvquant.evaluation.load import load_model
+from rwkvquant.lab.measure import shared_runs
 from rwkvquant.lab.run import run_spec
 from rwkvquant.lab.spec import read_spec
 from rwkvquant.lab.store import Store
@@ -71,6 +72,7 @@ def test_a_cell_has_the_numbers_of_quantize_and_compare(folder: Path) -> None:
     assert {name: found[name] for name in compared if name in found} == {name: compared[name] for name in compared if name in found}
     assert {"kl_mean", "kl_ci95", "kl_p99", "top1_agreement", "ppl_quantized", "windows_sha256"} <= compared.keys() & found.keys()
     assert np.isclose(sum(found["each_window"]["kl"]) / sum(found["each_window"]["tokens"]), found["kl_mean"])
+    assert found["shared_16_grams"] == 1.0  # it is calibrated on the text that is measured
     assert found["layouts"] and sum(found["layouts"].values()) == pytest.approx(1)
     assert {"checkpoint", "tokenizer", "text", "options"} <= cell["question"].keys() and "path" not in cell["question"]["options"][
         "calibration"
@@ -207,6 +209,7 @@ def test_tables_hold_the_numbers_of_the_cells(folder: Path, capsys: pytest.Captu
     found = {name: cell["results"] for name, cell in cells(Path("work")).items()}
     text = Path("work/tables/spec.md").read_text()
     assert text.startswith("# Rounding / at two widths\n\n3 of 3 cells are done.")
+    assert "**The calibration text of 3 rows has parts of the measured text: 100.0 % of its runs of 16 tokens" in text
     for each in found.values():
         assert f"| {each['bits_per_weight']:.3f} | {each['file_bytes']:,} | {1000 * each['kl_mean']:.3f} [" in text
     lines = Path("work/tables/spec.csv").read_text().splitlines()
@@ -252,3 +255,13 @@ def test_several_seeds_have_a_mean(folder: Path) -> None:
     values = [1000 * cell["results"]["kl_mean"] for name, cell in cells(Path("work")).items() if "gptq" in name]
     text = write_tables("work")["spec"]
     assert len(values) == 3 and f"{sum(values) / 3:.3f} ({min(values):.3f} to {max(values):.3f})" in text
+
+
+def test_runs_that_two_texts_share_are_counted() -> None:
+    random = np.random.default_rng(0)
+    read = [random.integers(0, 50, size) for size in (200, 10, 90)]
+    measured = [random.integers(0, 50, 60), np.concatenate([random.integers(0, 50, 20), read[0][30:70]]), read[2][:15]]
+    runs = {tuple(text[at : at + 16]) for text in read for at in range(len(text) - 15)}
+    found = [tuple(text[at : at + 16]) in runs for text in measured for at in range(len(text) - 15)]
+    assert shared_runs(measured, read) == np.mean(found) == 25 / 90
+    assert shared_runs([read[1]], read) == 0.0 == shared_runs(measured, [])

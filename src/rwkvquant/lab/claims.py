@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 from rwkvquant.errors import ConfigError
@@ -24,6 +25,7 @@ from rwkvquant.lab.store import Store
 from rwkvquant.lab.tables import TableRow, compared, plain, table_rows
 from rwkvquant.lab.yaml_file import read_yaml
 
+WIDTH = 120  # of a line
 KEYS = ("claim", "paper", "rows", "below", "note")
 
 
@@ -49,7 +51,7 @@ def claims_text(work_dir: str | Path, path: str | Path) -> str:
         first = [plain(claim.claim), plain(claim.paper)]
         for number, (model, ours, verdict) in enumerate(found or [("", "", "not measured" if claim.rows else "cannot be measured here")]):
             lines.append(f"| {' | '.join(first if number == 0 else ['', ''])} | {plain(model)} | {ours} | {verdict} |")
-    notes = [f"- {plain(claim.claim)}: {plain(claim.note)}" for claim in claims if claim.note]
+    notes = [fill(f"- {plain(claim.claim)}: {plain(claim.note)}", WIDTH, subsequent_indent="  ") for claim in claims if claim.note]
     return "\n".join([*lines, *(["", *notes] if notes else [])]) + "\n"
 
 

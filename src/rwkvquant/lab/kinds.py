@@ -51,24 +51,41 @@ class Kind(Protocol):
         """The laboratory made the file, so it may remove it."""
         ...
 
+    @property
+    def calibration(self) -> CalibrationConfig | None:
+        """None where another tool has made the file."""
+        ...
+
 
 def kind_of(options: Mapping[str, Any]) -> Kind:
     """Raises ConfigError for options that no kind or no method has."""
-    for key, build in (("gguf", Blocks), ("file", ReadyFile)):
+    for key, build in (("gguf", _blocks), ("file", _ready)):
         if key in options:
             extra = [name for name in options if name not in (key, "calibration")]
             if extra or (key == "file" and not isinstance(options[key], str)):
                 raise ConfigError(f"{key} stands alone, with a string; got {', '.join([key, *extra])}")
-            return build(options[key], options["calibration"])
+            return build(options)
     request = QuantizeRequest.from_dict(options)
     recipe_for(request)
     return Quantized(request)
+
+
+def _blocks(options: Mapping[str, Any]) -> Kind:
+    return Blocks(options["gguf"], options["calibration"])
+
+
+def _ready(options: Mapping[str, Any]) -> Kind:
+    return ReadyFile(options["file"])
 
 
 @dataclass(frozen=True)
 class Quantized:
     request: QuantizeRequest
     own_file = True
+
+    @property
+    def calibration(self) -> CalibrationConfig:
+        return self.request.calibration
 
     def question(self) -> dict[str, Any]:
         options = self.request.to_dict()
@@ -122,8 +139,8 @@ class Blocks:
 @dataclass(frozen=True)
 class ReadyFile:
     file: str
-    calibration: CalibrationConfig  # not used: another tool has made the file
     own_file = False
+    calibration = None
 
     def question(self) -> dict[str, Any]:
         path = Path(self.file)

@@ -128,7 +128,8 @@ class _Run:
             made = {"file": str(file.resolve()), "results": known}
             self._write(label, key, question, {"state": "quantized", **made})
         file = Path(made["file"])
-        results = {**made["results"], **self._bench.measure(cell.model, file)}
+        overlap = self._bench.shared_16_grams(cell.model, cell.kind.calibration)
+        results = {**made["results"], **self._bench.measure(cell.model, file), "shared_16_grams": overlap}
         self._write(label, key, question, {"state": "done", "results": results})
         if cell.kind.own_file and not self._spec.keep_files:
             file.unlink()

@@ -21,6 +21,7 @@ from rwkvquant.formats.disk import replace_file
 from rwkvquant.lab.store import Store
 
 SAME = ("rwkvquant", "code", "torch", "numpy", "cpu", "threads")  # conditions that should not differ within a table
+LEAK = 0.001  # of the runs of 16 tokens: below this, quotations and set phrases
 NUMBERS = (
     "bits_per_weight",
     "bits_per_weight_file",
@@ -180,6 +181,12 @@ def _conditions(rows: Sequence[TableRow]) -> str:
             sentences.append(f"**Cells of {plain(model)} were measured on different windows.**")
         sentences.append(
             f"{plain(model)}: perplexity of the original {first.results['ppl_base']:.3f} on {first.results['tokens']:,} tokens."
+        )
+    if leaks := {row.label: share for row in done if (share := row.results.get("shared_16_grams") or 0) > LEAK}:
+        worst = max(leaks, key=lambda label: leaks[label])
+        sentences.append(
+            f"**The calibration text of {len(leaks)} rows has parts of the measured text: {100 * leaks[worst]:.1f} % of its runs of "
+            f"16 tokens ({plain(worst)}).**"
         )
     sentences.append(
         "KL in 1/1000 nats per token; brackets are 95 % intervals; s: processor seconds, * without pass 1, of an earlier cell."
