@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from arguments import parser_for, work_folder
 from quality import Clock, conditions
 from torch import Tensor
 
@@ -151,25 +152,14 @@ def models(args: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model")
-    parser.add_argument("--tokenizer", required=True)
-    parser.add_argument("--calib", required=True)
-    parser.add_argument("--text", required=True)
+    parser = parser_for(__doc__, max_tokens=61440)
     parser.add_argument("--rows", type=int, default=48, help="rows of 512 tokens of the held-out text, for the losses of single matrices")
     parser.add_argument("--layers", type=int, nargs="+", help="single matrices of these layers only")
-    parser.add_argument("--calib-rows", type=int, default=64)
-    parser.set_defaults(lambada=None)
-    parser.add_argument("--max-tokens", type=int, default=61440)
     parser.add_argument("--parts", nargs="+", default=["layers", "models"], choices=["layers", "models"])
     parser.add_argument("--only", nargs="+", help="these rows of the models")
-    parser.add_argument("--work-dir", help="keep the quantised files here")
-    parser.add_argument("--json", help="write rows and conditions here")
     args = parser.parse_args()
     result: dict[str, Any] = {"conditions": conditions(args)}
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(args.work_dir or scratch)
-        folder.mkdir(parents=True, exist_ok=True)
+    with work_folder(args) as folder:
         for part in args.parts:
             result[part] = layers(args) if part == "layers" else models(args, folder)
             if args.json:

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import tempfile
 from pathlib import Path
 from typing import Any
 
+from arguments import parser_for, work_folder
 from quality import KEYS, conditions, quantize
 from quality_rows import BITS, Row
 
@@ -45,21 +45,10 @@ def measure(args: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model")
-    parser.add_argument("--tokenizer", required=True)
-    parser.add_argument("--calib", required=True)
-    parser.add_argument("--text", required=True)
-    parser.add_argument("--calib-rows", type=int, default=64)
+    parser = parser_for(__doc__)
     parser.add_argument("--jobs", nargs="+", default=list(JOBS), choices=list(JOBS))
-    parser.add_argument("--max-tokens", type=int, default=None)
-    parser.add_argument("--work-dir", help="keep the quantised files here, and use those that are already here")
-    parser.add_argument("--json", help="write rows and conditions here")
     args = parser.parse_args()
-    args.lambada = None
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(args.work_dir or scratch)
-        folder.mkdir(parents=True, exist_ok=True)
+    with work_folder(args) as folder:
         rows = measure(args, folder)
     for row in rows:
         low, high = row.get("bfloat16_minus_float32", (float("nan"),) * 2)

@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from arguments import parser_for
 from quality import KEYS, Clock, conditions
 from torch import Tensor
 
@@ -64,6 +65,8 @@ def recipes(args: argparse.Namespace) -> dict[str, Recipe]:
         "polar 14+2, paper, feedback": polar("feedback=yes", style="paper"),
         "polar 14+2, random directions": polar("directions=random"),
         "polar 15+1": polar(*one),
+        "polar 15+1, paper, feedback": polar(*one, "feedback=yes", style="paper"),
+        "polar 16+2, paper, feedback": polar(*wide, "feedback=yes", style="paper"),
         "polar 16+2": polar(*wide),
         "polar 16+2, no rotation": polar(*wide, "rotation=no"),
         "gptq 2 bits g64": made("gptq", code_bits=2, group_size=64),
@@ -238,23 +241,16 @@ PARTS = {"models": models, "motive": motive, "directions": of_directions, "speed
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model")
-    parser.add_argument("--tokenizer", required=True)
-    parser.add_argument("--calib", required=True)
-    parser.add_argument("--text", required=True)
-    parser.add_argument("--calib-rows", type=int, default=64)
-    parser.add_argument("--max-tokens", type=int, default=None)
+    parser = parser_for(__doc__)
     parser.add_argument("--samples", type=int, default=32, help="of k-means, for each direction")
     parser.add_argument("--vectors", type=int, default=10000)
     parser.add_argument("--matrices", type=int, default=16)
     parser.add_argument("--tries", type=int, default=10)
     parser.add_argument("--rows", nargs="+", help="of `models`: only these; OURS must be one")
     parser.add_argument("--parts", nargs="+", default=["models", "motive"], choices=list(PARTS))
-    parser.add_argument("--work-dir", required=True, help="packed files are kept here, and used again")
-    parser.add_argument("--json", required=True)
     args = parser.parse_args()
-    args.lambada = None
+    if args.work_dir is None or args.json is None:
+        parser.error("polar.py needs --work-dir and --json")
     output = Path(args.json)
     results = json.loads(output.read_text()) if output.exists() else {}
     for part in args.parts:

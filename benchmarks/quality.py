@@ -16,11 +16,11 @@ import json
 import os
 import platform
 import subprocess
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
+from arguments import parser_for, work_folder
 from quality_rows import GROUPS, OURS, Row
 
 import rwkvquant
@@ -89,7 +89,8 @@ def measure(checkpoint: str, args: argparse.Namespace, folder: Path) -> list[dic
 
 def conditions(args: argparse.Namespace) -> dict[str, Any]:
     def digest(path: str) -> str:
-        return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
+        files = sorted(Path(path).glob("*.safetensors")) if Path(path).is_dir() else [Path(path)]
+        return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
 
     commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True).stdout.strip()
     return {
@@ -123,22 +124,12 @@ def show(rows: list[dict[str, Any]]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model")
-    parser.add_argument("--tokenizer", required=True)
-    parser.add_argument("--calib", required=True)
-    parser.add_argument("--text", required=True)
+    parser = parser_for(__doc__)
     parser.add_argument("--lambada")
     parser.add_argument("--lambada-docs", type=int, default=None)
-    parser.add_argument("--calib-rows", type=int, default=64)
-    parser.add_argument("--max-tokens", type=int, default=None)
     parser.add_argument("--groups", nargs="+", default=list(GROUPS), choices=list(GROUPS))
-    parser.add_argument("--work-dir", help="keep the quantised files and plan.json here, and use the files that are already here")
-    parser.add_argument("--json", help="write rows and conditions here")
     args = parser.parse_args()
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(args.work_dir or scratch)
-        folder.mkdir(parents=True, exist_ok=True)
+    with work_folder(args) as folder:
         rows = measure(args.model, args, folder)
     show(rows)
     if args.json:
