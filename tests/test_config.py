@@ -212,6 +212,8 @@ OTHER: dict[str, Any] = {
     "method": "mine",
     "candidates": (Setting("gptq", GridConfig(5)),),
     "sparse_input": (Setting("gptvq", SectionsConfig(3)),),
+    "nonnegative_input": (Setting("gptvq", SectionsConfig(3)),),
+    "for_images": (Setting("gptvq", SectionsConfig(3)),),
     "transform": "none",
     "tensor_bits": ("att=4",),
     "measured": True,
