@@ -177,4 +177,5 @@ def test_files_are_renamed_in_one_place_only() -> None:
     """A new writer that does this by itself would have to be as careful as `atomic_write`."""
     source = Path(disk.__file__).parents[1]
     renaming = [path for path in source.rglob("*.py") if re.search(r"os\.(replace|rename)|\.write_(text|bytes)\(", path.read_text())]
-    assert {path.relative_to(source).as_posix() for path in renaming} == {"formats/disk.py", "runtime/tokenizer_world.py"}  # for makers
+    others = {"runtime/tokenizer_world.py", "serve/states.py"}  # for makers; an upload, in a temporary folder
+    assert {path.relative_to(source).as_posix() for path in renaming} == {"formats/disk.py"} | others
