@@ -86,6 +86,7 @@ class Ours:
         if len(hashes) > 1 or self.model.backend == "reference":
             sys.exit(f"{path.name}: runs on {self.model.backend}, logits {sorted(hashes)}")
         self._one, self._many = (Decoder(self.model, self._tokens, batch) for batch in (1, BATCH))
+        self._end_measuring()
         self.facts = {
             "file_bytes": packed.file_bytes,
             "bits_per_weight": packed.ledger().bits_per_weight,
@@ -96,6 +97,11 @@ class Ours:
             "promised": promised(packed),
             "logits_hash": hashes.pop(),
         }
+
+    def _end_measuring(self) -> None:
+        """Decode until the engine has chosen how to prefetch. The first tokens of a process try several ways, most of them slower."""
+        while self.model.tuning.prefetch_source == "measuring":
+            self._one.tokens_per_second()
 
     def hash(self, model: Model) -> str:
         logits, _ = model.forward(self._tokens[:HASHED_TOKENS])
