@@ -4,10 +4,11 @@
 
 Both parts compare logits with those of the exact state, token by token, on the same text: KL divergence in nats, and the share of tokens
 whose likeliest next token is another one. Everything else is exact: weights as in the checkpoint, float32 activations. A place is where
-reading begins in the text; intervals are 95 %, by bootstrap over places. `rest`: after 1k, 8k and 25k tokens the state is rounded once,
-and 2,000 more tokens are read; what is shipped at all places, the other schemes at the first ones. `step`: 25k tokens are read; what the
-engine does by itself at several places, other schemes one token at a time at one, and those of less interest for 8k tokens. Each place is
-a file in the work directory: an interrupted run goes on from there.
+reading begins in the text; intervals are 95 %, by bootstrap over places, or over runs of 1,000 tokens where there is one place. `rest`:
+after 1k, 8k and 25k tokens the state is rounded once, and 2,000 more tokens are read; what is shipped at all places, the other schemes at
+the first ones. `step`: 25k tokens are read; what the engine does by itself at several places, other schemes one token at a time at one,
+and those of less interest for 8k tokens. With --schemes only these are read, for --step-tokens at --step-places, and all other rows of the
+JSON stay. Each place is a file in the work directory: an interrupted run goes on from there.
 """
 
 from __future__ import annotations
@@ -26,18 +27,24 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from state_schemes import REST, STEP, Step
+from state_schemes import REST, STEP, Step, nearest
 
 import rwkvquant
 from rwkvquant import Model, State
+from rwkvquant.checkpoints import open_checkpoint
+from rwkvquant.kernels import rwkv7
+from rwkvquant.runtime.engines.reference import ReferenceEngine
+from rwkvquant.runtime.weights import checkpoint_weights
 
 Array = NDArray[np.float32]
 LENGTHS = (1000, 8000, 25000)
 AFTER = (16, 64, 256, 1024, 2000)  # tokens after the rounding; the mean over each stretch is kept
 CHUNK = 8  # tokens of each sequence that are read at once in `rest`
 BIN = 250  # tokens of a point of the curve in `step`
+RUN = 4  # points of a curve that are drawn together, where there is one place only
 SHIPPED = "as shipped"
 ENGINE = Step("12 bits, in the engine", 12.5, lambda S, random, columns: S)  # slots(state_bits=12): a float32 step for each row
+NAIVE = Step("int8, nearest, before the output", 8.25, lambda S, random, columns: nearest(S, 127))  # RWKV-7 only: o = round(S_t) r
 
 
 def divergence(exact: Array, other: Array) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
@@ -129,13 +136,7 @@ def step_place(model: Model, tokens: Sequence[int], columns: torch.Tensor, schem
         for slot, scheme in enumerate(schemes, 1):
             if (at + 1) % scheme.every == 0:
                 wkv[:, slot] = scheme.apply(wkv[:, slot], random, columns)
-    return {
-        scheme.name: {
-            "kl": [float(f"{part.mean():.4g}") for part in np.split(kl[row], range(BIN, len(tokens), BIN))],
-            "changed": [int(part.sum()) for part in np.split(changed[row], range(BIN, len(tokens), BIN))],
-        }
-        for row, scheme in enumerate(schemes)
-    }
+    return {scheme.name: in_bins(kl[row], changed[row]) for row, scheme in enumerate(schemes)}
 
 
 def engine_place(model: Model, tokens: Sequence[int]) -> dict[str, Any]:
@@ -151,8 +152,38 @@ def engine_place(model: Model, tokens: Sequence[int]) -> dict[str, Any]:
     return {ENGINE.name: {"kl": kl, "changed": changed}}
 
 
+def naive_place(model: Model, tokens: Sequence[int]) -> dict[str, Any]:
+    """The same where the output of a token reads its rounded state too; by the engine in NumPy, beside an exact slot."""
+    slots = model.slots(2)
+    exact, rounded = slots.add(), slots.add()
+    kl, changed = np.zeros(len(tokens)), np.zeros(len(tokens), bool)
+    plain = rwkv7.wkv7
+
+    def wkv7(S: Array, r: Array, *rest: Array) -> tuple[Array, Array]:
+        o, S = plain(S, r, *rest)
+        S[1:] = nearest(torch.from_numpy(S[1:]), 127).numpy()
+        return np.concatenate([o[:1], (S[1:] @ r[1:, ..., None])[..., 0]]), S
+
+    rwkv7.wkv7 = wkv7
+    try:
+        for at, token in enumerate(tokens):
+            logits = slots.forward({exact: [token], rounded: [token]})
+            kl[at], changed[at] = divergence(logits[exact], logits[rounded])
+    finally:
+        rwkv7.wkv7 = plain
+    return {NAIVE.name: in_bins(kl, changed)}
+
+
+def in_bins(kl: NDArray[np.float64], changed: NDArray[np.bool_]) -> dict[str, Any]:
+    cuts = range(BIN, len(kl), BIN)
+    return {
+        "kl": [float(f"{part.mean():.4g}") for part in np.split(kl, cuts)],
+        "changed": [int(part.sum()) for part in np.split(changed, cuts)],
+    }
+
+
 def interval(values: Sequence[float]) -> list[float]:
-    """95 % of the mean, by bootstrap over places."""
+    """95 % of the mean, by bootstrap over `values`: of places, or of runs of one place."""
     random = np.random.default_rng(0)
     means = np.asarray(values)[random.integers(0, len(values), (4000, len(values)))].mean(-1)
     return [float(f"{bound:.3g}") for bound in np.quantile(means, (0.025, 0.975))]
@@ -182,6 +213,13 @@ def summary_of_rest(places: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]
     return rows
 
 
+def parts_of(kl: NDArray[np.float64]) -> NDArray[np.float64]:
+    """kl (places, bins) -> what is drawn for an interval: means of places, or of one place's runs of RUN bins."""
+    if len(kl) > 1 or kl.shape[1] < 2 * RUN:
+        return kl.mean(1)
+    return kl[0, : kl.shape[1] // RUN * RUN].reshape(-1, RUN).mean(1)
+
+
 def summary_of_step(places: Sequence[Mapping[str, Any]], schemes: Sequence[Step], tokens: int) -> list[dict[str, Any]]:
     rows = []
     for scheme in schemes:
@@ -194,9 +232,9 @@ def summary_of_step(places: Sequence[Mapping[str, Any]], schemes: Sequence[Step]
                 "places": len(places),
                 "tokens": tokens,
                 "kl": float(f"{kl.mean():.3g}"),
-                "kl_ci95": interval(kl.mean(1)),
+                "kl_ci95": interval(parts_of(kl)),
                 "last_fifth": float(f"{kl[:, -kl.shape[1] // 5 :].mean():.3g}"),
-                "last_fifth_ci95": interval(kl[:, -kl.shape[1] // 5 :].mean(1)),
+                "last_fifth_ci95": interval(parts_of(kl[:, -kl.shape[1] // 5 :])),
                 "changed": float(f"{moved.mean():.3g}"),
                 "curve": [float(f"{value:.3g}") for value in kl.mean(0)],
             }
@@ -237,6 +275,7 @@ def main() -> None:
     parser.add_argument("--places", type=int, default=8, help="places of `rest`")
     parser.add_argument("--other-places", type=int, default=2, help="of these, for schemes that are not shipped")
     parser.add_argument("--step-places", type=int, default=1)
+    parser.add_argument("--schemes", nargs="+", help=f"of `step`, by name: only these; {NAIVE.name!r} is for RWKV-7")
     parser.add_argument("--engine-places", type=int, default=4, help="places of `step` for what the engine does by itself")
     parser.add_argument("--step-tokens", type=int, default=25000)
     parser.add_argument("--short-tokens", type=int, default=8000)
@@ -255,7 +294,10 @@ def main() -> None:
         text = model.tokenizer.encode(Path(args.text).read_text(encoding="utf-8"))
         facts = conditions(args) | {"backend": model.backend, "tokens_of_text": len(text)}
         for name, run in parts:
-            result[name] = {"conditions": facts} | run(model, text, args, work)
+            if name == "step" and args.schemes:
+                chosen_steps(result, model, text, args, work, facts)
+            else:
+                result[name] = {"conditions": facts} | run(model, text, args, work)
     out.write_text(json.dumps(result, indent=1) + "\n")
 
 
@@ -286,6 +328,27 @@ def step(model: Model, text: Sequence[int], args: argparse.Namespace, work: Path
         found = [kept(work / f"{name}_{begin}.json", partial(read, [0, *text[begin : begin + tokens - 1]])) for begin in places]
         rows += summary_of_step(found, schemes, tokens)
     return {"bin": BIN, "rows": rows}
+
+
+def chosen_steps(
+    result: dict[str, Any], model: Model, text: Sequence[int], args: argparse.Namespace, work: Path, facts: dict[str, Any]
+) -> None:
+    """Measure --schemes in place of their rows in the JSON, with the conditions of these rows beside them."""
+    columns = static_columns(model, text[len(text) // 2 :])
+    places = begins(args.step_places, len(text), args.step_tokens)
+    found = result.setdefault("step", {"conditions": facts, "bin": BIN, "rows": []})
+    for scheme in (scheme for scheme in [*STEP, NAIVE] if scheme.name in args.schemes):
+        if scheme is NAIVE:
+            slow = rwkvquant.load(args.model, tokenizer=args.tokenizer)
+            slow._engine = ReferenceEngine(checkpoint_weights(open_checkpoint(args.model)))
+            read = partial(naive_place, slow)
+        else:
+            read = partial(step_place, model, columns=columns, schemes=[scheme])
+        files = [work / f"{scheme.name.replace(' ', '_')}_{begin}_{args.step_tokens}.json" for begin in places]
+        tokens = [[0, *text[begin : begin + args.step_tokens - 1]] for begin in places]
+        own = summary_of_step([kept(file, partial(read, one)) for file, one in zip(files, tokens, strict=True)], [scheme], args.step_tokens)
+        found["rows"] = [row for row in found["rows"] if row["scheme"] != scheme.name] + own
+        found["conditions_of_chosen"] = facts
 
 
 if __name__ == "__main__":
