@@ -290,6 +290,7 @@ def main() -> None:
     parser.add_argument("--bits", type=int, action="append", choices=(2, 3, 4))
     parser.add_argument("--few", action="store_true", help="without taking each piece away in turn")
     parser.add_argument("--no-tuning", action="store_true", help="without the cases that are tuned")
+    parser.add_argument("--only", nargs="+", help="only the cases with these names")
     parser.add_argument("--claim", action="store_true")
     parser.add_argument("--only-summary", action="store_true")
     given = parser.parse_args()
@@ -299,7 +300,9 @@ def main() -> None:
         return
     study = Study(given)
     wanted = [case for bits in given.bits or (4, 3, 2) for case in cases(bits, tuning, not given.few)]
-    keep: Callable[[Case], bool] = lambda case: case.statics != "tuned" or not given.no_tuning  # noqa: E731
+    keep: Callable[[Case], bool] = lambda case: (  # noqa: E731
+        (case.statics != "tuned" or not given.no_tuning) and case.name in (given.only or [case.name])
+    )
     if given.claim:
         two = KVCacheConfig(bits=4, group=GROUP, keys="before")
         exact = KVCacheConfig(bits=32)

@@ -5,6 +5,8 @@
 Parts, each kept in OUT.json when it is done, so that an interrupted run continues:
 
     models       KL divergence of whole models at their true bits; every row is compared with OURS token by token on the same windows
+    wide         the same for rows of about 2.25 bits, beside OURS
+    decode       CPU time of a token on one thread, from the files of `models` and `wide` that are in --work-dir
     motive       all matrices with k-means on directions alone, or on magnitudes alone, with the same number of centroids
     directions   what a codebook of directions loses of normal vectors: E8, random, and k-means
     speed        a product of 2048 x 2048 with one vector on one thread, beside uniform grids and pairs
@@ -41,8 +43,10 @@ from rwkvquant.quantizers.polar.assign import GROUP, codebook, nearest
 from rwkvquant.recipes import Recipe, Setting, recipe_for
 
 OURS = "polar 14+2"
+WIDE = (OURS, "polar 14+2, paper, feedback", "polar 16+2, paper, feedback")
 CENTROIDS = (16, 256)
 ROUNDS = 10  # of k-means
+TOKENS = 64  # of one measurement of speed
 
 
 def recipes(args: argparse.Namespace) -> dict[str, Recipe]:
@@ -83,6 +87,10 @@ def recipes(args: argparse.Namespace) -> dict[str, Recipe]:
     return rows
 
 
+def file_of(folder: Path, row: str) -> Path:
+    return folder / f"{row.replace(' ', '_').replace(',', '')}.safetensors"
+
+
 def models(args: argparse.Namespace) -> list[dict[str, Any]]:
     folder = Path(args.work_dir)
     folder.mkdir(parents=True, exist_ok=True)
@@ -90,7 +98,7 @@ def models(args: argparse.Namespace) -> list[dict[str, Any]]:
     for name, recipe in recipes(args).items():
         if args.rows and name not in args.rows:
             continue
-        file = folder / f"{name.replace(' ', '_').replace(',', '')}.safetensors"
+        file = file_of(folder, name)
         kept = file.with_suffix(".json")
         if not kept.exists():
             clock, started = Clock(), time.process_time()
@@ -111,6 +119,26 @@ def models(args: argparse.Namespace) -> list[dict[str, Any]]:
             row["this_minus_ours"] = divergence.difference(compared[name], compared[OURS])["kl_difference_ci95"]
         rows.append(row)
     return rows
+
+
+def wide(args: argparse.Namespace) -> list[dict[str, Any]]:
+    return models(argparse.Namespace(**{**vars(args), "rows": WIDE}))
+
+
+def decode(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """The least of --tries, all files in turn: other programs run too."""
+    files = {name: file_of(Path(args.work_dir), name) for name in recipes(args)}
+    loaded = {name: rwkvquant.load(file, threads=1) for name, file in files.items() if file.exists()}
+    loaded["checkpoint"] = rwkvquant.load(args.model, args.tokenizer, threads=1)
+    states = {name: model.forward([0, 1, 2, 3])[1] for name, model in loaded.items()}
+    least = dict.fromkeys(loaded, float("inf"))
+    for _ in range(args.tries):
+        for name, model in loaded.items():
+            state, started = states[name], time.process_time()
+            for token in range(TOKENS):
+                _, state = model.forward([token], state)
+            least[name] = min(least[name], 1000 * (time.process_time() - started) / TOKENS)
+    return [{"row": name, "isa": loaded[name].backend, "cpu_ms_per_token": round(value, 4)} for name, value in least.items()]
 
 
 def k_means(x: Tensor, k: int, spherical: bool) -> Tensor:
@@ -237,7 +265,7 @@ def speed(args: argparse.Namespace) -> list[dict[str, Any]]:
     return rows
 
 
-PARTS = {"models": models, "motive": motive, "directions": of_directions, "speed": speed}
+PARTS = {"models": models, "wide": wide, "decode": decode, "motive": motive, "directions": of_directions, "speed": speed}
 
 
 def main() -> None:
