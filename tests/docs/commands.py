@@ -40,7 +40,8 @@ def arguments(line: str) -> tuple[list[str], str | None]:
     """The words after `rwkvquant`, and the file that stdin comes from."""
     words = shlex.split(re.sub(r"\$'\\n(\\n)?'", lambda found: "'\n\n'" if found[1] else "'\n'", line), comments=True)
     stdin = words[words.index("<") + 1] if "<" in words else None
-    return words[1 : words.index("<") if "<" in words else None], stdin
+    end = min((words.index(sign) for sign in "<>" if sign in words), default=None)
+    return words[1:end], stdin
 
 
 def python_blocks(text: str) -> list[str]:

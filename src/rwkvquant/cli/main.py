@@ -51,6 +51,7 @@ COMMANDS = {
     "detect": "detect",
     "bench": "bench",
     "export": "export",
+    "report": "report",
     "lab": "lab",
 }
 

@@ -149,6 +149,10 @@ def command(
     card_text: Annotated[
         str | None, typer.Option(help="For the card: measure the KL divergence on this text, which is not the calibration text.")
     ] = None,
+    report: Annotated[
+        str | None,
+        typer.Option(help="Also write a page about the file, an .html (docs/report.md). Needs the extra report.", metavar="PATH"),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the ledger of the file that would be written, and stop.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -195,6 +199,15 @@ def command(
     if output is None and not dry_run:
         raise typer.BadParameter("give -o OUT.safetensors, or --dry-run")
 
+    if report is not None:
+        if output is None or dry_run:
+            raise typer.BadParameter("--report describes the file that is written; leave it out with --dry-run")
+        from rwkvquant.report.page import require_jinja2
+        from rwkvquant.report.sources import require_output
+
+        require_jinja2()  # before the work, not after
+        require_output(report, checkpoint, output)
+
     def job() -> dict[str, Any]:
         with finish_first() if work_dir else nullcontext(lambda: False) as stop:
             if output is None or dry_run:
@@ -208,7 +221,17 @@ def command(
         result = publish(checkpoint, output, job, licence, base_model, card_text)
     else:
         result = job()
+    if report is not None and output is not None:
+        _write_report(report, output, result, checkpoint, work_dir, adapter)
     emit(result, as_json, lambda: show(result, planned=dry_run))
+
+
+def _write_report(report: str, output: str, result: dict[str, Any], checkpoint: str, work_dir: str | None, adapter: str | None) -> None:
+    """With what this job knows. An adapter changes the weights, so the original is then not shown next to the stored ones."""
+    from rwkvquant.report.page import write_report
+    from rwkvquant.report.sources import of_job
+
+    write_report(of_job(output, result, None if adapter else checkpoint, work_dir), report)
 
 
 def show(result: dict[str, Any], planned: bool = False) -> None:
