@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from rwkvquant.architectures import Dims, Role, TensorSpec, architecture
+from rwkvquant.architectures.dims import sizes_of
 
 UNEVEN = 0.5  # standard deviation of the logarithm of a column's size
 
@@ -26,30 +27,26 @@ UNEVEN = 0.5  # standard deviation of the logarithm of a column's size
 def write_random_pth(path: Path, arch: str, dims: Dims, seed: int = 0) -> None:
     """About two bytes a weight. The same bytes each time, because the zip's members have no date."""
     draws = torch.Generator().manual_seed(seed)
-    specs = [(name, spec) for name, spec, _ in architecture(arch).used(dims.layers) if spec.role is not Role.STATE]
+    own = architecture(arch)
+    usual = own.usual(dims)
+    used = [(name, spec) for name, spec, _ in own.used(dims.layers) if spec.role is not Role.STATE]
+    specs = [(name, spec) for name, spec in used if not spec.optional or spec.name in usual]
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
         with archive.open(ZipInfo("archive/data.pkl"), "w") as member:
-            member.write(_index({name: _shape(spec, dims) for name, spec in specs}))
+            member.write(_index({name: sizes_of(spec.shape, dims, spec.name) for name, spec in specs}))
         archive.writestr(ZipInfo("archive/byteorder"), "little")
         for key, (_, spec) in enumerate(specs):
             with archive.open(ZipInfo(f"archive/data/{key}"), "w", force_zip64=True) as member:
-                values = _draw(spec, _shape(spec, dims), draws).to(torch.bfloat16).flatten()
+                values = _draw(spec, sizes_of(spec.shape, dims, spec.name), draws).to(torch.bfloat16).flatten()
                 for part in values.split(1 << 24):
                     member.write(part.view(torch.int16).numpy().tobytes())
         archive.writestr(ZipInfo("archive/version"), "3\n")
 
 
-def _shape(spec: TensorSpec, dims: Dims) -> tuple[int, ...]:
-    """As the checkpoint stores it."""
-    sizes = {"C": dims.width, "F": dims.hidden, "V": dims.vocab, "H": dims.heads, "N": dims.head_size, **dims.ranks}
-    sizes |= {f"5*{name}": 5 * rank for name, rank in dims.ranks.items()}
-    return tuple(axis if isinstance(axis, int) else sizes[axis] for axis in spec.shape)
-
-
 def _draw(spec: TensorSpec, shape: tuple[int, ...], draws: torch.Generator) -> Tensor:
     normal = torch.randn(shape, generator=draws)
     if spec.role is Role.NORM:
-        return normal.mul_(0.1).add_(1.0 if spec.name.endswith("weight") else 0.0)
+        return normal.mul_(0.1).add_(0.0 if spec.name.endswith("bias") else 1.0)
     if spec.role is Role.ELEMENTWISE:
         return normal.mul_(0.3).add_(0.5)
     if spec.role is Role.BIAS:

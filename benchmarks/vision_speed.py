@@ -12,6 +12,10 @@ and so is a bound of what torch could reach with a perfect one.
 
 Memory is measured in a process for each engine: the peak resident set of loading and reading an image, less what was there after the
 imports. For torch the decoding of the packed file is not counted, only what is left of it.
+
+    python benchmarks/vision_speed.py --quantize vrwkv-t:2 vrwkv-s:2 --json OUT.json
+
+measures only how long quantising takes, here from two blocks of each (vision_quantize.py).
 """
 
 from __future__ import annotations
@@ -33,6 +37,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from roofline import conditions
+from vision_quantize import seconds_to_quantize
 
 from rwkvquant.architectures import architecture
 from rwkvquant.config import DEFAULT_BITS
@@ -225,6 +230,10 @@ def main() -> None:
     parser.add_argument("--bits", type=float, default=DEFAULT_BITS)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument(
+        "--quantize", nargs="+", metavar="SHAPE[:BLOCKS]", help="measure how long quantising takes, whole or by a few blocks"
+    )
+    parser.add_argument("--calib-rows", type=int, default=128, help="calibration images of --quantize")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--child", nargs=2, metavar=("ENGINE", "FILE"), help=argparse.SUPPRESS)
     parser.add_argument("--side", type=int, help=argparse.SUPPRESS)
@@ -234,6 +243,12 @@ def main() -> None:
         return
     import torch
 
+    if options.quantize:
+        rows = [seconds_to_quantize(each, options.calib_rows) for each in options.quantize]
+        if options.json:
+            said = {"threads": 1, "bits": DEFAULT_BITS, "torch": torch.__version__}
+            options.json.write_text(json.dumps({"conditions": conditions() | said, "rows": rows}, indent=1) + "\n")
+        return
     prepare_torch(options.threads)
     with tempfile.TemporaryDirectory() as folder:
         rows = [measure(shape, Path(folder), options) for shape in options.shapes]

@@ -35,3 +35,12 @@ def test_random_checkpoints_are_read_back_whole(tmp_path: Path, arch: str, ranks
     assert (tmp_path / "one.pth").read_bytes() == (tmp_path / "other.pth").read_bytes()
     key = loaded["blocks.1.ffn.key.weight"].float()
     assert 0.5 < float(key.square().sum(1).mean()) < 2  # a row has length about 1
+
+
+@pytest.mark.parametrize("width", [192, 256])  # with the norms before the mixes, and after them
+def test_random_checkpoints_of_images_are_read_back(tmp_path: Path, width: int) -> None:
+    dims = Dims(2, width, 2 * width, positions=4, patch=4, channels=3, classes=5)
+    script().write_random_pth(tmp_path / "one.pth", "vrwkv", dims)
+    checkpoint = open_checkpoint(tmp_path / "one.pth")
+    assert (checkpoint.arch, checkpoint.dims) == ("vrwkv", dims)
+    assert ("backbone.layers.0.gamma1" in checkpoint.tensors) == (width != 192)
