@@ -3,13 +3,13 @@
     python benchmarks/vision.py FOLDER [FOLDER ...] --work-dir WORK --json OUT.json
 
 Each FOLDER has one checkpoint (.pth), images with labels (test_*.npz) and calibration images (calib_*.npz). Rows are in vision_rows.py.
-All share calibration, 8-bit element-wise vectors (unless a row is about them), and patch embedding and head in 16 bits. True bits per
+All share calibration, `--vector-bits 8` (unless a row is about it), and patch embedding and head in 16 bits. True bits per
 weight, side information and padding included, are measured from the file.
 
 Every cell, a model and a row, is one file in WORK/MODEL with its result, and the KL of each image; a run that was stopped continues with
 the missing cells. Methods that measure every candidate share this measurement, so only the first has its seconds. `ours_minus_this` is the
 paired 95 % interval of the difference in KL between rwkvquant at 3.275 bits and the row: if it is below 0, ours is nearer to the
-original, beyond what other images like these could change.
+original, beyond what other images like these could change. `ours_low_minus_this` is the same of rwkvquant at 2.25 bits, for rows at 2.25.
 
 `same_as_definition`: the largest difference of features between torch and the NumPy definition in float64, as a share of the largest.
 """
@@ -24,12 +24,15 @@ import platform
 import subprocess
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from vision_rows import GROUPS, OURS, Row
+from numpy.typing import NDArray
+from vision_rows import GROUPS, OURS, OURS_LOW, Row
 
 import rwkvquant
 from rwkvquant import CalibrationConfig, QuantizeRequest, __version__
@@ -43,6 +46,7 @@ from rwkvquant.images import ImageSet, open_image_set
 from rwkvquant.kernels import vrwkv
 from rwkvquant.kernels.images import normalized
 from rwkvquant.models import ImageModel
+from rwkvquant.pipeline import plan
 
 Cell = dict[str, Any]
 
@@ -78,13 +82,25 @@ def quantized(model: Model, row: Row, calib_rows: int) -> tuple[Path, Cell]:
         calibration = CalibrationConfig(path=str(model.calib), rows=calib_rows)
         request = QuantizeRequest(**{"head_bits": 16, "emb_bits": 16, "calibration": calibration, **row.options})
         started = time.perf_counter()
-        report = rwkvquant.quantize(str(model.checkpoint), str(file), request, work_dir=str(model.cells / "job"))
+        with padded_vectors() if row.padded else nullcontext():
+            report = rwkvquant.quantize(str(model.checkpoint), str(file), request, work_dir=str(model.cells / "job"))
         seconds = time.perf_counter() - started
         print(f"  {model.name}, {row.name}: {report.bits_per_weight:.3f} bits, {seconds:.0f} s", flush=True)
         sizes = {"bits_per_weight": report.bits_per_weight, "file_bytes": report.file_bytes}
         return {**sizes, "fallen_back": len(report.fallen_back), "layouts": layouts(file), "seconds": round(seconds, 1)}
 
     return file, cell(file.with_suffix(".quantized.json"), work)
+
+
+@contextmanager
+def padded_vectors() -> Iterator[None]:
+    """Element-wise vectors get their bits, even where that saves nothing."""
+    usual = plan._vector_setting
+    plan._vector_setting = lambda recipe, width: plan._only(recipe.vectors)
+    try:
+        yield
+    finally:
+        plan._vector_setting = usual
 
 
 def layouts(file: Path) -> dict[str, int]:
@@ -142,16 +158,22 @@ def table(model: Model, rows: list[Row], args: argparse.Namespace) -> list[Cell]
     base = {"model": model.name, "row": "original", **original(model, images)}
     done = {row.name: quantized(model, row, args.calib_rows) for row in rows}
     measured = compared(model, rows, images, {name: file for name, (file, _) in done.items()})
-    ours = np.array(measured[OURS]["kl_of_images"]) if OURS in measured else None
+    kl = {name: np.array(cell.pop("kl_of_images")) for name, cell in measured.items()}
     cells = []
     for row in rows:
-        kl = np.array(measured[row.name].pop("kl_of_images"))
         entry = {"model": model.name, "row": row.name, "nominal_bits": row.nominal, **done[row.name][1], **measured[row.name]}
-        if ours is not None and row.name != OURS:
-            draws = resampled_means((ours - kl)[None], np.ones(len(kl), np.int64))[0]
-            entry["ours_minus_this"] = {"mean": float((ours - kl).mean()), "ci95": interval(draws, len(kl))}
+        if OURS in kl and row.name != OURS:
+            entry["ours_minus_this"] = paired(kl[OURS], kl[row.name])
+        if OURS_LOW in kl and row in GROUPS["low"][1:]:
+            entry["ours_low_minus_this"] = paired(kl[OURS_LOW], kl[row.name])
         cells.append(entry)
     return [base, *cells]
+
+
+def paired(ours: NDArray[np.float64], other: NDArray[np.float64]) -> Cell:
+    """The mean of the difference over images, and its interval."""
+    draws = resampled_means((ours - other)[None], np.ones(len(ours), np.int64))[0]
+    return {"mean": float((ours - other).mean()), "ci95": interval(draws, len(ours))}
 
 
 def show(rows: list[Cell]) -> None:
