@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP_ARGS ?=
 
-.PHONY: setup demo demo-vision test test-lm-eval test-cpus test-arm sanitize fuzz check clean
+.PHONY: setup demo demo-vision test test-lm-eval test-cpus test-arm test-browser sanitize fuzz check clean
 
 setup: $(VENV)/.ready
 
@@ -32,6 +32,10 @@ test-cpus: setup
 
 test-arm: setup
 	tests/arm/run.sh
+
+test-browser: setup
+	$(BIN)/pip install --quiet $(PIP_ARGS) -c constraints.txt -e '.[browser]'
+	tests/browser/run.sh
 
 sanitize: setup
 	tests/sanitize/run.sh

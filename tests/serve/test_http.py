@@ -14,13 +14,13 @@ from typing import Any
 
 import pytest
 
-from rwkvquant import Model
+from rwkvquant import Model, inspect
 from rwkvquant.serve.app import Answer
 from rwkvquant.serve.service import Stream
 from tests.serve.servers import MODEL, STORY, Server, serving
 
 
-@pytest.mark.parametrize("path", ["/", "/v1", "/v1/chat", "/v1/chat/completions/x", "/v1/images/generations", "/%00", "/v1/models/none"])
+@pytest.mark.parametrize("path", ["/v1", "/v1/chat", "/v1/chat/completions/x", "/v1/images/generations", "/%00", "/v1/models/none"])
 def test_an_unknown_path_is_a_json_error(server: Server, path: str) -> None:
     for method in ("GET", "POST"):
         status, answer, _ = server.ask(path, {} if method == "POST" else None, method)
@@ -125,6 +125,12 @@ def test_properties_and_metrics_are_there(server: Server) -> None:
     server.text(max_tokens=2)
     _, props, _ = server.ask("/props")
     assert props["slots"] == 4 and props["arch"] == "rwkv7" and props["cache"]["max_bytes"] == 1_024_000_000
+    assert props["file"] == {
+        "name": MODEL.name,
+        "bytes": MODEL.stat().st_size,
+        "bits_per_weight": inspect(MODEL).bits_per_weight,
+        "bits_per_weight_file": inspect(MODEL).bits_per_weight_file,
+    }
     metrics = server.metrics()
     assert metrics["written_tokens_total"] >= 2 and metrics["running"] == 0
     assert any(name.startswith('requests_total{path="/v1/completions",status="200"}') for name in metrics)
@@ -225,12 +231,13 @@ def test_a_key_guards_every_path_but_health() -> None:
         "50",
     )
     with serving(*options) as server:
-        for path in ("/v1/models", "/metrics", "/props", "/", "/v1/nothing"):
+        for path in ("/v1/models", "/metrics", "/props", "/page.html", "/v1/nothing"):
             for headers in ({}, {"authorization": "Bearer wrong"}, {"authorization": "Bearer "}, {"authorization": "secret"}):
                 status, answer, _ = server.ask(path, headers=headers)
                 assert status == 401 and answer["error"]["code"] == "invalid_api_key"
         assert server.ask("/v1/completions", {"prompt": "x"})[0] == 401
         assert server.ask("/health")[0] == 200
+        assert server.ask("/")[0] == 200  # the page, which asks for the key
         assert server.ask("/v1/models", headers={"authorization": "Bearer secret"})[0] == 200
         ours = {"origin": "https://ours.example", "authorization": "bearer other"}
         assert server.ask("/v1/models", headers=ours)[2]["access-control-allow-origin"] == "https://ours.example"

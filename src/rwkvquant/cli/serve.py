@@ -65,7 +65,7 @@ def command(
     pages: PagesOption = "auto",
     kv_bits: KvBitsOption = None,
 ) -> None:
-    """Answer requests of programs that know OpenAI's API."""
+    """Answer requests of programs that know OpenAI's API, and serve a page to chat."""
     try:
         from rwkvquant.serve.app import Access, loopback
         from rwkvquant.serve.server import Loop, bind, run
@@ -73,13 +73,14 @@ def command(
         if error.name not in ("starlette", "uvicorn"):
             raise
         raise ConfigError("serve needs the packages starlette and uvicorn: pip install 'rwkv-hybridquant[serve]'") from None
+    from rwkvquant.runtime.inspection import inspect
     from rwkvquant.runtime.sampling import SamplingConfig
     from rwkvquant.runtime.session import load
     from rwkvquant.runtime.templates import chat_template
     from rwkvquant.serve.keeping import fingerprint, read, write
     from rwkvquant.serve.prefixes import Prefixes
     from rwkvquant.serve.scheduler import Scheduler
-    from rwkvquant.serve.service import Defaults, Limits, Service
+    from rwkvquant.serve.service import Defaults, FileFacts, Limits, Service
 
     if cache_bits not in (8, 32):
         raise ConfigError(f"--cache-bits must be 32, which is exact, or 8; got {cache_bits}")
@@ -94,9 +95,10 @@ def command(
     loop = Loop()
     scheduler = Scheduler(model, slots, Prefixes(cache_mb * 1_000_000, cache_bits), loop.post, waiting)
     limits = Limits(max_tokens=max_tokens, max_prompt=max_prompt, max_body=max_body_mb << 20, timeout=timeout)
-    service = Service(
-        model, name or Path(file).stem, scheduler, chosen, limits, Defaults(temperature, top_p, think), version=rwkvquant.__version__
-    )
+    found = inspect(file)
+    facts = FileFacts(Path(file).name, found.file_bytes, found.bits_per_weight, found.bits_per_weight_file)
+    defaults = Defaults(temperature, top_p, think)
+    service = Service(model, name or Path(file).stem, scheduler, chosen, limits, defaults, version=rwkvquant.__version__, file=facts)
     folder, mark = Path(keep or ""), ""
     if keep is not None:
         if folder.exists() and not folder.is_dir():
@@ -110,6 +112,7 @@ def command(
         address = opened.getsockname()
         shown = f"[{address[0]}]" if ":" in address[0] else address[0]
         stderr.print(f"{service.name} is served at http://{shown}:{address[1]}/v1 ({slots} slots). Ctrl-C stops it.")
+        stderr.print(f"A page to chat: http://{shown}:{address[1]}/")
         if private:
             stderr.print("Only programs on this machine reach it.")
         elif keys:

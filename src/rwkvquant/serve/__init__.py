@@ -6,6 +6,7 @@ grammar.py      answers that must be JSON      the only file that imports llguid
 chat.py, completions.py    the paths of OpenAI: from a request to jobs, and from pieces of text to an answer
 conversation.py, tools.py  messages to a prompt; words, thinking and calls of tools in an answer
 states.py       uploaded states, and sessions
+page.py, page.html         the page at /: one file, and the headers that it is sent with
 keeping.py      all of these in a folder, over a restart
 scheduler.py    one thread that owns the model: it reads prompts and writes answers, side by side
 sequence.py     one answer that grows

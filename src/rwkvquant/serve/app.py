@@ -23,6 +23,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from rwkvquant.serve import page
 from rwkvquant.serve.body import Fields, parse
 from rwkvquant.serve.chat import chat
 from rwkvquant.serve.completions import completions
@@ -52,7 +53,7 @@ GETS: dict[str, Callable[[Service], dict[str, Any]]] = {
 }
 METHODS = {"/v1/state/delete": ["POST", "DELETE"]}
 MAX_STATE = 512 << 20  # bytes of a file that is uploaded
-OPEN = "/health"  # needs no key
+OPEN = ("/health", "/")  # need no key: the page is the same file for everyone, and asks for the key
 ALLOWED = "GET, POST, DELETE, OPTIONS"
 
 
@@ -76,10 +77,13 @@ def make_app(service: Service, access: Access) -> ASGIApp:
     async def measured(request: Request) -> Response:
         return Response(metrics.text(service.scheduler), media_type="text/plain; version=0.0.4")
 
+    async def chat_page(request: Request) -> Response:
+        return Response(page.page(), headers=page.headers(), media_type="text/html")
+
     async def upload(request: Request) -> Response:
         return json_response(service.states.upload(*await _uploaded(request)))
 
-    routes += [Route("/v1/state/upload", upload, methods=["POST"])]
+    routes += [Route("/v1/state/upload", upload, methods=["POST"]), Route("/", chat_page, methods=["GET"])]
     routes += [Route("/v1/models/{name:path}", model, methods=["GET"]), Route("/metrics", measured, methods=["GET"])]
     app = Starlette(routes=routes, exception_handlers={HTTPException: _http_error, Exception: _error, ApiError: _error})
     return Guard(app, service, access, metrics, {route.path for route in routes})
@@ -267,12 +271,12 @@ class Guard:
         host = headers.get("host", "")
         if origin and not self._cors(origin) and origin.partition("://")[2] != host:
             return ApiError(f"pages of {origin} may not use this server; its owner can allow it with --cors-origin", 403)
-        if path == OPEN:
+        if path == "/health":
             return None
         if self._keys:
             return (
                 None
-                if self._has_key(headers)
+                if path in OPEN or self._has_key(headers)
                 else ApiError("this server needs an API key: Authorization: Bearer KEY", 401, code="invalid_api_key")
             )
         if self._access.local and not is_local(host):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from rwkvquant.errors import RwkvQuantError
@@ -46,6 +47,7 @@ def props(service: Service) -> dict[str, Any]:
     state = model.initial_state().recurrent
     return {
         "model": service.name,
+        "file": None if service.file is None else asdict(service.file),
         "arch": model.arch,
         "layers": model.dims.layers,
         "width": model.dims.width,

@@ -56,6 +56,16 @@ class Defaults:
     think: str | None = None
 
 
+@dataclass(frozen=True)
+class FileFacts:
+    """The model's file. `bits_per_weight`: of projections and LoRA factors, `bits_per_weight_file`: all bytes over all weights."""
+
+    name: str
+    bytes: int
+    bits_per_weight: float | None
+    bits_per_weight_file: float | None
+
+
 @dataclass
 class Service:
     model: Model
@@ -68,6 +78,7 @@ class Service:
     sessions: Sessions = field(default_factory=Sessions)
     grammars: Grammars = field(init=False)
     version: str = ""
+    file: FileFacts | None = None
     created: int = field(default_factory=lambda: int(time.time()))
 
     def __post_init__(self) -> None:
