@@ -15,10 +15,12 @@ $(VENV)/.ready: pyproject.toml constraints.txt CMakeLists.txt $(wildcard src/rwk
 	touch $@
 
 demo: setup
-	$(BIN)/rwkvquant demo --checkpoint demo/rwkv7-8m/rwkv7-8m.pth --text demo/eval.txt
+	mkdir -p out
+	$(BIN)/rwkvquant demo --checkpoint demo/rwkv7-8m/rwkv7-8m.pth --text demo/eval.txt --report out/demo.html
 
 demo-vision: setup
-	$(BIN)/rwkvquant demo --checkpoint demo/vrwkv-fashion/vrwkv-fashion.pth --images demo/vrwkv-fashion/images --calib demo/vrwkv-fashion/calib.npz
+	mkdir -p out
+	$(BIN)/rwkvquant demo --checkpoint demo/vrwkv-fashion/vrwkv-fashion.pth --images demo/vrwkv-fashion/images --calib demo/vrwkv-fashion/calib.npz --report out/demo-vision.html
 
 test: check
 	$(BIN)/python -m pytest -n 2

@@ -95,12 +95,22 @@ class QuantizeResult(Result):
 
 
 @dataclass(frozen=True)
+class PositionKL:
+    """The mean KL, in nats per token, of the tokens at positions `first` to `last` of their windows; the first token has position 1."""
+
+    first: int
+    last: int
+    tokens: int
+    kl_mean: float
+
+
+@dataclass(frozen=True)
 class CompareResult(Result):
     """A quantised model compared with its original on one text (docs/methods/measuring.md).
 
     `kl_*` in nats per token, from the original to the quantised model. `top1_agreement`: the share of tokens, 0 to 1, where both give
     the highest probability to the same token. `*_ci95`: 95 % intervals (low, high), None for a text of a single window.
-    `windows_sha256`: two results may be compared with each other if it is equal.
+    `windows_sha256`: two results may be compared with each other if it is equal. `kl_by_position`: ranges of positions in a window.
     """
 
     kl_mean: float
@@ -118,6 +128,7 @@ class CompareResult(Result):
     windows_sha256: str
     resamples: int
     seed: int
+    kl_by_position: tuple[PositionKL, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,7 @@ def test_it_quantises_compares_and_shows_what_each_says(files: Path, capsys: pyt
 
 
 WRONG = {
-    "demo --images test.npz": "--text, --images, --calib and --output need --checkpoint",
+    "demo --images test.npz": "--text, --images, --calib, --output and --report need --checkpoint",
     "demo --checkpoint model.pth --images test.npz": "a classifier of images needs --images SET and --calib SET, and no --text",
     "demo --checkpoint dense.pth --images test.npz --calib calib.npz": "the demo shows classes; the head of dense.pth can segment",
     "demo --checkpoint model.pth --images wrong.npz --calib calib.npz": "labels must be below 5, the classes of the model; got 7",

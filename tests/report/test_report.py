@@ -314,3 +314,15 @@ def test_ticks_are_within_the_scale_and_few(low: float, high: float) -> None:
 
 def test_sources_of_nothing_have_a_page() -> None:
     Page(html(Sources(None)))
+
+
+def test_compare_gives_kl_by_position(folder: Path) -> None:
+    Path("some.txt").write_text("The quick brown fox jumps over the lazy dog. " * 5)
+    compared = rwkvquant.compare("model.pth", "model.safetensors", "some.txt", context=40)
+    rows = compared.kl_by_position
+    assert [(row.first, row.last) for row in rows] == [(1, 1), (2, 3), (4, 7), (8, 15), (16, 31), (32, 40)]
+    assert sum(row.tokens for row in rows) == compared.tokens and rows[0].tokens == compared.windows
+    assert sum(row.tokens * row.kl_mean for row in rows) / compared.tokens == pytest.approx(compared.kl_mean)
+    write("compare.json", {"original": "model.pth", "quantised": "model.safetensors", **compared.to_json()})
+    plot = next(plot for plot in plots(gather("model.safetensors")) if plot.key == "positions")
+    assert [row[1] for row in plot.rows] == [f"{row.tokens:,}" for row in rows]

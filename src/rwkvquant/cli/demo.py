@@ -30,21 +30,28 @@ def command(
     calib: Annotated[str | None, typer.Option(help="With --images: the calibration images, another set.")] = None,
     output: Annotated[str | None, typer.Option("--output", "-o", help="Keep the quantised file here.")] = None,
     max_tokens: Annotated[int, typer.Option(help="Compare on this many predicted tokens of the text.")] = 12_288,
+    report: Annotated[str | None, typer.Option(help="With --checkpoint: also write a page about it, an .html (docs/report.md).")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Quantise, measure, and let the model write a paragraph, or say what is in images."""
+    if report is not None:
+        from rwkvquant.report.page import require_jinja2
+        from rwkvquant.report.sources import require_output
+
+        require_jinja2()  # before the work, not after
+        require_output(report, *filter(None, (checkpoint, text, output)))
     if checkpoint is None:
-        if any(option is not None for option in (text, output, images, calib)):
-            raise ConfigError("--text, --images, --calib and --output need --checkpoint")
+        if any(option is not None for option in (text, output, images, calib, report)):
+            raise ConfigError("--text, --images, --calib, --output and --report need --checkpoint")
         result = _write_only()
         emit(result, as_json, lambda: stdout.print(result["text"]))
     elif images is not None or calib is not None:
         if images is None or calib is None or text is not None:
             raise ConfigError("a classifier of images needs --images SET and --calib SET, and no --text")
-        result = demo_images.whole_job(checkpoint, images, calib, output)
+        result = demo_images.whole_job(checkpoint, images, calib, output, report)
         emit(result, as_json, lambda: demo_images.show(result))
     else:
-        result = _whole_job(checkpoint, text, output, max_tokens)
+        result = _whole_job(checkpoint, text, output, max_tokens, report)
         emit(result, as_json, lambda: _show(result))
 
 
@@ -56,7 +63,7 @@ def _write_only() -> dict[str, Any]:
     return {"file": str(EMBEDDED), **_paragraph(str(EMBEDDED), None)}
 
 
-def _whole_job(checkpoint: str, text: str | None, output: str | None, max_tokens: int) -> dict[str, Any]:
+def _whole_job(checkpoint: str, text: str | None, output: str | None, max_tokens: int, report: str | None) -> dict[str, Any]:
     from rwkvquant import CalibrationConfig, QuantizeRequest, quantize
     from rwkvquant.evaluation import divergence, windows
     from rwkvquant.evaluation.load import load_model
@@ -78,7 +85,10 @@ def _whole_job(checkpoint: str, text: str | None, output: str | None, max_tokens
             comparisons = divergence.compare_many(base, {m: load_model(f, None)[0] for m, f in files.items()}, cut, progress=progress)
         compared = {method: comparison.to_json() for method, comparison in comparisons.items()}
         written = {"original": _paragraph(checkpoint, tokenizer), OURS: _paragraph(files[OURS], None)}
-    return {"quantize": reports, "compare": compared, "text": written}
+        result = {"quantize": reports, "compare": compared, "text": written}
+        if report is not None:
+            demo_images.write_report(report, files[OURS], result, checkpoint)
+    return result
 
 
 def _paragraph(file: str, tokenizer: str | None) -> dict[str, Any]:

@@ -14,7 +14,7 @@ OURS, OTHERS = "rwkvquant", ("gptq", "rtn")  # at the same bits
 SHOWN = 10  # images whose classes are printed one by one
 
 
-def whole_job(checkpoint: str, images: str, calib: str, output: str | None) -> dict[str, Any]:
+def whole_job(checkpoint: str, images: str, calib: str, output: str | None, report: str | None = None) -> dict[str, Any]:
     """Quantise `checkpoint` with each method and compare with it on the set `images`. `calib`: the calibration images."""
     import numpy as np
 
@@ -40,19 +40,32 @@ def whole_job(checkpoint: str, images: str, calib: str, output: str | None) -> d
         few = chosen.some(min(SHOWN, len(chosen)))
         fitted = preprocessing_for(base.settings, base.dims.patch, base.task).batch(few.read(index) for index in range(len(few)))
         predicted = {name: model.classify(fitted).double().softmax(1).numpy() for name, model in (("original", base), (OURS, models[OURS]))}
-    true = None if labels is None else few.classes_of(base.settings.classes, base.dims.classes)
-    rows = [
-        {
-            "image": few.names[index],
-            "class": None if true is None else class_name(base, int(true[index])),
-            **{
-                name: {"class": class_name(base, int(np.argmax(p[index]))), "probability": float(p[index].max())}
-                for name, p in predicted.items()
-            },
-        }
-        for index in range(len(few))
-    ]
-    return {"quantize": reports, "compare": compared, "images": rows}
+        true = None if labels is None else few.classes_of(base.settings.classes, base.dims.classes)
+        rows = [
+            {
+                "image": few.names[index],
+                "class": None if true is None else class_name(base, int(true[index])),
+                **{
+                    name: {"class": class_name(base, int(np.argmax(p[index]))), "probability": float(p[index].max())}
+                    for name, p in predicted.items()
+                },
+            }
+            for index in range(len(few))
+        ]
+        result = {"quantize": reports, "compare": compared, "images": rows}
+        if report is not None:
+            write_report(report, files[OURS], result, checkpoint)
+    return result
+
+
+def write_report(report: str, file: str, result: dict[str, Any], checkpoint: str) -> None:
+    """While the packed file is there: without --output it is temporary."""
+    from rwkvquant.report import page
+    from rwkvquant.report.sources import of_job
+
+    found = {"demo": result, "quantize": result["quantize"][OURS], "compare": result["compare"][OURS]}
+    page.write_report(of_job(file, found, checkpoint), report)
+    stderr.print(f"\nthe report is {report}")
 
 
 def class_name(model: Any, index: int) -> str:

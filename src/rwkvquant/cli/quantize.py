@@ -231,7 +231,7 @@ def _write_report(report: str, output: str, result: dict[str, Any], checkpoint: 
     from rwkvquant.report.page import write_report
     from rwkvquant.report.sources import of_job
 
-    write_report(of_job(output, result, None if adapter else checkpoint, work_dir), report)
+    write_report(of_job(output, {"quantize": result}, None if adapter else checkpoint, work_dir), report)
 
 
 def show(result: dict[str, Any], planned: bool = False) -> None:

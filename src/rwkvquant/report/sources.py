@@ -183,10 +183,10 @@ def gather(place: str | Path, given: Sequence[str] = (), original: str | None = 
     return sources
 
 
-def of_job(output: str, result: Json, original: str | None, work_dir: str | None) -> Sources:
-    """Of a job of `quantize` that has just ended: its result, the original, and plan.json of the work directory if there is one."""
+def of_job(output: str, found: Mapping[str, Json], original: str | None, work_dir: str | None = None) -> Sources:
+    """Of a job that has just ended: its results by kind, the original, and plan.json of the work directory if there is one."""
     packed = open_packed(output)
-    sources = Sources(packed, {"quantize": result}, _original(original, packed))
+    sources = Sources(packed, found, _original(original, packed))
     return _with_json(sources, [Path(work_dir) / "plan.json"] if work_dir and (Path(work_dir) / "plan.json").is_file() else [])
 
 
