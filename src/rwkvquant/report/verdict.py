@@ -9,7 +9,7 @@ from rwkvquant.formats.container import PackedFile
 from rwkvquant.report.sources import Sources
 
 SCORES = {"top1": "Top-1 accuracy", "miou": "mIoU", "ap50": "AP50", "top5": "Top-5 accuracy", "ap": "AP"}
-PLACES = {"top1": "images", "miou": "pixels", "ap50": "patches"}
+PLACES = {"top1": "classes", "miou": "pixels", "ap50": "patches"}
 
 
 @dataclass(frozen=True)
@@ -68,14 +68,14 @@ def _changes(sources: Sources) -> list[Tile]:
     if not found:
         return []
     images = found.get("images") is not None
-    place = PLACES.get(str(found.get("score")), "positions") if images else "tokens"
-    measured = f"{found['images']:,} images" if images else f"{found.get('tokens') or 0:,} tokens of text"
+    place = PLACES.get(str(found.get("score")), "positions")
+    measured = f"the {place} of {found['images']:,} images" if images else f"{found.get('tokens') or 0:,} tokens of text"
     result = [
         Tile(
             "Same prediction" if images else "Same top token",
             percent(found["top1_agreement"]),
             bracket(found["top1_ci95"], 100, ".1f", " %"),
-            f"how often its likeliest answer is that of the original, over the {place} of {measured}",
+            f"how often its likeliest answer is that of the original, in {measured}",
         ),
         Tile(
             "KL divergence",
