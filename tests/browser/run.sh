@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The page of the server in a real browser: `make test-browser`. Debian's chromium is installed where it is missing.
+# The page of the server and that of a report in a real browser: `make test-browser`. Debian's chromium is installed where it is missing.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 PYTHON=${PYTHON:-.venv/bin/python}
@@ -11,4 +11,4 @@ if ! command -v chromium > /dev/null; then
     $as_root apt-get -o DPkg::Lock::Timeout=300 install -y -qq --no-install-recommends chromium fonts-dejavu-core
 fi
 chromium --version
-exec "$PYTHON" -m pytest tests/browser/check_page.py "$@"
+exec "$PYTHON" -m pytest tests/browser/check_page.py tests/browser/check_report.py "$@"

@@ -238,6 +238,25 @@ def test_json_with_fields_of_other_types_is_left_out_and_named(folder: Path, nam
         html(sources)
 
 
+@pytest.mark.parametrize("made_from", [None, 1, "text", []])
+def test_a_plan_whose_origin_has_another_type_is_left_out_and_named(folder: Path, made_from: Any) -> None:
+    Path("work").mkdir()
+    write("work/plan.json", plan_of(Path("model.safetensors")) | {"made_from": made_from})
+    sources = gather("model.safetensors")
+    assert "plan" not in sources.found and "plan.json looks like" in " ".join(sources.notes)
+
+
+@pytest.mark.parametrize(("counted", "unit"), [({"tokens": 4}, "token"), ({"images": 4}, "image")])
+def test_the_frontier_of_demo_says_what_its_divergence_is_a_mean_over(folder: Path, counted: dict[str, int], unit: str) -> None:
+    compared = {key: value for key, value in COMPARED.items() if key != "tokens"} | counted
+    demo = {"quantize": {"ours": json.loads(Path("quantize.json").read_text())}, "compare": {"ours": compared}}
+    Path("compare.json").unlink()
+    write("demo.json", demo)
+    text = html(gather("model.safetensors"))
+    others = {"token", "image"} - {unit}
+    assert f"KL, nats per {unit}" in text and not any(f"KL, nats per {other}" in text for other in others)
+
+
 @pytest.mark.parametrize("text", ["", "[]", "[" * 100_000, "\xff", "null", '{"file": 1}'])
 def test_other_json_next_to_the_file_is_passed_over(folder: Path, text: str, capsys: pytest.CaptureFixture[str]) -> None:
     Path("other.json").write_text(text, encoding="latin-1")

@@ -14,7 +14,7 @@ from rwkvquant.report.verdict import bracket, size
 
 @dataclass(frozen=True)
 class Point:
-    """A file: its bytes, its KL in nats per token with a 95 % interval, bits per weight, and the same top token in 0..1."""
+    """A file: bytes, KL in nats per token or image with a 95 % interval, bits per weight, and the same top token or class in 0..1."""
 
     series: str
     label: str
@@ -28,7 +28,7 @@ class Point:
 def frontier_plots(sources: Sources) -> list[Plot]:
     plots = []
     if points := _of_demo(sources):
-        plots.append(_plot("frontier-demo", "KL against size: this file and other methods", points))
+        plots.append(_plot("frontier-demo", "KL against size: this file and other methods", points, _unit(sources)))
     for title, rows in sources.lab:
         for model in dict.fromkeys(row.model for row in rows):
             if points := [_of_row(row) for row in rows if row.model == model and row.results]:
@@ -64,6 +64,11 @@ def _of_demo(sources: Sources) -> list[Point]:
     ]
 
 
+def _unit(sources: Sources) -> str:
+    """What a divergence of `demo` is a mean over."""
+    return "image" if any("images" in each for each in sources.get("demo")["compare"].values()) else "token"
+
+
 def _of_row(row: TableRow) -> Point:
     found = row.results
     return Point(
@@ -71,11 +76,19 @@ def _of_row(row: TableRow) -> Point:
     )
 
 
-def _plot(key: str, title: str, points: Sequence[Point]) -> Plot:
+def _plot(key: str, title: str, points: Sequence[Point], unit: str = "token") -> Plot:
     shown = [point for point in points if point.kl > 0]
     names = list(dict.fromkeys(point.series for point in points))
     about = f"{len(points)} files in {len(names)} series; further down and to the left is better. Lines through a mark are 95 % intervals."
-    head = ("file", "series", "bytes", "bits per weight", "KL, nats per token", "95 % interval", "same top token")
+    head = (
+        "file",
+        "series",
+        "bytes",
+        "bits per weight",
+        f"KL, nats per {unit}",
+        "95 % interval",
+        f"same top {'class' if unit == 'image' else 'token'}",
+    )
     rows = tuple(
         (
             point.label,
@@ -88,14 +101,14 @@ def _plot(key: str, title: str, points: Sequence[Point]) -> Plot:
         )
         for point in points
     )
-    return Plot(key, title, about, drawing(key, title, about, _parts(shown, names) if shown else []), head, rows)
+    return Plot(key, title, about, drawing(key, title, about, _parts(shown, names, unit) if shown else []), head, rows)
 
 
-def _parts(points: Sequence[Point], names: Sequence[str]) -> list[str]:
+def _parts(points: Sequence[Point], names: Sequence[str], unit: str) -> list[str]:
     bounds = [bound for point in points for bound in (point.interval or ()) if bound > 0]
     x = scale_for([point.file_bytes / 1e6 for point in points], LEFT, WIDTH - RIGHT - 150)
     y = scale_for([point.kl for point in points] + bounds, HEIGHT - BOTTOM, TOP, log=True)
-    parts = axes(x, y, "file, MB", "KL, nats per token")
+    parts = axes(x, y, "file, MB", f"KL, nats per {unit}")
     for index, name in enumerate(names):
         of_series = sorted((point for point in points if point.series == name), key=lambda point: point.file_bytes)
         if len(of_series) > 1:

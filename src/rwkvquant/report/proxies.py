@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rwkvquant.report.plot import Plot
-from rwkvquant.report.sources import Sources
+from rwkvquant.report.sources import Sources, number
 from rwkvquant.report.svg import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Scale, axes, drawing, legend, line, mark, scale_for, text
 from rwkvquant.report.tensor_map import codec_of
 from rwkvquant.selection.algorithm1 import FIXED_THRESHOLDS, Thresholds, percentile_thresholds
@@ -30,11 +30,16 @@ def proxy_plot(sources: Sources) -> Plot | None:
     }
     if not found or not any(p_c > 0 and p_f > 0 for p_c, p_f in found.values()):
         return None
-    shares = [chooser.get(name, usual) for name, usual in (("coarse_share", 0.5), ("fine_share", 0.2))]
+    shares = [_share(chooser.get(name), usual) for name, usual in (("coarse_share", 0.5), ("fine_share", 0.2))]
     fixed = rule == "fixed"
     limits = FIXED_THRESHOLDS[FIXED] if fixed else percentile_thresholds(found, *shares)
     used = rule in ("algorithm1", "fixed")
     return _plot(found, codecs, limits, reading, used, fixed)
+
+
+def _share(value: Any, usual: float) -> float:
+    """What the file keeps, if it is a share."""
+    return float(value) if number(value) and 0 <= value <= 1 else usual
 
 
 def _chooser(config: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -69,6 +69,10 @@ def _count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
+def _mapping(value: Any) -> bool:
+    return isinstance(value, Mapping)
+
+
 def _pair(value: Any) -> bool:
     return value is None or (isinstance(value, list | tuple) and len(value) == 2 and all(map(number, value)))
 
@@ -127,7 +131,7 @@ FIELDS: dict[str, Mapping[str, Callable[[Any], bool]]] = {
         "machine": _optional(_text),
         **dict.fromkeys(("decode_tok_s", "prefill_tok_s", "prefill_share", "roofline_gb_s", "gb_s", "images_s"), _optional(number)),
     },
-    "plan": {"state": lambda v: _fits(v, {"tensors": _optional(_all(lambda each: _fits(each, _MEASURED)))})},
+    "plan": {"made_from": _mapping, "state": lambda v: _fits(v, {"tensors": _optional(_all(lambda each: _fits(each, _MEASURED)))})},
     "eval": {"ppl": number, "nll": number, "tokens": _count},
     "lambada": {"ppl": number, "acc": number, "docs": _count},
     "scores": {
