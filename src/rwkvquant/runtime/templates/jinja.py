@@ -1,4 +1,4 @@
-"""Chat templates in Jinja, as Hugging Face's `chat_template`. The only file that imports jinja2.
+"""Chat templates in Jinja, as Hugging Face's `chat_template`. The only file of the runtime that imports jinja2.
 
 A template is a program. It runs in Jinja's sandbox, which lets it change nothing and reach nothing but the messages, and only a file that
 the user named comes here. It sees what templates of Hugging Face expect:
