@@ -59,6 +59,10 @@ def draw_boxes(axes: Axes, model: ImageModel, image: Pixels) -> None:
     for (left, top, right, bottom), kind in zip(boxes.corners, boxes.classes, strict=True):
         colour = matplotlib.colormaps["tab10"](int(kind))
         axes.add_patch(matplotlib.patches.Rectangle((left, top), right - left, bottom - top, fill=False, lw=1, color=colour))
+    for kind in sorted({int(kind) for kind in boxes.classes}):
+        axes.plot([], [], color=matplotlib.colormaps["tab10"](kind), label=name_of(model, kind))
+    if len(boxes.classes):
+        axes.legend(loc="lower right", fontsize=5, handlelength=1)
     axes.axis("off")
 
 
