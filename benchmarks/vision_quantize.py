@@ -1,4 +1,4 @@
-"""How long quantising a Vision-RWKV model of a released shape takes: the work behind `vision_speed.py --quantize`.
+"""How long quantising a Vision-RWKV model of a released shape takes. `vision_speed.py --quantize` uses this file.
 
 Random weights of the shape (random_pth.py), random images of the model's own size, the default method at its default bits. Seconds are
 processor time of the whole process with one thread, so other programs on the machine change them little. Importing torch and writing the
