@@ -1,19 +1,21 @@
 """The server with many clients, and with a cached prefix; beside llama.cpp's server if it is given.
 
     python benchmarks/serve.py --random x070-0.4b --json OUT.json
-    python benchmarks/serve.py --random x070-0.4b --llama-server build/bin/llama-server --gguf x070-0.4b-Q4_0.gguf --json OUT.json
+    python benchmarks/serve.py --random x070-0.4b --llama-server build/bin/llama-server --gguf x070-0.4b-Q2_K.gguf x070-0.4b-Q4_0.gguf
 
-Both servers are processes on this machine with all its cores, and get the same requests over loopback, in turn, --rounds times.
-vs_llama_cpp.py writes the GGUF of the same random model (--work-dir). First it checks: of our server, the text of every client must be the
-one that it gets alone.
+Each server is a process on this machine with all its cores, and gets the same requests over loopback, one server after the other, --rounds
+times, every second time in the opposite order. vs_llama_cpp.py writes the GGUF of the same random model (--work-dir). First it checks: of
+our server, the text of every client must be the one that it gets alone.
 
     tokens/s       C clients ask at once for --tokens tokens after a prompt of about --prompt tokens, each another one, streamed. All tokens
                    of all clients, divided by the time from the first request to the last token.
     first token    one client: the time until the first text after a prompt of about --prefix tokens and a new question at its end. Cold:
-                   the beginning is new too. Cached: the third question after the same beginning, and later ones. Again: the same prompt.
+                   the beginning is new too. Cached: the third question after the same beginning, and later ones. Again: the same prompt,
+                   which is cached whole.
     step           one client: the time from the first token to the last, for each token.
 
-Medians of the rounds. The client is one asyncio process on the same machine, so it takes some of the cores' time from both servers.
+Medians of the rounds. Before each round a server writes --warm-up tokens that are not counted. The client is one asyncio process on the
+same machine, so it takes some of the cores' time from all servers.
 """
 
 from __future__ import annotations
@@ -43,6 +45,7 @@ from rwkvquant.bench.shapes import released
 
 WORDS = ["river", "stone", "lamp", "winter", "captain", "letter", "garden", "window", "silence", "market", "harbour", "bridge", "paper"]
 CLIENTS = (1, 4, 8, 16)
+OURS = "rwkvquant"
 
 
 @dataclass
@@ -53,12 +56,15 @@ class Asked:
     times: list[float] = field(default_factory=list)
     text: str = ""
     tokens: int = 0
+    prompt: int = 0  # tokens of it
+    cached: int = 0  # of these, what the server says it did not read again
 
 
 async def ask(port: int, prompt: str, tokens: int) -> Asked:
     # "ignore_eos" is llama.cpp's way to forbid the end of text, the bias is ours.
-    body = {"prompt": prompt, "max_tokens": tokens, "temperature": 0, "stream": True, "stream_options": {"include_usage": True}}
-    raw = json.dumps(body | {"ignore_eos": True, "logit_bias": {"0": -100}, "cache_prompt": True}).encode()
+    # The likeliest token is asked for with top_k too, with which llama.cpp is faster.
+    body = {"prompt": prompt, "max_tokens": tokens, "temperature": 0, "top_k": 1, "ignore_eos": True, "cache_prompt": True}
+    raw = json.dumps(body | {"logit_bias": {"0": -100}, "stream": True, "stream_options": {"include_usage": True}}).encode()
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     head = f"POST /v1/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\nContent-Length: {len(raw)}\r\n"
     answer = Asked(time.perf_counter())
@@ -70,7 +76,8 @@ async def ask(port: int, prompt: str, tokens: int) -> Asked:
         if "error" in event:
             raise RuntimeError(event["error"])
         if event.get("usage"):
-            answer.tokens = event["usage"]["completion_tokens"]
+            answer.tokens, answer.prompt = event["usage"]["completion_tokens"], event["usage"]["prompt_tokens"]
+            answer.cached = (event["usage"].get("prompt_tokens_details") or {}).get("cached_tokens", 0)
         if event.get("choices") and event["choices"][0].get("text"):
             answer.times.append(time.perf_counter())
             answer.text += event["choices"][0]["text"]
@@ -93,7 +100,7 @@ async def together(port: int, clients: int, prompt: int, tokens: int, seed: int)
 
 
 async def first_token(port: int, prefix: int, seed: int) -> dict[str, float]:
-    """Seconds until the first text: cold, with a cached beginning, again; and of a step."""
+    """Seconds until the first text: cold, with a cached beginning, again; of a step; and how many tokens of a prompt were read."""
     known = words(prefix, seed)
     cold = await ask(port, f"{known} {words(8, seed + 1)}", 32)
     await ask(port, f"{known} {words(8, seed + 2)}", 1)
@@ -104,6 +111,9 @@ async def first_token(port: int, prefix: int, seed: int) -> dict[str, float]:
         "cached_s": statistics.median(a.times[0] - a.begun for a in cached),
         "again_s": statistics.median(a.times[0] - a.begun for a in again),
         "step_s": (cold.times[-1] - cold.times[0]) / (cold.tokens - 1),  # pieces may come several at a time
+        "cold_read": cold.prompt - cold.cached,
+        "cached_read": statistics.median(a.prompt - a.cached for a in cached),
+        "again_read": statistics.median(a.prompt - a.cached for a in again),
     }
 
 
@@ -130,7 +140,7 @@ def process(command: list[str], ready: str) -> Iterator[int]:
 
 
 async def measure(port: int, args: argparse.Namespace, round_: int) -> dict[str, Any]:
-    await ask(port, "warm up", 8)
+    await ask(port, "warm up", args.warm_up)
     rates = {clients: (await together(port, clients, args.prompt, args.tokens, 10 * round_ + clients))[0] for clients in CLIENTS}
     return {"tokens_per_s": rates} | await first_token(port, args.prefix, 7919 * (round_ + 1))
 
@@ -146,7 +156,7 @@ async def check(port: int, args: argparse.Namespace) -> None:
 def medians(rounds: list[dict[str, Any]]) -> dict[str, Any]:
     rates = {clients: statistics.median(each["tokens_per_s"][clients] for each in rounds) for clients in CLIENTS}
     return {"tokens_per_s": rates} | {
-        name: statistics.median(each[name] for each in rounds) for name in ("cold_s", "cached_s", "again_s", "step_s")
+        name: statistics.median(each[name] for each in rounds) for name in rounds[0] if name != "tokens_per_s"
     }
 
 
@@ -155,47 +165,55 @@ def main() -> None:
     parser.add_argument("--random", default="x070-0.4b")
     parser.add_argument("--model", help="a packed file, in place of a random model")
     parser.add_argument("--llama-server")
-    parser.add_argument("--gguf")
+    parser.add_argument("--gguf", nargs="+", default=[], help="for --llama-server: one file, or several, each served for itself")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--prompt", type=int, default=24)
     parser.add_argument("--prefix", type=int, default=2048)
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--warm-up", type=int, default=96)
+    parser.add_argument("--json", type=Path, help="write everything here, after each round of each server")
     args = parser.parse_args()
-    cores = str(len(os.sched_getaffinity(0)))
+    cores = len(os.sched_getaffinity(0))
+    about = {key: getattr(args, key) for key in ("tokens", "prompt", "prefix", "warm_up")} | {"threads": cores}
     with tempfile.TemporaryDirectory() as folder:
-        model = args.model or str(Path(folder) / "model.safetensors")
-        if not args.model:
-            write_random_model(model, *released(args.random))
-        slots = str(max(CLIENTS))
-        ours = [sys.executable, "-m", "rwkvquant", "serve", model, "--port", "0", "--slots", slots]
-        ours += [] if args.model else ["--tokenizer", "world"]
-        servers = {"rwkvquant": (ours, r"http://\S+:(\d+)/v1")}
-        if args.llama_server:
-            context = str(max(CLIENTS) * (2 * args.prefix + 1024))
-            options = ["-np", slots, "-c", context, "-t", cores, "--port", "8917", "--host", "127.0.0.1"]
-            servers["llama.cpp"] = ([args.llama_server, "-m", args.gguf, *options], r"listening on http://127\.0\.0\.1:(\d+)")
+        servers = commands(args, cores, Path(folder))
         rounds: dict[str, list[dict[str, Any]]] = {name: [] for name in servers}
+        checked = False
         for round_ in range(args.rounds):
-            for name, (command, ready) in servers.items():
+            for name, (command, ready) in list(servers.items())[:: 1 if round_ % 2 == 0 else -1]:
                 with process(command, ready) as port:
-                    if name == "rwkvquant" and not round_:
+                    if name == OURS and not checked:
                         asyncio.run(check(port, args))
+                        checked = True
                     rounds[name].append(asyncio.run(measure(port, args, round_)))
                 print(name, round_, json.dumps(rounds[name][-1]), flush=True)
-    results = {name: medians(each) for name, each in rounds.items()}
-    report = {
-        "model": args.model or args.random,
-        "conditions": conditions() | {"threads": int(cores)},
-        "results": results,
-        "rounds": rounds,
-    }
+                results = {name: medians(each) for name, each in rounds.items() if each}
+                report = {"model": args.model or args.random, "conditions": conditions() | about, "results": results, "rounds": rounds}
+                if args.json:
+                    args.json.write_text(json.dumps(report, indent=1) + "\n")
     for name, each in results.items():
         rates = ", ".join(f"{clients}: {rate:.0f}" for clients, rate in each["tokens_per_s"].items())
         times = ", ".join(f"{key[:-2]} {1000 * each[key]:.1f} ms" for key in ("cold_s", "cached_s", "again_s", "step_s"))
-        print(f"{name}: tokens/s of {rates}; first token {times}; cached / step {each['cached_s'] / each['step_s']:.2f}")
-    if args.json:
-        args.json.write_text(json.dumps(report, indent=1) + "\n")
+        print(f"{name}: tokens/s of {rates}; first token {times}; again / step {each['again_s'] / each['step_s']:.2f}")
+        if name != OURS:
+            ratios = (f"{clients}: {results[OURS]['tokens_per_s'][clients] / rate:.2f}" for clients, rate in each["tokens_per_s"].items())
+            print(f"  rwkvquant writes as many times more tokens: {', '.join(ratios)}")
+
+
+def commands(args: argparse.Namespace, cores: int, folder: Path) -> dict[str, tuple[list[str], str]]:
+    """name -> the command of a server, and what it says when it is ready, with its port."""
+    model = args.model or str(folder / "model.safetensors")
+    if not args.model:
+        write_random_model(model, *released(args.random))
+    slots = str(max(CLIENTS))
+    ours = [sys.executable, "-m", "rwkvquant", "serve", model, "--port", "0", "--slots", slots, "--threads", str(cores)]
+    servers = {OURS: ([*ours, *([] if args.model else ["--tokenizer", "world"])], r"http://\S+:(\d+)/v1")}
+    for gguf in args.gguf:
+        context = str(max(CLIENTS) * (2 * args.prefix + 1024))
+        options = ["--parallel", slots, "-c", context, "-t", str(cores), "--port", "8917", "--host", "127.0.0.1"]
+        name = f"llama.cpp {Path(gguf).stem.rpartition('-')[2]}"
+        servers[name] = ([args.llama_server, "-m", gguf, *options], r"listening on http://127\.0\.0\.1:(\d+)")
+    return servers
 
 
 if __name__ == "__main__":
