@@ -15,7 +15,7 @@ from rwkvquant.errors import ConfigError
 from rwkvquant.recipes import METHODS, Recipe, Setting, recipe_for
 
 BROKEN: list[tuple[str, dict[str, Any]]] = [
-    ("method", {"method": "qronos"}),
+    ("method", {"method": "spqr"}),
     ("style", {"style": "plain"}),
     ("choice", {"choice": "entropy"}),
     ("choice", {"method": "gptq", "choice": "uniform"}),
@@ -320,7 +320,7 @@ def test_a_fraction_of_a_bit_with_a_group_size_says_what_to_do() -> None:
 
 def test_an_option_of_other_methods_names_them() -> None:
     with pytest.raises(
-        ConfigError, match=r"^act_order is an option of rwkvquant, gptq, gptvq, quarot and pcdvq; the method paper does not"
+        ConfigError, match=r"^act_order is an option of rwkvquant, gptq, gptvq, quarot, gptaq, qronos and pcdvq; the method paper does not"
     ):
         made(method="paper", act_order=True)
 

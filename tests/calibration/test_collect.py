@@ -152,13 +152,16 @@ def test_a_reference_run_gives_the_differences_of_two_forwards_and_advances_its_
     heard: list[dict[str, Tensor]] = [{}, {}]
     after = [model.block(block, x, None, carry, into.__setitem__) for (x, carry), into in zip(before, heard, strict=True)]
 
-    sums = {"att.out": Kept(), "ffn.hidden": Kept()}
+    sums = {name: Kept() for name in ARCHITECTURES[arch].input_parts}
     with torch.no_grad():
         collect_block(
             model.block, block, ARCHITECTURES[arch], streams[0], 2, seen, reference=ReferenceRun(model.block, block, sums, streams[1])
         )
+    assert len(sums) > 5 and ("att.maa_hidden.4" in sums) == (arch == "rwkv6")
     for name, kept in sums.items():
-        expected = (before[1][0] - before[0][0], heard[1][name] - heard[0][name], heard[0][name])
+        whole_name, _, index = name.rpartition(".")
+        full, quantised = (of[whole_name][int(index)] if index.isdigit() else of[name] for of in (heard[1], heard[0]))
+        expected = (before[1][0] - before[0][0], full - quantised, quantised)
         for result, whole in zip(kept.joined(), expected, strict=True):
             torch.testing.assert_close(result, whole[: len(seen)], rtol=1e-4, atol=1e-5)
     advance(model.block, block, streams[1], 2, range(len(seen), ROWS))

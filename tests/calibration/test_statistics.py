@@ -1,4 +1,4 @@
-"""H and the mean square follow their formulas, for any split of the tokens into batches."""
+"""H, the mean square and the drift follow their formulas, for any split of the tokens into batches."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from rwkvquant.calibration.statistics import InputStatistics
+from rwkvquant.calibration.statistics import DriftStatistics, InputStatistics
+from rwkvquant.calibration.statistics import drift as drift_module
 from rwkvquant.calibration.statistics import inputs as module
 
 
@@ -54,3 +55,15 @@ def test_wide_inputs_are_multiplied_out_by_half(monkeypatch: pytest.MonkeyPatch,
     np.testing.assert_allclose(statistics.H, expected, atol=1e-5)
     np.testing.assert_allclose(statistics.H, statistics.H.T, rtol=1e-4, atol=1e-7)
     np.testing.assert_allclose(statistics.mean_square, expected.diagonal(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("wide", [False, True])
+def test_the_drift_is_the_mean_product_of_what_is_missing_and_what_is_there(monkeypatch: pytest.MonkeyPatch, wide: bool) -> None:
+    monkeypatch.setattr(drift_module, "WIDE", 7 if wide else 8)
+    rng = np.random.default_rng(0)
+    missing, h = (rng.standard_normal((60, 7)).astype(np.float32) for _ in range(2))
+    statistics = DriftStatistics()
+    for part in (slice(0, 1), slice(1, 31), slice(31, 60)):
+        statistics.add(torch.empty(0), *(torch.from_numpy(values[part])[None] for values in (missing, h)))
+    assert statistics.tokens == 60 and statistics.moment.dtype == (torch.float32 if wide else torch.float64)
+    np.testing.assert_allclose(statistics.moment, missing.astype(np.float64).T @ h / 60, atol=1e-5)

@@ -55,6 +55,8 @@ METHODS: list[dict[str, Any]] = [
     {"method": "pcdvq", "own_options": ("direction_bits=12", "magnitude_bits=4")},
     {"method": "awq", "code_bits": 3},
     {"method": "quarot", "code_bits": 3},
+    {"method": "gptaq", "code_bits": 3},
+    {"method": "qronos", "code_bits": 3},
 ]
 
 

@@ -32,6 +32,8 @@ BOTH: list[Options] = [
     {"method": "kmeans"},
     {"method": "awq"},
     {"method": "quarot"},
+    {"method": "gptaq", "code_bits": 3},
+    {"method": "qronos", "code_bits": 3},
     {"method": "pcdvq", "own_options": DIRECTIONS},
 ]
 ONE: list[tuple[str, Options]] = [
@@ -42,6 +44,8 @@ ONE: list[tuple[str, Options]] = [
     ("rwkv6", {"method": "pcdvq", "style": "paper", "own_options": DIRECTIONS}),
     ("rwkv7", {"method": "awq", "style": "paper", "code_bits": 3}),
     ("rwkv6", {"method": "quarot", "style": "paper", "code_bits": 3, "own_options": ("feedback=no",)}),
+    ("rwkv7", {"method": "gptaq", "style": "paper", "correction": 0.25}),
+    ("rwkv6", {"method": "qronos", "style": "paper", "code_bits": 3}),
     ("rwkv7", {"style": "paper", "bits": 4.0}),
     ("rwkv7", {"method": "gptvq", "code_bits": 3, "codebook_dim": 2}),
     ("rwkv6", {"method": "kmeans", "code_bits": 2, "codebook_dim": 2}),

@@ -26,6 +26,7 @@ TUNED, PAPER = QuantizerOptions(), QuantizerOptions("paper", "weight", False, 0.
 METHODS: list[tuple[str, Any, QuantizerOptions]] = [
     *(("rtn", GridConfig(3, 32, symmetric, bits), TUNED) for symmetric, bits in ((False, 8), (True, 16))),
     *(("gptq", GridConfig(3, 32, symmetric, bits), options) for symmetric, bits, options in ((False, 8, TUNED), (True, 16, PAPER))),
+    *((method, GridConfig(3, 32), options) for method in ("gptaq", "qronos") for options in (TUNED, PAPER)),
     *(("kmeans", codec, options) for codec in (CodebookConfig(3, 4), CodebookConfig(3, 4, 2)) for options in (TUNED, PAPER)),
     *(("gptvq", codec, options) for codec in (CodebookConfig(3, 4), CodebookConfig(3, 4, 2)) for options in (TUNED, PAPER)),
     *((method, PolarConfig(12, 4), options) for method in ("pcdvq", "ldlq") for options in (TUNED, PAPER)),
@@ -38,7 +39,8 @@ def error_of(method: str, codec: Any, options: QuantizerOptions, move: Callable[
     """The error after quantising on another device: all inputs are moved there first, and the result is NumPy arrays."""
     W, H = (torch.from_numpy(part) for part in matrix_and_hessian(1, 10, 70))
     there = move(W)
-    quantised = quantizer_for(method, codec)(there, Hessian(move(H), W.dtype), codec, options)
+    quantizer, drift = quantizer_for(method, codec), 0.01 * H.roll(1, 0)
+    quantised = quantizer(there, Hessian(move(H), W.dtype, move(drift) if quantizer.drift else None), codec, options)
     error = hessian_error(there, quantised.decode(), move(H))
     assert error == pytest.approx(hessian_error(W, quantised.decode(), H))
     return error

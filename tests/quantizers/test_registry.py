@@ -28,6 +28,8 @@ from tests.quantizers.examples import matrix_and_hessian
 METHODS = [
     ("rtn", GridConfig(3, 32)),
     ("gptq", GridConfig(3, 32)),
+    ("gptaq", GridConfig(3, 32)),
+    ("qronos", GridConfig(3, 32)),
     ("kmeans", CodebookConfig(3, 4)),
     ("gptvq", CodebookConfig(3, 4, 2)),
     ("kmeans", PairConfig(4, 16)),
@@ -75,7 +77,8 @@ def test_a_toy_codec_is_quantised_by_the_same_call(toy: Quantizer) -> None:
 def test_every_method_gives_its_codec_and_says_what_it_needs(method: str, codec: Any) -> None:
     W, H = (torch.from_numpy(part) for part in matrix_and_hessian(1, 20, 64))
     quantizer = quantizer_for(method, codec)
-    assert quantizer.feedback == (method in ("gptq", "gptvq", "ldlq"))
+    assert quantizer.feedback == (method in ("gptq", "gptaq", "qronos", "gptvq", "ldlq"))
+    assert quantizer.drift == Setting(method, codec).drift == (method in ("gptaq", "qronos"))
     plain = quantizer_for(quantizer.plain, codec)
     assert not plain.feedback
     for options in (QuantizerOptions(), QuantizerOptions("paper", "none", False, 0.01)):

@@ -37,7 +37,9 @@ def test_python_knows_it(toy: Method) -> None:
     assert "toy" in METHODS and recipe_for(QuantizeRequest(method="toy")).candidates[0].codec == GridConfig(4, 96)
     with pytest.raises(ConfigError, match="group_size must be 96 or 160 for the method toy; got 64"):
         recipe_for(QuantizeRequest(method="toy", group_size=64))
-    with pytest.raises(ConfigError, match="group_size is an option of gptq, rtn, awq, quarot and toy; the method paper does not have it"):
+    with pytest.raises(
+        ConfigError, match="group_size is an option of gptq, rtn, awq, quarot, gptaq, qronos and toy; the method paper does not have it"
+    ):
         recipe_for(QuantizeRequest(method="paper", group_size=64))
     with pytest.raises(ConfigError, match="there is a method toy already"):
         register(toy)
@@ -60,7 +62,8 @@ def test_the_command_line_lists_it_and_runs_it(toy: Method, tmp_path: Path, caps
 
 def test_without_it_nothing_knows_it(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(
-        ConfigError, match=r"^method must be one of rwkvquant, paper, readme, gptq, rtn, gptvq, kmeans, awq, quarot, pcdvq; got toy$"
+        ConfigError,
+        match=r"^method must be one of rwkvquant, paper, readme, gptq, rtn, gptvq, kmeans, awq, quarot, gptaq, qronos, pcdvq; got toy$",
     ):
         recipe_for(QuantizeRequest(method="toy"))
     assert run(["quantize", "--help"]) == 0

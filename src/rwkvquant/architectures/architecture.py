@@ -154,6 +154,15 @@ class Architecture:
         return {spec.input: spec.slices for spec in self.table if spec.input is not None}
 
     @cached_property
+    def input_parts(self) -> tuple[str, ...]:
+        """The names of `product_inputs`, with "<name>.<index>" for each slice of those that come in slices."""
+        parts = dict[str, None]()
+        for spec in self.table:
+            if spec.input is not None:
+                parts |= dict.fromkeys([f"{spec.input}.{i}" for i in range(len(spec.parts))] if spec.slices else [spec.input])
+        return tuple(parts)
+
+    @cached_property
     def residual_writers(self) -> dict[str, str]:
         """The products of a block whose outputs are added to the residual stream -> their inputs."""
         return {spec.name: spec.input for spec in self.table if spec.writes_residual and spec.input is not None}

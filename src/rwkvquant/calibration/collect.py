@@ -10,7 +10,7 @@
 
 `model` is the forward of an architecture, such as models/rwkv7.py, in the form of models/stages.py. A row is a text, which starts from the
 state before the first token, or an image.
-A second stream, of the full-precision model, runs next to the first by `ReferenceRun`, for quantizers/shared/correction.py.
+A second stream, of the full-precision model, runs next to the first by `ReferenceRun`, for quantizers/shared/correction.py and drift.py.
 
 Hidden states are in two files that change places (mapped.py): a block's output never overwrites its input. So a run that is killed at
 any moment continues from the last noted `state`. Gives up: this needs twice the room on the disk.
@@ -143,7 +143,7 @@ def collect_block(
 
 
 class Cross(Protocol):
-    """An object that adds up over two streams: CrossStatistics in statistics/cross.py."""
+    """An object that adds up over two streams: those of statistics/cross.py and statistics/drift.py."""
 
     def add(self, missing_x: Tensor, missing_h: Tensor, h: Tensor) -> None: ...
 
@@ -151,7 +151,8 @@ class Cross(Protocol):
 class ReferenceRun:
     """Runs the full-precision block on the same rows as `collect_block`, and adds x' - x, h' - h and h to `sums`, by product input h.
 
-    It also writes its output to its hidden states, `reference`, so that no row is run twice. `advance` runs the other rows.
+    An input that comes in slices has one of `sums` for each, "<name>.0" and so on. It also writes its output to its hidden states,
+    `reference`, so that no row is run twice. `advance` runs the other rows.
     """
 
     def __init__(self, block: Block, weights: Weights, sums: Mapping[str, Cross], reference: HiddenStates) -> None:
@@ -159,8 +160,9 @@ class ReferenceRun:
         self._heard: dict[str, Tensor] = {}
 
     def __call__(self, name: str, x: Tensor) -> None:
-        if name in self._sums:
-            self._heard[name] = x
+        for key, part in _parts(name, x, f"{name}.0" in self._sums):
+            if key in self._sums:
+                self._heard[key] = part
 
     def run(self, rows: slice, x: Tensor) -> None:
         """To be called after the quantised model's block has run on these rows; x was its input."""
@@ -196,6 +198,11 @@ def advance(block: Block, weights: Weights, stream: HiddenStates, batch: int, ro
     stream.next_block()
 
 
+def _parts(name: str, x: Tensor, sliced: bool) -> list[tuple[str, Tensor]]:
+    """An activation by name; of one in slices, each slice by its own."""
+    return [(f"{name}.{i}", x[i]) for i in range(len(x))] if sliced else [(name, x)]
+
+
 class _Collector:
     """A tap that adds the named activations to statistics, and does not keep their values."""
 
@@ -206,7 +213,7 @@ class _Collector:
     def __call__(self, name: str, x: Tensor) -> None:
         if name not in self.inputs:
             return
-        for key, part in {f"{name}.{i}": x[i] for i in range(len(x))}.items() if self.inputs[name] else [(name, x)]:
+        for key, part in _parts(name, x, self.inputs[name]):
             if key not in self.statistics:
                 self.statistics[key] = InputStatistics(part.shape[-1], part.device)
             self.statistics[key].add(part)

@@ -16,7 +16,7 @@ from rwkvquant.calibration.batches import FORWARD, fitting_batch
 from rwkvquant.calibration.collect import HiddenStates, ReferenceRun, advance, collect_block, collect_head
 from rwkvquant.calibration.norms import fit_norm
 from rwkvquant.calibration.partners import PartnerTap
-from rwkvquant.calibration.statistics import CrossStatistics, Importance
+from rwkvquant.calibration.statistics import CrossStatistics, DriftStatistics, Importance
 from rwkvquant.checkpoints import Checkpoint
 from rwkvquant.models import QuantizedMatrix
 from rwkvquant.pipeline.allocation import give_back
@@ -73,8 +73,10 @@ class CalibrationRun(NoRun):
             return HiddenStates(work_dir, count, calibration.length, checkpoint.dims.width, carries, device, name)
 
         self._stream = stream("hidden")
+        self._drift = recipe.correction > 0 and recipe.reads_drift  # every product corrects the errors before it, by its quantiser
         # A product before a norm does not add to the residual stream, so it cannot correct it: the norm does.
-        self.fits_norms = recipe.correction > 0 and checkpoint.image is not None and checkpoint.image.post_norm
+        post_norm = checkpoint.image is not None and checkpoint.image.post_norm
+        self.fits_norms = recipe.correction > 0 and post_norm and not self._drift
         self._reference = stream("reference") if recipe.correction > 0 else None  # as the full-precision model sees the rows
 
     def embed(self, outer: Weights, original: Weights) -> None:
@@ -104,18 +106,22 @@ class CalibrationRun(NoRun):
         tap = PartnerTap(self._architecture.table, lambda width: Importance(width, reading)) if reading != "none" else None
         writers = self._architecture.residual_writers
         sums: dict[str, CrossStatistics] = {}
+        drift: dict[str, DriftStatistics] = {}
         reference = None
         if (
             self._reference is not None and layer > 0 and not self.fits_norms
         ):  # before the first block both streams differ by the embedding's rounding alone
-            sums = {name: CrossStatistics(block[key]) for key, name in writers.items()}
-            reference = ReferenceRun(make, run, sums, self._reference)
+            if self._drift:
+                drift = {name: DriftStatistics() for name in self._architecture.input_parts}
+            else:
+                sums = {name: CrossStatistics(block[key]) for key, name in writers.items()}
+            reference = ReferenceRun(make, run, {**sums, **drift}, self._reference)
         seen = collect_block(make, run, self._architecture, self._stream, self._batch, self._seen, tap, reference)
         tests = {}
-        if self._kept_out and self._recipe.fall_back:
+        if self._kept_out and self._recipe.fall_back and not self._drift:  # with a drift, W is not what codes should aim at
             tests = collect_block(make, run, self._architecture, self._stream, self._batch, self._kept_out)
         missing = {self._architecture.full_name(layer, key): sums[name] for key, name in writers.items() if sums}
-        return Collected(seen, tests, tap.sums if tap else {}, missing)
+        return Collected(seen, tests, tap.sums if tap else {}, missing, drift)
 
     def fitted_norms(self, quantised: Weights, block: Weights, layer: int) -> dict[str, torch.Tensor]:
         """Weights and biases of norms that follow the block's mixes, by key. `quantised` has all other tensors as they will be stored."""

@@ -46,7 +46,8 @@ class Matrix:
 class Task:
     """H (in, in) float64 of the input on the text that quantisers see, H_kept_out the same on text kept out; None if there is no text.
 
-    W, H and cross moments are those of the input itself; the results are for the input after `transform`.
+    D (in, in): the drift of the input (quantizers/shared/drift.py), or None; quantisers get `correction` times it.
+    W, H, D and cross moments are those of the input itself; the results are for the input after `transform`.
     """
 
     matrices: tuple[Matrix, ...]
@@ -55,6 +56,7 @@ class Task:
     H: Tensor | None = None
     H_kept_out: Tensor | None = None
     transform: Applied = NONE
+    D: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,8 @@ class Done:
 def perform(task: Task) -> tuple[Done, ...]:
     """Raises CheckpointError for an input that overflows."""
     task = _transformed(_fitted(task))
-    hessian = None if task.H is None else Hessian(task.H, task.matrices[0].W.dtype)
+    drift = None if task.D is None else task.correction * task.D
+    hessian = None if task.H is None else Hessian(task.H, task.matrices[0].W.dtype, drift)
     return tuple(_quantise(matrix, hessian, task) for matrix in task.matrices)
 
 
@@ -95,7 +98,7 @@ def _fitted(task: Task) -> Task:
 
 
 def _transformed(task: Task) -> Task:
-    """The same task for the transformed input: W T^-1, T H T^T, and cross moments (out, in), which are sums over inputs, times T^T."""
+    """The same task for the transformed input: W T^-1, T H T^T, T D T^T, and cross moments (out, in), sums over inputs, times T^T."""
     T = task.transform
     if T.name == "none":
         return task
@@ -109,7 +112,8 @@ def _transformed(task: Task) -> Task:
     matrices = tuple(
         replace(each, W=changed(T.weights, each.W), cross_moment=maybe(T.activations, each.cross_moment)) for each in task.matrices
     )
-    return replace(task, matrices=matrices, H=maybe(T.hessian, task.H), H_kept_out=maybe(T.hessian, task.H_kept_out))
+    H, H_kept_out, D = (maybe(T.hessian, each) for each in (task.H, task.H_kept_out, task.D))
+    return replace(task, matrices=matrices, H=H, H_kept_out=H_kept_out, D=D)
 
 
 def _quantise(matrix: Matrix, hessian: Hessian | None, task: Task) -> Done:

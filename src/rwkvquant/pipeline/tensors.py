@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rwkvquant.architectures import Role
-from rwkvquant.calibration.statistics import CrossStatistics, Importance, InputStatistics
+from rwkvquant.calibration.statistics import CrossStatistics, DriftStatistics, Importance, InputStatistics
 from rwkvquant.checkpoints import Checkpoint
 from rwkvquant.codecs import DenseTensor, QTensor
 from rwkvquant.formats.container import ContainerWriter
@@ -33,13 +33,14 @@ class Collected:
     """Statistics of the calibration text in one block, by the activation that feeds a product or is multiplied with a vector.
 
     `kept_out`: the same as `inputs`, on text that quantisers do not see, to test them on. `missing`: by tensor, the earlier errors that it
-    corrects (correction.py).
+    corrects (correction.py). `drift`: by input, how far it has moved (drift.py).
     """
 
     inputs: dict[str, InputStatistics] = field(default_factory=dict)
     kept_out: dict[str, InputStatistics] = field(default_factory=dict)
     importance: Mapping[str, Importance] = field(default_factory=dict)
     missing: dict[str, CrossStatistics] = field(default_factory=dict)
+    drift: dict[str, DriftStatistics] = field(default_factory=dict)
 
 
 NOTHING = Collected()
@@ -102,11 +103,11 @@ class TensorWriter:
 
     def _task(self, name: str, tensors: list[PlannedTensor], weights: Mapping[str, Any], collected: Collected) -> Task:
         matrices = tuple(self._as_data(tensor, weights[tensor.key], collected) for tensor in tensors)
-        inputs, kept_out = collected.inputs.pop(name, None), collected.kept_out.pop(name, None)
+        inputs, kept_out, drift = collected.inputs.pop(name, None), collected.kept_out.pop(name, None), collected.drift.pop(name, None)
         H, H_kept_out = inputs.H if inputs else None, kept_out.H if kept_out else None
         transform = tensors[0].transform
         assert all(tensor.transform.name == transform.name for tensor in tensors), f"products with the input {name} have one transform"
-        return Task(matrices, self._recipe.quantizer, self._recipe.correction, H, H_kept_out, transform)
+        return Task(matrices, self._recipe.quantizer, self._recipe.correction, H, H_kept_out, transform, drift.moment if drift else None)
 
     def _as_data(self, tensor: PlannedTensor, weight: Tensor, collected: Collected) -> Matrix:
         assert tensor.setting is not None

@@ -26,6 +26,7 @@ class Quantizer:
     """One method for one codec.
 
     function: the quantiser, or "module:function" that says where it is. feedback: whether it needs the Hessian of the input.
+    drift: whether it also needs to know how far that input has moved from the full-precision model's (shared/drift.py).
     plain: the method of the same codec without error feedback, which a tensor falls back to; a method without feedback names itself.
     errors: W (rows, cols) and many parameters -> sum (W - Q)^2 for each, without a Hessian; for methods that can do this faster
     than by one Q after the other.
@@ -37,6 +38,7 @@ class Quantizer:
     feedback: bool
     plain: str
     errors: Errors | str | None = None
+    drift: bool = False
 
     def __call__(self, W: Any, hessian: Any, params: Any, options: QuantizerOptions) -> Any:
         assert hessian is not None or not self.feedback, f"{self.name} needs the Hessian of the input"
@@ -70,13 +72,14 @@ def register(
     feedback: bool = False,
     plain: str | None = None,
     errors: Errors | str | None = None,
+    drift: bool = False,
 ) -> Quantizer:
     """Make `name` a method for matrices whose codec has the parameters `params`. A method with feedback names its plain one.
 
     A second registration of the same name and parameters replaces the first.
     """
     assert not feedback or plain is not None, f"{name} chooses codes with feedback: name the plain method"
-    _QUANTIZERS[name, params] = quantizer = Quantizer(name, params, function, feedback, plain or name, errors)
+    _QUANTIZERS[name, params] = quantizer = Quantizer(name, params, function, feedback, plain or name, errors, drift)
     return quantizer
 
 

@@ -48,7 +48,10 @@ DAMPING = Option(
     "damping", Interval(0, 10), "Added to diag(H), as a fraction of its mean; correction uses it too", {"tuned": 0.05, "paper": 0.01}
 )
 CORRECTION = Option(
-    "correction", Interval(0, 1), "The share of earlier errors that the last products of a block correct, or the norms after them", 0.0
+    "correction",
+    Interval(0, 1),
+    "The share of earlier errors that the last products of a block correct, or the norms after them; all products with gptaq and qronos",
+    0.0,
 )
 FALL_BACK = Option("fall_back", YES_NO, "Round to nearest where that does better on text kept out", BY_STYLE)
 SIDES = (

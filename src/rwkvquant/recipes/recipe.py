@@ -56,12 +56,12 @@ class Recipe:
     candidates: what a matrix may become, uniform grids first. transform: of the inputs of projections and LoRA factors.
     sparse_input: candidates for matrices whose input is never negative and mostly zero; none: they are like the others. nonnegative_input:
     the same for matrices whose input is never negative, but not mostly zero. for_images: more candidates of models for images.
-    tensor_bits: "PATTERN=BITS" narrows them for some matrices. measured: whether there is a pass 1, which tries all candidates on
-    full-precision inputs. calibrated: whether text is read at all. correction: the share of earlier errors that the last products of a
-    block correct. fall_back: whether some text is kept out to test error feedback on; a tensor is rounded without it where that loses
-    less. vector_weights: how the elements of vectors with codebooks are weighted. forward_dtype: the numbers in which the text runs
-    through the blocks; the job replaces "auto" before it begins. An empty calibration.path means the text in the package, an empty
-    tokenizer that of the checkpoint.
+    tensor_bits: "PATTERN=BITS" narrows them for some matrices. measured: whether there is a pass 1, which tries all candidates on full-
+    precision inputs. calibrated: whether text is read at all. correction: the share of earlier errors that the last products of a block
+    correct, or every product where the quantisers are gptaq or qronos. fall_back: whether some text is kept out to test error feedback on;
+    a tensor is rounded without it where that loses less. vector_weights: how the elements of vectors with codebooks are weighted.
+    forward_dtype: the numbers in which the text runs through the blocks; the job replaces "auto" before it begins. An empty
+    calibration.path means the text in the package, an empty tokenizer that of the checkpoint.
     """
 
     method: str
@@ -124,6 +124,11 @@ class Recipe:
     def one_setting(self) -> bool:
         """Whether there is nothing to choose: --tensor-bits then only changes the bits."""
         return len(self.candidates) == 1 and not self.own_candidates
+
+    @property
+    def reads_drift(self) -> bool:
+        """Whether a quantiser needs to know how far its input has moved from the full-precision model's."""
+        return any(setting.drift for setting in (*self.candidates, *self.own_candidates))
 
     @property
     def own_candidates(self) -> tuple[Setting, ...]:

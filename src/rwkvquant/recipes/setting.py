@@ -27,6 +27,11 @@ class Setting:
         return quantizer_for(self.method, self.codec).feedback
 
     @property
+    def drift(self) -> bool:
+        """Whether its quantiser also needs to know how far that input has moved from the full-precision model's."""
+        return quantizer_for(self.method, self.codec).drift
+
+    @property
     def plain(self) -> Setting:
         """The same grid or codebooks without error feedback: what a tensor falls back to."""
         return Setting(quantizer_for(self.method, self.codec).plain, self.codec)

@@ -15,10 +15,10 @@ Factorize = Callable[..., InverseFactor]  # (H, *, damping, act_order)
 
 
 class Hessian:
-    """H (in, in) of one activation. `dtype` is the type that weights are quantised in."""
+    """H (in, in) of one activation. `dtype` is the type that weights are quantised in. `drift`: D (in, in) of shared/drift.py, if known."""
 
-    def __init__(self, H: Tensor, dtype: torch.dtype) -> None:
-        self.H, self._dtype = H, dtype
+    def __init__(self, H: Tensor, dtype: torch.dtype, drift: Tensor | None = None) -> None:
+        self.H, self.drift, self._dtype = H, drift, dtype
         self._factors: dict[tuple[Factorize, float, bool], InverseFactor] = {}
 
     @property

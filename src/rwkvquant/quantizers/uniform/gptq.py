@@ -68,12 +68,17 @@ def gptq_with(
     clip_search: str = "none",
     static_groups: bool = False,
     block_size: int = 128,
+    grids_of: Tensor | None = None,
 ) -> UniformTensor:
-    """GPTQ on W (out, in) with a given factor of H. Columns out of order need static groups."""
+    """GPTQ on W (out, in) with a given factor of H. Columns out of order need static groups.
+
+    `grids_of` (out, in): weights that static grids are found from, if not W.
+    """
     rows, cols = W.shape
     order = factor.order.tolist()
     assert static_groups or order == list(range(cols)), "columns out of order need static groups"
-    grids = find_matrix_grids(W, grid, clip_search, factor.diagonal) if static_groups else _grids_to_come(W, grid)
+    whole = W if grids_of is None else grids_of
+    grids = find_matrix_grids(whole, grid, clip_search, factor.diagonal) if static_groups else _grids_to_come(W, grid)
     codes = torch.empty(cols, rows, dtype=torch.uint8, device=W.device)  # column first, in the order of rounding
     W, U = W[:, factor.order], factor.U  # W is now a copy, to be corrected in place
     columns = GridColumns(grids.scale, grids.zero, grid.bits) if static_groups else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -10,8 +11,12 @@ from torch import Tensor
 
 from rwkvquant.codecs import GridConfig, UniformTensor
 from rwkvquant.quantizers.options import QuantizerOptions
+from rwkvquant.quantizers.shared.drift import own_output
+from rwkvquant.quantizers.shared.factor import InverseFactor
 from rwkvquant.quantizers.shared.hessian import Hessian
+from rwkvquant.quantizers.uniform.gptaq import as_gptq
 from rwkvquant.quantizers.uniform.gptq import gptq_with
+from rwkvquant.quantizers.uniform.qronos import first_column_corrected
 from rwkvquant.quantizers.uniform.rtn import rtn
 from rwkvquant.quantizers.uniform.update import refine_grid
 
@@ -30,6 +35,34 @@ def quantize_gptq(W: Tensor, hessian: Hessian, grid: GridConfig, options: Quanti
     for part in W.split(max(1, CHUNK_WEIGHTS // W.shape[1])):
         q = gptq_with(factor, part, grid, clip_search=options.clip_search, static_groups=options.act_order)
         parts.append(refine_grid(part, hessian.working, q) if options.tuned and options.refined else q)
+    return join_rows(parts)
+
+
+def quantize_gptaq(W: Tensor, hessian: Hessian, grid: GridConfig, options: QuantizerOptions) -> UniformTensor:
+    """Without a drift of the input this is GPTQ with static groups."""
+    factor = hessian.factor(options)
+    feedback, change = (factor, None) if hessian.drift is None else as_gptq(factor, hessian.drift.to(W))
+    return _with_drift(W, hessian, grid, options, feedback, lambda part: part if change is None else change(part))
+
+
+def quantize_qronos(W: Tensor, hessian: Hessian, grid: GridConfig, options: QuantizerOptions) -> UniformTensor:
+    """Without a drift of the input this is GPTQ with static groups."""
+    factor, drift = hessian.factor(options), hessian.drift
+    aim = (lambda part: part) if drift is None else (lambda part: first_column_corrected(factor, part, drift.to(W)))
+    return _with_drift(W, hessian, grid, options, factor, aim)
+
+
+def _with_drift(
+    W: Tensor, hessian: Hessian, grid: GridConfig, options: QuantizerOptions, factor: InverseFactor, aim: Callable[[Tensor], Tensor]
+) -> UniformTensor:
+    """GPTQ of `aim(W)` on the grids of W; then, in the tuned style, descent to less loss of the same objective."""
+    parts = []
+    for part in W.split(max(1, CHUNK_WEIGHTS // W.shape[1])):
+        q = gptq_with(factor, aim(part), grid, clip_search=options.clip_search, static_groups=True, grids_of=part)
+        if options.tuned and options.refined:
+            target = part if hessian.drift is None else own_output(hessian.factor(options), part, hessian.drift)
+            q = refine_grid(target, hessian.working, q)
+        parts.append(q)
     return join_rows(parts)
 
 
