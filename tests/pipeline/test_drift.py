@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import torch
 
+from rwkvquant import CalibrationConfig
+from rwkvquant.calibration.samples import SEPARATOR
 from rwkvquant.codecs import GridConfig
 from rwkvquant.pipeline.executor import SerialExecutor
 from rwkvquant.pipeline.quantize import quantize
@@ -37,7 +39,10 @@ class Heard(SerialExecutor):
 @pytest.mark.parametrize("arch", ["rwkv6", "rwkv7"])
 def test_every_product_after_the_first_block_gets_its_drift(tmp_path: Path, arch: str) -> None:
     source, heard = checkpoint_file(tmp_path, arch, **TINY | {"layers": 3}), Heard()
-    recipe = recipe_of(method="qronos", code_bits=2, emb_bits=16, calibration=calibration_text(tmp_path, rows=8))
+    text = tmp_path / "documents.txt"
+    text.write_text(SEPARATOR.join(f"{n} green bottles, {n * n} more in the cellar. " * 8 for n in range(16)))
+    calibration = CalibrationConfig(path=str(text), rows=16, length=64, batch=4)
+    recipe = recipe_of(method="qronos", code_bits=2, emb_bits=16, calibration=calibration)
     quantize(source, tmp_path / "out.safetensors", recipe, executor=heard)
     head = heard.tasks.pop("head.weight")
     assert head == (None, False)
