@@ -21,7 +21,7 @@ from rwkvquant.kernels.kv_cache import KVCacheConfig, hadamard
 from rwkvquant.kernels.kv_packing import HALF
 from rwkvquant.models.llama import rotate
 
-QUERIES = 512  # in one product: later keys than theirs are left out
+QUERIES = 256  # in one product: later keys than theirs are left out
 Waits = Callable[[Tensor, Tensor], Tensor]  # positions of queries (T, 1) and of keys (S,) -> (T, S)
 
 
@@ -104,23 +104,24 @@ class CachedAttention:
         parts = []
         for first in range(0, q.shape[2], QUERIES):
             stop = min(first + QUERIES, q.shape[2])
+            near = slice(max(0, first - self.config.window), stop)  # only keys from here on may wait, be the present one or come later
             queries, own = q[:, :, first:stop], slice(first, stop)
-            t, s = torch.arange(first, stop)[:, None], torch.arange(stop)
-            diagonal = s == t
+            t, s = torch.arange(first, stop)[:, None], torch.arange(near.start, stop)
             scores = queries @ rounded_k[:, :, :stop].mT
+            close = scores[..., near]
             if waiting_k:
-                scores = torch.where(waits_k(t, s), queries @ waiting_k[0][:, :, :stop].mT, scores)
+                close = torch.where(waits_k(t, s), queries @ waiting_k[0][:, :, near].mT, close)
             if self.past_only:
-                scores = torch.where(diagonal, (queries * k[:, :, own]).sum(-1, keepdim=True), scores)
-            weights = scores.masked_fill(s > t, float("-inf")).softmax(-1)
-            past = weights * ~diagonal if self.past_only else weights
+                close = torch.where(s == t, (queries * k[:, :, own]).sum(-1, keepdim=True), close)
+            scores[..., near] = close.masked_fill(s > t, float("-inf"))
+            weights = scores.softmax(-1)
+            out = weights @ rounded_v[:, :, :stop]
             if waiting_v:
-                waits = waits_v(t, s)
-                out = (past * ~waits) @ rounded_v[:, :, :stop] + (past * waits) @ waiting_v[0][:, :, :stop]
-            else:
-                out = past @ rounded_v[:, :, :stop]
+                waits = waits_v(t, s) & (s != t) if self.past_only else waits_v(t, s)
+                out = out + (weights[..., near] * waits) @ (waiting_v[0] - rounded_v)[:, :, near]
             if self.past_only:
-                out = out + (weights * diagonal).sum(-1, keepdim=True) * v[:, :, own]
+                present = weights.diagonal(first, -2, -1)[..., None]
+                out = out + present * (v - rounded_v)[:, :, own]
             parts.append(out)
         return torch.cat(parts, dim=2).transpose(1, 2)
 
