@@ -40,6 +40,7 @@ from rwkvquant.models.source import PackedSource
 from rwkvquant.runtime.tokenizer import load_tokenizer
 
 RUN = 64  # positions in one sum
+ROWS = 256  # of logits at once
 GROUP = 32  # numbers with one step, in every scheme
 
 
@@ -134,16 +135,18 @@ def features(blocks: list[dict[str, Any]], outer: dict[str, Any], tokens: Tensor
 @torch.no_grad()
 def compared(base: Tensor, found: Tensor, head: tuple[Tensor, Tensor], targets: Tensor, stride: int) -> dict[str, list[float]]:
     """Sums over runs of positions; only every `stride`-th position is looked at."""
-    sums: dict[str, list[float]] = {"kl": [], "nll": [], "nll_base": [], "same": [], "tokens": []}
-    for first in range(0, len(targets), RUN):
-        chosen = slice(first, min(first + RUN, len(targets)), stride)
-        log_p, log_q = (functional.linear(x[chosen], W).log_softmax(-1) for x, W in zip((base, found), head, strict=True))
-        wanted = targets[chosen, None]
-        sums["kl"].append((log_p.exp() * (log_p - log_q)).sum().item())
-        sums["nll"].append(-log_q.gather(1, wanted).sum().item())
-        sums["nll_base"].append(-log_p.gather(1, wanted).sum().item())
-        sums["same"].append((log_p.argmax(-1) == log_q.argmax(-1)).sum().item())
-        sums["tokens"].append(len(wanted))
+    parts: dict[str, list[Tensor]] = {"kl": [], "nll": [], "nll_base": [], "same": []}
+    chosen = torch.arange(0, len(targets), stride)
+    for rows in chosen.split(ROWS):
+        log_p, log_q = (functional.linear(x[rows], W).log_softmax(-1) for x, W in zip((base, found), head, strict=True))
+        wanted = targets[rows, None]
+        parts["kl"].append((log_p.exp() * (log_p - log_q)).sum(-1))
+        parts["nll"].append(-log_q.gather(1, wanted)[:, 0])
+        parts["nll_base"].append(-log_p.gather(1, wanted)[:, 0])
+        parts["same"].append(log_p.argmax(-1) == log_q.argmax(-1))
+    run = chosen // RUN
+    sums = {name: torch.zeros(int(run[-1]) + 1).index_add(0, run, torch.cat(part).float()).tolist() for name, part in parts.items()}
+    sums["tokens"] = torch.bincount(run).tolist()
     return {name: [round(value, 5) for value in values] for name, values in sums.items()}
 
 
@@ -249,27 +252,32 @@ def load_statics(path: Path) -> Statics:
     return [(static(layer, "keys"), static(layer, "values")) for layer in range(layers)]
 
 
-def summary(results: dict[str, Any], size: int) -> None:
-    """Print a table: KL with the interval over runs, perplexities, and KL by position."""
-    grouped: dict[tuple[str, int], list[dict[str, Any]]] = {}
+def summary(results: dict[str, Any], reference: str) -> None:
+    """Print KL with the interval over runs, perplexities, KL by quarters of the context, and the paired difference from `reference`."""
+    grouped: dict[tuple[str, int], dict[int, dict[str, Any]]] = {}
     for row in results["rows"]:
-        grouped.setdefault((row["case"], row["bits"]), []).append(row)
+        grouped.setdefault((row["case"], row["bits"]), {})[row["window"]] = row
     for (case, bits), rows in grouped.items():
-        sums = {name: np.array([row[name] for row in rows]) for name in ("kl", "nll", "nll_base", "same", "tokens")}
-        low, high = interval(*sampled(sums)) or (float("nan"), float("nan"))
+        sums = {name: np.array([row[name] for row in rows.values()]) for name in ("kl", "nll", "nll_base", "same", "tokens")}
         mean = {name: values.sum() / sums["tokens"].sum() for name, values in sums.items()}
-        by_position = sums["kl"].sum(0) / sums["tokens"].sum(0)
-        quarters = ", ".join(f"{part.mean():.5f}" for part in np.array_split(by_position, 4))
-        ppl = f"ppl {np.exp(mean['nll']):.3f} ({np.exp(mean['nll_base']):.3f})"
+        quarters = zip(*(np.array_split(sums[name], 4, axis=1) for name in ("kl", "tokens")), strict=True)
         print(
-            f"{case:40} {bits:2} KL {mean['kl']:.5f} [{low:.5f}, {high:.5f}]  {ppl}  same {100 * mean['same']:.2f} %  quarters {quarters}"
+            f"{case:50} {bits:2} bits, {len(rows)} windows: KL {told(sums['kl'], sums['tokens'])}  ppl {np.exp(mean['nll']):.3f} "
+            f"({np.exp(mean['nll_base']):.3f})  same {100 * mean['same']:.2f} %  quarters {', '.join(told(*each) for each in quarters)}"
         )
+        others = grouped.get((reference, bits), {})
+        both = [window for window in rows if window in others and case != reference]
+        if both:
+            kl, tokens = (np.array([rows[window][name] for window in both]) for name in ("kl", "tokens"))
+            other = np.array([others[window]["kl"] for window in both])
+            print(f"{'':50} minus {reference}: {told(kl - other, tokens)}")
 
 
-def sampled(sums: dict[str, Any]) -> tuple[Any, int]:
-    """Means of KL over draws of runs of 64 positions."""
-    kl, tokens = sums["kl"].reshape(1, -1), sums["tokens"].reshape(-1)
-    return resampled_means(kl, tokens)[0], len(tokens)
+def told(kl: Any, tokens: Any) -> str:
+    """The mean and its interval, over draws of runs of 64 positions."""
+    kl, tokens = kl.reshape(1, -1), tokens.reshape(-1)
+    low, high = interval(resampled_means(kl, tokens)[0], tokens.size) or (float("nan"), float("nan"))
+    return f"{kl.sum() / tokens.sum():.5f} [{low:.5f}, {high:.5f}]"
 
 
 def main() -> None:
@@ -293,10 +301,11 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", help="only the cases with these names")
     parser.add_argument("--claim", action="store_true")
     parser.add_argument("--only-summary", action="store_true")
+    parser.add_argument("--reference", default="two-dimensional, not tuned", help="the case from which the summary takes differences")
     given = parser.parse_args()
     tuning = Tuning(steps=given.steps, rows=given.rows)
     if given.only_summary:
-        summary(json.loads(given.json.read_text()), 0)
+        summary(json.loads(given.json.read_text()), given.reference)
         return
     study = Study(given)
     wanted = [case for bits in given.bits or (4, 3, 2) for case in cases(bits, tuning, not given.few)]
@@ -318,7 +327,7 @@ def main() -> None:
         )
     else:
         study.run([Case("float16", KVCacheConfig(bits=16)), *filter(keep, wanted)])
-    summary(study.results, study.weights.dims.head_size)
+    summary(study.results, given.reference)
 
 
 if __name__ == "__main__":
