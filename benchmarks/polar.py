@@ -274,18 +274,23 @@ def main() -> None:
     parser.add_argument("--vectors", type=int, default=10000)
     parser.add_argument("--matrices", type=int, default=16)
     parser.add_argument("--tries", type=int, default=10)
-    parser.add_argument("--rows", nargs="+", help="of `models`: only these; OURS must be one")
+    parser.add_argument("--rows", nargs="+", help="of `models`: only these, beside what is there; OURS must be one")
     parser.add_argument("--parts", nargs="+", default=["models", "motive"], choices=list(PARTS))
+    parser.add_argument(
+        "--again", nargs="+", default=[], choices=list(PARTS), help="measure these parts again; rows of the same name change"
+    )
     args = parser.parse_args()
     if args.work_dir is None or args.json is None:
         parser.error("polar.py needs --work-dir and --json")
     output = Path(args.json)
     results = json.loads(output.read_text()) if output.exists() else {}
     for part in args.parts:
-        if part in results and not (part == "models" and set(args.rows or ()) - {row["row"] for row in results[part]["rows"]}):
+        had = {row["row"]: row for row in results.get(part, {}).get("rows", [])}
+        if had and part not in args.again and not (part == "models" and set(args.rows or ()) - set(had)):
             continue
         print(part, flush=True)
-        results[part] = {"conditions": conditions(args) | {"max_tokens": args.max_tokens}, "rows": PARTS[part](args)}
+        rows = had | {row["row"]: row for row in PARTS[part](args)}
+        results[part] = {"conditions": conditions(args) | {"max_tokens": args.max_tokens}, "rows": list(rows.values())}
         output.write_text(json.dumps(results, indent=1) + "\n")
     print(json.dumps({part: results[part]["rows"] for part in args.parts}, indent=1))
 
