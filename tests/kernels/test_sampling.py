@@ -50,6 +50,23 @@ def assert_same_draws(
                 assert _native.draw(scores, temperature, top_p, uniform, min(top_k, len(scores)), min_p) == want, (isa, seed, uniform)
 
 
+@pytest.mark.parametrize("kind", ["normal", "equal", "refused", "infinite"])
+def test_the_quick_draw_is_the_plain_one(kind: str) -> None:
+    rng = np.random.default_rng(11)
+    for seed, (top_k, min_p) in enumerate(FILTERS):
+        for temperature, top_p in SETTINGS:
+            vocab = int(rng.choice([1, 31, 1025, 20000]))
+            scores = scores_of(seed, vocab) * np.float32(rng.choice([0.01, 1, 4]))
+            if kind == "equal":
+                scores = np.round(scores)
+            elif kind != "normal":  # half of the tokens cannot be drawn, as with a grammar
+                scores[rng.random(vocab) < 0.5] = -1e30 if kind == "refused" else -np.inf
+                scores[-1] = 0
+            for uniform in (0.0, *rng.random(3), np.nextafter(1, 0)):
+                options = (temperature, top_p, float(uniform), min(top_k, vocab), min_p)
+                assert _native.draw(scores, *options) == _native.draw_plain(scores, *options), (vocab, options)
+
+
 def test_a_top_k_above_the_vocabulary_leaves_no_token_out() -> None:
     drawn = {draw(np.array([0, 1, 2], np.float32), 1.0, 1.0, uniform, top_k=10**30) for uniform in (0.05, 0.2, 0.9)}
     assert drawn == {0, 1, 2}

@@ -123,10 +123,11 @@ void hadamard(const Read& x, const ReadBytes& signs, const Output& y) {
     operations().hadamard(x.data(), signs.data(), x.size(), y.data());
 }
 
+template <std::size_t (*chosen)(const float*, std::size_t, const Filters&, double)>
 std::size_t draw_token(const Read& scores, double temperature, double top_p, double uniform, std::size_t top_k, double min_p) {
     check_rule("draw", scores.size() > 0, "there must be scores to draw from");
     check_rule("draw", temperature > 0, "temperature is above 0");
-    return draw(scores.data(), scores.size(), {temperature, top_p, top_k, min_p}, uniform);
+    return chosen(scores.data(), scores.size(), {temperature, top_p, top_k, min_p}, uniform);
 }
 
 }  // namespace
@@ -134,7 +135,9 @@ std::size_t draw_token(const Read& scores, double temperature, double top_p, dou
 void bind_steps(nb::module_& module) {
     using namespace nb::literals;
     module.def("layer_norm", &layer_norm, "x"_a, "weight"_a, "bias"_a, "eps"_a, "begin"_a, "end"_a, "y"_a.noconvert());
-    module.def("draw", &draw_token, "scores"_a, "temperature"_a, "top_p"_a, "uniform"_a, "top_k"_a = 0, "min_p"_a = 0.0);
+    module.def("draw", &draw_token<draw>, "scores"_a, "temperature"_a, "top_p"_a, "uniform"_a, "top_k"_a = 0, "min_p"_a = 0.0);
+    module.def("draw_plain", &draw_token<draw_plain>, "scores"_a, "temperature"_a, "top_p"_a, "uniform"_a, "top_k"_a = 0, "min_p"_a = 0.0,
+               "What draw draws, slowly, for tests.");
     module.def("token_shift", &token_shift, "x"_a, "previous"_a, "mu"_a, "lean"_a.none(), "begin"_a, "end"_a, "y"_a.noconvert());
     module.def("apply", &apply, "function"_a, "x"_a.noconvert(), "begin"_a, "end"_a);
     module.def("keys7", &keys7, "k"_a, "v"_a, "w"_a, "a"_a, "v_gate"_a.none(), "w0"_a, "a0"_a, "v0"_a.none(), "k_k"_a, "k_a"_a,
