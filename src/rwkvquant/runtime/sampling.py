@@ -92,7 +92,7 @@ class Sampler:
 
     def next(self, logits: NDArray[np.float32]) -> int:
         """(vocab,) logits -> a token. Greedy takes the lowest id of equal ones. Raises ConfigError if the largest is not finite."""
-        scores = logits.astype(np.float32)
+        scores = logits.astype(np.float32, copy=self._penalised)
         if self._penalised:
             for token, count in self._occurrences.items():
                 scores[token] -= self.config.presence_penalty + self.config.frequency_penalty * count

@@ -140,20 +140,26 @@ class Answer:
         self._work, self._stall = work, stall
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def patient(message: Message) -> None:
-            """A client that takes nothing for a long time is given up."""
-            async with asyncio.timeout(self._stall):
-                await send(message)
+        clock = asyncio.get_running_loop().time
+        since: float | None = None  # when the send began that is not done
 
-        answering = asyncio.create_task(self._answer(scope, receive, patient))
+        async def watched(message: Message) -> None:
+            nonlocal since
+            since = clock()
+            await send(message)
+            since = None
+
+        answering = asyncio.create_task(self._answer(scope, receive, watched))
         leaving = asyncio.create_task(_left(receive))
         try:
-            await asyncio.wait({answering, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            while not (await asyncio.wait({answering, leaving}, timeout=self._stall / 8, return_when=asyncio.FIRST_COMPLETED))[0]:
+                if since is not None and clock() - since > self._stall:  # a client that takes nothing for a long time is given up
+                    break
         finally:
             leaving.cancel()
             answering.cancel()  # does nothing to one that is done
         await asyncio.wait({answering})
-        if not answering.cancelled() and (error := answering.exception()) is not None and not isinstance(error, TimeoutError):
+        if not answering.cancelled() and (error := answering.exception()) is not None:
             raise error
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -170,8 +176,8 @@ class Answer:
                         await send({"type": "http.response.start", "status": 200, "headers": EVENT_HEADERS})
                     await send({"type": "http.response.body", "body": event_bytes(event), "more_body": True})
             await send({"type": "http.response.body", "body": b"data: [DONE]\n\n" if reply.done else b"", "more_body": False})
-        except (TimeoutError, OSError):
-            raise  # the client takes nothing, or is gone
+        except OSError:
+            raise  # the client is gone
         except Exception as error:
             known = api_error(error)
             if begun:  # too late for a status

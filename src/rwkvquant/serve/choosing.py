@@ -46,15 +46,21 @@ class Chooser:
         return self._constraint is not None and self._constraint.ended
 
     def next(self, logits: Logits) -> int:
-        """(vocab,) -> a token. Raises ConfigError for logits that are not finite."""
-        if len(self._tokens):
-            logits = logits.copy()
-            logits[self._tokens] += self._amounts
-        if self._constraint is not None:
-            logits = np.where(self._constraint.allowed(), logits, REFUSED)
-        token = self._sampler.next(logits)
-        if self._constraint is not None:
-            self._constraint.take(token)
+        """(vocab,) -> a token. `logits` are changed meanwhile. Raises ConfigError for logits that are not finite."""
+        if not len(self._tokens):
+            return self._chosen(logits)
+        before = logits[self._tokens]
+        logits[self._tokens] += self._amounts
+        try:
+            return self._chosen(logits)
+        finally:
+            logits[self._tokens] = before
+
+    def _chosen(self, logits: Logits) -> int:
+        if self._constraint is None:
+            return self._sampler.next(logits)
+        token = self._sampler.next(np.where(self._constraint.allowed(), logits, REFUSED))
+        self._constraint.take(token)
         return token
 
 

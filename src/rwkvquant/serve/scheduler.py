@@ -8,6 +8,7 @@ Each step, in this order:
    less than a step, and it waits again. So a long answer never keeps others out.
 3. The model reads: the last token of each answer, and a slice of each prompt. So a long prompt does not stop the answers of others.
 4. Each answer gets its next token, and what is new is delivered.
+5. States are copied: into the cache, and where answers part. This may take longer than a step, so it comes after the delivery.
 
 Logits do not depend on what is read side by side, or on how a prompt is cut (docs/architecture.md). So an answer is the same bits whether
 it is alone or not, and whether its prompt was cached or not.
@@ -74,6 +75,7 @@ class Scheduler:
         self._changed = threading.Condition()
         self._closing = False
         self._out: list[tuple[Deliver, Piece]] = []
+        self._copies: list[tuple[Sequence, Callable[..., None], tuple[object, ...]]] = []  # what step 5 does
         self._thread = threading.Thread(target=self._work, name="rwkvquant-model", daemon=True)
 
     def start(self) -> None:
@@ -132,6 +134,7 @@ class Scheduler:
         return lambda piece: self._out.append((deliver, piece))
 
     def _work(self) -> None:
+        self._slots.free(self._slots.add())  # brings memory of the slots, which takes longer than a step, before the first request
         while self._wait():
             try:
                 self._step()
@@ -139,7 +142,7 @@ class Scheduler:
                 if not isinstance(error, FormatError):
                     traceback.print_exc(file=sys.stderr)
                 self._fail_all(error)
-            self._send()
+            self._settle()
         self._fail_all(ApiError("the server is stopping", 503, code="server_stopping"))
         self._send()
 
@@ -175,6 +178,15 @@ class Scheduler:
         for sequence, part in work:
             assert sequence.slot is not None
             self._guarded(sequence, self._after, rows[sequence.slot], len(part))
+        self._settle()
+
+    def _settle(self) -> None:
+        """Deliver what is new, then copy states."""
+        self._send()
+        copies, self._copies = self._copies, []
+        for sequence, copy, arguments in copies:
+            if sequence.slot is not None:
+                self._guarded(sequence, copy, *arguments)
 
     def _drop(self) -> None:
         """Let go of who left, and of who is late."""
@@ -235,6 +247,7 @@ class Scheduler:
         self._running.append(sequence)
         if logits is not None:
             self._choose(sequence, logits)
+            self._settle()
 
     def _known(self, sequence: Sequence) -> tuple[State | None, Logits | None]:
         job = sequence.job
@@ -268,23 +281,31 @@ class Scheduler:
         sequence.took(rows, count)
         if sequence.read < len(sequence.job.tokens):
             if not whole and sequence.read in sequence.marks:
-                self._keep(sequence)
+                self._copies.append((sequence, self._keep, ()))
             return
         logits = rows[-1] if whole else rows
         if len(sequence.job.tokens) >= LEAST:
-            self._keep(sequence, logits)
+            self._copies.append((sequence, self._keep, (logits,)))
         self._choose(sequence, logits)
 
     def _choose(self, sequence: Sequence, logits: Logits) -> None:
-        assert sequence.slot is not None
         before = len(sequence.written)
+        held = sequence.choose(logits)
+        self.counts.written_tokens += len(sequence.written) - before
+        if held or sequence.done or (sequence.followers and not before):
+            self._copies.append((sequence, self._chosen, (logits, before, held)))
+        elif not sequence.holds_back:
+            sequence.place = None
+
+    def _chosen(self, sequence: Sequence, logits: Logits, before: int, held: bool) -> None:
+        """A token was chosen, after `before` others. `held`: it begins a text that is held back."""
+        assert sequence.slot is not None
         if sequence.followers and not before:
             sequence.fork = Fork(self._slots.state(sequence.slot), logits)
-        if sequence.choose(logits):
+        if held:
             sequence.place = (sequence.read + before, self._slots.state(sequence.slot))
         elif not sequence.holds_back:
             sequence.place = None
-        self.counts.written_tokens += len(sequence.written) - before
         if sequence.done:
             self._release(sequence, cached=True)
 
@@ -300,8 +321,9 @@ class Scheduler:
             return
         if cached and sequence.failed is None:
             read = sequence.tokens_read
-            length, state = sequence.place or (len(read), self._slots.state(sequence.slot))
-            if length >= LEAST:
+            length = sequence.place[0] if sequence.place else len(read)
+            if length >= LEAST and length > len(sequence.job.tokens):  # the state after the prompt is kept already
+                state = sequence.place[1] if sequence.place else self._slots.state(sequence.slot)
                 self.prefixes.put(sequence.job.begin.key, read[:length], state)
         self._slots.free(sequence.slot)
         sequence.slot = None

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import signal
 import socket
+import sys
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 
@@ -24,6 +25,7 @@ from rwkvquant.serve.service import Service
 KEEP_ALIVE = 30  # seconds that an idle connection stays open
 BACKLOG = 512
 CLOSING = 5  # seconds to send the last bytes, after `grace`
+SWITCH = 0.0005  # seconds after which the event loop lets the model's thread go on, even while it reads a long request
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 
@@ -83,6 +85,7 @@ def run(service: Service, access: Access, opened: socket.socket, loop: Loop, gra
         timeout_graceful_shutdown=round(grace) + CLOSING,
     )
     server = _Server(config)
+    sys.setswitchinterval(SWITCH)
     return asyncio.run(_run(server, service.scheduler, opened, loop, grace, ready))
 
 

@@ -101,6 +101,11 @@ class NativeEngine:
     def _read(
         self, sequences: Sequence[Sequence[int]], before: RecurrentState, after: RecurrentState, slots: Sequence[int], which: Which
     ) -> list[Array]:
+        if len(sequences) <= self.step_tokens and all(len(sequence) == 1 for sequence in sequences):  # decoding: the short way
+            logits = np.empty((len(sequences), self._vocab), np.float32)
+            parts = [(1, slot) for slot in slots]
+            self._step([int(sequence[0]) for sequence in sequences], parts, before, after, list(range(len(sequences))), logits)
+            return list(logits[:, None])
         rows = [len(sequence) if which == "all" else 1 for sequence in sequences]
         first_row = np.concatenate([[0], np.cumsum(rows)])
         logits = np.empty((first_row[-1], self._vocab), np.float32)

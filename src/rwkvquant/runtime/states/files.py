@@ -79,7 +79,8 @@ class State:
         """Raises FormatError unless this is a state of a model of that architecture and size."""
         wanted = _axes(architecture(arch), {array.name: array.alone(dims.by_symbol()) for array in architecture(arch).state})
         parts = zip(self.recurrent.spec, self.recurrent.arrays, strict=True)
-        own = _axes(architecture(self.arch), {array.name: np.take(values, 0, array.batch_axis).shape for array, values in parts})
+        shapes = {array.name: _without(values.shape, array.batch_axis) for array, values in parts}
+        own = _axes(architecture(self.arch), shapes)
         if self.arch != arch or own != wanted:
             raise FormatError(
                 f"a state fits only its own model; this one is of {_model(self.arch, own)}, the model is {_model(arch, wanted)}"
@@ -119,6 +120,11 @@ class PackedState:
         if isinstance(read, State):
             raise FormatError(f"{path}: this state is saved in {FULL_BITS} bits a value, not at rest; read it with State.load")
         return read
+
+
+def _without(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
+    """The shape of one of a batch."""
+    return (*shape[:axis], *shape[axis + 1 :])
 
 
 def checked_bits(bits: int) -> int:
