@@ -11,7 +11,7 @@ our server, the text of every client must be the one that it gets alone.
                    of all clients, divided by the time from the first request to the last token.
     first token    one client: the time until the first text after a prompt of about --prefix tokens and a new question at its end. Cold:
                    the beginning is new too. Cached: the third question after the same beginning, and later ones. Again: the same prompt,
-                   which is cached whole.
+                   which is cached whole. One more: the beginning and one more word.
     step           one client: the time from the first token to the last, for each token.
 
 Medians of the rounds. Before each round a server writes --warm-up tokens that are not counted. The client is one asyncio process on the
@@ -46,6 +46,7 @@ from rwkvquant.bench.shapes import released
 WORDS = ["river", "stone", "lamp", "winter", "captain", "letter", "garden", "window", "silence", "market", "harbour", "bridge", "paper"]
 CLIENTS = (1, 4, 8, 16)
 OURS = "rwkvquant"
+PAUSE = 0.1  # seconds between two questions of one client; ours copies states after it has sent the answer
 
 
 @dataclass
@@ -101,19 +102,27 @@ async def together(port: int, clients: int, prompt: int, tokens: int, seed: int)
 
 async def first_token(port: int, prefix: int, seed: int) -> dict[str, float]:
     """Seconds until the first text: cold, with a cached beginning, again; of a step; and how many tokens of a prompt were read."""
+
+    async def asked(prompt: str, tokens: int = 1) -> Asked:
+        await asyncio.sleep(PAUSE)
+        return await ask(port, prompt, tokens)
+
     known = words(prefix, seed)
-    cold = await ask(port, f"{known} {words(8, seed + 1)}", 32)
-    await ask(port, f"{known} {words(8, seed + 2)}", 1)
-    cached = [await ask(port, f"{known} {words(8, seed + 3 + index)}", 1) for index in range(3)]
-    again = [await ask(port, f"{known} {words(8, seed + 3)}", 1) for _ in range(3)]
+    cold = await asked(f"{known} {words(8, seed + 1)}", 32)
+    await asked(f"{known} {words(8, seed + 2)}")
+    cached = [await asked(f"{known} {words(8, seed + 3 + index)}") for index in range(3)]
+    again = [await asked(f"{known} {words(8, seed + 3)}") for _ in range(3)]
+    one_more = [await asked(f"{known} {word}") for word in ("snow", "music", "gold")]  # not in WORDS
     return {
         "cold_s": cold.times[0] - cold.begun,
         "cached_s": statistics.median(a.times[0] - a.begun for a in cached),
         "again_s": statistics.median(a.times[0] - a.begun for a in again),
+        "one_more_s": statistics.median(a.times[0] - a.begun for a in one_more),
         "step_s": (cold.times[-1] - cold.times[0]) / (cold.tokens - 1),  # pieces may come several at a time
         "cold_read": cold.prompt - cold.cached,
         "cached_read": statistics.median(a.prompt - a.cached for a in cached),
         "again_read": statistics.median(a.prompt - a.cached for a in again),
+        "one_more_read": statistics.median(a.prompt - a.cached for a in one_more),
     }
 
 
@@ -193,7 +202,7 @@ def main() -> None:
                     args.json.write_text(json.dumps(report, indent=1) + "\n")
     for name, each in results.items():
         rates = ", ".join(f"{clients}: {rate:.0f}" for clients, rate in each["tokens_per_s"].items())
-        times = ", ".join(f"{key[:-2]} {1000 * each[key]:.1f} ms" for key in ("cold_s", "cached_s", "again_s", "step_s"))
+        times = ", ".join(f"{key[:-2]} {1000 * each[key]:.1f} ms" for key in ("cold_s", "cached_s", "one_more_s", "again_s", "step_s"))
         print(f"{name}: tokens/s of {rates}; first token {times}; again / step {each['again_s'] / each['step_s']:.2f}")
         if name != OURS:
             ratios = (f"{clients}: {results[OURS]['tokens_per_s'][clients] / rate:.2f}" for clients, rate in each["tokens_per_s"].items())

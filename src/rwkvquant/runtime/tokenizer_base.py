@@ -21,6 +21,15 @@ class Tokenizer(ABC):
         self.source = ""  # where it was found, for people
         self.size = max(len(tokens), size or 0)
 
+    @property
+    def longest(self) -> int | None:
+        """For a tokenizer that takes the longest token at each place, whatever is before it: the most bytes of a token. Else None."""
+        return None
+
+    def encode_bytes(self, source: bytes) -> list[int]:
+        """UTF-8, or the end of one that begins at a token, to ids: for a tokenizer that has `longest`."""
+        raise NotImplementedError
+
     @abstractmethod
     def encode(self, text: str) -> list[int]:
         """Plain text to ids; the content of a special token is text like any other. Raises TokenizerError for text that is not Unicode."""

@@ -31,9 +31,16 @@ class WorldTokenizer(Tokenizer):
         super().__init__(tokens, size)
         self._ids = {token: i for i, token in enumerate(tokens) if token}
         self._lengths = _lengths_by_start(self._ids)
+        self._longest = max(map(len, self._ids), default=1)
+
+    @property
+    def longest(self) -> int:
+        return self._longest
 
     def encode(self, text: str) -> list[int]:
-        source = utf8(text)
+        return self.encode_bytes(utf8(text))
+
+    def encode_bytes(self, source: bytes) -> list[int]:
         ids, lengths = self._ids, self._lengths
         tokens: list[int] = []
         at = 0

@@ -13,6 +13,7 @@ from rwkvquant.runtime.sampling import SamplingConfig
 from rwkvquant.runtime.session import END_OF_TEXT, Model
 from rwkvquant.runtime.templates import ChatTemplate
 from rwkvquant.serve.body import Fields
+from rwkvquant.serve.encoding import Encoder
 from rwkvquant.serve.errors import ApiError
 from rwkvquant.serve.grammar import Grammars
 from rwkvquant.serve.jobs import Begin, Job
@@ -84,6 +85,7 @@ class Service:
     def __post_init__(self) -> None:
         self.states = UploadedStates(self.model)
         self.grammars = Grammars(self.model.tokenizer, self.model.dims.vocab)
+        self._encoder = Encoder(self.model.tokenizer)
 
     @property
     def fingerprint(self) -> str:
@@ -95,7 +97,7 @@ class Service:
         if len(text) > 32 * self.limits.max_prompt:  # a token has at most a few dozen characters: do not spend the time
             raise self.too_long(f"{len(text)} characters", param)
         try:
-            return self.model.tokenizer.encode(text)
+            return self._encoder.encode(text)
         except RwkvQuantError as error:
             raise ApiError(str(error), param=param) from None
 
