@@ -117,6 +117,29 @@ void unpack_state(const ReadBytes& rows, std::size_t size, const Output& S) {
     operations().unpack_state(rows.data(), size, S.data());
 }
 
+void check_rotated(const char* name, std::size_t size, std::size_t bytes) {
+    check_rule(name, size % 2 == 0, "a head has an even size");
+    check_sizes(name, size * (size + sizeof(float)), {bytes});
+}
+
+void pack_rotated(const Read& S, std::size_t size, std::uint32_t seed, const OutputBytes& rows) {
+    check_rotated("pack_rotated", size, rows.size());
+    check_sizes("pack_rotated", size * size, {S.size()});
+    std::vector<float> turned(S.data(), S.data() + S.size());
+    operations().pack_rotated(turned.data(), size, seed, rows.data());
+}
+
+void unpack_rotated(const ReadBytes& rows, std::size_t size, const Output& S) {
+    check_rotated("unpack_rotated", size, rows.size());
+    check_sizes("unpack_rotated", size * size, {S.size()});
+    operations().unpack_rotated(rows.data(), size, S.data());
+}
+
+std::uint32_t seed_of_rows(const ReadBytes& rows, std::size_t size) {
+    check_rotated("seed_of_rows", size, rows.size());
+    return operations().seed_of_rows(rows.data(), size);
+}
+
 void hadamard(const Read& x, const ReadBytes& signs, const Output& y) {
     check_rule("hadamard", x.size() > 0 && signs.size() >= (x.size() + 7) / 8, "signs must have a bit for each of at least one value");
     check_sizes("hadamard", x.size(), {y.size()});
@@ -150,6 +173,9 @@ void bind_steps(nb::module_& module) {
     module.def("pack_state", &pack_state, "S"_a, "size"_a, "rows"_a.noconvert());
     module.def("hadamard", &hadamard, "x"_a, "signs"_a, "y"_a.noconvert());
     module.def("unpack_state", &unpack_state, "rows"_a, "size"_a, "S"_a.noconvert());
+    module.def("pack_rotated", &pack_rotated, "S"_a, "size"_a, "seed"_a, "rows"_a.noconvert());
+    module.def("unpack_rotated", &unpack_rotated, "rows"_a, "size"_a, "S"_a.noconvert());
+    module.def("seed_of_rows", &seed_of_rows, "rows"_a, "size"_a);
     module.def("wkv6", &wkv6, "S"_a, "r"_a, "w"_a, "k"_a, "v"_a, "u"_a, "o"_a.noconvert(), "S_to"_a.noconvert());
 }
 

@@ -64,6 +64,11 @@ struct Operations {
     // A head's matrix S (N, N) in 12 bits a value, N (3 N / 2 + 4) bytes, and back: state_rows.cpp. N is even.
     void (*pack_state)(const float* S, std::size_t size, std::uint8_t* rows);
     void (*unpack_state)(const std::uint8_t* rows, std::size_t size, float* S);
+    // The same in 8 bits a value, N (N + 4) bytes, rounded by random numbers of a seed; S becomes S H. And the seed for the token after
+    // rows: state_rotated.cpp. N is even.
+    void (*pack_rotated)(float* S, std::size_t size, std::uint32_t seed, std::uint8_t* rows);
+    void (*unpack_rotated)(const std::uint8_t* rows, std::size_t size, float* S);
+    std::uint32_t (*seed_of_rows)(const std::uint8_t* rows, std::size_t size);
     // y = T x of one vector, the randomised Hadamard transform; signs (cols / 8, rounded up) are the bits of D: hadamard.cpp. y may be x.
     void (*hadamard)(const float* x, const std::uint8_t* signs, std::size_t cols, float* y);
 
