@@ -43,7 +43,10 @@ CHUNK = 8  # tokens of each sequence that are read at once in `rest`
 BIN = 250  # tokens of a point of the curve in `step`
 RUN = 4  # points of a curve that are drawn together, where there is one place only
 SHIPPED = "as shipped"
-ENGINE = Step("12 bits, in the engine", 12.5, lambda S, random, columns: S)  # slots(state_bits=12): a float32 step for each row
+ENGINE = {  # slots(state_bits=...), with a float32 step for each row
+    12: Step("12 bits, in the engine", 12.5, lambda S, random, columns: S),
+    8: Step("8 bits, in the engine", 8.5, lambda S, random, columns: S),
+}
 NAIVE = Step("int8, nearest, before the output", 8.25, lambda S, random, columns: nearest(S, 127))  # RWKV-7 only: o = round(S_t) r
 
 
@@ -139,9 +142,9 @@ def step_place(model: Model, tokens: Sequence[int], columns: torch.Tensor, schem
     return {scheme.name: in_bins(kl[row], changed[row]) for row, scheme in enumerate(schemes)}
 
 
-def engine_place(model: Model, tokens: Sequence[int]) -> dict[str, Any]:
+def engine_place(model: Model, tokens: Sequence[int], bits: int) -> dict[str, Any]:
     """The same for slots that the engine rounds after each token."""
-    exact, small = model.slots(1), model.slots(1, state_bits=12)
+    exact, small = model.slots(1), model.slots(1, state_bits=bits)
     first, second = exact.add(), small.add()
     kl, changed = [], []
     for begin in range(0, len(tokens), BIN):
@@ -149,7 +152,7 @@ def engine_place(model: Model, tokens: Sequence[int]) -> dict[str, Any]:
         values, moved = divergence(exact.forward({first: chunk}, "all")[first], small.forward({second: chunk}, "all")[second])
         kl.append(float(f"{values.mean():.4g}"))
         changed.append(int(moved.sum()))
-    return {ENGINE.name: {"kl": kl, "changed": changed}}
+    return {ENGINE[bits].name: {"kl": kl, "changed": changed}}
 
 
 def naive_place(model: Model, tokens: Sequence[int]) -> dict[str, Any]:
@@ -316,11 +319,12 @@ def rest(model: Model, text: Sequence[int], args: argparse.Namespace, work: Path
 def step(model: Model, text: Sequence[int], args: argparse.Namespace, work: Path) -> dict[str, Any]:
     columns = static_columns(model, text[len(text) // 2 :])
     places = begins(args.engine_places, len(text), args.step_tokens)
-    own = [
-        kept(work / f"engine_{begin}.json", partial(engine_place, model, [0, *text[begin : begin + args.step_tokens - 1]]))
-        for begin in places
-    ]
-    rows = summary_of_step(own, [ENGINE], args.step_tokens)
+    rows = []
+    for bits, scheme in ENGINE.items():
+        read = partial(engine_place, model, bits=bits)
+        texts = [[0, *text[begin : begin + args.step_tokens - 1]] for begin in places]
+        own = [kept(work / f"engine_{bits}_{begin}.json", partial(read, one)) for begin, one in zip(places, texts, strict=True)]
+        rows += summary_of_step(own, [scheme], args.step_tokens)
     for name, tokens, count in (("long", args.step_tokens, args.step_places), ("short", args.short_tokens, 1)):
         schemes = [scheme for scheme in STEP if scheme.long == (name == "long")]
         read = partial(step_place, model, columns=columns, schemes=schemes)
@@ -337,11 +341,14 @@ def chosen_steps(
     columns = static_columns(model, text[len(text) // 2 :])
     places = begins(args.step_places, len(text), args.step_tokens)
     found = result.setdefault("step", {"conditions": facts, "bin": BIN, "rows": []})
-    for scheme in (scheme for scheme in [*STEP, NAIVE] if scheme.name in args.schemes):
+    engines = {scheme.name: bits for bits, scheme in ENGINE.items()}
+    for scheme in (scheme for scheme in [*ENGINE.values(), *STEP, NAIVE] if scheme.name in args.schemes):
         if scheme is NAIVE:
             slow = rwkvquant.load(args.model, tokenizer=args.tokenizer)
             slow._engine = ReferenceEngine(checkpoint_weights(open_checkpoint(args.model)))
             read = partial(naive_place, slow)
+        elif scheme.name in engines:
+            read = partial(engine_place, model, bits=engines[scheme.name])
         else:
             read = partial(step_place, model, columns=columns, schemes=[scheme])
         files = [work / f"{scheme.name.replace(' ', '_')}_{begin}_{args.step_tokens}.json" for begin in places]
