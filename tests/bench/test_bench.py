@@ -142,8 +142,10 @@ def test_bench_reports_what_it_promises(tmp_path: Path, capsys: pytest.CaptureFi
     assert run(["bench", str(path), "--rounds", "1", "--prefill", "8", "--batch", "2", "--state-bits", "12"]) == 0
     said = capsys.readouterr().out
     assert "states in 12 bits, 2 side by side" in said
-    assert run(["bench", str(path), "--batch", "2", "--state-bits", "8"]) == 2
-    assert "states in slots have 32 or 12 bits a value; got 8" in capsys.readouterr().err
+    assert run(["bench", str(path), "--rounds", "1", "--prefill", "8", "--batch", "2", "--state-bits", "8"]) == 0
+    assert "states in 8 bits, 2 side by side" in capsys.readouterr().out
+    assert run(["bench", str(path), "--batch", "2", "--state-bits", "4"]) == 2
+    assert "states in slots have 32, 12 or 8 bits a value; got 4" in capsys.readouterr().err
     assert run(["bench", str(path), "--rounds", "1", "--prefill", "8"]) == 0
     said = capsys.readouterr().out
     assert "tokens/s" in said and "states in 12 bits" not in said and "asked for: 12.5 %; random weights alone have 50 %" in said

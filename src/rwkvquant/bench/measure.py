@@ -48,7 +48,7 @@ def measure(
     state_bits: int = FULL_BITS,
     progress: Callable[[str], None] = lambda what: None,
 ) -> dict[str, Any]:
-    """The results as plain JSON. `pages` as in `load`. With `state_bits` 12, batches are decoded with states in 12 bits too.
+    """The results as plain JSON. `pages` as in `load`. With `state_bits` 12 or 8, batches are decoded with states in so many bits too.
 
     Raises ConfigError for a file that is not packed, for rounds, batches or bits out of range, for pages that cannot be had, and without
     the native module.

@@ -35,7 +35,7 @@ def command(
     prefill: Annotated[int, typer.Option(help="Tokens of the prompt.")] = 512,
     rounds: Annotated[int, typer.Option(help="Repetitions; the result is the median.")] = 5,
     batch: Annotated[list[int] | None, typer.Option(help="Also decode this many sequences side by side; may be repeated.")] = None,
-    state_bits: Annotated[int, typer.Option(help="12: decode the sequences of --batch with states in 12 bits a value too.")] = 32,
+    state_bits: Annotated[int, typer.Option(help="12 or 8: decode the sequences of --batch with states in so many bits a value too.")] = 32,
     as_json: JsonOption = False,
 ) -> None:
     """Measure the speed of decoding and prefill, or of reading images, compared with this machine's memory and int8 speed."""

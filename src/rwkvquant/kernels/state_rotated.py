@@ -11,8 +11,8 @@
 T / (b d) is first rounded to a multiple of 2^-14. A row of N values (an even number) is N + 4 bytes: Z of each value, and d, a float32.
 Rows whose largest |T| is below 1e-30 are 0.
 
-Why 11 bits: |Z H| is below 2^13, so d Z H has at most 24 significant bits, and float32 has it exactly. So rows that were unpacked are packed
-to the same bytes, and a state that was copied or saved goes on as if it had not been.
+Why 11 bits: |Z H| is below 2^13, so d Z H has at most 24 significant bits, and float32 has it exactly. So rows that were unpacked are
+packed to the same bytes, and a state that was copied or saved goes on as if it had not been.
 
 The random numbers are a hash of the rows that were there before the token, of the whole head (`seed_of`), and of the place in the head.
 Nothing else is kept, no counter and no generator, so results depend on the text only. Each number is uniform if the seed is, so the mean of
@@ -47,9 +47,9 @@ def row_bytes(size: int) -> int:
 def mixed(x: Words) -> Words:
     """A one-to-one map of 32 bits, in which each bit of x changes about half of the bits (Wellons, 2018: "lowbias32")."""
     with np.errstate(over="ignore"):  # products are modulo 2^32
-        x = (x ^ x >> 16) * np.uint32(0x21F0AAAD)
-        x = (x ^ x >> 15) * np.uint32(0xD35A2D97)
-    return x ^ x >> 15
+        for shift, odd in ((16, 0x21F0AAAD), (15, 0xD35A2D97), (15, 1)):
+            x = (x ^ x >> np.uint32(shift)) * np.uint32(odd)
+    return x
 
 
 MULTIPLIERS = mixed(np.arange(1, BLOCK + 1, dtype=np.uint32)) | np.uint32(1)  # odd, so a product is uniform if its other factor is

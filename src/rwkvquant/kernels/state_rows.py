@@ -6,19 +6,20 @@
 A row of N values (an even number) is 3 N / 2 + 4 bytes: Q of each value; E + 8, that of value j in the low half of byte j and that of value
 j + N / 2 in its high half; and d, a float32. Rows whose largest value is below 1e-30 are 0.
 
-The NumPy version of native/state_rows.cpp, to the bit.
+The NumPy version of native/state_rows.cpp, to the bit. `in_rows` and `in_full` are for whole states, also in the 8 bits of
+state_rotated.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rwkvquant.kernels import state_rotated
 from rwkvquant.kernels.resting import is_matrix
-from rwkvquant.kernels.state import RecurrentState, StateArray
+from rwkvquant.kernels.state import RecurrentState
 
 Array = NDArray[np.float32]
 Rows = NDArray[np.uint8]
@@ -55,22 +56,32 @@ def unpack_rows(rows: Rows) -> Array:
     return (16 * Q + E).astype(np.float32) * step
 
 
-def in_rows(state: RecurrentState) -> RecurrentState:
-    """The same state with its matrices as rows, (..., N, 3 N / 2 + 4) uint8 for (..., N, N)."""
-    return _matrices(state, lambda values: values if is_rows(values) else pack_rows(values))
+def in_rows(state: RecurrentState, bits: int = BITS, before: RecurrentState | None = None) -> RecurrentState:
+    """The same state with its matrices as rows of bytes, in 12 or 8 bits a value: (..., N, bytes) uint8 for (..., N, N).
+
+    `before`: the rows before the token, which give the random numbers of 8 bits; None: 0 gives them, for a state from elsewhere.
+    """
+    seeds = [state_rotated.seed_of(values) if is_rows(values) else 0 for values in (before or state).arrays]
+
+    def packed(values: NDArray[Any], seed: NDArray[np.uint32] | int) -> NDArray[Any]:
+        if is_rows(values):
+            return values
+        return pack_rows(values) if bits == BITS else state_rotated.pack_rows(values, seed)
+
+    parts = zip(state.spec, state.arrays, seeds, strict=True)
+    return RecurrentState(state.spec, tuple(packed(values, seed) if is_matrix(array) else values for array, values, seed in parts))
 
 
 def in_full(state: RecurrentState) -> RecurrentState:
     """The same state with its matrices in float32."""
-    return _matrices(state, lambda values: unpack_rows(values) if is_rows(values) else values)
+    unpack = {BITS: unpack_rows, state_rotated.BITS: state_rotated.unpack_rows}
+    return state.map(lambda values: unpack[bits_of(values)](values) if is_rows(values) else values)
 
 
-def is_rows(values: NDArray[Any]) -> bool:
+def is_rows(values: NDArray[Any]) -> TypeGuard[Rows]:
     return values.dtype == np.uint8
 
 
-def _matrices(state: RecurrentState, change: Callable[[NDArray[Any]], NDArray[Any]]) -> RecurrentState:
-    def changed(array: StateArray, values: NDArray[Any]) -> NDArray[Any]:
-        return change(values) if is_matrix(array) else values
-
-    return RecurrentState(state.spec, tuple(changed(array, values) for array, values in zip(state.spec, state.arrays, strict=True)))
+def bits_of(rows: Rows) -> int:
+    """12 or 8, by the length of rows (..., N, bytes)."""
+    return BITS if rows.shape[-1] == row_bytes(rows.shape[-2]) else state_rotated.BITS

@@ -27,7 +27,7 @@ namespace {
 
 using Floats = nb::ndarray<float, nb::c_contig, nb::device::cpu>;
 using ReadFloats = nb::ndarray<const float, nb::c_contig, nb::device::cpu>;
-// The matrices of a state: in full, or in rows of 12 bits a value.
+// The matrices of a state: in full, or in rows of 12 or 8 bits a value.
 using Matrices = std::variant<Floats, nb::ndarray<std::uint8_t, nb::c_contig, nb::device::cpu>>;
 using ReadMatrices = std::variant<ReadFloats, nb::ndarray<const std::uint8_t, nb::c_contig, nb::device::cpu>>;
 using Indices = nb::ndarray<const std::uint32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
@@ -101,21 +101,22 @@ class BoundEngine {
             const std::size_t shift = sizes.layers * sizes.width;
             const std::size_t batch = att.size() / shift;
             const std::size_t size = std::visit([](const auto& each) { return each.size(); }, heads);
-            const bool in_rows = heads.index() == 1;  // N rows of 3 N / 2 + 4 bytes for each head
-            const std::size_t row = in_rows ? sizes.head_size + sizes.head_size / 2 + sizeof(float) : sizes.head_size;
-            const bool fits = batch > 0 && att.size() == batch * shift && ffn.size() == att.size() && size == att.size() * row &&
-                (!in_rows || sizes.head_size % 2 == 0);
-            require(fits, "state", "its arrays must have the shapes of kernels/state.py or kernels/state_rows.py for the model's sizes");
+            const bool in_rows = heads.index() == 1;  // N rows of bytes for each head
+            const std::size_t N = sizes.head_size, row = att.size() > 0 ? size / att.size() : 0;
+            const bool known = in_rows ? N % 2 == 0 && (row == N + N / 2 + sizeof(float) || row == N + sizeof(float)) : row == N;
+            const bool fits = batch > 0 && att.size() == batch * shift && ffn.size() == att.size() && size == att.size() * row && known;
+            require(fits, "state", "its arrays must have the shapes of kernels/state.py, kernels/state_rows.py or kernels/state_rotated.py "
+                    "for the model's sizes");
             const auto* full = std::get_if<0>(&heads);
             const auto* rows = std::get_if<1>(&heads);
             return StateArrays{const_cast<float*>(att.data()), const_cast<float*>(ffn.data()),
                                full != nullptr ? const_cast<float*>(full->data()) : nullptr, batch,
-                               rows != nullptr ? const_cast<std::uint8_t*>(rows->data()) : nullptr};
+                               rows != nullptr ? const_cast<std::uint8_t*>(rows->data()) : nullptr, row};
         };
         Step step = {};
         step.from = state(att_shift, ffn_shift, wkv), step.to = state(att_shift_to, ffn_shift_to, wkv_to);
         require(step.from.batch == step.to.batch, "state", "both states must have the same number of sequences");
-        require(wkv.index() == wkv_to.index(), "state", "both states must have their matrices in the same form");
+        require(wkv.index() == wkv_to.index() && step.from.row_bytes == step.to.row_bytes, "state", "both states must have their matrices in the same form");
 
         std::vector<Sequence> parts;
         std::vector<bool> used(step.from.batch);

@@ -201,15 +201,19 @@ Engine::HeadState Engine::head_state(const Worker& worker, const Step& step, std
                                      bool first) const {
     const std::size_t N = sizes.head_size, index = (layer * step.from.batch + slot) * sizes.heads + head;
     const StateArrays& before = first ? step.from : step.to;
-    if (before.rows == nullptr) return {before.wkv + index * N * N, step.to.wkv + index * N * N, nullptr};
-    const std::size_t bytes = N * (N + N / 2 + sizeof(float));
+    if (before.rows == nullptr) return {before.wkv + index * N * N, step.to.wkv + index * N * N, nullptr, false, 0};
+    const std::size_t bytes = N * before.row_bytes;
+    const std::uint8_t* rows = before.rows + index * bytes;
     float* S = unpacked_.data() + worker.index * N * N;
-    operations().unpack_state(before.rows + index * bytes, N, S);
-    return {S, S, step.to.rows + index * bytes};
+    const bool eight = rotated(before);
+    (eight ? operations().unpack_rotated : operations().unpack_state)(rows, N, S);
+    return {S, S, step.to.rows + index * bytes, eight, eight ? operations().seed_of_rows(rows, N) : 0};
 }
 
 void Engine::keep(const HeadState& state) const {
-    if (state.rows != nullptr) operations().pack_state(state.to, sizes.head_size, state.rows);
+    if (state.rows == nullptr) return;
+    if (state.rotated) operations().pack_rotated(state.to, sizes.head_size, state.seed, state.rows);
+    else operations().pack_state(state.to, sizes.head_size, state.rows);
 }
 
 std::unique_ptr<Engine> make_engine(const std::string& arch, const ModelSizes& sizes, Weights weights, std::size_t threads,

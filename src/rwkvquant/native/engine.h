@@ -76,11 +76,13 @@ class Vectors {
 };
 
 // The recurrent state of `batch` sequences, as kernels/state.py has it: shifts (L, batch, C), wkv (L, batch, H, N, N). Or wkv is null, and
-// its matrices are in 12 bits a value: rows (L, batch, H, N, 3 N / 2 + 4), kernels/state_rows.py.
+// its matrices are rows of bytes (L, batch, H, N, row_bytes): 3 N / 2 + 4 in 12 bits a value, kernels/state_rows.py; N + 4 in 8 bits,
+// kernels/state_rotated.py.
 struct StateArrays {
     float *att_shift, *ffn_shift, *wkv;
     std::size_t batch;
     std::uint8_t* rows;
+    std::size_t row_bytes;
 };
 
 // Consecutive tokens of one sequence: `count` tokens of the step from `first` on. `slot` is the number of its state.
@@ -195,13 +197,16 @@ class Engine {
     void remember(const Step& step, const Vectors& y, std::size_t layer, float* StateArrays::*shift, Range columns) const;
     Range own_columns(const Worker& worker) const { return worker.share(sizes.width, column_unit_); }
     void quantize(const Vectors& y, std::size_t count, Range columns) const;
-    // The matrix of a head before and after a token of a sequence, its first or a later one. Matrices in 12 bits are unpacked into memory
-    // of the thread; `keep` packs what the token left there.
+    // The matrix of a head before and after a token of a sequence, its first or a later one. Rows of bytes are unpacked into memory of
+    // the thread; `keep` packs what the token left there.
     struct HeadState {
         const float* from;
         float* to;
         std::uint8_t* rows;  // of `to`, or null
+        bool rotated;
+        std::uint32_t seed;  // of the rows before the token
     };
+    bool rotated(const StateArrays& state) const { return state.row_bytes == sizes.head_size + sizeof(float); }
     HeadState head_state(const Worker& worker, const Step& step, std::size_t layer, std::size_t slot, std::size_t head, bool first) const;
     void keep(const HeadState& state) const;
 
@@ -236,7 +241,7 @@ class Engine {
     std::vector<Transformed> transformed_;
     std::unordered_map<const Matrix*, std::size_t> own_input_;  // of a matrix with a transform, its place in transformed_
     std::size_t reserved_ = 0;
-    Buffer<float> unpacked_;                       // (threads, N, N) of states in 12 bits
+    Buffer<float> unpacked_;                       // (threads, N, N) of states in rows of bytes
     Buffer<std::uint8_t> prepared_;                // (count,) activations for matrices stored by columns: engine_columns.cpp
     Buffer<std::uint8_t> room_;                    // (threads,) of room_bytes_, for preparing them
     std::size_t room_bytes_ = 0;

@@ -67,8 +67,8 @@ class Engine(Protocol):
     def advance(self, sequences: Sequence[Sequence[int]], state: RecurrentState, slots: Sequence[int], which: Which) -> list[Array]:
         """Read sequence i after the state in slot `slots[i]`, and replace that state by the one after it. The other slots do not change.
 
-        `slots` are different from one another, and the arrays of `state` are contiguous. Its matrices are float32, or rows of 12 bits
-        (kernels/state_rows.py), which are then rounded after each token.
+        `slots` are different from one another, and the arrays of `state` are contiguous. Its matrices are float32, or rows of 12 or 8
+        bits (kernels/state_rows.py, kernels/state_rotated.py), which are then rounded after each token.
         """
         ...
 

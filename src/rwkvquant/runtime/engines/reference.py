@@ -7,6 +7,7 @@ decoded once, 4 bytes a weight, so it is slow and for small models.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from importlib import import_module
 
 import numpy as np
@@ -18,6 +19,7 @@ from rwkvquant.kernels.state import RecurrentState
 from rwkvquant.runtime.engines.base import Array, Which
 from rwkvquant.runtime.weights import Weights
 
+Keep = Callable[[RecurrentState, RecurrentState], RecurrentState]
 Step = Callable[[Mapping[str, Array], Array, RecurrentState], tuple[Array, RecurrentState]]
 
 
@@ -42,9 +44,14 @@ class ReferenceEngine:
 
     def advance(self, sequences: Sequence[Sequence[int]], state: RecurrentState, slots: Sequence[int], which: Which) -> list[Array]:
         """See base.py."""
-        packed = any(map(state_rows.is_rows, state.arrays))
-        rows, after = self._read(sequences, state_rows.in_full(state.select(slots)), which, rounded if packed else as_it_is)
-        state.put(slots, state_rows.in_rows(after) if packed else after)
+        own = state.select(slots)
+        bits = next((state_rows.bits_of(values) for values in own.arrays if state_rows.is_rows(values)), None)
+        if bits is None:
+            rows, after = self._read(sequences, own, which, as_it_is)
+            state.put(slots, after)
+        else:
+            rows, after = self._read(sequences, state_rows.in_full(own), which, partial(rounded, bits))
+            state.put(slots, state_rows.in_rows(after, bits))
         return rows
 
     def read(self, sequences: Sequence[Sequence[int]], state: RecurrentState, which: Which) -> tuple[list[Array], RecurrentState]:
@@ -52,9 +59,9 @@ class ReferenceEngine:
         return self._read(sequences, state, which, as_it_is)
 
     def _read(
-        self, sequences: Sequence[Sequence[int]], state: RecurrentState, which: Which, keep: Callable[[RecurrentState], RecurrentState]
+        self, sequences: Sequence[Sequence[int]], state: RecurrentState, which: Which, keep: Keep
     ) -> tuple[list[Array], RecurrentState]:
-        """`keep`: what is left of a state from token to token."""
+        """`keep`: the states before and after a token -> what is left of the latter."""
         self._require_whole()
         rows: list[list[Array]] = [[] for _ in sequences]
         after: list[RecurrentState | None] = [None] * len(sequences)
@@ -63,8 +70,8 @@ class ReferenceEngine:
             still = [slot for slot, i in enumerate(running) if position < len(sequences[i])]
             if len(still) < len(running):
                 state, running = state.select(still), [running[slot] for slot in still]
-            logits, state = self._step(self._tensors, self._embed([int(sequences[i][position]) for i in running]), state)
-            state = keep(state)
+            logits, found = self._step(self._tensors, self._embed([int(sequences[i][position]) for i in running]), state)
+            state = keep(state, found)
             for slot, i in enumerate(running):
                 ends = position == len(sequences[i]) - 1
                 if ends or which == "all":
@@ -74,12 +81,13 @@ class ReferenceEngine:
         return [np.stack(row) for row in rows], RecurrentState.side_by_side([part for part in after if part is not None])
 
 
-def as_it_is(state: RecurrentState) -> RecurrentState:
-    return state
+def as_it_is(before: RecurrentState, after: RecurrentState) -> RecurrentState:
+    return after
 
 
-def rounded(state: RecurrentState) -> RecurrentState:
-    return state_rows.in_full(state_rows.in_rows(state))
+def rounded(bits: int, before: RecurrentState, after: RecurrentState) -> RecurrentState:
+    """`before` was rounded too, so it is packed to the rows that it came from."""
+    return state_rows.in_full(state_rows.in_rows(after, bits, state_rows.in_rows(before, bits)))
 
 
 def step_of(arch: str) -> Step:

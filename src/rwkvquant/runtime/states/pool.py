@@ -13,7 +13,8 @@ Reading tokens into a slot changes its state in place; `Model.forward` makes a n
 slots, every weight is read from memory once for all of them.
 
 `model.slots(count, state_bits=12)` keeps the matrices of states in 12 bits a value, rounded after each token (kernels/state_rows.py): they
-take 41 % of the memory, and logits change a little (docs/methods/state.md).
+take 41 % of the memory, and logits change a little. With 8 bits (kernels/state_rotated.py) they take 29 %, and logits change more
+(docs/methods/state.md).
 """
 
 from __future__ import annotations
@@ -25,14 +26,14 @@ from numpy.typing import NDArray
 
 from rwkvquant.architectures import Architecture, Dims
 from rwkvquant.errors import ConfigError
-from rwkvquant.kernels import state_rows
+from rwkvquant.kernels import state_rotated, state_rows
 from rwkvquant.kernels.resting import is_matrix
 from rwkvquant.kernels.state import RecurrentState
 from rwkvquant.runtime.engines.base import Engine, Which, checked_tokens
 from rwkvquant.runtime.states.files import FULL_BITS, PackedState, State
 
 MAX_SLOTS = 1 << 16
-STATE_BITS = (FULL_BITS, state_rows.BITS)
+STATE_BITS = (FULL_BITS, state_rows.BITS, state_rotated.BITS)
 
 
 def room(architecture: Architecture, dims: Dims, count: int, state_bits: int) -> RecurrentState:
@@ -40,7 +41,9 @@ def room(architecture: Architecture, dims: Dims, count: int, state_bits: int) ->
     if not 1 <= count <= MAX_SLOTS:
         raise ConfigError(f"a model has 1 to {MAX_SLOTS} slots at a time; got {count}")
     if state_bits not in STATE_BITS:
-        raise ConfigError(f"states in slots have {' or '.join(map(str, STATE_BITS))} bits a value; got {state_bits!r}")
+        raise ConfigError(
+            f"states in slots have {', '.join(map(str, STATE_BITS[:-1]))} or {STATE_BITS[-1]} bits a value; got {state_bits!r}"
+        )
     if state_bits == FULL_BITS:
         return architecture.zero_state(dims, count)
     if not any(map(is_matrix, architecture.state)) or dims.head_size % 2:
@@ -48,7 +51,7 @@ def room(architecture: Architecture, dims: Dims, count: int, state_bits: int) ->
             f"states in {state_bits} bits are for models with matrices as states, and heads of an even size; "
             f"this one is {architecture.title} with heads of {dims.head_size}"
         )
-    return state_rows.in_rows(architecture.zero_state(dims)).select([0] * count)
+    return state_rows.in_rows(architecture.zero_state(dims), state_bits).select([0] * count)
 
 
 class Slots:
@@ -58,7 +61,7 @@ class Slots:
         """`recurrent` has room for every slot, its matrices in `state_bits`, and is used by this object only. `initial`: of a model that
         has read nothing."""
         self._engine, self._dims, self._recurrent, self._initial = engine, dims, recurrent, initial
-        self.state_bits = state_bits  # of a value of the states' matrices, 32 or 12
+        self.state_bits = state_bits  # of a value of the states' matrices, 32, 12 or 8
         self._used: set[int] = set()
 
     def __len__(self) -> int:
@@ -93,7 +96,7 @@ class Slots:
         if state is not None:
             state.require(self._initial.arch, self._dims)
         recurrent = (state or self._initial).recurrent
-        self._recurrent.put([free], recurrent if self.state_bits == FULL_BITS else state_rows.in_rows(recurrent))
+        self._recurrent.put([free], recurrent if self.state_bits == FULL_BITS else state_rows.in_rows(recurrent, self.state_bits))
         self._used.add(free)
         return free
 
