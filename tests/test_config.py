@@ -219,6 +219,7 @@ OTHER: dict[str, Any] = {
     "measured": True,
     "calibrated": True,
     "correction": 0.25,
+    "guided": 2,
     "fall_back": True,
     "head": (),
     "embedding": (),

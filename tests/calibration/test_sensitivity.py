@@ -145,6 +145,22 @@ def test_loss_is_its_formula() -> None:
     assert result.loss(torch.from_numpy(E), torch.tensor(rows)) == pytest.approx(expected, rel=1e-5)
 
 
+def test_second_moments_of_groups_are_weighted_by_the_gradients_of_their_rows() -> None:
+    """GuidedQuant's matrices, token by token; that of one group is H_g but for a factor."""
+    rng = np.random.default_rng(1)
+    x, g = rng.normal(size=(11, 4)), rng.normal(size=(11, 7))
+    for groups, parts in ((1, [range(7)]), (3, [range(3), range(3, 5), range(5, 7)])):
+        result = Sensitivity(7, 4, groups=groups)
+        for part in (slice(0, 5), slice(5, 11)):
+            result.add(torch.from_numpy(x[part]).float(), torch.from_numpy(g[part]).float())
+        expected = [sum((g[t, rows] ** 2).mean() * np.outer(x[t], x[t]) for t in range(11)) / 11 for rows in map(list, parts)]
+        np.testing.assert_allclose(result.of_groups, np.array(expected), rtol=1e-4, atol=1e-6)
+        if groups == 1:
+            ratio = result.of_groups[0].double() / result._H_g
+            np.testing.assert_allclose(ratio, np.full((4, 4), 1 / 7), rtol=1e-4)
+    assert Sensitivity(2, 3, groups=4)._groups.__len__() == 2  # no more groups than rows
+
+
 def test_without_a_gradient_the_loss_is_0() -> None:
     result = Sensitivity(2, 3)
     result.add(torch.ones(4, 3), torch.zeros(4, 2))

@@ -206,10 +206,8 @@ def test_help_lists_the_method_and_its_options(capsys: pytest.CaptureFixture[str
 
 def test_an_option_of_others_is_refused_by_the_names_of_these(folder: Path, source: Path, capsys: pytest.CaptureFixture[str]) -> None:
     said = refusal(capsys, *words(folder, source, folder / "x.safetensors", "--code-bits", "3"))
-    assert (
-        said
-        == "rwkvquant: code_bits is an option of gptq, rtn, gptvq, kmeans, awq, quarot, gptaq and qronos; the method toy does not have it\n"
-    )
+    others = "gptq, rtn, gptvq, kmeans, awq, quarot, gptaq, qronos and lnq"
+    assert said == f"rwkvquant: code_bits is an option of {others}; the method toy does not have it\n"
     said = refusal(capsys, *words(folder, source, folder / "x.safetensors", "--group-size", "128"))
     assert said == "rwkvquant: group_size must be 32 or 64 for the method toy; got 128\n"
 

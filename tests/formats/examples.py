@@ -18,6 +18,7 @@ from rwkvquant.codecs import (
     PairCodebookTensor,
     PolarTensor,
     QTensor,
+    RowTablesTensor,
     SectionsTensor,
     UniformTensor,
 )
@@ -93,6 +94,11 @@ def sections(rng: np.random.Generator, shape: tuple[int, int], widths: tuple[int
     return SectionsTensor(codes, of_columns, rng.integers(-64, 65, 28).astype(np.int8), row_scale, col_scale)
 
 
+def rowtables(rng: np.random.Generator, shape: tuple[int, int], bits: int = 3) -> RowTablesTensor:
+    tables = rng.integers(-128, 128, (shape[0], 2**bits), dtype=np.int8)
+    return RowTablesTensor(rng.integers(0, 2**bits, shape, dtype=np.uint8), tables, rng.random(shape[0]).astype(np.float16))
+
+
 def dense(rng: np.random.Generator, shape: tuple[int, ...], dtype: type = np.float16) -> DenseTensor:
     return DenseTensor(rng.standard_normal(shape).astype(dtype))
 
@@ -132,6 +138,10 @@ def of_sections(rng: np.random.Generator) -> Iterator[tuple[str, SectionsTensor]
         yield "sections.r512", sections(rng, shape, widths)
 
 
+def of_rowtables(rng: np.random.Generator) -> Iterator[tuple[str, RowTablesTensor]]:
+    return ((f"rowtables{bits}.rows", rowtables(rng, (17, 67), bits)) for bits in (2, 3, 4))
+
+
 def of_dense(rng: np.random.Generator) -> Iterator[tuple[str, DenseTensor]]:
     return iter((("dense.f16", dense(rng, (3, 67))), ("dense.f32", dense(rng, (3, 67), np.float32))))
 
@@ -144,6 +154,7 @@ EXAMPLES: dict[str, Callable[[np.random.Generator], Iterator[tuple[str, QTensor]
     "polar": of_polar,
     "columnwise": of_columnwise,
     "sections": of_sections,
+    "rowtables": of_rowtables,
     "dense": of_dense,
 }
 
@@ -166,6 +177,8 @@ def add_model(writer: ContainerWriter, seed: int = 0) -> None:
         writer.add(block + "att.a2", pairs(rng, (C, 5), 5), role="lora", method="gptvq", source_shape=(5, C), transposed=True)
         second = polar(rng, (C, 8), 13, 3 + layer)
         writer.add(block + "att.w2", second, role="lora", method="pcdvq", source_shape=(8, C), transposed=True)
+        tables = rowtables(rng, (8, C), 3 + layer)
+        writer.add(block + "att.g1", tables, role="lora", method="lnq", source_shape=(C, 8), transposed=True)
         writer.add(block + "att.x_k", vector_codebook(rng, (1, C), 2), role="elementwise", method="kmeans", source_shape=(1, 1, C))
         vector = uniform(rng, (1, C), GridConfig(8, 64))
         writer.add(block + "att.x_r", vector, role="elementwise", method="rtn", layout="uniform8.rows", source_shape=(1, 1, C))

@@ -144,6 +144,9 @@ def decode_by_the_page(entry: dict, arrays: dict[str, np.ndarray]) -> np.ndarray
                 weights[r, col] = f32(f32(arrays["row_scale"][r]) * f32(entry_of)) * f32(arrays["col_scale"][col])
                 continue
             code = code_by_the_page(arrays["codes"], kind, cols, bits, r, col)
+            if codec.startswith("rowtables"):
+                weights[r, col] = f32(arrays["row_scale"][r]) * f32(arrays["tables"][r * 2**bits + code])
+                continue
             if codec.startswith("codebook"):
                 weights[r, col] = f32(arrays["row_scale"][r]) * f32(centroid_by_the_page(entry, arrays, bits, r, col, code) - 64)
                 continue

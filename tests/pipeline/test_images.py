@@ -57,6 +57,7 @@ METHODS: list[dict[str, Any]] = [
     {"method": "quarot", "code_bits": 3},
     {"method": "gptaq", "code_bits": 3},
     {"method": "qronos", "code_bits": 3},
+    {"method": "lnq", "code_bits": 3},
 ]
 
 

@@ -61,10 +61,8 @@ def test_the_command_line_lists_it_and_runs_it(toy: Method, tmp_path: Path, caps
 
 
 def test_without_it_nothing_knows_it(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(
-        ConfigError,
-        match=r"^method must be one of rwkvquant, paper, readme, gptq, rtn, gptvq, kmeans, awq, quarot, gptaq, qronos, pcdvq; got toy$",
-    ):
+    known = "rwkvquant, paper, readme, gptq, rtn, gptvq, kmeans, awq, quarot, gptaq, qronos, lnq, pcdvq"
+    with pytest.raises(ConfigError, match=f"^method must be one of {known}; got toy$"):
         recipe_for(QuantizeRequest(method="toy"))
     assert run(["quantize", "--help"]) == 0
     assert "odd groups" not in capsys.readouterr().out

@@ -66,6 +66,7 @@ class ModelParts:
     answers: int = 1  # that the head gives for each token: a patch has one for every pixel
     multiplied: Callable[[Weights], Weights] = dict
     rows_of_images: Callable[[tuple[int, ...]], Tensor] | None = None  # for images: a matrix's shape -> rows whose errors are asked for
+    groups: int = 0  # of rows, whose own second moments are added up too
 
     def outputs(self, outer: Weights) -> int:
         """Numbers that the heads give for a token, about: to choose how many rows go through them at once."""
@@ -106,9 +107,8 @@ class Backward:
             weights = self._parts.weights_of(layer)
             sensitivities: dict[str, Sensitivity] = {}
             matrices = self._parts.architecture.matrix_keys
-            rows_of_images = self._parts.rows_of_images
             watched = {
-                key: _Watched(W, key, sensitivities, rows_of_images) if isinstance(W, Tensor | RoundedMatrix) and key in matrices else W
+                key: _Watched(W, key, sensitivities, self._parts) if isinstance(W, Tensor | RoundedMatrix) and key in matrices else W
                 for key, W in self._parts.multiplied(weights).items()
             }
             for rows in self._batches(self._width, BACKWARD):
@@ -228,9 +228,9 @@ class _Watched:
         W: Tensor | RoundedMatrix,
         key: str,
         sensitivities: dict[str, Sensitivity],
-        rows_of_images: Callable[[tuple[int, ...]], Tensor] | None = None,
+        parts: ModelParts,
     ) -> None:
-        self._W, self._key, self._sensitivities, self._rows_of_images = W, key, sensitivities, rows_of_images
+        self._W, self._key, self._sensitivities, self._parts = W, key, sensitivities, parts
 
     def product(self, x: Tensor) -> Tensor:
         y = linear(x, self._W)
@@ -241,6 +241,6 @@ class _Watched:
     def _add(self, x: Tensor, g: Tensor) -> None:
         if self._key not in self._sensitivities:
             out, width = self._W.shape
-            rows = self._rows_of_images(self._W.shape) if self._rows_of_images else None
-            self._sensitivities[self._key] = Sensitivity(out, width, x.device, rows)
+            rows = self._parts.rows_of_images(self._W.shape) if self._parts.rows_of_images else None
+            self._sensitivities[self._key] = Sensitivity(out, width, x.device, rows, self._parts.groups)
         self._sensitivities[self._key].add(x, g)

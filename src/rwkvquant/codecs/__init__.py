@@ -15,6 +15,7 @@ from rwkvquant.codecs.packing import ALIGNMENT, PackedTensor, Packing
 from rwkvquant.codecs.pairs import PairCodebookTensor, PairConfig
 from rwkvquant.codecs.polar import PolarConfig, PolarTensor
 from rwkvquant.codecs.registry import codec_of, codec_of_layout, codecs, config_from_json, layout_ids, register, unregister
+from rwkvquant.codecs.rowtables import RowTablesConfig, RowTablesTensor
 from rwkvquant.codecs.sections import SectionsConfig, SectionsTensor
 from rwkvquant.codecs.uniform import GridConfig, UniformTensor
 from rwkvquant.kernels.gemv_codebook import CENTROID_ZERO
@@ -40,6 +41,8 @@ __all__ = [
     "PolarConfig",
     "PolarTensor",
     "QTensor",
+    "RowTablesConfig",
+    "RowTablesTensor",
     "SectionsConfig",
     "SectionsTensor",
     "UniformTensor",

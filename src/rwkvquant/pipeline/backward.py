@@ -20,8 +20,13 @@ ROWS_OF_LARGE = 12  # of large models; each row costs a forward pass, a backward
 LENGTH = 512  # of a row of text; of images there are more, as they have fewer patches
 
 
-def backward_pass(checkpoint: Checkpoint, recipe: Recipe, calibration: Calibration, work_dir: Path, device: torch.device) -> Backward:
-    """The first of the rows that quantisers may see, in the model with its original weights. Nothing has run yet."""
+def backward_pass(
+    checkpoint: Checkpoint, recipe: Recipe, calibration: Calibration, work_dir: Path, device: torch.device, groups: int = 0
+) -> Backward:
+    """The first of the rows that quantisers may see, in the model with its original weights. Nothing has run yet.
+
+    `groups`: of the rows of each matrix. Then it is not asked for losses, but for the second moments of every group (guides.py).
+    """
     source = CheckpointSource(checkpoint, device)
     of_images = checkpoint.image is not None
     parts = ModelParts(
@@ -35,7 +40,8 @@ def backward_pass(checkpoint: Checkpoint, recipe: Recipe, calibration: Calibrati
         width=checkpoint.dims.width,
         device=device,
         multiplied=multiplied(recipe, checkpoint.architecture),
-        rows_of_images=(lambda shape: sampled_rows(shape, SAMPLED_WEIGHTS)) if of_images else None,
+        rows_of_images=(lambda shape: sampled_rows(shape, SAMPLED_WEIGHTS)) if of_images and not groups else None,
+        groups=groups,
     )
     count = ROWS_OF_LARGE if is_large(checkpoint) else SAMPLED_ROWS
     rows = calibration.seen[: count * LENGTH // calibration.length if of_images else count]

@@ -118,7 +118,8 @@ class CalibrationRun(NoRun):
             reference = ReferenceRun(make, run, {**sums, **drift}, self._reference)
         seen = collect_block(make, run, self._architecture, self._stream, self._batch, self._seen, tap, reference)
         tests = {}
-        if self._kept_out and self._recipe.fall_back and not self._drift:  # with a drift, W is not what codes should aim at
+        # With a drift, W is not what codes should aim at; with guides, plain second moments are not what they lose by.
+        if self._kept_out and self._recipe.fall_back and not self._drift and not self._recipe.guided:
             tests = collect_block(make, run, self._architecture, self._stream, self._batch, self._kept_out)
         missing = {self._architecture.full_name(layer, key): sums[name] for key, name in writers.items() if sums}
         return Collected(seen, tests, tap.sums if tap else {}, missing, drift)

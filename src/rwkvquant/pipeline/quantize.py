@@ -30,6 +30,7 @@ from rwkvquant.pipeline.blocks import calibration_run
 from rwkvquant.pipeline.executor import Executor, SerialExecutor
 from rwkvquant.pipeline.fingerprint import of_pass_2
 from rwkvquant.pipeline.forward import settled
+from rwkvquant.pipeline.guides import guides_for
 from rwkvquant.pipeline.materials import materials_for
 from rwkvquant.pipeline.pass_1 import choose
 from rwkvquant.pipeline.plan import make_plan, planned_ledger
@@ -89,7 +90,8 @@ def _quantize(
     made_from = of_pass_2(checkpoint.made_from(), calibrated.sha256 if calibrated else None, kept, chosen, recipe)
     with resumable(work, output, made_from, checkpoint.dims.layers, recipe.measured) as job:
         run = calibration_run(checkpoint, recipe, calibrated, job.scratch, device, progress)
-        tensors = TensorWriter(checkpoint, plan, recipe, job.writer, progress, executor)
+        guides = guides_for(checkpoint, recipe, calibrated, job.scratch, device, progress)
+        tensors = TensorWriter(checkpoint, plan, recipe, job.writer, progress, executor, guides)
         job.restore(tensors, run, progress)
         progress.begin(len(plan) - len(job.writer))
 

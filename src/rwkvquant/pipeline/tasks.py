@@ -34,12 +34,16 @@ CLEARLY = 1.25  # by so many times less loss
 
 @dataclass(frozen=True)
 class Matrix:
-    """W (out, in) float32. cross_moment (out, in) float64, or None: earlier errors that it corrects (correction.py)."""
+    """W (out, in) float32. cross_moment (out, in) float64, or None: earlier errors that it corrects (correction.py).
+
+    of_rows (groups, in, in), or None: second moments of its input for groups of its rows (guides.py).
+    """
 
     name: str
     W: Tensor
     setting: Setting
     cross_moment: Tensor | None = None
+    of_rows: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,7 @@ def perform(task: Task) -> tuple[Done, ...]:
     task = _transformed(_fitted(task))
     drift = None if task.D is None else task.correction * task.D
     hessian = None if task.H is None else Hessian(task.H, task.matrices[0].W.dtype, drift)
-    return tuple(_quantise(matrix, hessian, task) for matrix in task.matrices)
+    return tuple(_quantise(matrix, hessian and hessian.for_matrix(matrix.of_rows), task) for matrix in task.matrices)
 
 
 def _fitted(task: Task) -> Task:
@@ -109,9 +113,11 @@ def _transformed(task: Task) -> Task:
     def maybe(change: Callable[[NDArray[Any]], NDArray[Any]], values: Tensor | None) -> Tensor | None:
         return None if values is None else changed(change, values)
 
-    matrices = tuple(
-        replace(each, W=changed(T.weights, each.W), cross_moment=maybe(T.activations, each.cross_moment)) for each in task.matrices
-    )
+    def turned(each: Matrix) -> Matrix:
+        of_rows = None if each.of_rows is None else torch.stack([changed(T.hessian, H) for H in each.of_rows])
+        return replace(each, W=changed(T.weights, each.W), cross_moment=maybe(T.activations, each.cross_moment), of_rows=of_rows)
+
+    matrices = tuple(map(turned, task.matrices))
     H, H_kept_out, D = (maybe(T.hessian, each) for each in (task.H, task.H_kept_out, task.D))
     return replace(task, matrices=matrices, H=H, H_kept_out=H_kept_out, D=D)
 

@@ -19,6 +19,7 @@ from rwkvquant.codecs import DenseTensor, QTensor
 from rwkvquant.formats.container import ContainerWriter
 from rwkvquant.models import QuantizedMatrix
 from rwkvquant.pipeline.executor import Executor
+from rwkvquant.pipeline.guides import Guides
 from rwkvquant.pipeline.matrices import quantize_matrix
 from rwkvquant.pipeline.plan import PlannedTensor
 from rwkvquant.pipeline.progress import Progress, TensorReport
@@ -57,8 +58,9 @@ class TensorWriter:
         writer: ContainerWriter,
         progress: Progress,
         executor: Executor,
+        guides: Guides | None = None,
     ) -> None:
-        self._checkpoint, self._plan, self._recipe = checkpoint, plan, recipe
+        self._checkpoint, self._plan, self._recipe, self._guides = checkpoint, plan, recipe, guides or Guides()
         self._writer, self._progress, self._executor = writer, progress, executor
         self.fallen_back: list[str] = []  # tensors that had more error on text kept out with error feedback than without
 
@@ -112,7 +114,8 @@ class TensorWriter:
     def _as_data(self, tensor: PlannedTensor, weight: Tensor, collected: Collected) -> Matrix:
         assert tensor.setting is not None
         missing = collected.missing.pop(tensor.name, None)
-        return Matrix(tensor.name, weight.reshape(tensor.shape), tensor.setting, missing.moment if missing else None)
+        moment, of_rows = missing.moment if missing else None, self._guides.of(tensor.name)
+        return Matrix(tensor.name, weight.reshape(tensor.shape), tensor.setting, moment, of_rows)
 
     def _write_here(self, tensor: PlannedTensor, weight: Tensor, collected: Collected) -> Tensor:
         """What is too small for a task: tensors that stay dense, and element-wise vectors."""

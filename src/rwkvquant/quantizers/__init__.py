@@ -6,12 +6,13 @@ They never see tiles, names or files.
     uniform/       grids: rtn, gptq                 codebook/     one-dimensional codebooks: kmeans, gptvq
     pairs/         two-dimensional codebooks        columnwise/   matrices stored by columns: kmeans, gptvq
     polar/         directions and magnitudes: pcdvq, ldlq     elementwise/   the vectors of element-wise products
+    rowtables/     one table for each row: kmeans, lnq
     shared/        what several methods need: the factor of H, residuals, descent, losses
 
 Importing this package does not load torch, so that recipes can ask which methods there are.
 """
 
-from rwkvquant.quantizers import codebook, columnwise, elementwise, pairs, polar, uniform
+from rwkvquant.quantizers import codebook, columnwise, elementwise, pairs, polar, rowtables, uniform
 from rwkvquant.quantizers.options import QuantizerOptions
 from rwkvquant.quantizers.registry import Quantizer, methods_for, quantizer_for, quantizers, register, unregister
 
@@ -27,6 +28,7 @@ __all__ = [
     "quantizer_for",
     "quantizers",
     "register",
+    "rowtables",
     "uniform",
     "unregister",
 ]

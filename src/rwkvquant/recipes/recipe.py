@@ -18,6 +18,7 @@ from rwkvquant.recipes.setting import Setting
 from rwkvquant.transforms import transform_names
 
 DEVICES = ("cpu", "cuda")
+MOST_GROUPS = 64  # each has a matrix of second moments
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,8 @@ class Recipe:
     the same for matrices whose input is never negative, but not mostly zero. for_images: more candidates of models for images.
     tensor_bits: "PATTERN=BITS" narrows them for some matrices. measured: whether there is a pass 1, which tries all candidates on full-
     precision inputs. calibrated: whether text is read at all. correction: the share of earlier errors that the last products of a block
-    correct, or every product where the quantisers are gptaq or qronos. fall_back: whether some text is kept out to test error feedback on;
+    correct, or every product where the quantisers are gptaq or qronos. guided: groups of rows of a matrix whose second moments are
+    weighted by their gradients, for quantisers that use them, or 0. fall_back: whether some text is kept out to test error feedback on;
     a tensor is rounded without it where that loses less. vector_weights: how the elements of vectors with codebooks are weighted.
     forward_dtype: the numbers in which the text runs through the blocks; the job replaces "auto" before it begins. An empty
     calibration.path means the text in the package, an empty tokenizer that of the checkpoint.
@@ -76,6 +78,7 @@ class Recipe:
     measured: bool = False
     calibrated: bool = True
     correction: float = 0.0
+    guided: int = 0
     fall_back: bool = True
     head: tuple[Setting, ...] = ()
     embedding: tuple[Setting, ...] = ()
@@ -103,12 +106,15 @@ class Recipe:
         require("device", self.device.partition(":")[0], DEVICES)
         if self.seed < 0:
             raise ConfigError(f"seed must be at least 0; got {self.seed}")
+        if not 0 <= self.guided <= MOST_GROUPS:
+            raise ConfigError(f"guided must be from 0 to {MOST_GROUPS} groups of rows; got {self.guided}")
         if not 0 <= self.correction <= 1:
             raise ConfigError(f"correction must be from 0 to 1; got {self.correction}")
         readers = {
             "error feedback": any(setting.feedback for setting in (*self.candidates, *self.own_candidates, *self.head)),
             "a pass 1": self.measured,
             "correction": self.correction > 0,
+            "guided": self.guided > 0,
             "vector_weights": self.vector_weights != "none",
         }
         if not self.calibrated and any(readers.values()):
@@ -164,5 +170,12 @@ class Recipe:
 
 
 SETTINGS = ("candidates", "sparse_input", "nonnegative_input", "for_images", "head", "embedding", "vectors")
-NOTHING: dict[str, Any] = {"adapter": "", "sparse_input": (), "nonnegative_input": (), "for_images": (), "forward_dtype": "float32"}
+NOTHING: dict[str, Any] = {
+    "adapter": "",
+    "sparse_input": (),
+    "nonnegative_input": (),
+    "for_images": (),
+    "forward_dtype": "float32",
+    "guided": 0,
+}
 PARTS: dict[str, Any] = {"chooser": Chooser, "quantizer": QuantizerOptions, "calibration": CalibrationConfig}

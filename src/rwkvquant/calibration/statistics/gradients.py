@@ -16,12 +16,15 @@ class Sensitivity:
     For images, instead of H_g, the gradients of each image by some rows of the matrix.
     """
 
-    def __init__(self, out: int, width: int, device: torch.device | str = "cpu", rows_of_images: Tensor | None = None) -> None:
-        """`rows_of_images`: for images, indices of the rows whose errors `loss` will be asked for."""
+    def __init__(
+        self, out: int, width: int, device: torch.device | str = "cpu", rows_of_images: Tensor | None = None, groups: int = 0
+    ) -> None:
+        """`rows_of_images`: for images, indices of the rows whose errors `loss` will be asked for. `groups`: of rows, for `of_groups`."""
         self.inputs = InputStatistics(width, device)
         self._squares = torch.zeros(out, dtype=torch.float64, device=device)
         self._weighted = InputStatistics(width, device)
         self._rows_of_images, self._of_images = rows_of_images, list[Tensor]()
+        self._groups = [InputStatistics(width, device) for _ in range(min(groups, out))]
 
     def add(self, x: Tensor, g: Tensor) -> None:
         """x (..., in) and g (..., out): inputs, and the gradient by outputs. Of images (images, patches, ...)."""
@@ -33,6 +36,16 @@ class Sensitivity:
         self._squares += squares.sum(0, dtype=torch.float64)
         if self._rows_of_images is None:
             self._weighted.add(x, squares.sum(1, keepdim=True))
+        for of_group, part in zip(self._groups, squares.tensor_split(max(1, len(self._groups)), dim=1), strict=False):
+            of_group.add(x, part.mean(1, keepdim=True))
+
+    @property
+    def of_groups(self) -> Tensor:
+        """For each of `groups` of neighbouring rows, sum_t (mean of g_tr^2 over its rows) x_t x_t^T / tokens, (groups, in, in).
+
+        These are the matrices of GuidedQuant (arXiv:2505.07004). That of one group is H_g times the mean of |g|^2 / rows. Read it last.
+        """
+        return torch.stack([group.H.float() for group in self._groups])
 
     @property
     def rows(self) -> Tensor:

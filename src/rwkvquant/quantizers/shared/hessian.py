@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import copy
 from functools import cached_property
 
 import torch
@@ -15,11 +16,24 @@ Factorize = Callable[..., InverseFactor]  # (H, *, damping, act_order)
 
 
 class Hessian:
-    """H (in, in) of one activation. `dtype` is the type that weights are quantised in. `drift`: D (in, in) of shared/drift.py, if known."""
+    """H (in, in) of one activation. `dtype` is the type that weights are quantised in. `drift`: D (in, in) of shared/drift.py, if known.
+
+    of_rows: for one matrix, H of each of several groups of its rows, (groups, in, in), weighted by the rows' gradients; None if not known.
+    """
+
+    of_rows: Tensor | None = None
 
     def __init__(self, H: Tensor, dtype: torch.dtype, drift: Tensor | None = None) -> None:
         self.H, self.drift, self._dtype = H, drift, dtype
         self._factors: dict[tuple[Factorize, float, bool], InverseFactor] = {}
+
+    def for_matrix(self, of_rows: Tensor | None) -> Hessian:
+        """The same, with what is known of the rows of one matrix. Both share their factors."""
+        if of_rows is None:
+            return self
+        same = copy(self)
+        same.of_rows = of_rows
+        return same
 
     @property
     def diagonal(self) -> Tensor:
