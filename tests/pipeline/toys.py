@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rwkvquant import CalibrationConfig, QuantizeRequest
-from rwkvquant.codecs import CodebookConfig, GridConfig
+from rwkvquant.codecs import CodebookConfig, GridConfig, RowTablesConfig
 from rwkvquant.formats.container import PackedFile, open_packed
 from rwkvquant.pipeline.progress import Progress, TensorReport
 from rwkvquant.recipes import Recipe, recipe_for
@@ -70,7 +70,11 @@ def few(recipe: Recipe) -> Recipe:
     codebooks = (CodebookConfig(2, 16), CodebookConfig(3, 4, 4))
 
     def kept(codec: Any) -> bool:
-        return codec in codebooks or (isinstance(codec, GridConfig) and codec.group_size == 64 and codec.bits % 2 == 0)
+        return (
+            codec in codebooks
+            or isinstance(codec, RowTablesConfig)
+            or (isinstance(codec, GridConfig) and codec.group_size == 64 and codec.bits % 2 == 0)
+        )
 
     if len(recipe.candidates) <= 2:
         return recipe
