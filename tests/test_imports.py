@@ -37,6 +37,7 @@ ENGINE = [
 
 ONE_FILE: dict[str, str | set[str]] = {  # the packages of extras; jinja2 writes prompts in the engine, and pages in the report
     "PIL": "images/pillow.py",
+    "distributed": "pipeline/workers.py",
     "gguf": "checkpoints/gguf_blocks.py",
     "lm_eval": "evaluation/lm_eval.py",
     "jinja2": {"runtime/templates/jinja.py", "report/page.py"},

@@ -16,6 +16,7 @@ from rwkvquant.config import CalibrationConfig, QuantizeConfig, QuantizeRequest
 from rwkvquant.errors import (
     CalibrationError,
     CheckpointError,
+    ClusterError,
     ConfigError,
     FormatError,
     ImageError,
@@ -107,6 +108,7 @@ __all__ = [
     "CheckpointInfo",
     "ClassificationScores",
     "ClassifyResult",
+    "ClusterError",
     "CompareResult",
     "ConfigError",
     "DetectResult",

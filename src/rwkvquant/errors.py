@@ -34,5 +34,9 @@ class ImageError(RwkvQuantError):
     """An image, or a set of images, that is missing, damaged, or does not fit the model or its labels."""
 
 
+class ClusterError(RwkvQuantError):
+    """A cluster that cannot be reached, a worker that would give other bytes, or work that no worker is left for."""
+
+
 class StoppedError(RwkvQuantError):
     """Not a mistake: a job stopped because it was asked to. It can be continued. The command line exits with 75."""

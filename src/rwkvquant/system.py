@@ -1,10 +1,11 @@
-"""What Linux says about this process: its control groups, the memory that it may still take, and huge pages.
+"""What Linux says about this process: its CPU, its control groups, the memory that it may still take, and huge pages.
 
 `root` is the folder with proc and sys; tests give another one. On other systems these files are missing, and nothing is known.
 """
 
 from __future__ import annotations
 
+import platform
 import re
 import sys
 from collections.abc import Iterator
@@ -22,6 +23,17 @@ def text(path: Path) -> str:
         return path.read_text().strip()
     except (OSError, UnicodeDecodeError):
         return ""
+
+
+def cpu_name(root: Path = ROOT) -> str:
+    """Its name, family and model."""
+    lines = text(root / "proc/cpuinfo").splitlines()
+    fields: dict[str, str] = {}
+    for name, _, value in (line.partition(":") for line in lines):
+        fields.setdefault(name.strip(), value.strip())
+    if "model name" not in fields:
+        return platform.processor() or platform.machine()
+    return f"{fields['model name']}, family {fields.get('cpu family')} model {fields.get('model')}"
 
 
 def control_groups(controller: str, root: Path = ROOT) -> Iterator[tuple[int, Path]]:

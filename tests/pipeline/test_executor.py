@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import multiprocessing
+import operator
 import random
 import weakref
 from collections.abc import Iterable, Iterator
@@ -13,9 +14,9 @@ from pathlib import Path
 import torch
 
 from rwkvquant.calibration.statistics import InputStatistics
-from rwkvquant.pipeline.executor import Executor, SerialExecutor, arithmetic, same_arithmetic
+from rwkvquant.pipeline.executor import Executor, SerialExecutor, T, Work, arithmetic, set_arithmetic
 from rwkvquant.pipeline.quantize import quantize
-from rwkvquant.pipeline.tasks import Done, Matrix, Task, perform
+from rwkvquant.pipeline.tasks import Matrix, Task
 from rwkvquant.recipes import Recipe
 from tests.pipeline.toys import TINY, calibration_text, checkpoint_file, few_of, recipe_of
 
@@ -26,11 +27,11 @@ class Shuffled:
     def __init__(self) -> None:
         self.draw, self.tasks = random.Random(0), 0
 
-    def run(self, tasks: Iterable[Task]) -> Iterator[tuple[Done, ...]]:
+    def run(self, tasks: Iterable[Work[T]]) -> Iterator[T]:
         waiting = list(tasks)
         self.tasks += len(waiting)
         order = self.draw.sample(range(len(waiting)), len(waiting))
-        done = {i: perform(waiting[i]) for i in order}
+        done = {i: waiting[i].perform() for i in order}
         return iter([done[i] for i in range(len(waiting))])
 
 
@@ -40,8 +41,8 @@ class Others:
     def __init__(self, pool: ProcessPoolExecutor) -> None:
         self.pool = pool
 
-    def run(self, tasks: Iterable[Task]) -> Iterator[tuple[Done, ...]]:
-        yield from self.pool.map(perform, list(tasks))
+    def run(self, tasks: Iterable[Work[T]]) -> Iterator[T]:
+        yield from self.pool.map(operator.methodcaller("perform"), list(tasks))
 
 
 def written_by(executor: Executor, source: Path, recipe: Recipe, folder: Path) -> bytes:
@@ -65,7 +66,7 @@ def test_other_processes_change_no_byte(tmp_path: Path) -> None:
     expected = written_by(SerialExecutor(), source, recipe, tmp_path)
     ways = multiprocessing.get_context("spawn")
     # The job sets the precision of products when it begins, so a worker takes over what this process has then: see `fast_products`.
-    with ProcessPoolExecutor(2, ways, initializer=same_arithmetic, initargs=in_a_job()) as pool:
+    with ProcessPoolExecutor(2, ways, initializer=set_arithmetic, initargs=in_a_job()) as pool:
         assert written_by(Others(pool), source, recipe, tmp_path) == expected
 
 

@@ -18,9 +18,9 @@ import typer
 
 import rwkvquant
 from rwkvquant.cli import streams
-from rwkvquant.cli.plugins import load_plugins
 from rwkvquant.cli.signals import stop_on_signals
 from rwkvquant.errors import RwkvQuantError, StoppedError
+from rwkvquant.plugins import load_plugins
 
 # Set before torch is imported: its threads (GNU's OpenMP) then soon sleep while they wait for each other. By default they spin long, and
 # on a busy machine lose whole time slices (the demo model, next to three other jobs on two cores: 91 s spinning, 25 s sleeping).

@@ -105,8 +105,9 @@ class LiveProgress(TimedProgress):
 
     def __init__(self) -> None:
         super().__init__()
+        self._phase = "reading"
         self.bar = _bar(lambda: self.pace.count, lambda: self.left, TextColumn("{task.description}"), TimeElapsedColumn())
-        self.task = self.bar.add_task("reading", total=None)
+        self.task = self.bar.add_task(self._phase, total=None)
         self.bar.start()
 
     def begin(self, tensors: int) -> None:
@@ -114,9 +115,13 @@ class LiveProgress(TimedProgress):
         self._count(tensors)
 
     def phase(self, what: str, steps: int = 0) -> None:
+        self._phase = what
         self.bar.update(self.task, description=what)
         if not self.begun:
             self._count(steps or None)
+
+    def working(self, what: str) -> None:
+        self.bar.update(self.task, description=f"{self._phase}: {what}" if what else self._phase)
 
     def step(self) -> None:
         if not self.begun:

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
+from rwkvquant.cli.cluster import ClusterOption, cluster_at
 from rwkvquant.cli.evaluate import AdapterOption
 from rwkvquant.cli.output import JsonOption, emit, human_bytes, ledger_table, stdout, table
 from rwkvquant.cli.progress import quantize_progress
@@ -136,6 +137,7 @@ def command(
             "large models, where this CPU multiplies it faster. Statistics and quantising stay in float32."
         ),
     ] = _DEFAULT.forward_dtype,
+    cluster: ClusterOption = None,
     device: Annotated[str, typer.Option(help="cpu | cuda. cuda has not been run on a GPU yet.")] = _DEFAULT.device,
     seed: Annotated[int, typer.Option()] = _DEFAULT.seed,
     card: Annotated[bool, typer.Option("--card", help="For publishers: write README.md and config.json next to the output.")] = False,
@@ -195,6 +197,8 @@ def command(
         raise typer.BadParameter("--license, --base-model and --card-text go with --card")
     if card and adapter:
         raise typer.BadParameter("--card describes the quantised base model; with --adapter write a card of your own")
+    if cluster is not None and device != "cpu":
+        raise typer.BadParameter("the workers of --cluster use their CPUs; leave out --device")
     progress = quantize_progress()
     if output is None and not dry_run:
         raise typer.BadParameter("give -o OUT.safetensors, or --dry-run")
@@ -209,10 +213,13 @@ def command(
         require_output(report, checkpoint, output)
 
     def job() -> dict[str, Any]:
-        with finish_first() if work_dir else nullcontext(lambda: False) as stop:
+        with (
+            cluster_at(cluster, progress) if cluster is not None else nullcontext(pipeline.HERE) as executor,
+            finish_first() if work_dir else nullcontext(lambda: False) as stop,
+        ):
             if output is None or dry_run:
-                return pipeline.plan_only(checkpoint, request, progress, work_dir, resume, stop).to_json()
-            options: dict[str, Any] = {"progress": progress, "work_dir": work_dir, "resume": resume, "stop": stop}
+                return pipeline.plan_only(checkpoint, request, progress, work_dir, resume, stop, executor).to_json()
+            options: dict[str, Any] = {"progress": progress, "work_dir": work_dir, "resume": resume, "stop": stop, "executor": executor}
             return pipeline.quantize(checkpoint, output, request, **options).to_json()
 
     if card and output is not None and not dry_run:

@@ -8,7 +8,7 @@ rows of a matrix do not depend on one another, or only inside a block of 16.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +24,12 @@ from rwkvquant.checkpoints import Checkpoint, LogicalMatrix
 from rwkvquant.pipeline.allocation import give_back
 from rwkvquant.pipeline.backward import backward_pass
 from rwkvquant.pipeline.calibrate import Calibration
+from rwkvquant.pipeline.executor import HERE, Executor
 from rwkvquant.pipeline.matrices import SAMPLED_WEIGHTS, quantize_matrix, sampled_rows
 from rwkvquant.pipeline.plan_file import Candidate, Measured, from_json, to_json
 from rwkvquant.pipeline.progress import Progress
 from rwkvquant.pipeline.settings import allowed_settings
+from rwkvquant.pipeline.tasks import ROUNDS
 from rwkvquant.pipeline.work_dir import Journal
 from rwkvquant.quantizers.shared.hessian import Hessian
 from rwkvquant.quantizers.shared.loss import hessian_loss
@@ -40,6 +42,31 @@ TINY = 1e-300
 LORA_CAUTION = 2.0  # their losses are underestimated: tanh and sigmoid follow them (docs/methods/selection.md)
 
 
+@dataclass(frozen=True)
+class Trial:
+    """All candidates of one matrix W (out, in), as a task of an executor. dtype: of the checkpoint."""
+
+    matrix: LogicalMatrix
+    W: Tensor
+    sensitivity: Sensitivity
+    settings: tuple[Setting, ...]
+    recipe: Recipe
+    dtype: str
+
+    @property
+    def name(self) -> str:
+        return self.matrix.name
+
+    @property
+    def cost(self) -> float:
+        """Multiply-adds, about: the factor of the Hessian, and a sample of rows for each candidate."""
+        rows, cols = self.W.shape
+        return float(cols**3 + ROUNDS * len(self.settings) * min(SAMPLED_WEIGHTS, rows * cols) * cols)
+
+    def perform(self) -> Measured:
+        return _measure_matrix(self.matrix, self.W, self.sensitivity, self.settings, self.recipe, self.dtype)
+
+
 def measure(
     checkpoint: Checkpoint,
     recipe: Recipe,
@@ -48,8 +75,11 @@ def measure(
     device: torch.device,
     progress: Progress,
     journal: Journal,
+    executor: Executor = HERE,
 ) -> dict[str, Measured]:
     """By logical name, for all projections and LoRA factors. Continues from what `journal` has, and notes every block there.
+
+    `executor` tries the candidates.
 
     Raises StoppedError after a block if the caller asked to stop.
     """
@@ -65,11 +95,12 @@ def measure(
         _note(journal, backward, measured, "the forward run of pass 1")
     for layer, weights, sensitivities in backward.blocks():
         progress.phase(f"pass 1: candidates of block {layer + 1} of {layers}", steps=len(sensitivities))
-        for key in list(sensitivities):
-            matrix = matrices[layer, key]
-            dtype = checkpoint.tensors[matrix.source].dtype
-            sensitivity = sensitivities.pop(key)  # frees two large matrices before the next block
-            measured[matrix.name] = _measure_matrix(matrix, weights[key], sensitivity, settings[matrix.name], recipe, dtype)
+        block = [matrices[layer, key] for key in sensitivities]
+        trials = (
+            Trial(m, weights[m.key], sensitivities.pop(m.key), settings[m.name], recipe, checkpoint.tensors[m.source].dtype) for m in block
+        )  # each is made when it is needed, and frees two large matrices when it is done
+        for found in executor.run(trials):
+            measured[found.name] = found
             progress.step()
         give_back()
         _note(journal, backward, measured, f"block {layer + 1} of {layers} of pass 1, which begins with the last block")

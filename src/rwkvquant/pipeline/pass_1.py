@@ -9,6 +9,7 @@ from rwkvquant.pipeline import fingerprint
 from rwkvquant.pipeline.allocation import give_back
 from rwkvquant.pipeline.calibrate import Calibration
 from rwkvquant.pipeline.choose import choose_settings, require_reachable
+from rwkvquant.pipeline.executor import HERE, Executor
 from rwkvquant.pipeline.measure import measure
 from rwkvquant.pipeline.plan_file import from_json, to_json
 from rwkvquant.pipeline.progress import Progress
@@ -18,7 +19,13 @@ from rwkvquant.recipes import Recipe, Setting
 
 
 def choose(
-    checkpoint: Checkpoint, recipe: Recipe, text: Calibration | None, work: WorkDirectory, device: torch.device, progress: Progress
+    checkpoint: Checkpoint,
+    recipe: Recipe,
+    text: Calibration | None,
+    work: WorkDirectory,
+    device: torch.device,
+    progress: Progress,
+    executor: Executor = HERE,
 ) -> dict[str, Setting]:
     """A setting for every projection and LoRA factor, by logical name."""
     if not recipe.measured:
@@ -36,7 +43,7 @@ def choose(
             progress.note(f"pass 1 skipped: its results are in {journal.path}")
     if measured is None:
         scratch = work.folder("pass1", keep=journal.state is not None)
-        measured = measure(checkpoint, recipe, text, scratch, device, progress, journal)
+        measured = measure(checkpoint, recipe, text, scratch, device, progress, journal, executor)
     chosen = choose_settings(checkpoint, recipe, measured, progress)
     if journal.state != (state := {"complete": True, "tensors": to_json(measured, chosen)}):
         journal.note(state, "pass 1")

@@ -33,6 +33,9 @@ class Progress:
     def step(self) -> None:
         """One step of the phase is done."""
 
+    def working(self, what: str) -> None:
+        """What is in work at this moment, in a phase whose parts are done elsewhere and not in their order; "" at the end."""
+
     def block(self, done: int, blocks: int) -> None:
         """`done` of all `blocks` are finished. Called before the first block that this run quantises, and after each of them.
 

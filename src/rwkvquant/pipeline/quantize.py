@@ -27,7 +27,7 @@ from rwkvquant.kernels.tiles import padded
 from rwkvquant.models import CheckpointSource
 from rwkvquant.pipeline import record
 from rwkvquant.pipeline.blocks import calibration_run
-from rwkvquant.pipeline.executor import Executor, SerialExecutor
+from rwkvquant.pipeline.executor import HERE, Executor
 from rwkvquant.pipeline.fingerprint import of_pass_2
 from rwkvquant.pipeline.forward import settled
 from rwkvquant.pipeline.guides import guides_for
@@ -58,7 +58,7 @@ def quantize(
     work_dir: str | Path | None = None,
     resume: str = "auto",
     stop: Callable[[], bool] = lambda: False,
-    executor: Executor | None = None,
+    executor: Executor = HERE,
 ) -> QuantizeResult:
     """Write `output`, and say what is in it. Raises children of RwkvQuantError; then there is no file named `output`.
 
@@ -70,7 +70,7 @@ def quantize(
     asked = request if isinstance(request, QuantizeRequest) else QuantizeRequest(method=recipe.method)
     try:
         with fast_products(_device(recipe)), work_directory(work_dir, output, resume, stop, progress) as work:
-            return _quantize(Path(source), Path(output), asked, recipe, progress, work, executor or SerialExecutor())
+            return _quantize(Path(source), Path(output), asked, recipe, progress, work, executor)
     finally:
         progress.end()
 
@@ -83,7 +83,7 @@ def _quantize(
     recipe = settled(recipe, checkpoint, device, progress)
     materials = materials_for(checkpoint, recipe, progress)
     calibrated, kept = materials.calibration, materials.tokenizer_data or materials.image
-    chosen = choose(checkpoint, recipe, calibrated, work, device, progress)
+    chosen = choose(checkpoint, recipe, calibrated, work, device, progress, executor)
     plan = make_plan(checkpoint, recipe, chosen)
 
     assert kept is not None
@@ -138,6 +138,7 @@ def plan_only(
     work_dir: str | Path | None = None,
     resume: str = "auto",
     stop: Callable[[], bool] = lambda: False,
+    executor: Executor = HERE,
 ) -> QuantizeResult:
     """What `quantize` would write: without pass 2, and with pass 1 only where the recipe has one. Its `output` is None.
 
@@ -149,7 +150,7 @@ def plan_only(
             checkpoint, device = open_checkpoint(source, recipe.adapter), _device(recipe)
             recipe = settled(recipe, checkpoint, device, progress)
             materials = materials_for(checkpoint, recipe, progress)  # a file that is not text is refused now, not only by the real run
-            plan = make_plan(checkpoint, recipe, choose(checkpoint, recipe, materials.calibration, work, device, progress))
+            plan = make_plan(checkpoint, recipe, choose(checkpoint, recipe, materials.calibration, work, device, progress, executor))
     finally:
         progress.end()
     arrays = materials.tokenizer_data.arrays.values() if materials.tokenizer_data else ()

@@ -6,7 +6,7 @@ options. `perform` is a pure function. Matrices that share an input share the fa
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -30,6 +30,7 @@ from rwkvquant.transforms.column_scale import COLUMN_SCALE
 
 TRIED_FIRST = 1 << 20  # weights of a large matrix that are rounded first, to see whether error feedback is clearly better,
 CLEARLY = 1.25  # by so many times less loss
+ROUNDS = 4  # products of all rows with the Hessian: 2 for error feedback alone, up to 8 for codebooks (docs/methods/big_checkpoints.md)
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,21 @@ class Task:
     H_kept_out: Tensor | None = None
     transform: Applied = NONE
     D: Tensor | None = None
+
+    @property
+    def name(self) -> str:
+        return list_of_names([matrix.name for matrix in self.matrices])
+
+    @property
+    def cost(self) -> float:
+        """Multiply-adds, about: each row against the Hessian some times, and the factor of the Hessian once."""
+        cols = self.matrices[0].W.shape[1]
+        rows = sum(len(matrix.W) for matrix in self.matrices)
+        return float(rows * cols if self.H is None else (ROUNDS * rows + cols) * cols**2)
+
+    def perform(self) -> tuple[Done, ...]:
+        """Raises CheckpointError for an input that overflows."""
+        return perform(self)
 
 
 @dataclass(frozen=True)
@@ -159,6 +175,11 @@ def _better_plain(
             return None
     rounded, of_plain, of_quantised = losses(slice(None))
     return rounded if of_plain < of_quantised else None
+
+
+def list_of_names(names: Sequence[str]) -> str:
+    """The first of them, and how many more there are."""
+    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
 
 
 def plain_error(W: Tensor, quantised: QTensor) -> float:

@@ -1,4 +1,4 @@
-"""Other packages' codecs, transforms and methods: the command line imports the modules that installed packages name for it.
+"""Other packages' codecs, transforms and methods: the command line, and workers of a cluster, import the modules that they name for it.
 
     [project.entry-points."rwkvquant.plugins"]
     ternary = "rwkvquant_ternary"
@@ -24,6 +24,11 @@ def load_plugins() -> None:
         except Exception as error:
             shown = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
             raise RwkvQuantError(f"the plugin {_name(plugin)} cannot be loaded ({shown}); update or remove that package") from error
+
+
+def plugins() -> list[str]:
+    """The installed ones, each with the version of its package."""
+    return sorted(f"{plugin.name} {plugin.dist.version if plugin.dist else ''}".strip() for plugin in entry_points(group=GROUP))
 
 
 def _name(plugin: EntryPoint) -> str:

@@ -1,0 +1,74 @@
+"""Schedulers and workers of dask as processes of this machine, for the tests of clusters."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+LONG = 60.0  # seconds that anything may take on a busy machine
+
+# A worker that begins a task, says so in a file, and never ends it: its test knows when to kill it.
+STUCK = """
+import os, pathlib, time
+from rwkvquant.pipeline import tasks
+def stuck(task):
+    pathlib.Path({begun!r}).write_text(str(os.getpid()))
+    time.sleep(3600)
+tasks.perform = stuck
+"""
+# A worker with another NumPy, on another kind of CPU.
+OTHER = """
+import numpy
+from rwkvquant.pipeline import environment
+numpy.__version__ = "0.1"
+environment.cpu_name = lambda: "an older one"
+"""
+
+
+class LocalCluster:
+    """A scheduler on the loopback device. A context: all processes are killed at its end."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir(exist_ok=True)
+        self.processes: list[subprocess.Popen[bytes]] = []
+        self._start("scheduler", "--host", "127.0.0.1", "--port", "0", "--scheduler-file", str(folder / "scheduler.json"))
+        self.address: str = json.loads(wait_for(folder / "scheduler.json"))["address"]
+
+    def __enter__(self) -> LocalCluster:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in self.processes:
+            process.kill()
+        for process in self.processes:
+            process.wait()
+
+    def add_worker(self, preload: str = "") -> subprocess.Popen[bytes]:
+        """`preload`: Python that the worker runs first."""
+        module = self.folder / f"preload{len(self.processes)}.py"
+        module.write_text(preload)
+        where = ["--local-directory", str(self.folder), "--preload", str(module)]
+        return self._start("worker", self.address, "--no-nanny", "--nthreads", "1", "--memory-limit", "0", *where)
+
+    def _start(self, what: str, *arguments: str) -> subprocess.Popen[bytes]:
+        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        command = [sys.executable, "-m", f"distributed.cli.dask_{what}", "--no-dashboard", *arguments]
+        with open(self.folder / f"{what}{len(self.processes)}.log", "wb") as log:
+            self.processes.append(subprocess.Popen(command, stdout=log, stderr=log, env=environment))
+        return self.processes[-1]
+
+
+def wait_for(path: Path) -> str:
+    """The content of a file, as soon as it has one that is complete."""
+    end = time.monotonic() + LONG
+    while time.monotonic() < end:
+        if path.exists() and (content := path.read_text()):
+            return content
+        time.sleep(0.02)
+    raise TimeoutError(f"there is no {path}")
