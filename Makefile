@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP_ARGS ?=
 
-.PHONY: setup demo demo-vision test test-lm-eval test-cpus test-arm test-browser sanitize fuzz check clean
+.PHONY: setup demo demo-vision test test-lm-eval test-serve test-cpus test-arm test-browser sanitize fuzz check clean
 
 setup: $(VENV)/.ready
 
@@ -26,8 +26,12 @@ test: check
 	$(BIN)/python -m pytest -n 2
 
 test-lm-eval: setup
-	$(BIN)/pip install --quiet $(PIP_ARGS) -c constraints.txt -e '.[eval]'
-	$(BIN)/python -m pytest tests/evaluation/test_lm_eval.py
+	$(BIN)/pip install --quiet $(PIP_ARGS) -c constraints.txt -e '.[eval]' 'lm-eval[api]'
+	$(BIN)/python -m pytest tests/evaluation/test_lm_eval.py tests/evaluation/check_lm_eval_server.py
+
+test-serve: setup
+	$(BIN)/pip install --quiet $(PIP_ARGS) -c constraints.txt -e '.[clients]'
+	RWKVQUANT_HOSTILE=10000 $(BIN)/python -m pytest tests/serve/clients/check_*.py tests/serve/test_hostile.py
 
 test-cpus: setup
 	tests/cpus/run.sh

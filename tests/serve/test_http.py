@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from rwkvquant import Model, inspect
-from rwkvquant.serve.app import Answer
+from rwkvquant.serve.app import GETS, POSTS, Answer
+from rwkvquant.serve.schema import document
 from rwkvquant.serve.service import Stream
 from tests.serve.servers import MODEL, STORY, Server, serving
 
@@ -91,8 +92,15 @@ def test_content_as_parts_and_roles_of_openai(server: Server) -> None:
     assert server.chat(history)["choices"][0]["finish_reason"] == "length"
 
 
+def test_the_schema_has_every_path_that_takes_or_gives_json(server: Server) -> None:
+    status, schema, _ = server.ask("/openapi.json")
+    others = {"/v1/embeddings", "/models", "/openapi.json"}  # refused; the same as /v1/models; itself
+    assert status == 200 and set(schema["paths"]) | others == {*POSTS, *GETS}
+    assert schema == document(schema["info"]["version"])
+
+
 def test_a_request_of_open_webui_is_answered(server: Server) -> None:
-    """As its backend sends it, with the headers that it can be told to add."""
+    """A body written after its source, not recorded: what its backend sends, with the headers that it can be told to add."""
     assert server.ask("/v1/models")[1]["data"][0]["id"] == "rwkv7-tiny-rtn4"
     body = {
         "model": "rwkv7-tiny-rtn4",

@@ -1,4 +1,4 @@
-"""/v1/responses, with the official client and with a request as Codex sends it."""
+"""/v1/responses, with the official client and with a request of the fields that Codex sends."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SHELL = {
         "additionalProperties": False,
     },
 }
-# The fields of a request of the Codex CLI in the middle of a task.
+# Written after the documentation of the Codex CLI, not recorded: the fields of a request in the middle of a task.
 CODEX: dict[str, Any] = {
     "model": "gpt-5-codex",
     "instructions": "You are a coding agent running in a terminal.",

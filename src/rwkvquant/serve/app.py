@@ -31,6 +31,7 @@ from rwkvquant.serve.errors import ApiError, api_error
 from rwkvquant.serve.metrics import Metrics
 from rwkvquant.serve.others import delete_state, detokenize, embeddings, health, list_states, models, one_model, props, tokenize
 from rwkvquant.serve.responses import responses
+from rwkvquant.serve.schema import document
 from rwkvquant.serve.service import Reply, Service, Stream
 
 Handler = Callable[[Service, Fields, Mapping[str, str]], Coroutine[Any, Any, Reply]]
@@ -50,6 +51,7 @@ GETS: dict[str, Callable[[Service], dict[str, Any]]] = {
     "/models": models,
     "/props": props,
     "/v1/state/list": list_states,
+    "/openapi.json": lambda service: document(service.version),
 }
 METHODS = {"/v1/state/delete": ["POST", "DELETE"]}
 MAX_STATE = 512 << 20  # bytes of a file that is uploaded
