@@ -321,7 +321,8 @@ def test_a_fraction_of_a_bit_with_a_group_size_says_what_to_do() -> None:
 
 def test_an_option_of_other_methods_names_them() -> None:
     with pytest.raises(
-        ConfigError, match=r"^act_order is an option of rwkvquant, gptq, gptvq, quarot, gptaq, qronos and pcdvq; the method paper does not"
+        ConfigError,
+        match=r"^act_order is an option of rwkvquant, gptq, gptvq, quarot, gptaq, qronos, vptq and pcdvq; the method paper does not",
     ):
         made(method="paper", act_order=True)
 

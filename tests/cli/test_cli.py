@@ -121,7 +121,7 @@ MISTAKES = {
     "a grid without its bits": (["quantize", "model.pth", "-o", "x", "--method", "gptq", "--symmetric"], "--code-bits 4"),
     "an option of other methods": (
         ["quantize", "model.pth", "-o", "x", "--method", "paper", "--act-order"],
-        "rwkvquant, gptq, gptvq, quarot, gptaq, qronos and pcdvq",
+        "rwkvquant, gptq, gptvq, quarot, gptaq, qronos, vptq and pcdvq",
     ),
     "a device that does not exist": (["quantize", "model.pth", "-o", "x", "--device", "cpu:abc"], "cpu:abc"),
     "a work directory that is a file": (

@@ -21,6 +21,7 @@ from rwkvquant.codecs import (
     RowTablesTensor,
     SectionsTensor,
     UniformTensor,
+    VectorsTensor,
 )
 from rwkvquant.formats.container import ContainerWriter
 from rwkvquant.formats.tokenizer_data import TokenizerData
@@ -99,6 +100,15 @@ def rowtables(rng: np.random.Generator, shape: tuple[int, int], bits: int = 3) -
     return RowTablesTensor(rng.integers(0, 2**bits, shape, dtype=np.uint8), tables, rng.random(shape[0]).astype(np.float16))
 
 
+def vectors(rng: np.random.Generator, shape: tuple[int, int], length: int = 4, bits: int = 5, residual_bits: int = 3) -> VectorsTensor:
+    """Without residual bits it has one table."""
+    size = (-(-shape[0] // length), shape[1])
+    codes = [rng.integers(0, 2**b, size, dtype=np.uint8) for b in (bits, residual_bits)]
+    tables = [rng.standard_normal((2**b, length)).astype(np.float16) for b in (bits, residual_bits)]
+    second = residual_bits > 0
+    return VectorsTensor(codes[0], tables[0], codes[1] if second else None, tables[1] if second else None, shape[0])
+
+
 def dense(rng: np.random.Generator, shape: tuple[int, ...], dtype: type = np.float16) -> DenseTensor:
     return DenseTensor(rng.standard_normal(shape).astype(dtype))
 
@@ -142,6 +152,12 @@ def of_rowtables(rng: np.random.Generator) -> Iterator[tuple[str, RowTablesTenso
     return ((f"rowtables{bits}.rows", rowtables(rng, (17, 67), bits)) for bits in (2, 3, 4))
 
 
+def of_vectors(rng: np.random.Generator) -> Iterator[tuple[str, VectorsTensor]]:
+    """The last vectors of a column end beyond it."""
+    for length, bits, residual_bits in ((2, 4, 1), (2, 6, 0), (4, 8, 4), (8, 8, 8)):
+        yield f"vectors{length}.rows", vectors(rng, (19, 67), length, bits, residual_bits)
+
+
 def of_dense(rng: np.random.Generator) -> Iterator[tuple[str, DenseTensor]]:
     return iter((("dense.f16", dense(rng, (3, 67))), ("dense.f32", dense(rng, (3, 67), np.float32))))
 
@@ -155,6 +171,7 @@ EXAMPLES: dict[str, Callable[[np.random.Generator], Iterator[tuple[str, QTensor]
     "columnwise": of_columnwise,
     "sections": of_sections,
     "rowtables": of_rowtables,
+    "vectors": of_vectors,
     "dense": of_dense,
 }
 
@@ -179,6 +196,8 @@ def add_model(writer: ContainerWriter, seed: int = 0) -> None:
         writer.add(block + "att.w2", second, role="lora", method="pcdvq", source_shape=(8, C), transposed=True)
         tables = rowtables(rng, (8, C), 3 + layer)
         writer.add(block + "att.g1", tables, role="lora", method="lnq", source_shape=(C, 8), transposed=True)
+        of_rows = vectors(rng, (5, C), 2, 4, 2 * layer)
+        writer.add(block + "att.v1", of_rows, role="lora", method="vptq", source_shape=(C, 5), transposed=True)
         writer.add(block + "att.x_k", vector_codebook(rng, (1, C), 2), role="elementwise", method="kmeans", source_shape=(1, 1, C))
         vector = uniform(rng, (1, C), GridConfig(8, 64))
         writer.add(block + "att.x_r", vector, role="elementwise", method="rtn", layout="uniform8.rows", source_shape=(1, 1, C))

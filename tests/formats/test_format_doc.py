@@ -143,6 +143,9 @@ def decode_by_the_page(entry: dict, arrays: dict[str, np.ndarray]) -> np.ndarray
                 entry_of = int(arrays["table"][columnwise_code_by_the_page(arrays["codes"], rows, cols, bits, r, col)])
                 weights[r, col] = f32(f32(arrays["row_scale"][r]) * f32(entry_of)) * f32(arrays["col_scale"][col])
                 continue
+            if codec.startswith("vectors"):
+                weights[r, col] = vector_weight_by_the_page(entry, arrays, bits, r, col)
+                continue
             code = code_by_the_page(arrays["codes"], kind, cols, bits, r, col)
             if codec.startswith("rowtables"):
                 weights[r, col] = f32(arrays["row_scale"][r]) * f32(arrays["tables"][r * 2**bits + code])
@@ -184,6 +187,15 @@ def code_by_the_page(codes: np.ndarray, kind: str, cols: int, bits: int, r: int,
         code |= (int(codes[start + byte]) >> p * turn) % 2**p << low
         start, low = start + plane_bytes, low + p
     return code
+
+
+def vector_weight_by_the_page(entry: dict, arrays: dict[str, np.ndarray], length: int, r: int, col: int) -> np.float32:
+    total, cols = np.float32(0), entry["shape"][1]
+    for prefix, bits in (("", entry["code_bits"]), ("residual_", entry["residual_bits"])):
+        if bits:
+            code = code_by_the_page(arrays[f"{prefix}codes"], "rows", cols, bits, r // length, col)
+            total += np.float32(arrays[f"{prefix}table"][code * length + r % length])
+    return total
 
 
 def columnwise_code_by_the_page(codes: np.ndarray, rows: int, cols: int, bits: int, r: int, col: int) -> int:

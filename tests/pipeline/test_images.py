@@ -58,6 +58,7 @@ METHODS: list[dict[str, Any]] = [
     {"method": "gptaq", "code_bits": 3},
     {"method": "qronos", "code_bits": 3},
     {"method": "lnq", "code_bits": 3},
+    {"method": "vptq", "own_options": ("table_bits=6", "residual_bits=6")},
 ]
 
 

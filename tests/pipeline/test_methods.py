@@ -35,6 +35,7 @@ BOTH: list[Options] = [
     {"method": "gptaq", "code_bits": 3},
     {"method": "qronos", "code_bits": 3},
     {"method": "lnq"},
+    {"method": "vptq"},
     {"method": "pcdvq", "own_options": DIRECTIONS},
 ]
 ONE: list[tuple[str, Options]] = [
@@ -48,6 +49,7 @@ ONE: list[tuple[str, Options]] = [
     ("rwkv7", {"method": "gptaq", "style": "paper", "correction": 0.25}),
     ("rwkv6", {"method": "qronos", "style": "paper", "code_bits": 3}),
     ("rwkv7", {"method": "lnq", "style": "paper", "code_bits": 3, "own_options": ("groups=0",)}),
+    ("rwkv6", {"method": "vptq", "style": "paper", "own_options": ("vector_length=2", "table_bits=6", "residual_bits=0")}),
     ("rwkv7", {"style": "paper", "bits": 4.0}),
     ("rwkv7", {"method": "gptvq", "code_bits": 3, "codebook_dim": 2}),
     ("rwkv6", {"method": "kmeans", "code_bits": 2, "codebook_dim": 2}),

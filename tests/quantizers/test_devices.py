@@ -12,7 +12,16 @@ from torch import Tensor
 
 from rwkvquant.calibration.statistics import CrossStatistics, Importance, InputStatistics, Sensitivity
 from rwkvquant.calibration.statistics.importance import READINGS
-from rwkvquant.codecs import CodebookConfig, ColumnwiseConfig, GridConfig, PairConfig, PolarConfig, RowTablesConfig, SectionsConfig
+from rwkvquant.codecs import (
+    CodebookConfig,
+    ColumnwiseConfig,
+    GridConfig,
+    PairConfig,
+    PolarConfig,
+    RowTablesConfig,
+    SectionsConfig,
+    VectorsConfig,
+)
 from rwkvquant.quantizers import QuantizerOptions, quantizer_for
 from rwkvquant.quantizers.elementwise.codebooks import vector_codebook
 from rwkvquant.quantizers.shared.correction import corrected
@@ -30,6 +39,7 @@ METHODS: list[tuple[str, Any, QuantizerOptions]] = [
     *(("kmeans", codec, options) for codec in (CodebookConfig(3, 4), CodebookConfig(3, 4, 2)) for options in (TUNED, PAPER)),
     *(("gptvq", codec, options) for codec in (CodebookConfig(3, 4), CodebookConfig(3, 4, 2)) for options in (TUNED, PAPER)),
     *((method, RowTablesConfig(3), TUNED) for method in ("kmeans", "lnq")),
+    *((method, VectorsConfig(4, 5, 3), options) for method in ("kmeans", "vptq") for options in (TUNED, PAPER)),
     *((method, PolarConfig(12, 4), options) for method in ("pcdvq", "ldlq") for options in (TUNED, PAPER)),
     *((method, codec, TUNED) for method in ("kmeans", "gptvq") for codec in (PairConfig(4, 16), ColumnwiseConfig(3), SectionsConfig(3))),
 ]

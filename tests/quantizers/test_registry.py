@@ -11,7 +11,16 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from rwkvquant.codecs import CodebookConfig, ColumnwiseConfig, GridConfig, PairConfig, PolarConfig, RowTablesConfig, SectionsConfig
+from rwkvquant.codecs import (
+    CodebookConfig,
+    ColumnwiseConfig,
+    GridConfig,
+    PairConfig,
+    PolarConfig,
+    RowTablesConfig,
+    SectionsConfig,
+    VectorsConfig,
+)
 from rwkvquant.errors import ConfigError
 from rwkvquant.pipeline.matrices import quantize_matrix
 from rwkvquant.quantizers import Quantizer, QuantizerOptions, quantizer_for, quantizers, register, unregister
@@ -36,6 +45,8 @@ METHODS = [
     ("gptvq", PairConfig(4, 16)),
     ("kmeans", RowTablesConfig(3)),
     ("lnq", RowTablesConfig(3)),
+    ("kmeans", VectorsConfig(4, 5, 3)),
+    ("vptq", VectorsConfig(4, 5, 3)),
     ("pcdvq", PolarConfig(12, 4)),
     ("ldlq", PolarConfig(12, 4)),
     *((method, codec) for method in ("kmeans", "gptvq") for codec in (ColumnwiseConfig(3), SectionsConfig(3))),
@@ -79,7 +90,7 @@ def test_a_toy_codec_is_quantised_by_the_same_call(toy: Quantizer) -> None:
 def test_every_method_gives_its_codec_and_says_what_it_needs(method: str, codec: Any) -> None:
     W, H = (torch.from_numpy(part) for part in matrix_and_hessian(1, 20, 64))
     quantizer = quantizer_for(method, codec)
-    assert quantizer.feedback == (method in ("gptq", "gptaq", "qronos", "gptvq", "ldlq", "lnq"))
+    assert quantizer.feedback == (method in ("gptq", "gptaq", "qronos", "gptvq", "ldlq", "lnq", "vptq"))
     assert quantizer.drift == Setting(method, codec).drift == (method in ("gptaq", "qronos"))
     plain = quantizer_for(quantizer.plain, codec)
     assert not plain.feedback

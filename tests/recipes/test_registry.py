@@ -61,7 +61,7 @@ def test_the_command_line_lists_it_and_runs_it(toy: Method, tmp_path: Path, caps
 
 
 def test_without_it_nothing_knows_it(capsys: pytest.CaptureFixture[str]) -> None:
-    known = "rwkvquant, paper, readme, gptq, rtn, gptvq, kmeans, awq, quarot, gptaq, qronos, lnq, pcdvq"
+    known = "rwkvquant, paper, readme, gptq, rtn, gptvq, kmeans, awq, quarot, gptaq, qronos, lnq, vptq, pcdvq"
     with pytest.raises(ConfigError, match=f"^method must be one of {known}; got toy$"):
         recipe_for(QuantizeRequest(method="toy"))
     assert run(["quantize", "--help"]) == 0

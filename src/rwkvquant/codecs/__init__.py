@@ -18,6 +18,7 @@ from rwkvquant.codecs.registry import codec_of, codec_of_layout, codecs, config_
 from rwkvquant.codecs.rowtables import RowTablesConfig, RowTablesTensor
 from rwkvquant.codecs.sections import SectionsConfig, SectionsTensor
 from rwkvquant.codecs.uniform import GridConfig, UniformTensor
+from rwkvquant.codecs.vectors import VectorsConfig, VectorsTensor
 from rwkvquant.kernels.gemv_codebook import CENTROID_ZERO
 
 __all__ = [
@@ -46,6 +47,8 @@ __all__ = [
     "SectionsConfig",
     "SectionsTensor",
     "UniformTensor",
+    "VectorsConfig",
+    "VectorsTensor",
     "codec_of",
     "codec_of_layout",
     "codecs",

@@ -4,12 +4,12 @@ recipe.py       what runs: frozen, complete       method.py       options of a m
 setting.py      what a matrix may become          candidates.py   what budgets choose from
 """
 
-from rwkvquant.recipes import awq, gptaq, gptq, gptvq, kmeans, lnq, paper, pcdvq, qronos, quarot, readme, rtn, rwkvquant
+from rwkvquant.recipes import awq, gptaq, gptq, gptvq, kmeans, lnq, paper, pcdvq, qronos, quarot, readme, rtn, rwkvquant, vptq
 from rwkvquant.recipes.method import METHODS, Interval, Method, Option, Said, owners, recipe_for, register, unregister
 from rwkvquant.recipes.recipe import Chooser, Recipe
 from rwkvquant.recipes.setting import Setting
 
-for _module in (rwkvquant, paper, readme, gptq, rtn, gptvq, kmeans, awq, quarot, gptaq, qronos, lnq, pcdvq):
+for _module in (rwkvquant, paper, readme, gptq, rtn, gptvq, kmeans, awq, quarot, gptaq, qronos, lnq, vptq, pcdvq):
     register(_module.METHOD)
 
 __all__ = [
