@@ -191,7 +191,7 @@ def code_by_the_page(codes: np.ndarray, kind: str, cols: int, bits: int, r: int,
 
 def vector_weight_by_the_page(entry: dict, arrays: dict[str, np.ndarray], length: int, r: int, col: int) -> np.float32:
     total, cols = np.float32(0), entry["shape"][1]
-    for prefix, bits in (("", entry["code_bits"]), ("residual_", entry["residual_bits"])):
+    for prefix, bits in (("", entry["table_bits"]), ("residual_", entry["residual_bits"])):
         if bits:
             code = code_by_the_page(arrays[f"{prefix}codes"], "rows", cols, bits, r // length, col)
             total += np.float32(arrays[f"{prefix}table"][code * length + r % length])

@@ -27,20 +27,20 @@ RESIDUAL_BITS = range(9)  # 0: there is no second table
 
 @dataclass(frozen=True)
 class VectorsConfig(CodecConfig):
-    """2**bits vectors of `length` float16 numbers for the matrix, and 2**residual_bits for what they leave, if that is above 0."""
+    """2**table_bits vectors of `length` float16 numbers for the matrix, and 2**residual_bits for what they leave, if that is above 0."""
 
     length: int = 4
-    bits: int = 8
+    table_bits: int = 8
     residual_bits: int = 4
 
     def __post_init__(self) -> None:
         require("length", self.length, LENGTHS)
-        require("bits", self.bits, tuple(BITS))
+        require("table_bits", self.table_bits, tuple(BITS))
         require("residual_bits", self.residual_bits, tuple(RESIDUAL_BITS))
 
     @property
     def code_bits(self) -> int:
-        return (self.bits + self.residual_bits) // self.length
+        return (self.table_bits + self.residual_bits) // self.length
 
     def with_code_bits(self, bits: int) -> VectorsConfig:
         if bits != self.code_bits:
@@ -49,7 +49,7 @@ class VectorsConfig(CodecConfig):
 
     @property
     def nominal_bits(self) -> float:
-        return (self.bits + self.residual_bits) / self.length
+        return (self.table_bits + self.residual_bits) / self.length
 
 
 @dataclass(frozen=True)
@@ -88,19 +88,19 @@ class VectorsCodec(Codec):
     name, kind = "vectors", "codebook"
     config, tensor = VectorsConfig, VectorsTensor
     layouts = tuple(f"vectors{length}.rows" for length in LENGTHS)
-    keys: ClassVar[Mapping[str, type[int]]] = {"code_bits": int, "residual_bits": int}
+    keys: ClassVar[Mapping[str, type[int]]] = {"table_bits": int, "residual_bits": int}
 
     def packing(self, config: VectorsConfig, shape: tuple[int, ...], rows: bool) -> Packing:
-        values = {"code_bits": config.bits, "residual_bits": config.residual_bits}
+        values = {"table_bits": config.table_bits, "residual_bits": config.residual_bits}
         return Packing(f"vectors{config.length}.rows", shape, values)
 
     def packing_of(self, tensor: VectorsTensor) -> Packing:
         tables = tensor.table, tensor.residual_table
         bits, residual_bits = (0 if table is None else len(table).bit_length() - 1 for table in tables)
-        return Packing(f"vectors{tensor.length}.rows", tensor.shape, {"code_bits": bits, "residual_bits": residual_bits})
+        return Packing(f"vectors{tensor.length}.rows", tensor.shape, {"table_bits": bits, "residual_bits": residual_bits})
 
     def check(self, packing: Packing) -> None:
-        for key, allowed in (("code_bits", BITS), ("residual_bits", RESIDUAL_BITS)):
+        for key, allowed in (("table_bits", BITS), ("residual_bits", RESIDUAL_BITS)):
             if packing.values[key] not in allowed:
                 raise FormatError(f"[layout] {key} of {packing.layout} must be {allowed[0]} to {allowed[-1]}; got {packing.values[key]}")
 
@@ -132,7 +132,7 @@ class VectorsCodec(Codec):
 
 def _parts(packing: Packing) -> list[tuple[str, int]]:
     """What the names of arrays begin with, and the bits of a code."""
-    bits, residual_bits = packing.values["code_bits"], packing.values["residual_bits"]
+    bits, residual_bits = packing.values["table_bits"], packing.values["residual_bits"]
     return [("", bits)] + ([("residual_", residual_bits)] if residual_bits else [])
 
 

@@ -53,7 +53,7 @@ def fit_tables(W: Tensor, codec: VectorsConfig, diagonal: Tensor | None) -> Tabl
     x = vectors_of(W, codec.length)
     p = (torch.ones_like(W[0]) if diagonal is None else diagonal.to(W)).expand(x.shape[:2]).reshape(-1)
     x, tables = x.reshape(-1, codec.length), Tables()
-    for bits in filter(None, (codec.bits, codec.residual_bits)):
+    for bits in filter(None, (codec.table_bits, codec.residual_bits)):
         table = vector_kmeans(x, p, 2**bits).clamp(-65504, 65504).half().to(W)
         x = x - table[nearest_vectors(x, table)]
         tables.append(table)
