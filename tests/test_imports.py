@@ -35,7 +35,7 @@ ENGINE = [
 ]
 
 
-ONE_FILE: dict[str, str | set[str]] = {  # the packages of extras; jinja2 writes prompts in the engine, and pages in the report
+ONE_FILE: dict[str, str | set[str]] = {  # the packages of extras; jinja2 writes prompts, and pages of reports
     "PIL": "images/pillow.py",
     "distributed": "pipeline/workers.py",
     "gguf": "checkpoints/gguf_blocks.py",
@@ -43,7 +43,7 @@ ONE_FILE: dict[str, str | set[str]] = {  # the packages of extras; jinja2 writes
     "jinja2": {"runtime/templates/jinja.py", "report/page.py"},
     "pycocotools": "evaluation/images/coco.py",
     "llguidance": "serve/grammar.py",
-    "starlette": "serve/app.py",
+    "starlette": {"serve/app.py", "serve/guard.py", "serve/sending.py"},
     "tokenizers": "runtime/tokenizer_package.py",
     "uvicorn": "serve/server.py",
     "yaml": "lab/yaml_file.py",

@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 
 from rwkvquant import Model, inspect
-from rwkvquant.serve.app import GETS, POSTS, Answer
+from rwkvquant.serve.app import GETS, POSTS
 from rwkvquant.serve.schema import document
+from rwkvquant.serve.sending import Answer
 from rwkvquant.serve.service import Stream
 from tests.serve.servers import MODEL, STORY, Server, serving
 

@@ -67,7 +67,7 @@ def command(
 ) -> None:
     """Answer requests of programs that know OpenAI's API, and serve a page to chat."""
     try:
-        from rwkvquant.serve.app import Access, loopback
+        from rwkvquant.serve.guard import Access, loopback
         from rwkvquant.serve.server import Loop, bind, run
     except ModuleNotFoundError as error:
         if error.name not in ("starlette", "uvicorn"):

@@ -138,9 +138,10 @@ class Scheduler:
         while self._wait():
             try:
                 self._step()
+            except FormatError as error:  # the model's file became shorter
+                self._fail_all(ApiError(str(error), 500, code="model_damaged"))
             except Exception as error:
-                if not isinstance(error, FormatError):
-                    traceback.print_exc(file=sys.stderr)
+                traceback.print_exc(file=sys.stderr)
                 self._fail_all(error)
             self._settle()
         self._fail_all(ApiError("the server is stopping", 503, code="server_stopping"))

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 import uvicorn
 
 from rwkvquant.errors import ConfigError
-from rwkvquant.serve.app import Access, make_app
+from rwkvquant.serve.app import make_app
+from rwkvquant.serve.guard import Access
 from rwkvquant.serve.jobs import Deliver, Piece
 from rwkvquant.serve.scheduler import Scheduler
 from rwkvquant.serve.service import Service
