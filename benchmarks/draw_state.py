@@ -20,6 +20,7 @@ COLOURS = {
     "int8, nearest, window of 16": "#5aa469",
     "float16, nearest": "#b9c7da",
     "12 bits, in the engine": "#3b6fb6",
+    "8 bits, in the engine": "#2f8f83",
 }
 SMOOTH = 2  # points of 250 tokens that are drawn as one, in long curves
 

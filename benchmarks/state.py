@@ -8,7 +8,8 @@ reading begins in the text; intervals are 95 %, by bootstrap over places, or ove
 after 1k, 8k and 25k tokens the state is rounded once, and 2,000 more tokens are read; what is shipped at all places, the other schemes at
 the first ones. `step`: 25k tokens are read; what the engine does by itself at several places, other schemes one token at a time at one,
 and those of less interest for 8k tokens. With --schemes only these are read, for --step-tokens at --step-places, and all other rows of the
-JSON stay. Each place is a file in the work directory: an interrupted run goes on from there.
+JSON stay. `repeat`: a text, then one token a thousand times, then the text again. Each place is a file in the work directory: an
+interrupted run goes on from there.
 """
 
 from __future__ import annotations
@@ -47,6 +48,8 @@ ENGINE = {  # slots(state_bits=...), with a float32 step for each row
     12: Step("12 bits, in the engine", 12.5, lambda S, random, columns: S),
     8: Step("8 bits, in the engine", 8.5, lambda S, random, columns: S),
 }
+OF_ENGINE = ("int8 + residual of 4 bits", "int8 rotated, stochastic")
+REPEATED = (5, 300)  # tokens of `repeat`
 NAIVE = Step("int8, nearest, before the output", 8.25, lambda S, random, columns: nearest(S, 127))  # RWKV-7 only: o = round(S_t) r
 
 
@@ -153,6 +156,18 @@ def engine_place(model: Model, tokens: Sequence[int], bits: int) -> dict[str, An
         kl.append(float(f"{values.mean():.4g}"))
         changed.append(int(moved.sum()))
     return {ENGINE[bits].name: {"kl": kl, "changed": changed}}
+
+
+def repeat_place(model: Model, text: Sequence[int], columns: torch.Tensor, token: int) -> dict[str, Any]:
+    """Name -> mean KL of each stretch of BIN tokens: 1,000 of the text, `token` 1,000 times, and one more stretch of the text.
+
+    The schemes that the engine has, by the engine, and by this script with other random numbers.
+    """
+    tokens = [0, *text[:999], *[token] * 1000, *text[999 : 999 + BIN]]
+    found = step_place(model, tokens, columns, [scheme for scheme in STEP if scheme.name in OF_ENGINE])
+    for bits in ENGINE:
+        found |= engine_place(model, tokens, bits)
+    return found
 
 
 def naive_place(model: Model, tokens: Sequence[int]) -> dict[str, Any]:
@@ -274,7 +289,7 @@ def main() -> None:
     parser.add_argument("model", help="a checkpoint")
     parser.add_argument("--tokenizer")
     parser.add_argument("--text")
-    parser.add_argument("--parts", nargs="+", default=["rest", "step"], choices=["rest", "step"])
+    parser.add_argument("--parts", nargs="+", default=["rest", "step", "repeat"], choices=["rest", "step", "repeat"])
     parser.add_argument("--places", type=int, default=8, help="places of `rest`")
     parser.add_argument("--other-places", type=int, default=2, help="of these, for schemes that are not shipped")
     parser.add_argument("--step-places", type=int, default=1)
@@ -289,7 +304,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     out = Path(args.json)
     result: dict[str, Any] = json.loads(out.read_text()) if out.exists() else {}
-    parts = [(name, run) for name, run in (("rest", rest), ("step", step)) if name in args.parts]
+    parts = [(name, run) for name, run in (("rest", rest), ("step", step), ("repeat", repeat)) if name in args.parts]
     if parts:
         work = Path(args.work_dir)
         work.mkdir(parents=True, exist_ok=True)
@@ -331,6 +346,15 @@ def step(model: Model, text: Sequence[int], args: argparse.Namespace, work: Path
         places = begins(count, len(text), args.step_tokens)
         found = [kept(work / f"{name}_{begin}.json", partial(read, [0, *text[begin : begin + tokens - 1]])) for begin in places]
         rows += summary_of_step(found, schemes, tokens)
+    return {"bin": BIN, "rows": rows}
+
+
+def repeat(model: Model, text: Sequence[int], args: argparse.Namespace, work: Path) -> dict[str, Any]:
+    columns = static_columns(model, text[len(text) // 2 :])
+    rows = []
+    for token in REPEATED:
+        found = kept(work / f"repeat_{token}.json", partial(repeat_place, model, text, columns, token))
+        rows += [{"token": token, "scheme": name, "kl": row["kl"]} for name, row in found.items()]
     return {"bin": BIN, "rows": rows}
 
 
