@@ -7,7 +7,10 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+
+from rwkvquant.pipeline.cluster import Cluster
 
 ROOT = Path(__file__).parents[2]
 LONG = 60.0  # seconds that anything may take on a busy machine
@@ -72,3 +75,17 @@ def wait_for(path: Path) -> str:
             return content
         time.sleep(0.02)
     raise TimeoutError(f"there is no {path}")
+
+
+def known_of(cluster: Cluster) -> int:
+    """How many workers it knows, after a look."""
+    cluster._workers.look()
+    cluster._workers.ended(0.1)
+    return len(cluster._workers.known)
+
+
+def wait_until(true: Callable[[], bool]) -> None:
+    end = time.monotonic() + LONG
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.05)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ from rwkvquant.pipeline.progress import Progress, TensorReport
 from rwkvquant.pipeline.quantize import quantize
 from rwkvquant.pipeline.tasks import Matrix, Task
 from rwkvquant.recipes import Recipe
-from tests.pipeline.clusters import LONG, OTHER, STUCK, LocalCluster, wait_for
+from tests.pipeline.clusters import OTHER, STUCK, LocalCluster, known_of, wait_for, wait_until
 from tests.pipeline.toys import TINY, Notes, calibration_text, checkpoint_file, few_of, recipe_of
 
 
@@ -194,17 +193,3 @@ def test_an_address_without_a_scheduler_is_one_sentence(
     assert run(["quantize", str(source), "-o", str(tmp_path / "out.safetensors"), "--method", "rtn", "--cluster", address]) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert said in line
-
-
-def known_of(cluster: Cluster) -> int:
-    """How many workers it knows, after a look."""
-    cluster._workers.look()
-    cluster._workers.ended(0.1)
-    return len(cluster._workers.known)
-
-
-def wait_until(true) -> None:  # type: ignore[no-untyped-def]
-    end = time.monotonic() + LONG
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.05)

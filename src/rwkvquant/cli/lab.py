@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rwkvquant.cli.cluster import ClusterOption, cluster_at
 from rwkvquant.cli.output import JsonOption, emit, stderr, stdout
 from rwkvquant.cli.progress import Counter
 from rwkvquant.cli.signals import finish_first
 from rwkvquant.errors import ConfigError, RwkvQuantError
+from rwkvquant.pipeline.progress import Progress
 
 if TYPE_CHECKING:
     from rwkvquant.lab.spec import LabModel
@@ -32,6 +35,7 @@ def run(
     calib: Annotated[str | None, typer.Option(help="Calibration text, for requests that name none themselves.")] = None,
     max_tokens: Annotated[int | None, typer.Option(help="Measure on so many tokens from the start of the text.", min=1)] = None,
     files: Annotated[str | None, typer.Option(help="Folder of the files that other tools made (requests with a file).")] = None,
+    cluster: ClusterOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Quantise and measure every cell of a specification. A cell that fails is recorded, and the others go on."""
@@ -41,8 +45,12 @@ def run(
     wanted = read_spec(spec, instead)
     from rwkvquant.lab.run import run_spec
 
-    with finish_first() as stop, Counter("windows") as progress:
-        result = run_spec(wanted, work_dir, say=stderr.print, stop=stop, progress=progress)
+    with (
+        cluster_at(cluster, Said()) if cluster is not None else nullcontext() as workers,
+        finish_first() as stop,
+        Counter("windows" if workers is None else "cells") as progress,
+    ):
+        result = run_spec(wanted, work_dir, say=stderr.print, stop=stop, progress=progress, cluster=workers)
     done = f"{result.cells} cells: {result.kept} were done before, {result.done} are done now, {len(result.failed)} failed"
     emit(dataclasses.asdict(result), as_json, lambda: stdout.print(done))
     if result.failed:
@@ -92,6 +100,13 @@ def claims(
         stdout.print(text)
     else:
         replace_file(Path(output), text.encode())
+
+
+class Said(Progress):
+    """Says what is noted about workers."""
+
+    def note(self, sentence: str) -> None:
+        stderr.print(f"note: {sentence}")
 
 
 def _model(given: str) -> LabModel:

@@ -25,6 +25,7 @@ HELD = 2  # tasks that a worker has
 LOST = 3  # workers that one task may lose
 
 T = TypeVar("T")
+W = TypeVar("W", bound=Work[Any])
 
 
 @dataclass(eq=False)
@@ -69,11 +70,16 @@ class Cluster:
                 following += 1
 
     def completed(
-        self, tasks: Iterable[Work[T]], held: int = HELD, apart: Callable[[Work[T]], str | None] = lambda work: None
-    ) -> Iterator[tuple[int, T]]:
+        self,
+        tasks: Iterable[W],
+        held: int = HELD,
+        apart: Callable[[W], str | None] = lambda work: None,
+        heard: Callable[[list[int]], None] = lambda begun: None,
+    ) -> Iterator[tuple[int, Any]]:
         """(number, result) of each task when it is done. An error of a task is raised as it would be without a cluster.
 
-        A worker has at most `held` tasks. Tasks with the same name by `apart` are never in work at the same time.
+        A worker has at most `held` tasks. Tasks with the same name by `apart` are never in work at the same time. While tasks are in work,
+        `heard` gets the numbers of those that were begun since its last call, a few times a second; what it raises ends the whole.
         """
         how = arithmetic()
         waiting = [_Item(number, work, apart(work)) for number, work in enumerate(tasks)]
@@ -83,7 +89,7 @@ class Cluster:
         try:
             while waiting or sent:
                 waiting += [_once_more(sent.pop(attempt), "it was lost") for attempt in self._workers.look()]
-                self._give(waiting, sent, held, how)
+                heard([item.number for item in self._give(waiting, sent, held, how)])
                 if sent:
                     names = list_of_names([item.work.name for item in sent.values()])
                     self._progress.working(f"{done} of {total} done, in work {names}")
@@ -102,8 +108,9 @@ class Cluster:
             self._workers.give_up(list(sent))
             self._progress.working("")
 
-    def _give(self, waiting: list[_Item], sent: dict[Attempt, _Item], held: int, how: Arithmetic) -> None:
-        """Give out tasks as long as the worker with the least left to do may have more."""
+    def _give(self, waiting: list[_Item], sent: dict[Attempt, _Item], held: int, how: Arithmetic) -> list[_Item]:
+        """Give out tasks as long as the worker with the least left to do may have more. -> those that were given out."""
+        given: list[_Item] = []
         waiting.sort(key=lambda item: -item.work.cost)
         while waiting and self._workers.known:
             loads = {
@@ -113,9 +120,11 @@ class Cluster:
             in_work = {item.apart for item in sent.values()} - {None}
             item = next((item for item in waiting if item.apart not in in_work), None)
             if item is None or len(loads[worker]) >= held:
-                return
+                break
             waiting.remove(item)
             sent[self._workers.send(worker, item.work, how)] = item
+            given.append(item)
+        return given
 
 
 def _once_more(item: _Item, why: str) -> _Item:

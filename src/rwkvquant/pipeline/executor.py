@@ -7,7 +7,8 @@ result depend on the number of threads and on the library that multiplies, so an
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, Iterator
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Protocol, TypeVar
 
@@ -49,6 +50,24 @@ class SerialExecutor:
 
 
 HERE = SerialExecutor()
+
+_asked = threading.local()
+
+
+def unwanted() -> bool:
+    """Whether the task of this thread should stop, as its result is no longer waited for. Only long tasks ask."""
+    return bool(getattr(_asked, "stop", lambda: False)())
+
+
+@contextmanager
+def asking(stop: Callable[[], bool]) -> Iterator[None]:
+    """In this context `unwanted` is what `stop` returns, in this thread."""
+    _asked.stop = stop
+    try:
+        yield
+    finally:
+        del _asked.stop
+
 
 Arithmetic = tuple[int, str]  # number of threads, precision of float32 products
 

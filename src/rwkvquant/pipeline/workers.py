@@ -18,22 +18,24 @@ import threading
 import time
 import traceback
 import warnings
+from collections.abc import Callable
 from concurrent.futures import CancelledError
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from distributed import Client, Future
+from distributed import Client, Future, get_worker
 
 from rwkvquant.errors import ClusterError
 from rwkvquant.pipeline.environment import differences, environment
-from rwkvquant.pipeline.executor import Arithmetic, Work, arithmetic, same_arithmetic
+from rwkvquant.pipeline.executor import Arithmetic, Work, arithmetic, asking, same_arithmetic
 from rwkvquant.pipeline.parcels import Parcel, packed, unpacked
 from rwkvquant.pipeline.progress import Progress
 
 ADDRESS = re.compile(r"(tcp|tls)://[^/\s]+:\d+")
 TROUBLE = 2  # times in a row that a worker is not reached, until it is refused
 CONNECT, LOOK, PATIENCE = 10.0, 1.0, 60.0  # seconds: for a scheduler to answer; between two looks at its workers; without any worker
+LEAVE = 5.0  # seconds for tasks that are being sent when the job ends
 REST = 3.0  # seconds without tasks after trouble: a worker that is dead is no longer listed then
 GONE = "start workers and run the same command again: with a work directory it continues after the last finished block"
 
@@ -87,6 +89,7 @@ class Workers:
         self._refused: dict[str, str] = {}  # why, by address
         self.attempts: list[Attempt] = []  # that are not at their end
         self._ended = queue.SimpleQueue[Attempt]()
+        self._threads: list[threading.Thread] = []
         self._looked, self._last_seen = 0.0, time.monotonic()  # when the scheduler was asked; when there was a worker
         self._began = self._last_seen
         try:
@@ -139,7 +142,9 @@ class Workers:
         """Let `worker` perform `work` with the arithmetic `how`; None is that of this thread now."""
         attempt, parcel = Attempt(worker, work), None if work is None else packed(work)
         self.attempts.append(attempt)
-        threading.Thread(target=self._try, args=(attempt, parcel, how or arithmetic()), daemon=True).start()
+        thread = threading.Thread(target=self._try, args=(attempt, parcel, how or arithmetic()), daemon=True)
+        self._threads = [each for each in self._threads if each.is_alive()] + [thread]
+        thread.start()
         return attempt
 
     def _try(self, attempt: Attempt, parcel: Parcel | None, how: Arithmetic) -> None:
@@ -149,6 +154,8 @@ class Workers:
                 attempt.future = self._client.submit(_describe, how[0], pure=False, **where)
             else:
                 there = self._client.scatter(parcel, direct=True, hash=False, **where)
+                if attempt.given_up:
+                    return
                 attempt.future = self._client.submit(_perform, there, how, pure=False, **where)
                 del there, parcel
             if attempt.given_up:
@@ -226,6 +233,9 @@ class Workers:
 
     def close(self) -> None:
         self.give_up(list(self.attempts))
+        end = time.monotonic() + LEAVE
+        for thread in self._threads:  # what is sent after the client has left would stay at the scheduler
+            thread.join(max(0.0, end - time.monotonic()))
         with suppress(Exception):
             self._client.close(timeout=2)
 
@@ -252,10 +262,20 @@ def _perform(parcel: Parcel, how: Arithmetic) -> Answer:
         except Exception as error:
             return Answer(error=ClusterError(f"a worker cannot read its task ({cause(error)}); does it lack a package?"))
         try:
-            with same_arithmetic(*how):
+            with same_arithmetic(*how), asking(_cancelled(get_worker(), get_worker().get_current_task())):
                 return Answer(packed(work.perform()))
         except Exception as error:
             return Answer(error=_sendable(error))
+
+
+def _cancelled(worker: Any, key: str) -> Callable[[], bool]:
+    """Whether the scheduler has told `worker` to forget the task `key`, as when the command that waited for it has left."""
+
+    def asked() -> bool:
+        task = worker.state.tasks.get(key)
+        return task is None or task.state == "cancelled"
+
+    return asked
 
 
 def _sendable(error: Exception) -> Exception:
