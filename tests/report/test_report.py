@@ -16,8 +16,9 @@ from rwkvquant.cli.main import run
 from rwkvquant.formats.container import ContainerWriter, open_packed
 from rwkvquant.images import png_bytes
 from rwkvquant.report import svg
+from rwkvquant.report.kinds import kind_of
 from rwkvquant.report.page import html, plots
-from rwkvquant.report.sources import Sources, gather, kind_of
+from rwkvquant.report.sources import Sources, gather
 from rwkvquant.report.tensor_map import place_of
 from rwkvquant.selection.algorithm1 import percentile_thresholds
 from tests.formats import examples
@@ -345,3 +346,23 @@ def test_compare_gives_kl_by_position(folder: Path) -> None:
     write("compare.json", {"original": "model.pth", "quantised": "model.safetensors", **compared.to_json()})
     plot = next(plot for plot in plots(gather("model.safetensors")) if plot.key == "positions")
     assert [row[1] for row in plot.rows] == [f"{row.tokens:,}" for row in rows]
+
+
+def test_what_a_tensor_is_multiplied_with_is_shown(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The first four tensors, and only for the checkpoint that the file was made from."""
+    names = ["blocks.0.att.r_k", "blocks.0.att.x_k", "blocks.0.att.x_r", "blocks.0.ffn.x_k", "blocks.0.att.x_v"]
+    for number, name in enumerate(names):
+        capsys.readouterr()
+        assert run(["activations", "model.pth", name, "--rows", "2", "--length", "64", "--json"]) == 0
+        Path(f"activations{number}.json").write_text(capsys.readouterr().out)
+    found = [json.loads(Path(f"activations{number}.json").read_text()) for number in range(len(names))]
+    page = Page(html(gather("model.safetensors")))
+    assert sum("activations" in attributes["aria-labelledby"] for attributes in page.all("section")) == 4
+    for each in found[:4]:
+        assert f"What {each['tensor']} is multiplied with" in page.text
+        assert str(each["histogram"]["counts"][0]) in page.text and f"{each['min']:.4g}" in page.text
+    write("activations0.json", {**found[0], "file": "other.pth"})
+    write("activations1.json", {**found[1], "histogram": {"edges": [1, 0], "counts": [3], "normal": [2]}})
+    text = Page(html(gather("model.safetensors"))).text
+    assert f"What {names[0]}" not in text and f"What {names[1]}" not in text and f"What {names[4]}" in text
+    assert "activations0.json is about another file" in text and "activations1.json looks like" in text

@@ -10,6 +10,7 @@ from typing import Any
 from rwkvquant.errors import ConfigError
 from rwkvquant.formats.disk import atomic_write
 from rwkvquant.report import frontier, verdict
+from rwkvquant.report.activation_plots import activation_plots
 from rwkvquant.report.levels import level_plots
 from rwkvquant.report.plot import Plot
 from rwkvquant.report.positions import position_plot
@@ -67,7 +68,14 @@ def plots(sources: Sources) -> list[Plot]:
     packed = sources.packed
     found: list[Plot | None] = list(frontier.frontier_plots(sources))
     if packed is not None:
-        found += [tensor_map(packed), size_plot(packed), position_plot(sources), proxy_plot(sources), *level_plots(sources)]
+        found += [
+            tensor_map(packed),
+            size_plot(packed),
+            position_plot(sources),
+            proxy_plot(sources),
+            *level_plots(sources),
+            *activation_plots(sources),
+        ]
     return [plot for plot in found if plot is not None]
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from rwkvquant.report.kinds import number
 from rwkvquant.report.plot import Plot
-from rwkvquant.report.sources import Sources, number
+from rwkvquant.report.sources import Sources
 from rwkvquant.report.svg import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Scale, axes, drawing, legend, line, mark, scale_for, text
 from rwkvquant.report.tensor_map import codec_of
 from rwkvquant.selection.algorithm1 import FIXED_THRESHOLDS, Thresholds, percentile_thresholds

@@ -1,17 +1,10 @@
-"""What a report is made from: a packed file, and the JSON that other commands printed about it.
-
-Such a JSON is known by its fields, not by its name. Each field that the page uses is checked, because anybody may have written the file.
-
-    quantize    `quantize --json`        compare   `compare --json`, of text or images      demo   `demo --json`
-    bench       `bench --json`           eval      `eval --json`                            plan   plan.json of `quantize --work-dir`
-"""
+"""What a report is made from: a packed file, and the JSON that other commands printed about it (kinds.py)."""
 
 from __future__ import annotations
 
 import base64
 import json
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,9 +15,9 @@ from rwkvquant.formats.container import PackedFile, open_packed
 from rwkvquant.formats.disk import why_no_file
 from rwkvquant.lab.store import Store
 from rwkvquant.lab.tables import TableRow, table_rows
+from rwkvquant.report.kinds import Json, is_valid, kind_of
 from rwkvquant.runtime.session import is_packed
 
-Json = Mapping[str, Any]
 LARGEST = 64 << 20  # bytes of a JSON that is read; a plan of a model of 14 billion weights has 10 MB
 MOST_FILES = 500  # of a folder
 PICTURES, PICTURE_BYTES = 8, 1 << 20
@@ -40,8 +33,9 @@ class Picture:
 
 @dataclass(frozen=True)
 class Sources:
-    """`packed` is None for a folder of the laboratory alone. `found`: kind -> what that command printed.
+    """`packed` is None for a folder of the laboratory alone.
 
+    `found`: kind -> what that command printed; activations are under "activations TENSOR".
     `lab`: title and rows of each specification. `notes`: sentences about files that were left out.
     """
 
@@ -55,103 +49,6 @@ class Sources:
     def get(self, kind: str) -> Json:
         """{} if there is none."""
         return self.found.get(kind, {})
-
-
-def number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _text(value: Any) -> bool:
-    return isinstance(value, str)
-
-
-def _count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
-
-
-def _mapping(value: Any) -> bool:
-    return isinstance(value, Mapping)
-
-
-def _pair(value: Any) -> bool:
-    return value is None or (isinstance(value, list | tuple) and len(value) == 2 and all(map(number, value)))
-
-
-def _all(test: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    return lambda value: isinstance(value, Mapping) and bool(value) and all(test(each) for each in value.values())
-
-
-def _rows(**fields: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    return lambda value: isinstance(value, list | tuple) and all(_fits(each, fields) for each in value)
-
-
-def _fits(value: Any, fields: Mapping[str, Callable[[Any], bool]]) -> bool:
-    return isinstance(value, Mapping) and all(test(value.get(name)) for name, test in fields.items())
-
-
-def _optional(test: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    return lambda value: value is None or test(value)
-
-
-_SOURCE = {"file": _text, "file_bytes": _count, "bits_per_weight_file": number}
-_QUANTIZE = {"source": lambda v: _fits(v, _SOURCE), "file_bytes": _count, "bits_per_weight": number, "tensors": _rows(name=_text)}
-_COMPARED = {
-    "kl_mean": number,
-    "kl_ci95": _pair,
-    "kl_p99": number,
-    "top1_agreement": number,
-    "top1_ci95": _pair,
-    "kl_by_position": _optional(_rows(first=_count, last=_count, tokens=_count, kl_mean=number)),
-    **dict.fromkeys(("ppl_base", "ppl_quantized", "score_base", "score_quantized"), _optional(number)),
-    **dict.fromkeys(("tokens", "images"), _optional(_count)),
-}
-_PROXY = {"coarse": number, "fine": lambda v: isinstance(v, list) and len(v) >= 3 and all(map(number, v))}
-_MEASURED = {"proxies": lambda v: isinstance(v, Mapping) and all(_fits(each, _PROXY) for each in v.values())}
-
-# What makes a JSON one of a kind, and all fields of it that the page uses.
-MARKS = {
-    "demo": ("quantize", "compare"),
-    "quantize": ("source", "ledger", "tensors"),
-    "compare": ("kl_mean", "top1_agreement", "quantised"),
-    "bench": ("roofline_share", "backend"),
-    "plan": ("made_from", "state"),
-    "eval": ("file", "ppl", "nll"),
-    "lambada": ("file", "ppl", "acc"),
-    "scores": ("file", "images_sha256", "resamples"),
-}
-FIELDS: dict[str, Mapping[str, Callable[[Any], bool]]] = {
-    "demo": {"quantize": _all(lambda v: _fits(v, _QUANTIZE)), "compare": _all(lambda v: _fits(v, _COMPARED))},
-    "quantize": _QUANTIZE,
-    "compare": _COMPARED,
-    "bench": {
-        "file": _text,
-        "file_bytes": _count,
-        "roofline_share": number,
-        "threads": _count,
-        "machine": _optional(_text),
-        **dict.fromkeys(("decode_tok_s", "prefill_tok_s", "prefill_share", "roofline_gb_s", "gb_s", "images_s"), _optional(number)),
-    },
-    "plan": {"made_from": _mapping, "state": lambda v: _fits(v, {"tensors": _optional(_all(lambda each: _fits(each, _MEASURED)))})},
-    "eval": {"ppl": number, "nll": number, "tokens": _count},
-    "lambada": {"ppl": number, "acc": number, "docs": _count},
-    "scores": {
-        "images": _count,
-        **dict.fromkeys(("top1", "top5", "miou", "ap", "ap50"), _optional(number)),
-        **{f"{name}_ci95": _pair for name in ("top1", "top5", "miou", "ap", "ap50")},
-    },
-}
-
-
-def kind_of(content: Any) -> str | None:
-    """Which command printed this; None if none did."""
-    if not isinstance(content, Mapping):
-        return None
-    return next((kind for kind, marks in MARKS.items() if all(mark in content for mark in marks)), None)
-
-
-def is_valid(kind: str, content: Json) -> bool:
-    """Whether every field that the page uses has its type."""
-    return _fits(content, FIELDS[kind])
 
 
 def gather(place: str | Path, given: Sequence[str] = (), original: str | None = None) -> Sources:
@@ -226,10 +123,10 @@ def _with_json(sources: Sources, files: Sequence[Path]) -> Sources:
             notes.append(f"{file.name} looks like the JSON of {kind}, but its fields are of other types. It is left out.")
         elif not _is_of(sources, kind, content):
             notes.append(f"{file.name} is about another file, or about an earlier version of this one. It is left out.")
-        elif kind in found:
+        elif _key(kind, content) in found:
             notes.append(f"{file.name} is left out: another {kind} was found before it.")
         else:
-            found[kind] = content
+            found[_key(kind, content)] = content
     return replace(sources, found=found, notes=tuple(notes))
 
 
@@ -238,12 +135,17 @@ def _with_given(sources: Sources, file: Path) -> Sources:
     content = _read(file)
     kind = kind_of(content)
     if kind is None:
-        raise ConfigError(f"{file} is not the JSON of quantize, compare, eval, bench or demo; make it with --json")
+        raise ConfigError(f"{file} is not the JSON of quantize, compare, eval, bench, activations or demo; make it with --json")
     if not is_valid(kind, content):
         raise ConfigError(f"{file} looks like the JSON of {kind}, but its fields are of other types; make it again with --json")
     if not _is_of(sources, kind, content):
         raise ConfigError(f"{file} is not about {sources.packed.path if sources.packed else 'a packed file'}; make it again from this file")
-    return replace(sources, found={**sources.found, kind: content})
+    return replace(sources, found={**sources.found, _key(kind, content): content})
+
+
+def _key(kind: str, content: Json) -> str:
+    """Under which a JSON is found."""
+    return f"activations {content['tensor']}" if kind == "activations" else kind
 
 
 def _is_of(sources: Sources, kind: str, content: Json) -> bool:
@@ -255,6 +157,8 @@ def _is_of(sources: Sources, kind: str, content: Json) -> bool:
         return bool(content["made_from"].get("checkpoint") == packed.provenance.get("source_sha256"))
     if kind == "demo":
         return any(each["file_bytes"] == packed.file_bytes for each in content["quantize"].values())
+    if kind == "activations":  # of the original: it names no packed file
+        return Path(content["file"]).name == packed.provenance.get("source") and content["tensor"] in packed.tensors
     named = content.get({"compare": "quantised", "quantize": "output"}.get(kind, "file"))
     same_size = kind not in ("quantize", "bench") or content["file_bytes"] == packed.file_bytes
     return same_size and isinstance(named, str) and Path(named).name == packed.path.name
