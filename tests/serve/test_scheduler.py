@@ -194,8 +194,9 @@ def test_an_error_in_a_step_ends_the_answers_and_not_the_server(model: Model, mo
 
         monkeypatch.setattr(scheduler._slots, "forward", failing)
         (reader,) = ask(scheduler, job(model, "Once", 5))
-        with pytest.raises(FormatError, match="shorter"):
+        with pytest.raises(ApiError, match="shorter") as raised:
             reader.answer()
+        assert raised.value.status == 500
         broken.clear()
         (again,) = ask(scheduler, job(model, "Once", 5))
         assert again.answer() == alone(model, job(model, "Once", 5))
