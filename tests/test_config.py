@@ -215,6 +215,7 @@ OTHER: dict[str, Any] = {
     "nonnegative_input": (Setting("gptvq", SectionsConfig(3)),),
     "for_images": (Setting("gptvq", SectionsConfig(3)),),
     "transform": "none",
+    "balanced": True,
     "tensor_bits": ("att=4",),
     "measured": True,
     "calibrated": True,

@@ -49,7 +49,7 @@ def random_model(recipe: Recipe, count: int = COUNT) -> dict[str, Measured]:
 
 
 def chosen_by(recipe: Recipe, measured: dict[str, Measured], notes: Notes | None = None) -> dict[str, Setting]:
-    return choose_settings(model_of(measured), recipe, measured, notes or Notes())
+    return choose_settings(model_of(measured), recipe, measured, {}, notes or Notes())
 
 
 def true_bits(chosen: dict[str, Setting]) -> float:

@@ -115,7 +115,7 @@ class NoFile:
 
 
 def tensor_writer(checkpoint: Checkpoint, recipe: Recipe) -> tuple[TensorWriter, list]:
-    plan = make_plan(checkpoint, recipe, choose_settings(checkpoint, recipe, None, Notes()))
+    plan = make_plan(checkpoint, recipe, choose_settings(checkpoint, recipe, None, {}, Notes()))
     return TensorWriter(checkpoint, plan, recipe, NoFile(), Notes(), SerialExecutor()), plan  # type: ignore[arg-type]
 
 

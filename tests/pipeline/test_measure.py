@@ -44,7 +44,7 @@ def measured_model(tmp_path: Path, arch: str, recipe: Recipe) -> tuple[Checkpoin
     checkpoint = open_checkpoint(checkpoint_file(tmp_path, arch, **TINY | {"layers": 1 if arch == "rwkv6" else 2}))
     read = Calibration(TOKENS, 0, "", text_stages(arch), TOKENS.shape[1])
     with work_directory(None, None, "auto", lambda: False, Notes()) as work:
-        return checkpoint, measure(checkpoint, recipe, read, tmp_path, torch.device("cpu"), Notes(), work.journal("plan.json", {}))
+        return checkpoint, measure(checkpoint, recipe, read, {}, tmp_path, torch.device("cpu"), Notes(), work.journal("plan.json", {}))
 
 
 @pytest.mark.parametrize("arch", ["rwkv6", "rwkv7"])
@@ -109,5 +109,5 @@ def test_proxies_of_large_matrices_wait_for_a_rule_that_needs_them(tmp_path: Pat
     _, without = measured_model(tmp_path, "rwkv6", few_of())
     assert all(found.proxies for found in whole.values()) and not any(found.proxies for found in without.values())
     for choice in ("algorithm1", "fixed", "error"):
-        chosen = [choose_settings(checkpoint, few_of(choice=choice), measured, Notes()) for measured in (whole, without)]
+        chosen = [choose_settings(checkpoint, few_of(choice=choice), measured, {}, Notes()) for measured in (whole, without)]
         assert chosen[0] == chosen[1]

@@ -1,8 +1,9 @@
-"""Engines apply a Hadamard transform to the inputs of products: the model is that with the transform undone, and bits stay the same for
-any number of threads, any batch, and any division of a text into steps."""
+"""Engines apply a Hadamard transform, or a scale of channels, to the inputs of products: the model is that with the transform undone, and
+bits stay the same for any number of threads, any batch, and any division of a text into steps."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import cycle
 from pathlib import Path
@@ -16,24 +17,49 @@ from rwkvquant.runtime.engines.native import NativeEngine, held_matrix
 from rwkvquant.runtime.engines.reference import ReferenceEngine
 from rwkvquant.runtime.weights import Weights
 from rwkvquant.transforms import NONE, Applied, transform_named
+from rwkvquant.transforms.column_power import COLUMN_POWER
+from rwkvquant.transforms.column_scale import COLUMN_SCALE
 from tests.runtime.test_engine import SIZES, assert_equal, int8_definition, random_state, random_weights
 
 HADAMARD = transform_named("hadamard")
 SEQUENCES = [[1], [2, 3, 4, 5, 6, 7, 8], [9, 10]]
 
 
-def transformed(weights: Weights) -> Weights:
+def rotated(width: int, seed: int) -> Applied:
+    return HADAMARD.make(width, seed)
+
+
+def scaled(width: int, seed: int) -> Applied:
+    return COLUMN_SCALE.of(np.random.default_rng(seed).lognormal(0, 0.3, width).astype(np.float16))
+
+
+def powers(width: int, seed: int) -> Applied:
+    random = np.random.default_rng(seed)
+    return COLUMN_POWER.of(np.where(random.random(width) < 0.1, random.integers(-2, 3, width), 0))
+
+
+def mixed(width: int, seed: int) -> Applied:
+    return rotated(width, seed) if seed else powers(width, seed)
+
+
+def transformed(weights: Weights, make: Callable[[int, int], Applied]) -> Weights:
     """Other models: the stored matrices are said to be for transformed inputs. Some have none, and some another seed."""
     seeds = cycle([0, 0, None, 1, 0])
     drawn = {name: next(seeds) for name in weights.matrices}
     return replace(
-        weights, transforms={name: HADAMARD.make(weights.matrices[name].shape[1], seed) for name, seed in drawn.items() if seed is not None}
+        weights, transforms={name: make(weights.matrices[name].shape[1], seed) for name, seed in drawn.items() if seed is not None}
     )
 
 
+@pytest.fixture(params=[rotated, scaled, powers, mixed], ids=lambda make: make.__name__)
+def make(request: pytest.FixtureRequest) -> Callable[[int, int], Applied]:
+    function: Callable[[int, int], Applied] = request.param
+    return function
+
+
 @pytest.fixture(params=list(SIZES))
-def weights(request: pytest.FixtureRequest, tmp_path: Path) -> Weights:
-    return transformed(random_weights(tmp_path, request.param, seed=1, columns=False))
+def weights(request: pytest.FixtureRequest, tmp_path: Path, make: Callable[[int, int], Applied]) -> Weights:
+    return transformed(random_weights(tmp_path, request.param, seed=1, columns=False), make)
 
 
 def test_logits_are_those_of_the_model_with_the_transform_undone(weights: Weights) -> None:
@@ -93,3 +119,15 @@ def test_signs_must_have_a_bit_for_each_column(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=rf"signs must hold.*\({name}\)"):
         held_matrix(_native, name, packed, applied=short)
     assert held_matrix(_native, name, packed, applied=NONE) is not None
+
+
+def test_there_must_be_a_divisor_for_each_column_and_one_transform(tmp_path: Path) -> None:
+    weights = random_weights(tmp_path, next(iter(SIZES)), columns=False)
+    name, packed = next(iter(weights.matrices.items()))
+    short = Applied("column-scale", {}, {"scale": np.ones(packed.shape[1] - 1, np.float16)})
+    with pytest.raises(ValueError, match=rf"divisors must hold.*\({name}\)"):
+        held_matrix(_native, name, packed, applied=short)
+    form = packed.native_form()
+    assert form is not None
+    with pytest.raises(ValueError, match="signs or divisors, not both"):
+        _native.Matrix(**form.arguments(packed), signs=np.zeros(packed.shape[1], np.uint8), divisors=np.ones(packed.shape[1], np.float32))

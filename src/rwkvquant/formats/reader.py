@@ -145,7 +145,7 @@ class PackedFile:
         """Whether the native engine transforms the input of this matrix. Other transforms are undone in decoded weights."""
         entry = self.entry(name)
         fits = entry.role in PRODUCT_ROLES and entry.has_native_product and not entry.packing.codec.nonnegative_input
-        return fits and self.image is None and self.input_transform(name).native() is not None
+        return fits and self.image is None and self.input_transform(name).native(entry.shape[-1]) is not None
 
     def stored_bytes(self, name: str) -> int:
         """Bytes of the arrays of a tensor and of its transform, with padding."""

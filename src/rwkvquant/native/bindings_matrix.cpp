@@ -111,7 +111,7 @@ std::size_t place_of(const std::string& name) {
 }  // namespace
 
 HeldMatrix::HeldMatrix(const std::string& codec, std::size_t rows, std::size_t cols, const nb::dict& numbers, const nb::dict& arrays,
-                       const std::optional<Array>& signs) {
+                       const std::optional<Array>& signs, const std::optional<Array>& divisors) {
     const bool sizes = rows > 0 && cols > 0 && rows < kMaxSize && cols < kMaxSize;
     const std::string came = "; got " + std::to_string(rows) + " x " + std::to_string(cols);
     check_rule(kMatrix, sizes, "rows and cols must be 1 to 2**31 - 1" + came);
@@ -120,10 +120,12 @@ HeldMatrix::HeldMatrix(const std::string& codec, std::size_t rows, std::size_t c
     PythonDescription given(numbers, arrays, arrays_);
     this->codec().describe(given, matrix_);
     matrix_.bytes = given.total();
-    if (!signs) return;
+    if (!signs && !divisors) return;
     check_rule(kMatrix, this->codec().by_columns == nullptr, "a matrix stored by columns has no transform of its input");
-    matrix_.signs = checked(kMatrix, "signs", *signs, kUint8, (cols + 7) / 8);
-    arrays_.push_back(*signs);
+    check_rule(kMatrix, !signs || !divisors, "an input has one transform: signs or divisors, not both");
+    if (signs) matrix_.transform.signs = checked(kMatrix, "signs", *signs, kUint8, (cols + 7) / 8);
+    if (divisors) matrix_.transform.divisors = checked_numbers<float>(kMatrix, "divisors", *divisors, kFloat32, cols);
+    arrays_.push_back(signs ? *signs : *divisors);
 }
 
 void bind_matrix(nb::module_& module) {
@@ -131,9 +133,11 @@ void bind_matrix(nb::module_& module) {
     nb::class_<HeldMatrix>(module, "Matrix",
                            "A packed matrix and its arrays, which it keeps alive. The codec's file in native/ says which numbers and arrays "
                            "it has; others are ignored. Arrays are flat, of the codec's type or as raw bytes (uint8). signs: the matrix is "
-                           "for inputs transformed by `hadamard` with these bits, which the engine does and `product` does not.")
-        .def(nb::init<const std::string&, std::size_t, std::size_t, const nb::dict&, const nb::dict&, const std::optional<Array>&>(),
-             "codec"_a, "rows"_a, "cols"_a, "numbers"_a, "arrays"_a, "signs"_a = nb::none());
+                           "for inputs transformed by `hadamard` with these bits; divisors (cols,) float32: for inputs divided by them. The engine "
+                           "does that, and `product` does not.")
+        .def(nb::init<const std::string&, std::size_t, std::size_t, const nb::dict&, const nb::dict&, const std::optional<Array>&,
+                      const std::optional<Array>&>(),
+             "codec"_a, "rows"_a, "cols"_a, "numbers"_a, "arrays"_a, "signs"_a = nb::none(), "divisors"_a = nb::none());
     module.def("codecs_with_a_product", [] { return names([](const Codec& codec) { return codec.product != nullptr; }); },
                "Names of the codecs that `product` and the engine multiply.");
     module.def("codecs_with_rows", [] { return names([](const Codec& codec) { return codec.decode_row != nullptr; }); },

@@ -14,7 +14,7 @@ class HeldMatrix {
   public:
     // Throws ValueError unless everything fits the rules in the codec's `describe`.
     HeldMatrix(const std::string& codec, std::size_t rows, std::size_t cols, const nb::dict& numbers, const nb::dict& arrays,
-               const std::optional<Array>& signs);
+               const std::optional<Array>& signs, const std::optional<Array>& divisors);
 
     const Matrix& matrix() const { return matrix_; }
     const Codec& codec() const { return *operations().codecs[matrix_.codec]; }

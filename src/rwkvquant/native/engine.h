@@ -229,7 +229,7 @@ class Engine {
     // T x of the vectors x, which W and other matrices read.
     struct Transformed {
         const Vectors* x;
-        const std::uint8_t* signs;
+        InputTransform T;
         std::unique_ptr<Vectors> y;
     };
     const Vectors& input_of(const Matrix& W, const Vectors& x) const;

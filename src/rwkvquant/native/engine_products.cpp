@@ -25,27 +25,36 @@ struct Division {
     }
 };
 
+bool equal(const InputTransform& a, const InputTransform& b, std::size_t cols) {
+    if ((a.signs == nullptr) != (b.signs == nullptr) || (a.divisors == nullptr) != (b.divisors == nullptr)) return false;
+    if (a.signs != nullptr) return std::equal(a.signs, a.signs + ceil_divide(cols, 8), b.signs);
+    return std::equal(a.divisors, a.divisors + cols, b.divisors);
+}
+
+void transformed(const InputTransform& T, const float* x, std::size_t cols, float* y) {
+    if (T.signs != nullptr) return operations().hadamard(x, T.signs, cols, y);
+    for (std::size_t c = 0; c < cols; ++c) y[c] = x[c] / T.divisors[c];
+}
+
 }  // namespace
 
 void Engine::take_input(const Matrix& W, const Vectors& x) {
-    if (W.signs == nullptr) return;
-    const auto same = [&](const Transformed& each) {
-        return each.x == &x && std::equal(W.signs, W.signs + ceil_divide(W.cols, 8), each.signs);
-    };
+    if (!W.transform) return;
+    const auto same = [&](const Transformed& each) { return each.x == &x && equal(W.transform, each.T, W.cols); };
     const auto found = std::find_if(transformed_.begin(), transformed_.end(), same);
     own_input_[&W] = static_cast<std::size_t>(found - transformed_.begin());
-    if (found == transformed_.end()) transformed_.push_back({&x, W.signs, std::make_unique<Vectors>(W.cols)});
+    if (found == transformed_.end()) transformed_.push_back({&x, W.transform, std::make_unique<Vectors>(W.cols)});
 }
 
 const Vectors& Engine::input_of(const Matrix& W, const Vectors& x) const {
-    return W.signs == nullptr ? x : *transformed_[own_input_.at(&W)].y;
+    return !W.transform ? x : *transformed_[own_input_.at(&W)].y;
 }
 
 void Engine::transform(const Worker& worker, std::span<const Input> inputs, std::size_t count) const {
     const Transformed* each[kMostProducts];
     std::size_t different = 0;
     for (const Input& input : inputs) {
-        if (input.W->signs == nullptr) continue;
+        if (!input.W->transform) continue;
         const Transformed* one = &transformed_[own_input_.at(input.W)];
         if (std::find(each, each + different, one) == each + different) each[different++] = one;
     }
@@ -55,7 +64,7 @@ void Engine::transform(const Worker& worker, std::span<const Input> inputs, std:
         for (std::size_t piece = part.begin; piece < part.end; ++piece) {
             const Transformed& of = *each[piece / count];
             const std::size_t m = piece % count, cols = of.y->cols();
-            operations().hadamard(of.x->row(m), of.signs, cols, of.y->row(m));
+            transformed(of.T, of.x->row(m), cols, of.y->row(m));
             if (quantized_) of.y->quantize(m, {0, cols});
         }
     });

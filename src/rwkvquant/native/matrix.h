@@ -10,15 +10,21 @@
 
 namespace rwkvquant {
 
+// T of an input x of `cols` values; at most one of these is not null.
+struct InputTransform {
+    const std::uint8_t* signs = nullptr;  // (cols / 8, rounded up) the bits of D of a randomised Hadamard transform: hadamard.cpp
+    const float* divisors = nullptr;      // (cols,) x is divided by them
+
+    explicit operator bool() const { return signs != nullptr || divisors != nullptr; }
+};
+
 struct Matrix {
     std::size_t codec = 0;  // its place in the list of codecs.cpp
     std::size_t rows = 0, cols = 0;
     std::size_t bytes = 0;  // of all its arrays
     std::size_t width = 0;  // bits of a code, set by the codec: how memory is best asked for depends on it
     std::size_t kind = 0;   // among the codecs and widths of a model, set by the engine: its place in prefetch.h
-    // The matrix is for T x, the randomised Hadamard transform of the activation x, and these are the bits of D (hadamard.cpp); or null.
-    // Products take T x; the engine makes it.
-    const std::uint8_t* signs = nullptr;
+    InputTransform transform;  // the matrix is for T x. Products take T x; the engine makes it
 
     // What only the codec knows: its numbers, and where its arrays begin. The struct that is stored here is in the codec's file.
     static constexpr std::size_t kFieldBytes = 112;

@@ -18,18 +18,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from rwkvquant.architectures import Role
 from rwkvquant.checkpoints import Checkpoint
 from rwkvquant.pipeline.matrices import rounding_errors
 from rwkvquant.pipeline.measure import proxies_of
-from rwkvquant.pipeline.plan import transform_bytes, transform_of
 from rwkvquant.pipeline.plan_file import Measured
 from rwkvquant.pipeline.progress import Progress
 from rwkvquant.pipeline.settings import allowed_settings, quantized_shapes
+from rwkvquant.pipeline.transforms import Transforms, for_setting, transform_bytes
 from rwkvquant.quantizers import QuantizerOptions
 from rwkvquant.recipes import Chooser, Recipe, Setting
 from rwkvquant.selection.algorithm1 import FIXED_THRESHOLDS, algorithm1, choose
 from rwkvquant.selection.policy import fit_budget
+from rwkvquant.transforms import NONE
 
 SAMPLED_ROWS = 16
 BY_PROXIES = ("algorithm1", "fixed")
@@ -41,7 +41,7 @@ Losses = dict[str, list[tuple[int, float, Setting]]]  # name -> (stored bytes, l
 
 
 def choose_settings(
-    checkpoint: Checkpoint, recipe: Recipe, measured: Mapping[str, Measured] | None, progress: Progress
+    checkpoint: Checkpoint, recipe: Recipe, measured: Mapping[str, Measured] | None, transforms: Transforms, progress: Progress
 ) -> dict[str, Setting]:
     """One setting for each projection and LoRA factor, by logical name; `measured`: the results of pass 1, if there was one.
 
@@ -52,13 +52,16 @@ def choose_settings(
         allowed = allowed_settings(recipe, list(shapes), checkpoint.architecture, checkpoint.tensors)
         chosen = {name: settings[0] for name, settings in allowed.items()}
         progress.note(
-            f"one setting for every matrix ({recipe.candidates[0]}): {_stored_bits(chosen, shapes, recipe):.3f} stored bits per weight"
+            f"one setting for every matrix ({recipe.candidates[0]}): {_stored_bits(chosen, shapes, transforms):.3f} stored bits per weight"
         )
         return chosen
     if measured is None:
-        losses, kinds = _rounding_errors(checkpoint, recipe, shapes, progress), choose_kinds(chooser, dict.fromkeys(shapes))
+        losses, kinds = _rounding_errors(checkpoint, recipe, shapes, transforms, progress), choose_kinds(chooser, dict.fromkeys(shapes))
     else:
-        losses = {name: [(c.stored_bytes, c.loss, c.setting) for c in matrix.candidates] for name, matrix in measured.items()}
+        losses = {
+            name: [(_stored_bytes(name, c.setting, shapes[name], transforms), c.loss, c.setting) for c in matrix.candidates]
+            for name, matrix in measured.items()
+        }
         kinds = choose_kinds(chooser, _with_proxies(checkpoint, measured) if chooser.rule in BY_PROXIES else measured)
     left = {name: _of_kind(each, kinds.get(name)) for name, each in losses.items()}
     chosen = _fitted(left, shapes, recipe, progress) if chooser.bits else {n: min(each, key=lambda c: c[1])[2] for n, each in left.items()}
@@ -135,36 +138,38 @@ def _fitted(candidates: Losses, shapes: dict[str, tuple[int, int]], recipe: Reci
     return settings
 
 
-def _stored_bits(chosen: Mapping[str, Setting], shapes: Mapping[str, tuple[int, int]], recipe: Recipe) -> float:
-    stored = sum(setting.stored_bytes(shapes[name]) + _transform_bytes(recipe, setting, shapes[name]) for name, setting in chosen.items())
+def _stored_bits(chosen: Mapping[str, Setting], shapes: Mapping[str, tuple[int, int]], transforms: Transforms) -> float:
+    stored = sum(_stored_bytes(name, setting, shapes[name], transforms) for name, setting in chosen.items())
     return 8 * stored / sum(rows * cols for rows, cols in shapes.values())
 
 
-def _transform_bytes(recipe: Recipe, setting: Setting, shape: tuple[int, int]) -> int:
-    return transform_bytes(transform_of(recipe, Role.PROJECTION, setting, shape[1]), shape[1])
+def _stored_bytes(name: str, setting: Setting, shape: tuple[int, int], transforms: Transforms) -> int:
+    """Bytes of the matrix and of the transform of its input."""
+    return setting.stored_bytes(shape) + transform_bytes(for_setting(transforms.get(name, NONE), setting), shape[1])
 
 
 def _weight_counts(shapes: dict[str, tuple[int, int]]) -> dict[str, int]:
     return {name: rows * cols for name, (rows, cols) in shapes.items()}
 
 
-def _rounding_errors(checkpoint: Checkpoint, recipe: Recipe, shapes: Mapping[str, tuple[int, int]], progress: Progress) -> Losses:
+def _rounding_errors(
+    checkpoint: Checkpoint, recipe: Recipe, shapes: Mapping[str, tuple[int, int]], transforms: Transforms, progress: Progress
+) -> Losses:
     settings = allowed_settings(recipe, list(shapes), checkpoint.architecture, checkpoint.tensors)
     progress.phase("choosing bits", steps=len(shapes))
     errors = {}
     for name in shapes:
         errors[name] = [
-            (size + _transform_bytes(recipe, setting, shapes[name]), error, setting)
-            for size, error, setting in _errors_of(checkpoint.read_matrix(name), settings[name], recipe.quantizer)
+            (_stored_bytes(name, setting, shapes[name], transforms), error, setting)
+            for error, setting in _errors_of(checkpoint.read_matrix(name), settings[name], recipe.quantizer)
         ]
         progress.step()
     return errors
 
 
-def _errors_of(W: NDArray[np.float32], settings: Sequence[Setting], options: QuantizerOptions) -> list[tuple[int, float, Setting]]:
+def _errors_of(W: NDArray[np.float32], settings: Sequence[Setting], options: QuantizerOptions) -> list[tuple[float, Setting]]:
     rows = np.linspace(0, len(W) - 1, min(SAMPLED_ROWS, len(W))).astype(int)
     sample = torch.from_numpy(W[rows])
     energy = float(sample.double().square().sum())
     errors = rounding_errors(settings, options, sample)
-    shares = [error / energy * W.size if energy else 0.0 for error in errors]
-    return [(setting.stored_bytes(W.shape), share, setting) for setting, share in zip(settings, shares, strict=True)]
+    return [(error / energy * W.size if energy else 0.0, setting) for setting, error in zip(settings, errors, strict=True)]

@@ -7,7 +7,6 @@ rows of a matrix do not depend on one another, or only inside a block of 16.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,11 +29,13 @@ from rwkvquant.pipeline.plan_file import Candidate, Measured, from_json, to_json
 from rwkvquant.pipeline.progress import Progress
 from rwkvquant.pipeline.settings import allowed_settings
 from rwkvquant.pipeline.tasks import ROUNDS
+from rwkvquant.pipeline.transforms import Transforms, for_setting, through
 from rwkvquant.pipeline.work_dir import Journal
 from rwkvquant.quantizers.shared.hessian import Hessian
 from rwkvquant.quantizers.shared.loss import hessian_loss
 from rwkvquant.recipes import Recipe, Setting
 from rwkvquant.selection.proxy import READINGS, incoherence, proxies
+from rwkvquant.transforms import NONE, Applied
 
 ORDERS = range(2, 7)  # K of Eq. (17)
 ALWAYS_PROXIES = 1 << 20  # weights; the proxies of larger matrices are computed when a rule asks for them (choose.py)
@@ -44,7 +45,7 @@ LORA_CAUTION = 2.0  # their losses are underestimated: tanh and sigmoid follow t
 
 @dataclass(frozen=True)
 class Trial:
-    """All candidates of one matrix W (out, in), as a task of an executor. dtype: of the checkpoint."""
+    """All candidates of one matrix W (out, in), as a task of an executor. dtype: of the checkpoint. transform: of the matrix's input."""
 
     matrix: LogicalMatrix
     W: Tensor
@@ -52,6 +53,7 @@ class Trial:
     settings: tuple[Setting, ...]
     recipe: Recipe
     dtype: str
+    transform: Applied = NONE
 
     @property
     def name(self) -> str:
@@ -64,13 +66,14 @@ class Trial:
         return float(cols**3 + ROUNDS * len(self.settings) * min(SAMPLED_WEIGHTS, rows * cols) * cols)
 
     def perform(self) -> Measured:
-        return _measure_matrix(self.matrix, self.W, self.sensitivity, self.settings, self.recipe, self.dtype)
+        return _measure_matrix(self)
 
 
 def measure(
     checkpoint: Checkpoint,
     recipe: Recipe,
     calibration: Calibration,
+    transforms: Transforms,
     work_dir: Path,
     device: torch.device,
     progress: Progress,
@@ -97,7 +100,16 @@ def measure(
         progress.phase(f"pass 1: candidates of block {layer + 1} of {layers}", steps=len(sensitivities))
         block = [matrices[layer, key] for key in sensitivities]
         trials = (
-            Trial(m, weights[m.key], sensitivities.pop(m.key), settings[m.name], recipe, checkpoint.tensors[m.source].dtype) for m in block
+            Trial(
+                matrix=m,
+                W=weights[m.key],
+                sensitivity=sensitivities.pop(m.key),
+                settings=settings[m.name],
+                recipe=recipe,
+                dtype=checkpoint.tensors[m.source].dtype,
+                transform=transforms.get(m.name, NONE),
+            )
+            for m in block
         )  # each is made when it is needed, and frees two large matrices when it is done
         for found in executor.run(trials):
             measured[found.name] = found
@@ -127,23 +139,26 @@ def _note(journal: Journal, backward: Backward, measured: dict[str, Measured], a
         journal.note({"complete": False, "backward": backward.state(), "tensors": to_json(measured)}, after)
 
 
-def _measure_matrix(
-    matrix: LogicalMatrix, W: Tensor, sensitivity: Sensitivity, settings: Sequence[Setting], recipe: Recipe, dtype: str
-) -> Measured:
-    hessian = Hessian(sensitivity.inputs.H, W.dtype)
+def _measure_matrix(trial: Trial) -> Measured:
+    """Candidates are tried on the transformed matrix and input, as in pass 2; losses are those of the matrix itself."""
+    matrix, W, sensitivity = trial.matrix, trial.W, trial.sensitivity
+    plain = Hessian(sensitivity.inputs.H, W.dtype)
+    changed = plain if trial.transform.name == "none" else Hessian(through(trial.transform.hessian, plain.H), W.dtype)
     rows = sampled_rows(W.shape, SAMPLED_WEIGHTS)
     part = W[rows]
-    energy = hessian_loss(part, None, hessian.H)
+    energy = hessian_loss(part, None, plain.H)
     share = float(sensitivity.rows[rows].sum()) / max(float(sensitivity.rows.sum()), TINY)  # of the loss, if all rows had the same error
     caution = LORA_CAUTION if matrix.spec.role is Role.LORA else 1.0
-    candidates, options = [], replace(recipe.quantizer, refined=False)
-    for setting in settings:
-        decoded = quantize_matrix(setting, options, part, hessian).decode()
-        error = hessian_loss(part, decoded, hessian.H)
+    candidates, options = [], replace(trial.recipe.quantizer, refined=False)
+    for setting in trial.settings:
+        T = for_setting(trial.transform, setting)
+        hessian = plain if T.name == "none" else changed
+        decoded = T.undone(quantize_matrix(setting, options, through(T.weights, part), hessian).decode())
+        error = hessian_loss(part, decoded, plain.H)
         loss = caution * sensitivity.loss(part - torch.from_numpy(decoded).to(W.device), rows) / max(share, TINY)
         candidates.append(Candidate(setting, setting.stored_bytes(matrix.shape), loss, error / energy if energy else 0.0))
     values = W.cpu().numpy()
-    read = proxies_of(values, dtype) if W.numel() <= ALWAYS_PROXIES else {}
+    read = proxies_of(values, trial.dtype) if W.numel() <= ALWAYS_PROXIES else {}
     return Measured(matrix.name, W.numel(), read, incoherence(values), tuple(candidates))
 
 

@@ -14,6 +14,7 @@ from rwkvquant.pipeline.measure import measure
 from rwkvquant.pipeline.plan_file import from_json, to_json
 from rwkvquant.pipeline.progress import Progress
 from rwkvquant.pipeline.settings import allowed_settings, quantized_shapes
+from rwkvquant.pipeline.transforms import Transforms
 from rwkvquant.pipeline.work_dir import WorkDirectory
 from rwkvquant.recipes import Recipe, Setting
 
@@ -22,6 +23,7 @@ def choose(
     checkpoint: Checkpoint,
     recipe: Recipe,
     text: Calibration | None,
+    transforms: Transforms,
     work: WorkDirectory,
     device: torch.device,
     progress: Progress,
@@ -29,7 +31,7 @@ def choose(
 ) -> dict[str, Setting]:
     """A setting for every projection and LoRA factor, by logical name."""
     if not recipe.measured:
-        return choose_settings(checkpoint, recipe, None, progress)
+        return choose_settings(checkpoint, recipe, None, transforms, progress)
     assert text is not None, "a recipe with a pass 1 reads text"
     require_reachable(checkpoint, recipe)
     settings = allowed_settings(recipe, list(quantized_shapes(checkpoint)), checkpoint.architecture, checkpoint.tensors)
@@ -43,8 +45,8 @@ def choose(
             progress.note(f"pass 1 skipped: its results are in {journal.path}")
     if measured is None:
         scratch = work.folder("pass1", keep=journal.state is not None)
-        measured = measure(checkpoint, recipe, text, scratch, device, progress, journal, executor)
-    chosen = choose_settings(checkpoint, recipe, measured, progress)
+        measured = measure(checkpoint, recipe, text, transforms, scratch, device, progress, journal, executor)
+    chosen = choose_settings(checkpoint, recipe, measured, transforms, progress)
     if journal.state != (state := {"complete": True, "tensors": to_json(measured, chosen)}):
         journal.note(state, "pass 1")
     work.clear("pass1")

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from rwkvquant.architectures import QUANTIZED_ROLES, Role, TensorSpec
+from rwkvquant.architectures import Role, TensorSpec
 from rwkvquant.checkpoints import Checkpoint, LogicalMatrix
-from rwkvquant.codecs import CodecConfig, DenseConfig, codec_of
+from rwkvquant.codecs import CodecConfig, DenseConfig
 from rwkvquant.codecs.dense import MAX_NDIM
-from rwkvquant.codecs.packing import aligned
 from rwkvquant.formats.ledger import Ledger, make_item
+from rwkvquant.pipeline.transforms import Transforms, for_setting, transform_bytes, transforms_of
 from rwkvquant.recipes import Recipe, Setting
-from rwkvquant.transforms import NONE, Applied, transform_named
+from rwkvquant.transforms import NONE, Applied
 
 LARGEST_HALF = 65504.0
 
@@ -58,11 +58,14 @@ class PlannedTensor:
         return "dense" if self.setting is None else self.setting.method
 
 
-def make_plan(checkpoint: Checkpoint, recipe: Recipe, chosen: Mapping[str, Setting]) -> list[PlannedTensor]:
+def make_plan(
+    checkpoint: Checkpoint, recipe: Recipe, chosen: Mapping[str, Setting], transforms: Transforms | None = None
+) -> list[PlannedTensor]:
     """Every tensor that the forward uses, in file order, and what is carried along.
 
-    `chosen` for each projection and LoRA factor, by logical name.
+    `chosen` for each projection and LoRA factor, by logical name. `transforms`: those of the recipe, if they are known already.
     """
+    transforms = transforms_of(checkpoint, recipe) if transforms is None else transforms
     matrices: dict[str, list[LogicalMatrix]] = {}
     for matrix in checkpoint.logical_matrices():
         matrices.setdefault(matrix.source, []).append(matrix)
@@ -76,7 +79,7 @@ def make_plan(checkpoint: Checkpoint, recipe: Recipe, chosen: Mapping[str, Setti
                 shape_of_slice = source_shape[1:] if spec.slices else source_shape
                 setting = _only(recipe.head) if spec.role is Role.HEAD else chosen[matrix.name]
                 dense_bits = _dense_bits(checkpoint.read(name)) if setting is None else 0
-                transform = transform_of(recipe, spec.role, setting, matrix.shape[1])
+                transform = for_setting(transforms.get(matrix.name, NONE), setting)
                 plan.append(
                     PlannedTensor(matrix.name, name, spec, owner, matrix.shape, shape_of_slice, setting, dense_bits, transform=transform)
                 )
@@ -95,19 +98,6 @@ def make_plan(checkpoint: Checkpoint, recipe: Recipe, chosen: Mapping[str, Setti
         carried = TensorSpec(name, info.shape, Role.CARRIED)
         plan.append(PlannedTensor(name, name, carried, None, shape, info.shape or (1,), None, _dense_bits(checkpoint.read(name))))
     return plan
-
-
-def transform_of(recipe: Recipe, role: Role, setting: Setting | None, width: int) -> Applied:
-    """What the recipe does to the input of a matrix: to those of projections and LoRA factors, if their codec takes inputs of any sign."""
-    if setting is None or role not in QUANTIZED_ROLES or codec_of(setting.codec).nonnegative_input:
-        return NONE
-    return transform_named(recipe.transform).make(width, recipe.seed)
-
-
-def transform_bytes(transform: Applied, width: int) -> int:
-    """Bytes of its arrays in the file, with padding."""
-    sizes = aligned(transform.transform.sizes(transform.values, width))
-    return sum(dtype.itemsize * count for dtype, count in sizes.values())
 
 
 def planned_ledger(plan: list[PlannedTensor], tokenizer_bytes: int) -> Ledger:

@@ -38,6 +38,7 @@ from rwkvquant.pipeline.products import fast_products
 from rwkvquant.pipeline.progress import Progress
 from rwkvquant.pipeline.resume import resumable
 from rwkvquant.pipeline.tensors import TensorWriter
+from rwkvquant.pipeline.transforms import transforms_of
 from rwkvquant.pipeline.work_dir import WorkDirectory, work_directory
 from rwkvquant.recipes import Recipe, recipe_for
 from rwkvquant.results import QuantizeResult
@@ -83,8 +84,9 @@ def _quantize(
     recipe = settled(recipe, checkpoint, device, progress)
     materials = materials_for(checkpoint, recipe, progress)
     calibrated, kept = materials.calibration, materials.tokenizer_data or materials.image
-    chosen = choose(checkpoint, recipe, calibrated, work, device, progress, executor)
-    plan = make_plan(checkpoint, recipe, chosen)
+    transforms = transforms_of(checkpoint, recipe)
+    chosen = choose(checkpoint, recipe, calibrated, transforms, work, device, progress, executor)
+    plan = make_plan(checkpoint, recipe, chosen, transforms)
 
     assert kept is not None
     made_from = of_pass_2(checkpoint.made_from(), calibrated.sha256 if calibrated else None, kept, chosen, recipe)
@@ -150,7 +152,9 @@ def plan_only(
             checkpoint, device = open_checkpoint(source, recipe.adapter), _device(recipe)
             recipe = settled(recipe, checkpoint, device, progress)
             materials = materials_for(checkpoint, recipe, progress)  # a file that is not text is refused now, not only by the real run
-            plan = make_plan(checkpoint, recipe, choose(checkpoint, recipe, materials.calibration, work, device, progress, executor))
+            transforms = transforms_of(checkpoint, recipe)
+            chosen = choose(checkpoint, recipe, materials.calibration, transforms, work, device, progress, executor)
+            plan = make_plan(checkpoint, recipe, chosen, transforms)
     finally:
         progress.end()
     arrays = materials.tokenizer_data.arrays.values() if materials.tokenizer_data else ()

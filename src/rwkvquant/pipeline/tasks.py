@@ -6,18 +6,17 @@ options. `perform` is a pure function. Matrices that share an input share the fa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from rwkvquant.codecs import QTensor
 from rwkvquant.errors import CheckpointError
 from rwkvquant.pipeline.matrices import quantize_matrix, sampled_rows
+from rwkvquant.pipeline.transforms import Change, through
 from rwkvquant.quantizers import QuantizerOptions
 from rwkvquant.quantizers.shared.correction import corrected
 from rwkvquant.quantizers.shared.factor import is_finite
@@ -123,15 +122,12 @@ def _transformed(task: Task) -> Task:
     if T.name == "none":
         return task
 
-    def changed(change: Callable[[NDArray[Any]], NDArray[Any]], values: Tensor) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(change(values.cpu().numpy()))).to(values.device)
-
-    def maybe(change: Callable[[NDArray[Any]], NDArray[Any]], values: Tensor | None) -> Tensor | None:
-        return None if values is None else changed(change, values)
+    def maybe(change: Change, values: Tensor | None) -> Tensor | None:
+        return None if values is None else through(change, values)
 
     def turned(each: Matrix) -> Matrix:
-        of_rows = None if each.of_rows is None else torch.stack([changed(T.hessian, H) for H in each.of_rows])
-        return replace(each, W=changed(T.weights, each.W), cross_moment=maybe(T.activations, each.cross_moment), of_rows=of_rows)
+        of_rows = None if each.of_rows is None else torch.stack([through(T.hessian, H) for H in each.of_rows])
+        return replace(each, W=through(T.weights, each.W), cross_moment=maybe(T.activations, each.cross_moment), of_rows=of_rows)
 
     matrices = tuple(map(turned, task.matrices))
     H, H_kept_out, D = (maybe(T.hessian, each) for each in (task.H, task.H_kept_out, task.D))

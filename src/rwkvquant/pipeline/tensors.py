@@ -24,6 +24,7 @@ from rwkvquant.pipeline.matrices import quantize_matrix
 from rwkvquant.pipeline.plan import PlannedTensor
 from rwkvquant.pipeline.progress import Progress, TensorReport
 from rwkvquant.pipeline.tasks import Done, Matrix, Task, plain_error
+from rwkvquant.pipeline.transforms import input_name
 from rwkvquant.quantizers.elementwise.codebooks import vector_codebook
 from rwkvquant.recipes import Recipe
 from rwkvquant.transforms import Applied
@@ -99,7 +100,7 @@ class TensorWriter:
         """One for each input, made when it is needed: there is room for the statistics of one at a time."""
         groups: dict[str, list[PlannedTensor]] = {}
         for tensor in filter(_is_matrix, todo):
-            groups.setdefault(_input_name(tensor) or tensor.name, []).append(tensor)
+            groups.setdefault(input_name(tensor) or tensor.name, []).append(tensor)
         for name, tensors in groups.items():
             yield self._task(name, tensors, weights, collected)  # no local name keeps its statistics alive
 
@@ -172,13 +173,6 @@ def _of_forward(quantised: QTensor, transform: Applied, device: torch.device) ->
     if transform.name == "none":
         return QuantizedMatrix(quantised, device)
     return torch.from_numpy(transform.undone(quantised.decode())).to(device)
-
-
-def _input_name(tensor: PlannedTensor) -> str | None:
-    """The activation that feeds a product. Each slice of a sliced tensor has its own."""
-    if tensor.spec.input is None or not tensor.spec.slices:
-        return tensor.spec.input
-    return f"{tensor.spec.input}.{tensor.name.rpartition('.')[2]}"
 
 
 def _dense(values: NDArray[np.float32], bits: int) -> DenseTensor:

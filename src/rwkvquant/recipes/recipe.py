@@ -54,7 +54,8 @@ class Chooser:
 class Recipe:
     """What runs. `head`, `embedding` and `vectors` hold one setting each, or none: then 16 bits stay.
 
-    candidates: what a matrix may become, uniform grids first. transform: of the inputs of projections and LoRA factors.
+    candidates: what a matrix may become, uniform grids first. transform: of the inputs of projections and LoRA factors. balanced: whether
+    input channels that are far out of line are scaled to the size of the others (quantizers/shared/balance.py).
     sparse_input: candidates for matrices whose input is never negative and mostly zero; none: they are like the others. nonnegative_input:
     the same for matrices whose input is never negative, but not mostly zero. for_images: more candidates of models for images.
     tensor_bits: "PATTERN=BITS" narrows them for some matrices. measured: whether there is a pass 1, which tries all candidates on full-
@@ -71,6 +72,7 @@ class Recipe:
     chooser: Chooser = field(default_factory=Chooser)
     quantizer: QuantizerOptions = field(default_factory=QuantizerOptions)
     transform: str = "none"
+    balanced: bool = False
     sparse_input: tuple[Setting, ...] = ()
     nonnegative_input: tuple[Setting, ...] = ()
     for_images: tuple[Setting, ...] = ()
@@ -121,6 +123,8 @@ class Recipe:
             raise ConfigError(f"calibrated must be true: {' and '.join(name for name, reads in readers.items() if reads)} needs text")
         if self.measured and self.transform != "none":
             raise ConfigError(f"transform must be none where measured is true: a pass 1 measures no transform; got {self.transform}")
+        if self.balanced and self.transform != "none":
+            raise ConfigError(f"balanced must be false where there is a transform: an input has one; got {self.transform}")
         if not self.measured and len(self.candidates) > 1 and self.chooser.rule in ("algorithm1", "fixed", "incoherence"):
             raise ConfigError(f"measured must be true: the choice {self.chooser.rule} needs a pass 1")
         if any(setting.kind == "codebook" for setting in self.vectors) != (self.vector_weights != "none"):
@@ -172,6 +176,7 @@ class Recipe:
 SETTINGS = ("candidates", "sparse_input", "nonnegative_input", "for_images", "head", "embedding", "vectors")
 NOTHING: dict[str, Any] = {
     "adapter": "",
+    "balanced": False,
     "sparse_input": (),
     "nonnegative_input": (),
     "for_images": (),

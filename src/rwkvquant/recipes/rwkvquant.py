@@ -38,6 +38,12 @@ BY_COLUMNS = Option(
     "Store matrices with a squared ReLU as input by columns, in language models less loss at equal bits, and a product that skips those it "
     "multiplies by 0 (default: yes in language models, with the style tuned and the choice error)",
 )
+BALANCE = Option(
+    "balance",
+    YES_NO,
+    "Scale input channels that are more than eight times out of line; models without such channels are not changed (default: yes, with the "
+    "style tuned and the choice error)",
+)
 OPTIONS = (
     BUDGET,
     STYLE,
@@ -47,6 +53,7 @@ OPTIONS = (
     ACT_ORDER,
     FALL_BACK,
     BY_COLUMNS,
+    BALANCE,
     *(replace(option, default=0.5) if option is CORRECTION else option for option in COMMON),
 )
 
@@ -72,6 +79,7 @@ def build(said: Said) -> Recipe:
         sparse_input=sparse_input,
         nonnegative_input=sparse_input if said.by_columns else (),
         for_images=pairs_for_images(not low) if fits else (),
+        balanced=fits if said.balance is None else said.balance,
         chooser=chooser,
         measured=True,
         **shared(said, "gptq"),

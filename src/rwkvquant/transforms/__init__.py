@@ -3,9 +3,21 @@
 none               T = 1
 hadamard.py        block-wise Hadamard with random signs
 column_scale.py    a factor for each column
+column_power.py    a power of two for some columns
 """
 
-from rwkvquant.transforms import column_scale, hadamard
+from rwkvquant.transforms import column_power, column_scale, hadamard
 from rwkvquant.transforms.base import NONE, Applied, Transform, register, transform_named, transform_names, unregister
 
-__all__ = ["NONE", "Applied", "Transform", "column_scale", "hadamard", "register", "transform_named", "transform_names", "unregister"]
+__all__ = [
+    "NONE",
+    "Applied",
+    "Transform",
+    "column_power",
+    "column_scale",
+    "hadamard",
+    "register",
+    "transform_named",
+    "transform_names",
+    "unregister",
+]

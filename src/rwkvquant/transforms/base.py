@@ -61,8 +61,9 @@ class Transform(ABC):
     def hessian(self, H: NDArray[Any], values: Values, arrays: Arrays) -> NDArray[Any]:
         """H (n, n) -> T H T^T."""
 
-    def native(self, values: Values, arrays: Arrays) -> Arrays | None:
-        """What native.Matrix gets besides the matrix, by name. None: native code does not apply T, and engines undo it in the weights."""
+    def native(self, width: int, values: Values, arrays: Arrays) -> Arrays | None:
+        """What native.Matrix gets besides a matrix of this width, by name. None: it does not apply T, and engines undo it in
+        the weights."""
         return None
 
     @abstractmethod
@@ -118,8 +119,8 @@ class Applied:
     def undone(self, W: Array) -> Array:
         return self.transform.undone(W, self.values, self.arrays)
 
-    def native(self) -> Arrays | None:
-        return self.transform.native(self.values, self.arrays)
+    def native(self, width: int) -> Arrays | None:
+        return self.transform.native(width, self.values, self.arrays)
 
     def hessian(self, H: NDArray[Any]) -> NDArray[Any]:
         return self.transform.hessian(H, self.values, self.arrays)

@@ -54,6 +54,9 @@ class ColumnScale(Transform):
         scale = _scale(arrays, H)
         return H / scale / scale[:, None]
 
+    def native(self, width: int, values: Values, arrays: Arrays) -> Arrays:
+        return {"divisors": np.asarray(arrays["scale"]).astype(np.float32)}
+
     def flops(self, width: int, values: Values) -> int:
         return width
 

@@ -57,7 +57,7 @@ class Hadamard(Transform):
         rows = self.activations(H, values, arrays)  # H T^T
         return self.activations(np.ascontiguousarray(rows.T), values, arrays).T
 
-    def native(self, values: Values, arrays: Arrays) -> Arrays:
+    def native(self, width: int, values: Values, arrays: Arrays) -> Arrays:
         return {"signs": arrays["signs"]}
 
     def flops(self, width: int, values: Values) -> int:

@@ -18,6 +18,7 @@ from rwkvquant.quantizers.columnwise.update import update
 from rwkvquant.quantizers.columnwise.walk import walk
 from rwkvquant.quantizers.columnwise.widths import choose_widths
 from rwkvquant.quantizers.options import QuantizerOptions
+from rwkvquant.quantizers.shared.balance import balance
 from rwkvquant.quantizers.shared.factor import InverseFactor
 from rwkvquant.quantizers.shared.hessian import Hessian
 
@@ -40,14 +41,29 @@ def quantize_kmeans(form: Form[Config, Result], W: Tensor, hessian: Hessian | No
 
 
 def quantize_gptvq(form: Form[Config, Result], W: Tensor, hessian: Hessian, config: Config, options: QuantizerOptions) -> Result:
-    """With error feedback. The paper has no such codec, so in its style there is only no `update`."""
+    """With error feedback. The paper has no such codec, so in its style there is only no `update`.
+
+    Columns that are far out of line are scaled to the size of the others first, and their column scales back at the end: damping is a share
+    of the mean of diag(H), and would be larger than all but their inputs (quantizers/shared/balance.py).
+    """
+    exponents = balance([W.cpu().numpy()]) if options.tuned else None
+    if exponents is None:
+        return form.tensor(_with_feedback(form, W, hessian, config, options))
+    power = torch.exp2(torch.from_numpy(exponents).to(W))
+    scaled = hessian.H / power.to(hessian.H) / power.to(hessian.H)[:, None]
+    state = _with_feedback(form, W * power, Hessian(scaled, W.dtype), config, options)
+    state.col_scale = as_half(state.col_scale / power)
+    return form.tensor(state)
+
+
+def _with_feedback(form: Form[Config, Result], W: Tensor, hessian: Hessian, config: Config, options: QuantizerOptions) -> State:
     factor = hessian.factor(options)
     alone = torch.empty_like(factor.diagonal)  # the loss of an error of 1 in a column, after all later columns made up for it
     alone[factor.order] = factor.U.diagonal().square().reciprocal()
     state = _choose(form, W, alone, factor, config)
     if options.tuned and options.refined:
         update(W, hessian.working, state, options.damping)
-    return form.tensor(state)
+    return state
 
 
 def _choose(form: Form[Config, Result], W: Tensor, importance: Tensor, factor: InverseFactor | None, config: Config) -> State:

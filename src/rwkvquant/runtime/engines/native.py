@@ -181,7 +181,7 @@ def held_matrix(native: ModuleType, name: str, packed: PackedTensor, columns: st
 
     Raises ValueError, with its name, if it breaks a rule of its layout.
     """
-    arrays = applied.native() or {}
+    arrays = applied.native(packed.shape[1]) or {}
     return _held(native, name, _matrix(packed, columns) | {name: np.asarray(array) for name, array in arrays.items()})
 
 

@@ -1,0 +1,77 @@
+"""What is done to the input of each matrix before it is quantised: the transform of the recipe, or a scale of channels that are far out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from rwkvquant.architectures import QUANTIZED_ROLES, Role, TensorSpec
+from rwkvquant.checkpoints import Checkpoint, LogicalMatrix
+from rwkvquant.codecs import codec_of
+from rwkvquant.codecs.packing import aligned
+from rwkvquant.quantizers.shared.balance import balance
+from rwkvquant.recipes import Recipe, Setting
+from rwkvquant.transforms import NONE, Applied, transform_named
+from rwkvquant.transforms.column_power import COLUMN_POWER
+
+Transforms = Mapping[str, Applied]
+Change = Callable[[NDArray[Any]], NDArray[Any]]
+
+
+class Named(Protocol):
+    """What has a name and a description, such as a tensor of a plan."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def spec(self) -> TensorSpec: ...
+
+
+def transforms_of(checkpoint: Checkpoint, recipe: Recipe) -> Transforms:
+    """By logical name, for matrices whose input is changed; settings that take no transform are not known yet (`for_setting`).
+
+    The recipe's own transform is for projections and LoRA factors. A balanced recipe has none, and reads every matrix once for this.
+    """
+    matrices = [matrix for matrix in checkpoint.logical_matrices() if matrix.spec.role in (*QUANTIZED_ROLES, Role.HEAD)]
+    if not recipe.balanced:
+        named = transform_named(recipe.transform)
+        if named is NONE.transform:
+            return {}
+        return {each.name: named.make(each.shape[1], recipe.seed) for each in matrices if each.spec.role in QUANTIZED_ROLES}
+    by_input: dict[tuple[int | None, str], list[LogicalMatrix]] = {}
+    for each in matrices:
+        by_input.setdefault((each.layer, input_name(each) or each.name), []).append(each)
+    found: dict[str, Applied] = {}
+    for products in by_input.values():
+        exponents = balance(checkpoint.read_matrix(each.name) for each in products)
+        if exponents is not None:
+            found |= {each.name: COLUMN_POWER.of(exponents) for each in products}
+    return found
+
+
+def input_name(matrix: Named) -> str | None:
+    """The activation that feeds a product. Each slice of a sliced tensor has its own."""
+    if matrix.spec.input is None or not matrix.spec.slices:
+        return matrix.spec.input
+    return f"{matrix.spec.input}.{matrix.name.rpartition('.')[2]}"
+
+
+def for_setting(transform: Applied, setting: Setting | None) -> Applied:
+    """The transform, or none: matrices that stay in 16 bits have none, nor have codecs whose input must not be negative."""
+    return NONE if setting is None or codec_of(setting.codec).nonnegative_input else transform
+
+
+def through(change: Change, values: Tensor) -> Tensor:
+    """`values` after one of the functions of a transform, which take NumPy arrays."""
+    return torch.from_numpy(np.ascontiguousarray(change(values.cpu().numpy()))).to(values.device)
+
+
+def transform_bytes(transform: Applied, width: int) -> int:
+    """Bytes of its arrays in the file, with padding."""
+    sizes = aligned(transform.transform.sizes(transform.values, width))
+    return sum(dtype.itemsize * count for dtype, count in sizes.values())
