@@ -17,7 +17,7 @@ from rwkvquant.pipeline import measure as module
 from rwkvquant.pipeline.calibrate import Calibration
 from rwkvquant.pipeline.choose import choose_settings
 from rwkvquant.pipeline.matrices import quantize_matrix, sampled_rows
-from rwkvquant.pipeline.measure import measure
+from rwkvquant.pipeline.measure import Trial, measure
 from rwkvquant.pipeline.plan_file import Measured
 from rwkvquant.pipeline.settings import allowed_settings
 from rwkvquant.pipeline.work_dir import work_directory
@@ -52,9 +52,9 @@ def test_every_candidate_of_every_matrix_is_tried(tmp_path: Path, monkeypatch: p
     kept: dict[str, Sensitivity] = {}
     plain = module._measure_matrix
 
-    def listening(matrix, W, sensitivity, *rest):  # type: ignore[no-untyped-def]
-        kept[matrix.name] = sensitivity
-        return plain(matrix, W, sensitivity, *rest)
+    def listening(trial: Trial) -> Measured:
+        kept[trial.name] = trial.sensitivity
+        return plain(trial)
 
     monkeypatch.setattr(module, "_measure_matrix", listening)
     recipe = few_of(tensor_bits=("att.key=3",))
