@@ -33,6 +33,8 @@ TOKENIZER = TokenizerData(
     {"table": np.arange(100, dtype=np.uint8), "merges": np.arange(64, dtype=np.uint8), "none": np.zeros(0, np.uint8)},
 )
 
+WITHOUT_PRODUCT = ["rowtables3.rows", "rowtables4.rows", "vectors2.rows"]  # layouts of the example model that engines decode
+
 
 def uniform(rng: np.random.Generator, shape: tuple[int, int], grid: GridConfig) -> UniformTensor:
     rows, cols = shape

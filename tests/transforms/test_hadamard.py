@@ -107,7 +107,7 @@ def test_a_file_keeps_it_and_inspect_counts_it(tmp_path: Path) -> None:
     assert inspect(path).to_json()["transforms"] == [
         {"name": "hadamard", "matrices": 2, "undone": 0, "flops": 2 * flops}  # their inputs differ
     ]
-    assert not packed.decoded_layouts()
+    assert packed.decoded_layouts() == examples.WITHOUT_PRODUCT
 
 
 def test_a_seed_that_json_would_lose_is_refused(tmp_path: Path) -> None:
