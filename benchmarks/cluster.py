@@ -110,7 +110,7 @@ def with_workers(count: int, source: Path, request: QuantizeRequest, folder: Pat
             return job(source, request, folder, [psutil.Process(each.pid) for each in processes[1:]], cluster)
     finally:
         for process in processes:
-            process.terminate()
+            process.kill()  # a worker whose scheduler is gone may wait for it at SIGTERM
         for process in processes:
             process.wait()
 

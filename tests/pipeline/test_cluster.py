@@ -183,7 +183,11 @@ def test_a_worker_that_would_give_other_bytes_is_refused(tmp_path: Path, capsys:
 
 @pytest.mark.parametrize(
     ("address", "said"),
-    [("tcp://127.0.0.1:1", "no scheduler answers at tcp://127.0.0.1:1"), ("127.0.0.1:8786", "a cluster is given as tcp://HOST:PORT")],
+    [
+        ("tcp://127.0.0.1:1", "no scheduler answers at tcp://127.0.0.1:1"),
+        ("127.0.0.1:8786", "a cluster is given as tcp://HOST:PORT"),
+        ("tls://127.0.0.1:1", "tls://127.0.0.1:1 needs certificates, which dask's configuration names"),
+    ],
 )
 def test_an_address_without_a_scheduler_is_one_sentence(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, address: str, said: str

@@ -24,7 +24,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from distributed import Client, Future, get_worker
+from distributed import Client, Future, Security, get_worker
 
 from rwkvquant.errors import ClusterError
 from rwkvquant.pipeline.environment import differences, environment
@@ -83,6 +83,8 @@ class Workers:
     def __init__(self, address: str, progress: Progress) -> None:
         if not ADDRESS.fullmatch(address):
             raise ClusterError(f"a cluster is given as tcp://HOST:PORT or tls://HOST:PORT, as `dask scheduler` shows it; got {address}")
+        if address.startswith("tls:") and Security().get_connection_args("client").get("ssl_context") is None:
+            raise ClusterError(f"{address} needs certificates, which dask's configuration names (distributed.comm.tls); it names none here")
         logging.getLogger("distributed").setLevel(logging.CRITICAL + 1)  # our own sentences say what a user should know
         self._address, self._progress = address, progress
         self._there: dict[str, Worker] = {}
