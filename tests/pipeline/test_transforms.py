@@ -98,5 +98,5 @@ def test_another_seed_is_another_rotation(tmp_path: Path, source: Path) -> None:
 def test_a_recipe_with_a_pass_1_has_no_transform(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="transform must be none where measured is true"):
         rotated(tmp_path, measured=True)
-    with pytest.raises(ConfigError, match="transform must be one of none, column-scale, hadamard; got rotate"):
+    with pytest.raises(ConfigError, match="transform must be one of none, column-power, column-scale, hadamard; got rotate"):
         replace(rotated(tmp_path), transform="rotate")
