@@ -12,7 +12,7 @@ from rwkvquant.quantizers import QuantizerOptions, quantizer_for
 from rwkvquant.quantizers.rowtables import lnq as module
 from rwkvquant.quantizers.rowtables.kmeans import kmeans_rows
 from rwkvquant.quantizers.rowtables.lnq import best_tables, descend, lnq
-from rwkvquant.quantizers.shared.clustering import clustering_cost
+from rwkvquant.quantizers.shared.clustering import clustering_cost, exact_kmeans
 from rwkvquant.quantizers.shared.hessian import Hessian
 from rwkvquant.quantizers.shared.loss import row_losses
 from rwkvquant.quantizers.shared.residual import Residual
@@ -77,12 +77,17 @@ def test_no_step_raises_the_loss_of_any_row_as_stored(monkeypatch: pytest.Monkey
 def test_the_start_is_exact_k_means_of_every_row() -> None:
     W, H = example(1, 6, 64)
     p = H.diagonal().expand(W.shape)
+    exact = exact_kmeans(W, p, 8, most=64)
+    least = clustering_cost(W, p, exact.sort(dim=1).values)
+    draws = torch.Generator().manual_seed(0)
+    for size in (0.01, 0.05, 0.2) * 20:
+        other = exact + size * torch.randn(exact.shape, generator=draws, dtype=exact.dtype)
+        assert (clustering_cost(W, p, other.sort(dim=1).values) >= least * (1 - 1e-9)).all()
     q = kmeans_rows(W, 3, H.diagonal())
-    stored = torch.from_numpy(q.row_scale.astype(np.float64)[:, None] * q.tables)
+    scale = q.row_scale.astype(np.float64)[:, None]
+    stored = torch.from_numpy(scale * q.tables)
+    assert ((stored - exact).abs().numpy() <= 0.5001 * scale).all()  # whole numbers of 8 bits
     cost = clustering_cost(W, p, stored.sort(dim=1).values)
-    for _ in range(20):  # no other table that is tried costs less than a little less
-        other = stored + 0.05 * torch.randn_like(stored)
-        assert (clustering_cost(W, p, other.sort(dim=1).values) > 0.98 * cost).all()
     np.testing.assert_allclose((p * (W - torch.from_numpy(q.decode())).square()).sum(1), cost, rtol=1e-3)
 
 
