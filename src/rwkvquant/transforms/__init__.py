@@ -2,6 +2,7 @@
 
 none               T = 1
 hadamard.py        block-wise Hadamard with random signs
+diagonal.py        what the next two have in common
 column_scale.py    a factor for each column
 column_power.py    a power of two for some columns
 """

@@ -15,12 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rwkvquant.errors import FormatError
-from rwkvquant.transforms.base import Applied, Array, Arrays, Transform, Values, register
+from rwkvquant.transforms.base import Applied, Arrays, Values, register
+from rwkvquant.transforms.diagonal import Diagonal
 
 LARGEST = 30  # exponent: far beyond what channels of a model differ by, and far from the ends of float32
 
 
-class ColumnPower(Transform):
+class ColumnPower(Diagonal):
     """column-power: a power of two for some columns."""
 
     name = "column-power"
@@ -50,21 +51,13 @@ class ColumnPower(Transform):
     def sizes(self, values: Values, width: int) -> dict[str, tuple[Any, int]]:
         return {"pairs": (np.int32, 2 * values["count"])}
 
-    def activations(self, x: Array, values: Values, arrays: Arrays) -> Array:
-        return self.undone(x, values, arrays)  # W' T and T x both divide by 2^e
-
-    def weights(self, W: Array, values: Values, arrays: Arrays) -> Array:
-        return W * _powers(values, arrays, W)
-
-    def undone(self, W: Array, values: Values, arrays: Arrays) -> Array:
-        return W / _powers(values, arrays, W)
-
-    def hessian(self, H: NDArray[Any], values: Values, arrays: Arrays) -> NDArray[Any]:
-        powers = _powers(values, arrays, H)
-        return H / powers / powers[:, None]
-
-    def native(self, width: int, values: Values, arrays: Arrays) -> Arrays:
-        return {"divisors": _powers(values, arrays, np.empty((0, width), np.float32))}
+    def factors(self, width: int, dtype: Any, values: Values, arrays: Arrays) -> NDArray[Any]:
+        """2^e. What `verify` refuses in a damaged file does no harm here."""
+        columns, exponents = _pairs(values, arrays)
+        inside = (columns >= 0) & (columns < width)
+        powers = np.ones(width, dtype)
+        powers[columns[inside]] = np.exp2(exponents[inside].clip(-LARGEST, LARGEST).astype(dtype))
+        return powers
 
     def flops(self, width: int, values: Values) -> int:
         return values["count"]
@@ -73,15 +66,6 @@ class ColumnPower(Transform):
 def _pairs(values: Values, arrays: Arrays) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
     pairs = np.asarray(arrays["pairs"])[: 2 * values["count"]].reshape(-1, 2)
     return pairs[:, 0], pairs[:, 1]
-
-
-def _powers(values: Values, arrays: Arrays, like: NDArray[Any]) -> NDArray[Any]:
-    """2^e (n,) in the type of `like` (.., n). What `verify` refuses in a damaged file does no harm here."""
-    columns, exponents = _pairs(values, arrays)
-    inside = (columns >= 0) & (columns < like.shape[1])
-    powers = np.ones(like.shape[1], like.dtype)
-    powers[columns[inside]] = np.exp2(exponents[inside].clip(-LARGEST, LARGEST).astype(like.dtype))
-    return powers
 
 
 COLUMN_POWER = ColumnPower()

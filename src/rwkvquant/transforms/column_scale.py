@@ -4,8 +4,7 @@
 
     W' = W diag(s) is quantised; x' = x / s; H'_ij = H_ij / (s_i s_j)
 
-s is float16, and all factors are multiplied or divided by in the type of the other operand. Which s is good depends on W and on its input,
-so `make` knows only s = 1; quantizers/shared/scaling.py chooses it.
+s is float16. Which s is good depends on W and on its input, so `make` knows only s = 1; quantizers/shared/scaling.py chooses it.
 """
 
 from __future__ import annotations
@@ -16,10 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rwkvquant.errors import FormatError
-from rwkvquant.transforms.base import Applied, Array, Arrays, Transform, Values, register
+from rwkvquant.transforms.base import Applied, Arrays, Values, register
+from rwkvquant.transforms.diagonal import Diagonal
 
 
-class ColumnScale(Transform):
+class ColumnScale(Diagonal):
     """column-scale: one factor for each column."""
 
     name = "column-scale"
@@ -40,29 +40,11 @@ class ColumnScale(Transform):
     def sizes(self, values: Values, width: int) -> dict[str, tuple[Any, int]]:
         return {"scale": (np.float16, width)}
 
-    def activations(self, x: Array, values: Values, arrays: Arrays) -> Array:
-        return self.undone(x, values, arrays)  # W' T and T x both divide by s
-
-    def weights(self, W: Array, values: Values, arrays: Arrays) -> Array:
-        return W * _scale(arrays, W)
-
-    def undone(self, W: Array, values: Values, arrays: Arrays) -> Array:
-        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):  # in a damaged file, which `verify` refuses
-            return W / _scale(arrays, W)
-
-    def hessian(self, H: NDArray[Any], values: Values, arrays: Arrays) -> NDArray[Any]:
-        scale = _scale(arrays, H)
-        return H / scale / scale[:, None]
-
-    def native(self, width: int, values: Values, arrays: Arrays) -> Arrays:
-        return {"divisors": np.asarray(arrays["scale"]).astype(np.float32)}
+    def factors(self, width: int, dtype: Any, values: Values, arrays: Arrays) -> NDArray[Any]:
+        return np.asarray(arrays["scale"])[:width].astype(dtype)
 
     def flops(self, width: int, values: Values) -> int:
         return width
-
-
-def _scale(arrays: Arrays, like: NDArray[Any]) -> NDArray[Any]:
-    return np.asarray(arrays["scale"])[: like.shape[1]].astype(like.dtype)
 
 
 COLUMN_SCALE = ColumnScale()
