@@ -81,13 +81,16 @@ def _with_proxies(checkpoint: Checkpoint, measured: Mapping[str, Measured]) -> M
     }
 
 
-def require_reachable(checkpoint: Checkpoint, recipe: Recipe) -> None:
+def require_reachable(checkpoint: Checkpoint, recipe: Recipe, transforms: Transforms) -> None:
     """Raises ConfigError for a budget below the smallest candidates. Called before pass 1, so that the user need not wait for it."""
     if not (recipe.chooser.bits and recipe.chooser.required):
         return
     shapes = quantized_shapes(checkpoint)
     settings = allowed_settings(recipe, list(shapes), checkpoint.architecture, checkpoint.tensors)
-    sizes = {name: [(size := s.stored_bytes(shape), -float(size), s) for s in settings[name]] for name, shape in shapes.items()}
+    sizes = {
+        name: [(size := _stored_bytes(name, s, shape, transforms), -float(size), s) for s in settings[name]]
+        for name, shape in shapes.items()
+    }
     fit_budget(sizes, _weight_counts(shapes), recipe.chooser.bits, explicit=True)
 
 

@@ -33,7 +33,7 @@ def choose(
     if not recipe.measured:
         return choose_settings(checkpoint, recipe, None, transforms, progress)
     assert text is not None, "a recipe with a pass 1 reads text"
-    require_reachable(checkpoint, recipe)
+    require_reachable(checkpoint, recipe, transforms)
     settings = allowed_settings(recipe, list(quantized_shapes(checkpoint)), checkpoint.architecture, checkpoint.tensors)
     journal = work.journal("plan.json", fingerprint.of_pass_1(checkpoint.made_from(), text.sha256, settings, recipe, text.kind))
     measured = None
