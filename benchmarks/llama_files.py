@@ -1,8 +1,8 @@
-"""A model in llama.cpp's types, as its users make them: for the rows of lab/llama.yaml and lab/frontier.yaml.
+"""A model in llama.cpp's types, as its users make them: for the rows of lab/frontier.yaml.
 
     pip install gguf                      # besides rwkvquant; and cmake ninja to build llama.cpp
     python benchmarks/llama_files.py MODEL.pth --tokenizer FILE --calib calib.txt --name rwkv7-8m -o FOLDER --build-dir /tmp/llama
-    rwkvquant lab run lab/llama.yaml --work-dir results --files FOLDER
+    rwkvquant lab run lab/frontier.yaml --work-dir results --files FOLDER
 
 Writes FOLDER/NAME-TYPE.gguf. llama-imatrix reads the same rows of the calibration text as rwkvquant does, as a text, which it cuts into
 tokens again, and measures the head too. llama-quantize starts from a GGUF in 16 bits. Types are those of llama-quantize; of RWKV's tensors,
