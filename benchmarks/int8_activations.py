@@ -14,38 +14,29 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from roofline import conditions
 
 from rwkvquant.evaluation.bootstrap import interval, resampled_means
+from rwkvquant.evaluation.divergence import compare_many
+from rwkvquant.evaluation.native_model import NativeModel
 from rwkvquant.evaluation.windows import text_windows
-from rwkvquant.runtime.session import Model, load
+from rwkvquant.runtime.session import load
 
 KINDS = ("float32", "int8")
 
 
-def log_probabilities(model: Model, tokens: list[int]) -> NDArray[np.float64]:
-    logits, _ = model.forward(tokens, logits="all")
-    shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
-
-
 def measure(original: str, packed: str, text: str, max_tokens: int) -> dict[str, Any]:
-    models = [load(packed, activations=kind) for kind in KINDS]
-    base = load(original, activations="float32")
-    cut = text_windows(text, models[0].tokenizer, max_tokens=max_tokens)
-    sums, counts = np.zeros((len(KINDS), len(cut))), cut.mask.sum(axis=1)
-    for w, length in enumerate(cut.lengths):
-        tokens, counted = cut.inputs[w, :length].tolist(), cut.mask[w, :length]
-        want = log_probabilities(base, tokens)[counted]
-        for k, model in enumerate(models):
-            sums[k, w] = (np.exp(want) * (want - log_probabilities(model, tokens)[counted])).sum()
-    draws = resampled_means(sums, counts)
-    means = sums.sum(axis=1) / counts.sum()
+    engines = {kind: load(packed, activations=kind) for kind in KINDS}
+    cut = text_windows(text, engines[KINDS[0]].tokenizer, max_tokens=max_tokens)
+    base = NativeModel(load(original, activations="float32"))
+    compared = compare_many(base, {kind: NativeModel(engine) for kind, engine in engines.items()}, cut)
+    sums = np.stack([compared[kind].window_sums[0] for kind in KINDS])
+    draws = resampled_means(sums, cut.tokens_each)
+    means = sums.sum(axis=1) / cut.tokens
     return {
         "packed": Path(packed).name,
         "text": Path(text).name,
-        "tokens": int(counts.sum()),
+        "tokens": cut.tokens,
         "windows": len(cut),
         **{f"kl_{kind}": {"mean": means[k], "ci95": interval(draws[k], len(cut))} for k, kind in enumerate(KINDS)},
         "cost": {"mean": means[1] / means[0] - 1, "ci95": interval(draws[1] / draws[0] - 1, len(cut))},

@@ -111,6 +111,7 @@ class CompareResult(Result):
     `kl_*` in nats per token, from the original to the quantised model. `top1_agreement`: the share of tokens, 0 to 1, where both give
     the highest probability to the same token. `*_ci95`: 95 % intervals (low, high), None for a text of a single window.
     `windows_sha256`: two results may be compared with each other if it is equal. `kl_by_position`: ranges of positions in a window.
+    `forward`: what ran the quantised model, "torch", "native" or "int4" and the like.
     """
 
     kl_mean: float
@@ -129,26 +130,35 @@ class CompareResult(Result):
     resamples: int
     seed: int
     kl_by_position: tuple[PositionKL, ...] = ()
+    forward: str = "torch"
 
 
 @dataclass(frozen=True)
 class EvaluateResult(Result):
-    """`nll` in nats per token; `ppl` is exp(nll); `bits_per_byte` of the text in UTF-8 can be compared between tokenizers."""
+    """`nll` in nats per token; `ppl` is exp(nll); `bits_per_byte` of the text in UTF-8 can be compared between tokenizers.
+
+    `forward` as in CompareResult.
+    """
 
     ppl: float
     nll: float
     bits_per_byte: float
     tokens: int
     windows: int
+    forward: str = "torch"
 
 
 @dataclass(frozen=True)
 class LambadaResult(Result):
-    """`ppl` is for each last word. `acc`: the share of documents, 0 to 1, where the last word is the likeliest one."""
+    """`ppl` is for each last word. `acc`: the share of documents, 0 to 1, where the last word is the likeliest one.
+
+    `forward` as in CompareResult.
+    """
 
     ppl: float
     acc: float
     docs: int
+    forward: str = "torch"
 
 
 @dataclass(frozen=True)

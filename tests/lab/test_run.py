@@ -116,19 +116,19 @@ def test_a_run_that_is_killed_goes_on_and_ends_with_the_same_cells(folder: Path)
 
 
 def test_a_file_that_is_made_is_only_measured(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    measure = divergence.compare
-    monkeypatch.setattr(divergence, "compare", None)
+    measure = divergence.compare_many
+    monkeypatch.setattr(divergence, "compare_many", None)
     assert len(run_spec(read_spec("spec.yaml"), "work").failed) == 3  # quantized, then failed
-    monkeypatch.setattr(divergence, "compare", measure)
+    monkeypatch.setattr(divergence, "compare_many", measure)
 
     def stopped(*args: Any, **named: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(divergence, "compare", stopped)
+    monkeypatch.setattr(divergence, "compare_many", stopped)
     with pytest.raises(KeyboardInterrupt):
         run_spec(read_spec("spec.yaml"), "work")
     assert [cell["state"] for cell in cells(Path("work")).values()].count("quantized") == 1
-    monkeypatch.setattr(divergence, "compare", measure)
+    monkeypatch.setattr(divergence, "compare_many", measure)
     made: list[str] = []
     quantize = pipeline.quantize
     monkeypatch.setattr(pipeline, "quantize", lambda *args, **named: made.append(str(args[1])) or quantize(*args, **named))
@@ -247,6 +247,41 @@ def test_tables_say_what_differs_and_what_is_missing(folder: Path) -> None:
     assert "**Cells differ in torch: 0.0.1," in text
     with pytest.raises(RwkvQuantError, match="no specification was run"):
         write_tables("nowhere")
+
+
+def test_other_forwards_are_measured_from_the_same_predictions(folder: Path) -> None:
+    """And have columns in the tables. A file of another tool is not run by our engine."""
+    pytest.importorskip("rwkvquant._native", reason="needs the native module")
+    rwkvquant.quantize("model.pth", "whole.safetensors", QuantizeRequest(method="rtn", bits=6.5))
+    rwkvquant.export("whole.safetensors", "model.gguf", layout="gguf")
+    Path("spec.yaml").write_text(
+        SPEC.replace("bits: [4.5, 6.5]", "bits: [4.5]\nforwards: [torch, native, int4]") + "  other: {file: model.gguf}\n"
+    )
+    run_spec(read_spec("spec.yaml"), "work")
+    found = {name: cell["results"] for name, cell in cells(Path("work")).items()}
+    cell = found["small gptq s0"]
+    for forward in ("native", "int4"):
+        compared = rwkvquant.compare(
+            "model.pth", f"work/files/{cells(Path('work'))['small gptq s0']['key']}.safetensors", "some.txt", context=128, forward=forward
+        ).to_json()
+        kept = cell["forwards"][forward]
+        assert {name: kept[name] for name in compared if name in kept} == {name: compared[name] for name in compared if name in kept}
+        assert np.isclose(sum(kept["each_window"]["kl"]) / sum(kept["each_window"]["tokens"]), kept["kl_mean"])
+    assert found["small other s0"]["forwards"].keys() == {"int4"}
+    lines = write_tables("work")["spec"].splitlines()
+    assert any(line.endswith("| s | KL x 1000, native | KL x 1000, int4 |") for line in lines)
+    ratio = cell["forwards"]["int4"]["kl_mean"] / cell["kl_mean"]
+    assert any(f"| {1000 * cell['forwards']['int4']['kl_mean']:.3f} (x {ratio:.3f} [" in line for line in lines)
+    head, *rows = Path("work/tables/spec.csv").read_text().splitlines()
+    assert "kl_mean_native,kl_low_native,kl_high_native,kl_mean_int4" in head
+    assert f",{cell['forwards']['native']['kl_mean']!r}," in rows[1]
+
+
+def test_cells_without_other_forwards_keep_their_question(folder: Path) -> None:
+    run_spec(read_spec("spec.yaml"), "work")
+    assert all("forwards" not in cell["question"] and "forwards" not in cell["results"] for cell in cells(Path("work")).values())
+    Path("spec.yaml").write_text(SPEC + "forwards: [torch]\n")
+    assert run_spec(read_spec("spec.yaml"), "work").kept == 3
 
 
 def test_several_seeds_have_a_mean(folder: Path) -> None:

@@ -100,6 +100,8 @@ MISTAKES = {
     GOOD + "requests: {x: {}}\ncontext: 0": "context must be a whole number from 1 on; got 0",
     GOOD + "requests: {x: {}}\ncontext: 0x" + "f" * 9000: "context must be a whole number",
     GOOD + "requests: {x: {}}\nmax_tokens: true": "max_tokens must be a whole number",
+    GOOD + "requests: {x: {}}\nforwards: [engine]": "forwards: a forward is torch, native, or int2 to int8 such as int4 or int4/32",
+    GOOD + "requests: {x: {}}\nforwards: int4": "forwards must be a list of names; got 'int4'",
     GOOD + "requests: {x: {}}\nreference: y": "reference must be one of the requests; got 'y'",
     GOOD + "requests: {x: {}}\nplot: speed": "plot must be bits_per_weight or file_bytes",
     "models: {a: a.pth}\nrequests: {x: {}}": "needs a text to measure on",

@@ -10,6 +10,7 @@ from rwkvquant.cli.evaluate import (
     AdapterOption,
     BatchOption,
     ContextOption,
+    ForwardOption,
     ImagesOption,
     MaxImagesOption,
     MaxTokensOption,
@@ -38,6 +39,7 @@ def command(
     max_images: MaxImagesOption = None,
     tokenizer: TokenizerOption = None,
     adapter: AdapterOption = None,
+    forward: ForwardOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Compare a packed file with its original: KL divergence, the same prediction, perplexity or accuracy."""
@@ -47,7 +49,7 @@ def command(
 
     both = {"original": original, "quantised": quantised}
     if images is not None:
-        refuse_with_images(context=context, max_tokens=max_tokens, tokenizer=tokenizer, adapter=adapter)
+        refuse_with_images(context=context, max_tokens=max_tokens, tokenizer=tokenizer, adapter=adapter, forward=forward)
         with Counter("images") as progress:
             compared = files.compare_images(original, quantised, images, max_images=max_images, progress=progress, **given(batch=batch))
         emit({**both, **compared.to_json()}, as_json, lambda: show_images(compared))
@@ -55,7 +57,7 @@ def command(
     assert text is not None
     refuse_without_images(max_images)
     with Counter("windows") as progress:
-        options = given(context=context, batch=batch, max_tokens=max_tokens, tokenizer=tokenizer, adapter=adapter)
+        options = given(context=context, batch=batch, max_tokens=max_tokens, tokenizer=tokenizer, adapter=adapter, forward=forward)
         result = files.compare(original, quantised, text, progress=progress, **options)
     emit({**both, **result.to_json()}, as_json, lambda: show(result))
 
@@ -69,6 +71,7 @@ def show(result: CompareResult) -> None:
         ["perplexity, quantised", f"{result.ppl_quantized:.3f}"],
         ["change of perplexity", f"{result.delta_ppl:+.3f}{interval(result.delta_ppl_ci95, '+.3f')}"],
         ["tokens", f"{result.tokens:,}"],
+        *([] if result.forward == "torch" else [["forward of the quantised model", result.forward]]),
     ]
     stdout.print(table(TITLE, ["", ""], rows))
 

@@ -28,6 +28,14 @@ AdapterOption = Annotated[
     ),
 ]
 
+ForwardOption = Annotated[
+    str | None,
+    typer.Option(
+        help="What runs the model: torch, with decoded weights (the default); native, the engine that ships; or int4 (also int2 to "
+        "int8, and int4/32): torch, with the inputs of products rounded in groups of 64 (32) columns."
+    ),
+]
+
 
 def command(
     file: Annotated[str, typer.Argument(help="A packed file or a checkpoint.")],
@@ -41,6 +49,7 @@ def command(
     max_images: MaxImagesOption = None,
     tokenizer: TokenizerOption = None,
     adapter: AdapterOption = None,
+    forward: ForwardOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Measure perplexity on a text, LAMBADA, or the accuracy of a model for images: top-1 and top-5, mIoU, or AP and AP50."""
@@ -50,7 +59,7 @@ def command(
     from rwkvquant.evaluation import files
 
     if images is not None:
-        refuse_with_images(context=context, max_tokens=max_tokens, max_docs=max_docs, tokenizer=tokenizer, adapter=adapter)
+        refuse_with_images(context=context, max_tokens=max_tokens, max_docs=max_docs, tokenizer=tokenizer, adapter=adapter, forward=forward)
         with Counter("images") as bar:
             scores = files.evaluate_images(file, images, max_images=max_images, progress=bar, **given(batch=batch)).to_json()
         emit({"file": file, **scores}, as_json, lambda: stdout.print(table(file, ["", ""], score_rows(scores))))
@@ -59,14 +68,15 @@ def command(
     result: dict[str, Any]
     if text is not None:
         with Counter("windows") as bar:
-            options = given(context=context, batch=batch, max_tokens=max_tokens, tokenizer=tokenizer, adapter=adapter)
+            options = given(context=context, batch=batch, max_tokens=max_tokens, tokenizer=tokenizer, adapter=adapter, forward=forward)
             result = files.evaluate(file, text, progress=bar, **options).to_json()
     else:
         assert lambada is not None
         with Counter("documents") as bar:
-            options = given(batch=batch, max_docs=max_docs, tokenizer=tokenizer, adapter=adapter)
+            options = given(batch=batch, max_docs=max_docs, tokenizer=tokenizer, adapter=adapter, forward=forward)
             result = files.evaluate_lambada(file, lambada, progress=bar, **options).to_json()
-    rows = [[key, f"{value:,.4f}" if isinstance(value, float) else f"{value:,}"] for key, value in result.items()]
+    rows = [[key, f"{value:,.4f}" if isinstance(value, float) else f"{value:,}"] for key, value in result.items() if key != "forward"]
+    rows += [["forward", result["forward"]]]
     emit({"file": file, **result}, as_json, lambda: stdout.print(table(file, ["", ""], rows)))
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
 from rwkvquant.evaluation import divergence, lambada, perplexity, windows
 from rwkvquant.evaluation import images as vision
+from rwkvquant.evaluation.forwards import TORCH
 from rwkvquant.evaluation.images.load import load_image_model
-from rwkvquant.evaluation.load import load_model, load_pair
+from rwkvquant.evaluation.load import load_forward, load_pair
 from rwkvquant.evaluation.scoring import OnBatch
 from rwkvquant.images import open_image_set
 from rwkvquant.results import (
@@ -34,19 +36,22 @@ def compare(
     max_tokens: int | None = None,
     tokenizer: str | None = None,
     adapter: str | None = None,
+    forward: str = TORCH,
     progress: OnBatch | None = None,
 ) -> CompareResult:
     """Compare a quantised model with its original on a text, in windows of `context` tokens, `batch` windows at a time.
 
     Either file may be a checkpoint or a packed file. `max_tokens` stops after so many predicted tokens; `tokenizer` is "world", "bytes"
-    or a file, by default the quantised file's. `adapter` is merged into the original, a checkpoint. `progress` gets (windows done,
-    windows in all). Needs torch. Raises CheckpointError or FormatError for a bad file, CalibrationError for a bad text, TokenizerError
-    for two vocabularies, ConfigError for an option out of range or an adapter for a packed file, and RwkvQuantError for a model that
-    predicts NaN.
+    or a file, by default the quantised file's. `adapter` is merged into the original, a checkpoint. `forward` runs the quantised model:
+    "torch", "native" (the engine that ships), or "int4" and the like, with the inputs of products rounded (evaluation/forwards.py); the
+    original is always run by torch. `progress` gets (windows done, windows in all).
+
+    Needs torch. Raises CheckpointError or FormatError for a bad file, CalibrationError for a bad text, TokenizerError for two
+    vocabularies, ConfigError for an option out of range or an adapter for a packed file, and RwkvQuantError for a model that predicts NaN.
     """
-    base, changed, known = load_pair(os.fspath(original), os.fspath(quantized), tokenizer, adapter)
+    base, changed, known = load_pair(os.fspath(original), os.fspath(quantized), tokenizer, adapter, forward)
     cut = windows.text_windows(os.fspath(text), known, context=context, max_tokens=max_tokens)
-    return divergence.compare(base, changed, cut, batch=batch, progress=progress).result()
+    return replace(divergence.compare(base, changed, cut, batch=batch, progress=progress).result(), forward=forward)
 
 
 def evaluate(
@@ -58,12 +63,13 @@ def evaluate(
     max_tokens: int | None = None,
     tokenizer: str | None = None,
     adapter: str | None = None,
+    forward: str = TORCH,
     progress: OnBatch | None = None,
 ) -> EvaluateResult:
     """The perplexity of a packed file or a checkpoint on a text. Options and errors as in `compare`. Needs torch."""
-    model, known = load_model(os.fspath(file), tokenizer, adapter)
+    model, known = load_forward(os.fspath(file), tokenizer, forward, adapter)
     cut = windows.text_windows(os.fspath(text), known, context=context, max_tokens=max_tokens)
-    return EvaluateResult(**perplexity.perplexity(model, cut, batch=batch, progress=progress).to_json())
+    return EvaluateResult(**perplexity.perplexity(model, cut, batch=batch, progress=progress).to_json(), forward=forward)
 
 
 def evaluate_lambada(
@@ -74,15 +80,16 @@ def evaluate_lambada(
     max_docs: int | None = None,
     tokenizer: str | None = None,
     adapter: str | None = None,
+    forward: str = TORCH,
     progress: OnBatch | None = None,
 ) -> LambadaResult:
     """LAMBADA, as BlinkDL measures it, of a packed file or a checkpoint. `documents`: a .jsonl with a "text" in each line. Needs torch.
 
     `max_docs`: only the first ones. `progress` gets (documents done, documents in all). Errors as in `compare`.
     """
-    model, known = load_model(os.fspath(file), tokenizer, adapter)
+    model, known = load_forward(os.fspath(file), tokenizer, forward, adapter)
     measured = lambada.lambada(model, known, os.fspath(documents), batch=batch, max_docs=max_docs, progress=progress)
-    return LambadaResult(**measured.to_json())
+    return LambadaResult(**measured.to_json(), forward=forward)
 
 
 def compare_images(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,14 @@ from rwkvquant.calibration.samples import load_documents
 from rwkvquant.checkpoints import open_text_checkpoint
 from rwkvquant.config import CalibrationConfig
 from rwkvquant.evaluation import divergence, windows
-from rwkvquant.evaluation.load import load_model
+from rwkvquant.evaluation.divergence import Comparison
+from rwkvquant.evaluation.forwards import NATIVE, TORCH
+from rwkvquant.evaluation.load import load_forward, load_model
 from rwkvquant.evaluation.windows import Windows
 from rwkvquant.formats.tokenizer_data import TokenizerData
 from rwkvquant.lab.spec import LabModel, Spec
 from rwkvquant.models import TorchModel
+from rwkvquant.runtime.session import is_packed
 from rwkvquant.runtime.tokenizer import Tokenizer, load_tokenizer
 
 KEPT = ("kl_mean", "kl_ci95", "kl_p99", "kl_max", "top1_agreement", "top1_ci95", "ppl_base", "ppl_quantized", "delta_ppl", "tokens")
@@ -57,12 +60,25 @@ class Bench:
         return base, windows.text_windows(self._spec.text, tokenizer, context=self._spec.context, max_tokens=self._spec.max_tokens)
 
     def measure(self, model: LabModel, file: Path) -> dict[str, Any]:
-        """The fields of CompareResult; and for each window its tokens, and the sums of KL and of the quantised model's nll."""
+        """The numbers of the torch forward, those of the bootstrap, and "forwards": the numbers of each other forward.
+
+        Numbers are fields of CompareResult, and "each_window": its tokens, and the sums of KL and of the quantised model's nll. Files of
+        other tools are not run by our engine, so they have no "native".
+        """
         base, cut = self._of(model)
-        compared = divergence.compare(base, load_model(str(file), model.tokenizer)[0], cut, progress=self._progress)
-        numbers, sums = compared.to_json(), compared.window_sums
-        each = {"tokens": cut.tokens_each.tolist(), "kl": sums[0].tolist(), "nll_quantized": sums[3].tolist()}
-        return {**{name: numbers[name] for name in (*KEPT, *CONDITIONS)}, "each_window": each}
+        names = [TORCH, *(name for name in self._spec.forwards if name != NATIVE or is_packed(file))]
+        models = {name: load_forward(str(file), model.tokenizer, name)[0] for name in names}
+        found = divergence.compare_many(base, models, cut, progress=self._progress)
+        results = {name: compared.to_json() for name, compared in found.items()}
+        torch_forward = _numbers(found.pop(TORCH), results[TORCH]) | {name: results[TORCH][name] for name in CONDITIONS}
+        others = {name: _numbers(compared, results[name]) for name, compared in found.items()}
+        return torch_forward | ({"forwards": others} if others else {})
+
+
+def _numbers(compared: Comparison, result: Mapping[str, Any]) -> dict[str, Any]:
+    sums = compared.window_sums
+    each = {"tokens": compared.windows.tokens_each.tolist(), "kl": sums[0].tolist(), "nll_quantized": sums[3].tolist()}
+    return {**{name: result[name] for name in KEPT}, "each_window": each}
 
 
 def shared_runs(measured: Sequence[NDArray[np.int64]], read: Sequence[NDArray[np.int64]], length: int = 16) -> float:

@@ -21,6 +21,7 @@ from typing import Any, NoReturn
 
 from rwkvquant.config import CalibrationConfig, QuantizeRequest
 from rwkvquant.errors import ConfigError
+from rwkvquant.evaluation.forwards import TORCH, forward_named
 from rwkvquant.lab.kinds import Kind, kind_of
 from rwkvquant.lab.yaml_file import read_yaml
 
@@ -32,6 +33,7 @@ KEYS = (
     "text",
     "context",
     "max_tokens",
+    "forwards",
     "calibration",
     "common",
     "bits",
@@ -77,7 +79,7 @@ class Cell:
 class Spec:
     """`reference`: the row with which all others are compared, or None. `plot`: the horizontal axis of the plot, one of AXES.
 
-    `keep_files`: packed files stay in the work directory.
+    `forwards`: what is measured besides the torch forward (evaluation/forwards.py). `keep_files`: packed files stay in the work directory.
     """
 
     name: str
@@ -86,6 +88,7 @@ class Spec:
     text: str
     context: int
     max_tokens: int | None
+    forwards: tuple[str, ...]
     reference: str | None
     plot: str
     keep_files: bool
@@ -134,6 +137,7 @@ class _Reader:
             text=self.instead.text or self._text(),
             context=self._get("context", 512, _count, "a whole number from 1 on"),
             max_tokens=self._get("max_tokens", None, _count, "a whole number from 1 on") if given is None else given,
+            forwards=self._forwards(),
             reference=reference,
             plot=self._get("plot", AXES[0], lambda value: isinstance(value, str) and value in AXES, " or ".join(AXES)),
             keep_files=self._get("keep_files", False, bool, "true or false"),
@@ -159,6 +163,13 @@ class _Reader:
         if text is None:
             self._fail("a specification needs a text to measure on, which is not the calibration text; give text: FILE, or --text FILE")
         return self._beside(text)
+
+    def _forwards(self) -> tuple[str, ...]:
+        try:
+            found = [forward_named(name).name for name in self._list("forwards", [], lambda name: isinstance(name, str), "names")]
+        except ConfigError as error:
+            self._fail(f"forwards: {error}")
+        return tuple(name for name in found if name != TORCH)
 
     def _cells(self, model: LabModel, requests: Mapping[str, Any]) -> list[Cell]:
         common = self._mapping(self.content.get("common", {}), "common")

@@ -21,6 +21,7 @@ from rwkvquant.formats.disk import replace_file
 from rwkvquant.lab.store import Store
 
 SAME = ("rwkvquant", "code", "torch", "numpy", "cpu", "threads")  # conditions that should not differ within a table
+Interval = tuple[float, float] | None
 LEAK = 0.001  # of the runs of 16 tokens: below this, quotations and set phrases
 NUMBERS = (
     "bits_per_weight",
@@ -36,6 +37,7 @@ NUMBERS = (
     "tokens",
     "processor_seconds",
 )
+OTHER = ("mean", "low", "high")  # of the KL of another forward
 
 
 @dataclass(frozen=True)
@@ -102,12 +104,18 @@ def compared(row: TableRow, reference: TableRow | None) -> TableRow:
     a, b = row.results, reference.results
     if a["windows_sha256"] != b["windows_sha256"]:
         return row
+    (difference, difference_ci95), (ratio, ratio_ci95) = _paired(a, b)
+    against = {"kl_difference": difference, "ci95": difference_ci95, "ratio": ratio, "ratio_ci95": ratio_ci95}
+    return replace(row, against=against)
+
+
+def _paired(a: Mapping[str, Any], b: Mapping[str, Any]) -> tuple[tuple[float, Interval], tuple[float, Interval]]:
+    """Numbers on the same windows -> (KL of a minus KL of b, its interval), (KL of a over KL of b, its interval)."""
     tokens = np.array(a["each_window"]["tokens"], np.int64)
     sums = np.stack([np.array(results["each_window"]["kl"]) for results in (a, b)])
     here, there = resampled_means(sums, tokens)
-    against = {"kl_difference": a["kl_mean"] - b["kl_mean"], "ci95": interval(here - there, len(tokens))}
-    against |= {"ratio": a["kl_mean"] / b["kl_mean"], "ratio_ci95": interval(here / there, len(tokens))}
-    return replace(row, against=against)
+    difference = a["kl_mean"] - b["kl_mean"], interval(here - there, len(tokens))
+    return difference, (a["kl_mean"] / b["kl_mean"], interval(here / there, len(tokens)))
 
 
 def markdown(spec: Mapping[str, Any], rows: Sequence[TableRow]) -> str:
@@ -127,16 +135,23 @@ def _table(rows: Sequence[TableRow], reference: str | None) -> str:
     seeds = len({row.seed for row in rows}) > 1
     head = ["row", *(["seed"] if seeds else []), "bits", "bytes", "KL x 1000", *([f"KL / {plain(reference)}"] if reference else [])]
     head += ["p99 x 1000", "same top, %", "ppl", "s"]
+    others = other_forwards(rows)
+    head += [f"KL x 1000, {name}" for name in others]
     lines = [head, ["---"] * len(head)]
     for row in rows:
         start = [plain(row.label), *([str(row.seed)] if seeds else [])]
-        lines.append([*start, *_numbers(row, reference is not None), *[""] * len(head)][: len(head)])
+        lines.append([*start, *_numbers(row, reference is not None, others), *[""] * len(head)][: len(head)])
     if seeds:
         lines += _means(rows, len(head))
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def _numbers(row: TableRow, compared: bool) -> list[str]:
+def other_forwards(rows: Sequence[TableRow]) -> list[str]:
+    """The names of the forwards that some cell was measured with besides torch."""
+    return list(dict.fromkeys(name for row in rows for name in row.results.get("forwards", {})))
+
+
+def _numbers(row: TableRow, compared: bool, others: Sequence[str]) -> list[str]:
     found = row.results
     if not found:
         return [plain(row.cell.get("error") or "not run yet")]
@@ -152,7 +167,17 @@ def _numbers(row: TableRow, compared: bool) -> list[str]:
         f"{100 * found['top1_agreement']:.2f}",
         f"{found['ppl_quantized']:.3f}",
         f"{seconds:.0f}{'*' if found['skipped_pass_1'] else ''}",
+        *(_other(found, name) for name in others),
     ]
+
+
+def _other(found: Mapping[str, Any], name: str) -> str:
+    """The KL of another forward, and in parentheses over that of the torch forward, with a paired interval."""
+    other = found.get("forwards", {}).get(name)
+    if other is None:
+        return ""
+    ratio, ratio_ci95 = _paired(other, found)[1]
+    return f"{1000 * other['kl_mean']:.3f} (x {ratio:.3f}{_bracket(ratio_ci95, 1)})"
 
 
 def _means(rows: Sequence[TableRow], width: int) -> list[list[str]]:
@@ -191,13 +216,19 @@ def _conditions(rows: Sequence[TableRow]) -> str:
     sentences.append(
         "KL in 1/1000 nats per token; brackets are 95 % intervals; s: processor seconds, * without pass 1, of an earlier cell."
     )
+    if others := other_forwards(rows):
+        sentences.append(
+            f"Columns of {', '.join(others)}: the KL of these forwards from the same predictions of the original, and in parentheses over "
+            "that of the torch forward, paired."
+        )
     return " ".join(sentences)
 
 
 def csv_text(rows: Sequence[TableRow]) -> str:
     """One line for each row; KL in nats per token."""
     head = ["model", "row", "series", "label", "seed", "state", *NUMBERS, "kl_low", "kl_high"]
-    head += ["kl_difference", "kl_difference_low", "kl_difference_high", "key", "error"]
+    others = [f"kl_{part}_{name}" for name in other_forwards(rows) for part in OTHER]
+    head += ["kl_difference", "kl_difference_low", "kl_difference_high", *others, "key", "error"]
     out = io.StringIO()
     writer = csv.DictWriter(out, head, lineterminator="\n")
     writer.writeheader()
@@ -207,6 +238,9 @@ def csv_text(rows: Sequence[TableRow]) -> str:
         line |= {"model": row.model, "row": row.row, "series": row.series, "label": row.label, "seed": row.seed}
         line |= {"state": row.cell.get("state", "not run yet"), "key": row.cell.get("key"), "error": row.cell.get("error")}
         line["kl_low"], line["kl_high"] = found.get("kl_ci95") or (None, None)
+        for name, other in found.get("forwards", {}).items():
+            low, high = other["kl_ci95"] or (None, None)
+            line |= dict(zip((f"kl_{part}_{name}" for part in OTHER), (other["kl_mean"], low, high), strict=True))
         line["kl_difference"] = against.get("kl_difference")
         line["kl_difference_low"], line["kl_difference_high"] = against.get("ci95") or (None, None)
         writer.writerow(line)

@@ -1,5 +1,6 @@
 """The forward in torch, for sequences and batches, with dense and quantised weights."""
 
+from rwkvquant.models.few_bits import InputRounding
 from rwkvquant.models.image_model import ImageModel
 from rwkvquant.models.layers import BlockState, Tap, Weights
 from rwkvquant.models.model import ModelState, TorchModel, forward_of
@@ -13,6 +14,7 @@ __all__ = [
     "CheckpointSource",
     "ImageModel",
     "ImageStages",
+    "InputRounding",
     "ModelState",
     "PackedSource",
     "QuantizedMatrix",
