@@ -17,7 +17,7 @@ from typing import Any
 from rwkvquant.errors import ConfigError
 
 STYLES = ("tuned", "paper")  # our own settings, or those of the methods that RWKVQuant compared with
-CHOICES = ("error", "uniform", "codebook", "algorithm1", "fixed", "incoherence")
+CHOICES = ("error", "uniform", "codebook", "algorithm1", "fixed", "incoherence", "share")
 PROXY_READINGS = ("paper", "unique", "dithered")
 VECTOR_CODEBOOKS = ("mean_square", "paper", "authors")
 CLIP_SEARCHES = ("none", "weight", "hessian")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -28,7 +29,8 @@ def setting_loss(setting: Setting) -> float:
 
 def hand_made(name: str, recipe: Recipe, weight: float = 1.0, coarse: float = 0.0, fine: float = 0.0, mu: float = 0.0) -> Measured:
     def reading(factor: float) -> dict[str, Any]:
-        return {"coarse": coarse * factor, "fine": [0.0, 0.0, fine * factor, 0.0, 0.0], "fine_signed": [0.0] * 5}
+        statistics = {"range": coarse * factor}
+        return {"coarse": coarse * factor, "fine": [0.0, 0.0, fine * factor, 0.0, 0.0], "fine_signed": [0.0] * 5, "statistics": statistics}
 
     candidates = [Candidate(s, s.stored_bytes(SHAPE), weight * setting_loss(s), 0.0) for s in recipe.candidates]
     return Measured(name, 4096, {"paper": reading(1), "unique": reading(2), "dithered": reading(-1)}, mu, tuple(candidates))
@@ -90,6 +92,49 @@ def test_incoherence_above_eight_is_a_codebook() -> None:
     recipe = recipe_of(choice="incoherence")
     measured = {str(mu): hand_made(str(mu), recipe, mu=mu) for mu in (7.9, 8.0, 8.1)}
     assert choose_kinds(recipe.chooser, measured) == {"7.9": "uniform", "8.0": "uniform", "8.1": "codebook"}
+
+
+@pytest.mark.parametrize(("coarse_share", "fine_share", "count"), [(0.3, 0.5, 15), (1, 0.25, 25), (0.1, 1, 10), (0, 1, 0), (1, 1, 100)])
+def test_percentiles_of_algorithm1_can_be_given(coarse_share: float, fine_share: float, count: int) -> None:
+    recipe = recipe_of(choice="algorithm1", own_options=(f"coarse_share={coarse_share}", f"fine_share={fine_share}"))
+    kinds = choose_kinds(recipe.chooser, random_model(recipe))
+    assert list(kinds.values()).count("uniform") == count
+
+
+def test_the_order_of_the_second_proxy_can_be_given() -> None:
+    """Hand-made: P_f of K = 4 is in the place of K = 4, and 0 elsewhere, so every other K finds ties and no tensor below tau_f."""
+    for order, count in ((4, 10), (2, 0), (6, 0)):
+        recipe = recipe_of(choice="algorithm1", own_options=f"order={order}")
+        assert list(choose_kinds(recipe.chooser, random_model(recipe)).values()).count("uniform") == count
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 0.5, 1.0])
+@pytest.mark.parametrize("selector", ["coarse", "coarse+fine", "range", "nats"])
+def test_a_share_of_the_weights_is_met_at_the_budget(selector: str, share: float) -> None:
+    recipe = recipe_of(choice="share", bits=3.5, own_options=(f"selector={selector}", f"sq_share={share}"))
+    measured = random_model(recipe, 40)
+    chosen = chosen_by(recipe, measured)
+    assert [setting.kind for setting in chosen.values()].count("uniform") == 40 * share
+    assert 3.35 < true_bits(chosen) <= 3.5
+
+
+def test_grids_go_where_they_lose_least_more_than_codebooks() -> None:
+    """Hand-made: losses of both kinds are in proportion to a weight, so the tensors of least weight get grids."""
+    recipe = recipe_of(choice="share", own_options=("selector=nats", "sq_share=0.3"))
+    measured = random_model(recipe, 40)
+    grids = {name for name, kind in choose_kinds(recipe.chooser, measured).items() if kind == "uniform"}
+    loss = {name: one.candidates[0].loss for name, one in measured.items()}
+    assert grids == set(sorted(loss, key=loss.__getitem__)[:12])
+
+
+@pytest.mark.parametrize("measure", ["mse", "kl"])
+def test_what_was_measured_later_decides_where_it_is_known(measure: str) -> None:
+    recipe = recipe_of(choice="share", own_options=(f"selector={measure}", "sq_share=0.5"))
+    measured = {
+        name: replace(one, candidates=tuple(replace(c, **{measure: value if c.setting.kind == "uniform" else 1.0}) for c in one.candidates))
+        for (name, one), value in zip(random_model(recipe, 4).items(), [9.0, 2.0, 1.0, 3.0], strict=True)
+    }
+    assert [name for name, kind in choose_kinds(recipe.chooser, measured).items() if kind == "uniform"] == ["w1", "w2"]
 
 
 @pytest.mark.parametrize("choice", ["uniform", "codebook"])

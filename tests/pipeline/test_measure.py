@@ -16,6 +16,7 @@ from rwkvquant.models import text_stages
 from rwkvquant.pipeline import measure as module
 from rwkvquant.pipeline.calibrate import Calibration
 from rwkvquant.pipeline.choose import choose_settings
+from rwkvquant.pipeline.evidence import completed
 from rwkvquant.pipeline.matrices import quantize_matrix, sampled_rows
 from rwkvquant.pipeline.measure import Trial, measure
 from rwkvquant.pipeline.plan_file import Measured
@@ -108,6 +109,9 @@ def test_proxies_of_large_matrices_wait_for_a_rule_that_needs_them(tmp_path: Pat
     monkeypatch.setattr(module, "ALWAYS_PROXIES", 0)
     _, without = measured_model(tmp_path, "rwkv6", few_of())
     assert all(found.proxies for found in whole.values()) and not any(found.proxies for found in without.values())
-    for choice in ("algorithm1", "fixed", "error"):
-        chosen = [choose_settings(checkpoint, few_of(choice=choice), measured, {}, Notes()) for measured in (whole, without)]
+    for choice, own in (("algorithm1", ()), ("fixed", ()), ("error", ()), ("share", ("selector=range",))):
+        recipe = few_of(choice=choice, own_options=own)
+        known = [completed(checkpoint, recipe, measured, None, torch.device("cpu"), Notes()) for measured in (whole, without)]
+        assert any(found.proxies for found in known[1].values()) == (choice != "error")
+        chosen = [choose_settings(checkpoint, recipe, measured, {}, Notes()) for measured in known]
         assert chosen[0] == chosen[1]

@@ -28,6 +28,12 @@ def test_round_trip() -> None:
     assert kept["blocks.0.att.w1"]["chosen"]["method"] == "gptvq" and kept["blocks.0.att.w1"]["weights"] == 4096
 
 
+def test_what_a_selector_measured_is_kept() -> None:
+    candidate = Candidate(GRID, 100, 1e-7, 0.01, mse=1 / 3, kl=-1e-9)
+    measured = {"w": Measured("w", 4096, {}, 1.0, (candidate, Candidate(CODEBOOK, 90, 2e-7, 0.02, kl=5e-9)))}
+    assert from_json(json.loads(json.dumps(to_json(measured)))) == measured
+
+
 DAMAGES = {
     "a list": lambda text: "[1, 2]",
     "a number": lambda text: "7",

@@ -199,3 +199,33 @@ def test_the_weights_are_not_changed(reading: str) -> None:
     before = W.copy()
     proxies(W, reading)
     assert np.array_equal(W, before)
+
+
+def test_statistics_of_the_gaps_are_their_definitions() -> None:
+    """W = 0, 1, 2, 6: G = 1, 1, 4, so G' = 1/6, 1/6, 4/6, with the mean 1/3; variance 1/18, and |G' - 1/3| = 1/6, 1/6, 1/3."""
+    found = proxies(np.array([2.0, 6.0, 0.0, 1.0])).statistics()
+    entropy = -(2 / 6 * math.log(1 / 6) + 4 / 6 * math.log(4 / 6))
+    expected = {"variance": 1 / 18, "cv": 3 * math.sqrt(1 / 18), "range": 1 / 2, "mad": 2 / 9, "entropy": entropy}
+    assert found == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("reading", ["paper", "unique"])
+def test_statistics_of_many_gaps(reading: str) -> None:
+    G = np.array([float(gap) for gap in fraction_gaps(samples(np.float16, 300), reading)])
+    G /= G.sum()
+    entropy = -sum(g * math.log(g) for g in G if g)
+    expected = {
+        "variance": G.var(),
+        "cv": G.std() / G.mean(),
+        "range": G.max() - G.min(),
+        "mad": np.abs(G - G.mean()).mean(),
+        "entropy": entropy,
+    }
+    assert proxies(samples(np.float16, 300), reading).statistics() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("W", [np.zeros(5), np.ones(1), np.zeros(0)])
+@pytest.mark.parametrize("reading", READINGS)
+def test_statistics_without_gaps_are_finite(W: NDArray[np.floating], reading: str) -> None:
+    if reading != "dithered" or W.size < 2:
+        assert all(math.isfinite(value) and value >= 0 for value in proxies(W, reading).statistics().values())

@@ -124,7 +124,7 @@ def collect_block(
     A sliced input, (slices, batch, length, width), gives "<name>.0", "<name>.1" ... A second `tap` gets the same activations, and
     `reference` runs the same rows through the full-precision block.
     """
-    collector = _Collector(architecture.product_inputs)
+    collector = Collector(architecture.product_inputs)
     taps: list[Tap] = [each for each in (collector, tap, reference) if each is not None]
 
     def hear(name: str, x: Tensor) -> None:
@@ -179,7 +179,7 @@ def collect_head(
     head: Head, weights: Weights, architecture: Architecture, stream: HiddenStates, batch: int, rows: range | None = None
 ) -> dict[str, InputStatistics]:
     """Statistics of the inputs of the heads, after the last block. `weights` has the heads that are optional."""
-    tap = _Collector({spec.input: False for spec in architecture.heads if spec.input is not None})
+    tap = Collector({spec.input: False for spec in architecture.heads if spec.input is not None})
     row = torch.zeros(1, stream.shape[2], device=stream.device)
     large = [spec for spec in architecture.heads if not spec.optional]  # the input of an optional one may come from another
     one_row = {**weights, **{spec.name: row for spec in large}}  # only the input is needed, no logits
@@ -203,7 +203,7 @@ def _parts(name: str, x: Tensor, sliced: bool) -> list[tuple[str, Tensor]]:
     return [(f"{name}.{i}", x[i]) for i in range(len(x))] if sliced else [(name, x)]
 
 
-class _Collector:
+class Collector:
     """A tap that adds the named activations to statistics, and does not keep their values."""
 
     def __init__(self, inputs: dict[str, bool]) -> None:

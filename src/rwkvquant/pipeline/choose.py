@@ -12,15 +12,14 @@ HIGGS, arXiv:2411.17525), and without calibration all sensitivities are taken as
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from rwkvquant.checkpoints import Checkpoint
+from rwkvquant.pipeline.evidence import evidence_of
 from rwkvquant.pipeline.matrices import rounding_errors
-from rwkvquant.pipeline.measure import proxies_of
 from rwkvquant.pipeline.plan_file import Measured
 from rwkvquant.pipeline.progress import Progress
 from rwkvquant.pipeline.settings import allowed_settings, quantized_shapes
@@ -29,11 +28,11 @@ from rwkvquant.quantizers import QuantizerOptions
 from rwkvquant.recipes import Chooser, Recipe, Setting
 from rwkvquant.selection.algorithm1 import FIXED_THRESHOLDS, algorithm1, choose
 from rwkvquant.selection.policy import fit_budget
+from rwkvquant.selection.selectors import SELECTORS
+from rwkvquant.selection.share import by_share
 from rwkvquant.transforms import NONE
 
 SAMPLED_ROWS = 16
-BY_PROXIES = ("algorithm1", "fixed")
-FINE_ORDER = 4  # K of the paper
 INCOHERENT = 8.0  # the authors' command: above it, a tensor gets a codebook
 
 Kinds = dict[str, str]  # name -> "uniform" | "codebook"
@@ -43,7 +42,8 @@ Losses = dict[str, list[tuple[int, float, Setting]]]  # name -> (stored bytes, l
 def choose_settings(
     checkpoint: Checkpoint, recipe: Recipe, measured: Mapping[str, Measured] | None, transforms: Transforms, progress: Progress
 ) -> dict[str, Setting]:
-    """One setting for each projection and LoRA factor, by logical name; `measured`: the results of pass 1, if there was one.
+    """One setting for each projection and LoRA factor, by logical name; `measured`: the results of pass 1, if there was one, and what the
+    rule needs beyond them (evidence.py).
 
     Raises ConfigError if no choice meets a budget that the user gave. For a default budget, the smallest reachable is used and reported.
     """
@@ -62,23 +62,12 @@ def choose_settings(
             name: [(_stored_bytes(name, c.setting, shapes[name], transforms), c.loss, c.setting) for c in matrix.candidates]
             for name, matrix in measured.items()
         }
-        kinds = choose_kinds(chooser, _with_proxies(checkpoint, measured) if chooser.rule in BY_PROXIES else measured)
+        kinds = choose_kinds(chooser, measured)
     left = {name: _of_kind(each, kinds.get(name)) for name, each in losses.items()}
     chosen = _fitted(left, shapes, recipe, progress) if chooser.bits else {n: min(each, key=lambda c: c[1])[2] for n, each in left.items()}
     if chooser.paper_count:
         progress.note(paper_arithmetic(chosen))
     return chosen
-
-
-def _with_proxies(checkpoint: Checkpoint, measured: Mapping[str, Measured]) -> Mapping[str, Measured]:
-    """With the proxies of large matrices, which pass 1 leaves out."""
-    if all(matrix.proxies for matrix in measured.values()):
-        return measured
-    dtypes = {matrix.name: checkpoint.tensors[matrix.source].dtype for matrix in checkpoint.logical_matrices()}
-    return {
-        name: each if each.proxies else replace(each, proxies=proxies_of(checkpoint.read_matrix(name), dtypes[name]))
-        for name, each in measured.items()
-    }
 
 
 def require_reachable(checkpoint: Checkpoint, recipe: Recipe, transforms: Transforms) -> None:
@@ -104,8 +93,12 @@ def choose_kinds(chooser: Chooser, measured: Mapping[str, Measured | None]) -> K
     assert len(known) == len(measured), "a recipe with this rule has a pass 1"
     if chooser.rule == "incoherence":
         return {name: "codebook" if one.incoherence > INCOHERENT else "uniform" for name, one in known.items()}
+    if chooser.rule == "share":
+        evidence = {name: evidence_of(one, chooser) for name, one in known.items()}
+        scores = SELECTORS[chooser.selector].scores(evidence, chooser.coarse_share)
+        return dict(by_share(scores, {name: one.weights for name, one in known.items()}, chooser.sq_share))
     read = {name: one.proxies[chooser.proxy] for name, one in known.items()}
-    pairs = {name: (p["coarse"], p["fine"][FINE_ORDER - 2]) for name, p in read.items()}
+    pairs = {name: (p["coarse"], p["fine"][chooser.order - 2]) for name, p in read.items()}
     if chooser.rule == "fixed":
         return dict(choose(pairs, FIXED_THRESHOLDS["paper-rwkv7"]))
     return dict(algorithm1(pairs, chooser.coarse_share, chooser.fine_share)[0])

@@ -34,11 +34,10 @@ from rwkvquant.pipeline.work_dir import Journal
 from rwkvquant.quantizers.shared.hessian import Hessian
 from rwkvquant.quantizers.shared.loss import hessian_loss
 from rwkvquant.recipes import Recipe, Setting
-from rwkvquant.selection.proxy import READINGS, incoherence, proxies
+from rwkvquant.selection.proxy import ORDERS, READINGS, incoherence, proxies
 from rwkvquant.transforms import NONE, Applied
 
-ORDERS = range(2, 7)  # K of Eq. (17)
-ALWAYS_PROXIES = 1 << 20  # weights; the proxies of larger matrices are computed when a rule asks for them (choose.py)
+ALWAYS_PROXIES = 1 << 20  # weights; the proxies of larger matrices are computed when a rule asks for them (evidence.py)
 TINY = 1e-300
 LORA_CAUTION = 2.0  # their losses are underestimated: tanh and sigmoid follow them (docs/methods/selection.md)
 
@@ -170,6 +169,7 @@ def proxies_of(W: NDArray[np.float32], dtype: str) -> dict[str, dict[str, Any]]:
             "coarse": p.coarse,
             "fine": [p.fine(order) for order in ORDERS],
             "fine_signed": [p.fine(order, signed=True) for order in ORDERS],
+            "statistics": p.statistics(),
         }
         for reading, p in read.items()
     }

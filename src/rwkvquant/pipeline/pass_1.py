@@ -9,6 +9,7 @@ from rwkvquant.pipeline import fingerprint
 from rwkvquant.pipeline.allocation import give_back
 from rwkvquant.pipeline.calibrate import Calibration
 from rwkvquant.pipeline.choose import choose_settings, require_reachable
+from rwkvquant.pipeline.evidence import completed
 from rwkvquant.pipeline.executor import HERE, Executor
 from rwkvquant.pipeline.measure import measure
 from rwkvquant.pipeline.plan_file import from_json, to_json
@@ -46,8 +47,9 @@ def choose(
     if measured is None:
         scratch = work.folder("pass1", keep=journal.state is not None)
         measured = measure(checkpoint, recipe, text, transforms, scratch, device, progress, journal, executor)
-    chosen = choose_settings(checkpoint, recipe, measured, transforms, progress)
-    if journal.state != (state := {"complete": True, "tensors": to_json(measured, chosen)}):
+    known = completed(checkpoint, recipe, measured, text, device, progress)
+    chosen = choose_settings(checkpoint, recipe, known, transforms, progress)
+    if journal.state != (state := {"complete": True, "tensors": to_json(known, chosen)}):
         journal.note(state, "pass 1")
     work.clear("pass1")
     give_back()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from rwkvquant.codecs import CodebookConfig, GridConfig
@@ -24,10 +25,12 @@ from rwkvquant.quantizers import QuantizerOptions
 from rwkvquant.recipes.method import Interval, Option, Said, in_words
 from rwkvquant.recipes.recipe import Chooser
 from rwkvquant.recipes.setting import Setting
+from rwkvquant.selection.proxy import ORDERS
+from rwkvquant.selection.selectors import SELECTORS
 
 YES_NO = (True, False)
 BY_STYLE = {"tuned": True, "paper": False}
-BY_PROXIES = ("algorithm1", "fixed")
+BY_PROXIES = ("algorithm1", "fixed", "share")
 
 BUDGET = Option(
     "bits",
@@ -38,7 +41,16 @@ BUDGET = Option(
 STYLE = Option("style", STYLES, "Our own settings, or those of the RWKVQuant paper", STYLES[0])
 PAPER_STYLE = Option("style", ("paper",), STYLE.help, "paper")
 CHOICE = Option("choice", CHOICES, "SQ or VQ for each tensor: by errors, the same for all, or by a rule of the papers", "error")
-PROXY = Option("proxy", PROXY_READINGS, "How the paper's proxies are read, for the choices algorithm1 and fixed", "paper")
+PROXY = Option("proxy", PROXY_READINGS, "How gaps between weights are read, for the choices algorithm1, fixed and share", "paper")
+PERCENTILES = (
+    Option("coarse_share", Interval(0, 1), "C of Algorithm 1: the share of the tensors that its first proxy lets pass", 0.5),
+    Option("fine_share", Interval(0, 1), "F of Algorithm 1: the share of those that get a uniform grid", 0.2),
+    Option("order", ORDERS, "K of the second proxy, P_f", 4),
+)
+SHARE = (
+    Option("selector", tuple(SELECTORS), "With the choice share: what orders the tensors, from uniform grids to codebooks", "nats"),
+    Option("sq_share", Interval(0, 1), "With the choice share: the share of all weights that get uniform grids", 0.5),
+)
 CLIP_SEARCH = Option(
     "clip_search", CLIP_SEARCHES, "The error that the search for the range of a grid minimises", {"tuned": "hessian", "paper": "none"}
 )
@@ -100,8 +112,9 @@ def _vectors(said: Said) -> Setting:
     return Setting("rtn", GridConfig(bits=said.vector_bits, scale_bits=16))
 
 
-def budget(said: Said, rule: str = "error", proxy: str = "paper") -> Chooser:
-    return Chooser(rule, proxy, bits=float(said.bits), required=said.request.bits is not None)
+def budget(said: Said, chooser: Chooser | None = None) -> Chooser:
+    """`chooser` with the budget that was said; without one, errors decide."""
+    return replace(chooser or Chooser(), bits=float(said.bits), required=said.request.bits is not None)
 
 
 def one_code(said: Said, *forms: str) -> int | None:

@@ -6,29 +6,32 @@ The settings are those that Algorithm 1 implies: docs/methods/selection.md.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from rwkvquant.codecs import CodebookConfig, GridConfig
 from rwkvquant.errors import ConfigError
-from rwkvquant.recipes.hybrids import authors_options, rule_of
+from rwkvquant.recipes.hybrids import authors_options, chooser_of
 from rwkvquant.recipes.method import Interval, Method, Option, Said
 from rwkvquant.recipes.options import shared
-from rwkvquant.recipes.recipe import Chooser, Recipe
+from rwkvquant.recipes.recipe import Recipe
 from rwkvquant.recipes.setting import Setting
 
 SQ_BITS, VQ_BITS = 3.5, 3.25  # by the paper's count, in which every tensor has the same weight
-COARSE, FINE = 0.5, 0.2  # C and F of Algorithm 1
+COARSE = 0.5  # C of Algorithm 1
 BITS = Option("bits", Interval(VQ_BITS, SQ_BITS), "The paper's own count, from 3.25 (all VQ) to 3.5 (all SQ)")
 CANDIDATES = (Setting("gptq", GridConfig(3, 32, scale_bits=16)), Setting("gptvq", CodebookConfig(3, 4, 4)))
 
 
 def build(said: Said) -> Recipe:
-    rule, proxy = rule_of(said)
-    coarse, fine = COARSE, FINE
+    chooser = chooser_of(said)
     if said.bits is not None:
-        if rule != "algorithm1":
-            raise ConfigError(f"bits of the method paper go with the choice algorithm1; the choice is {rule}")
+        if chooser.rule != "algorithm1":
+            raise ConfigError(f"bits of the method paper go with the choice algorithm1; the choice is {chooser.rule}")
+        if given := said.given("coarse_share", "fine_share"):
+            raise ConfigError(f"bits of the method paper are coarse_share and fine_share in other words; give bits or {given[0]}, not both")
         coarse, fine = shares(said.bits)
-    chooser = Chooser(rule, proxy, coarse, fine, paper_count=True)
-    return Recipe(candidates=CANDIDATES, chooser=chooser, measured=True, **shared(said, "gptq"))
+        chooser = replace(chooser, coarse_share=coarse, fine_share=fine)
+    return Recipe(candidates=CANDIDATES, chooser=replace(chooser, paper_count=True), measured=True, **shared(said, "gptq"))
 
 
 def shares(bits: float) -> tuple[float, float]:

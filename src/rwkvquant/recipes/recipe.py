@@ -15,6 +15,8 @@ from rwkvquant.config import CHOICES, FORWARD_DTYPES, PROXY_READINGS, VECTOR_COD
 from rwkvquant.errors import ConfigError
 from rwkvquant.quantizers import QuantizerOptions
 from rwkvquant.recipes.setting import Setting
+from rwkvquant.selection.proxy import ORDERS
+from rwkvquant.selection.selectors import SELECTORS
 from rwkvquant.transforms import transform_names
 
 DEVICES = ("cpu", "cuda")
@@ -26,7 +28,8 @@ class Chooser:
     """How each matrix gets one of the candidates.
 
     rule: which kinds of codec it may have. "error" allows all, "uniform" and "codebook" one; "algorithm1", "fixed" and "incoherence" are
-    the papers' rules. proxy: the reading of the proxies for the first two of these. coarse_share, fine_share: C and F of Algorithm 1.
+    the papers' rules; "share" gives uniform grids to `sq_share` of the weights, in the order of a `selector` (selection/selectors/).
+    proxy: the reading of the gaps between weights. coarse_share, fine_share, order: C, F and K of Algorithm 1.
     bits: a budget of stored bits per weight, spent among the candidates that the rule allows; 0: no budget, the least loss wins.
     required: whether a budget out of reach is an error; if not, the smallest reachable is used. paper_count: report the paper's own
     count of bits.
@@ -39,13 +42,19 @@ class Chooser:
     bits: float = 0.0
     required: bool = False
     paper_count: bool = False
+    order: int = 4
+    selector: str = "nats"
+    sq_share: float = 0.5
 
     def __post_init__(self) -> None:
         check_types(self)
         require("choice", self.rule, CHOICES)
         require("proxy", self.proxy, PROXY_READINGS)
-        if not (0 <= self.coarse_share <= 1 and 0 <= self.fine_share <= 1):
-            raise ConfigError(f"coarse_share and fine_share must be from 0 to 1; got {self.coarse_share} and {self.fine_share}")
+        require("order", self.order, ORDERS)
+        require("selector", self.selector, tuple(SELECTORS))
+        shares = self.coarse_share, self.fine_share, self.sq_share
+        if not all(0 <= share <= 1 for share in shares):
+            raise ConfigError("coarse_share, fine_share and sq_share must be from 0 to 1; got {}, {} and {}".format(*shares))
         if not 0 <= self.bits <= 16:
             raise ConfigError(f"bits must be from 0 (no budget) to 16; got {self.bits}")
 
@@ -125,7 +134,7 @@ class Recipe:
             raise ConfigError(f"transform must be none where measured is true: a pass 1 measures no transform; got {self.transform}")
         if self.balanced and self.transform != "none":
             raise ConfigError(f"balanced must be false where there is a transform: an input has one; got {self.transform}")
-        if not self.measured and len(self.candidates) > 1 and self.chooser.rule in ("algorithm1", "fixed", "incoherence"):
+        if not self.measured and len(self.candidates) > 1 and self.chooser.rule not in ("error", "uniform", "codebook"):
             raise ConfigError(f"measured must be true: the choice {self.chooser.rule} needs a pass 1")
         if any(setting.kind == "codebook" for setting in self.vectors) != (self.vector_weights != "none"):
             raise ConfigError("vectors with codebooks need vector_weights; for other vectors they must be none")
@@ -155,7 +164,8 @@ class Recipe:
             if each.name in SETTINGS:
                 fields[each.name] = [setting.to_json() for setting in value]
             elif each.name in PARTS:
-                fields[each.name] = dataclasses.asdict(value)
+                kept = dataclasses.asdict(value).items()
+                fields[each.name] = {name: part for name, part in kept if LATER.get((each.name, name), ...) != part}
             else:
                 fields[each.name] = list(value) if isinstance(value, tuple) else value
         return fields
@@ -183,4 +193,6 @@ NOTHING: dict[str, Any] = {
     "forward_dtype": "float32",
     "guided": 0,
 }
+# Fields of parts that files did not have at first, with the values that say what was done then.
+LATER: dict[tuple[str, str], Any] = {("chooser", "order"): 4, ("chooser", "selector"): "nats", ("chooser", "sq_share"): 0.5}
 PARTS: dict[str, Any] = {"chooser": Chooser, "quantizer": QuantizerOptions, "calibration": CalibrationConfig}

@@ -14,7 +14,7 @@ from dataclasses import replace
 
 from rwkvquant.errors import ConfigError
 from rwkvquant.recipes.candidates import LOW_BUDGET, UNIFORM_BITS, codebooks, for_sparse_input, grids, pairs_for_images
-from rwkvquant.recipes.hybrids import refuse_order_of_codebooks, rule_of
+from rwkvquant.recipes.hybrids import chooser_of, refuse_order_of_codebooks
 from rwkvquant.recipes.method import Method, Option, Said
 from rwkvquant.recipes.options import (
     ACT_ORDER,
@@ -24,7 +24,9 @@ from rwkvquant.recipes.options import (
     COMMON,
     CORRECTION,
     FALL_BACK,
+    PERCENTILES,
     PROXY,
+    SHARE,
     STYLE,
     YES_NO,
     budget,
@@ -49,6 +51,8 @@ OPTIONS = (
     STYLE,
     CHOICE,
     PROXY,
+    *PERCENTILES,
+    *SHARE,
     CLIP_SEARCH,
     ACT_ORDER,
     FALL_BACK,
@@ -65,7 +69,7 @@ def build(said: Said) -> Recipe:
         near = UNIFORM_BITS  # tensor_bits may ask for any of them
     candidates = grids("gptq", near, said.style) + codebooks("gptvq", wide=not low)
     refuse_order_of_codebooks(said, candidates)
-    chooser = budget(said, *rule_of(said))
+    chooser = budget(said, chooser_of(said))
     fits = said.style == "tuned" and chooser.rule == "error"
     if said.by_columns and not fits:
         raise ConfigError(

@@ -11,8 +11,9 @@ from rwkvquant.report.sources import Sources
 from rwkvquant.report.svg import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Scale, axes, drawing, legend, line, mark, scale_for, text
 from rwkvquant.report.tensor_map import codec_of
 from rwkvquant.selection.algorithm1 import FIXED_THRESHOLDS, Thresholds, percentile_thresholds
+from rwkvquant.selection.proxy import ORDERS
 
-FINE_ORDER = 4  # K of the paper
+FINE_ORDER = 4  # K of the paper, and of files that do not say it
 FIXED = "paper-rwkv7"
 
 
@@ -23,9 +24,11 @@ def proxy_plot(sources: Sources) -> Plot | None:
         return None
     chooser = _chooser(packed.quantization_config)
     reading, rule = str(chooser.get("proxy", "paper")), str(chooser.get("rule", "unknown"))
+    order = chooser.get("order", FINE_ORDER)
+    order = order if order in ORDERS else FINE_ORDER
     codecs = {item.name: codec_of(item) for item in packed.ledger().items}
     found = {
-        name: (float(each["proxies"][reading]["coarse"]), float(each["proxies"][reading]["fine"][FINE_ORDER - 2]))
+        name: (float(each["proxies"][reading]["coarse"]), float(each["proxies"][reading]["fine"][order - 2]))
         for name, each in (state.get("tensors") or {}).items()
         if reading in each["proxies"] and name in codecs
     }

@@ -55,9 +55,14 @@ def percentile_thresholds(proxies: Mapping[str, ProxyPair], coarse_share: float 
     assert 0 <= coarse_share <= 1 and 0 <= fine_share <= 1, (coarse_share, fine_share)
     C, F = Fraction(str(coarse_share)), Fraction(str(fine_share))  # 0.29 of 100 tensors is 29, not floor(28.999..)
     M = len(proxies)
-    tau_c = _threshold([p_c for p_c, _ in proxies.values()], floor(C * M))
+    tau_c = coarse_threshold([p_c for p_c, _ in proxies.values()], coarse_share)
     tau_f = _threshold([p_f for p_c, p_f in proxies.values() if p_c < tau_c], floor(F * C * M))
     return Thresholds(tau_c, tau_f)
+
+
+def coarse_threshold(coarse: Collection[float], share: float) -> float:
+    """tau_c, with C = `share` of the tensors below it."""
+    return _threshold(coarse, floor(Fraction(str(share)) * len(coarse)))
 
 
 def choose(proxies: Mapping[str, ProxyPair], thresholds: Thresholds) -> dict[str, Kind]:

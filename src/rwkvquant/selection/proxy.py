@@ -29,6 +29,7 @@ mostly see the number format that the weights were saved in (docs/methods/proxy.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -37,6 +38,7 @@ from numpy.typing import NDArray
 
 READINGS = ("paper", "unique", "dithered")
 LARGEST_ORDER = 6
+ORDERS = range(2, LARGEST_ORDER + 1)  # K of Eq. (17)
 CHUNK = 1 << 20  # gaps computed at a time: temporaries of a few times 8 MB for a tensor of any size
 
 FloatArray = NDArray[np.floating]
@@ -44,22 +46,36 @@ FloatArray = NDArray[np.floating]
 
 @dataclass(frozen=True)
 class Proxies:
-    """P_c, and the central moments that give P_f for every K.
+    """P_c, the central moments that give P_f for every K, and what the paper's Table 6 compares them with.
 
-    gaps: n, the number of gaps that were counted. moments: m_2 .. m_6, m_k = mean of (n G'_i - 1)^k.
+    gaps: n, the number of gaps that were counted. moments: m_2 .. m_6, m_k = mean of (n G'_i - 1)^k. width: the largest n G'_i less the
+    smallest. deviation: the mean of |n G'_i - 1|.
     """
 
     gaps: int
     coarse: float
     moments: tuple[float, ...]
+    width: float
+    deviation: float
 
     def fine(self, order: int = 4, signed: bool = False) -> float:
         """P_f up to K = `order` (2..6), by Eq. (17); or, if `signed`, the Taylor series of Eq. (15), with s_k."""
-        assert 2 <= order <= LARGEST_ORDER, order
+        assert order in ORDERS, order
         total = 0.0
         for k, moment in zip(range(2, order + 1), self.moments, strict=False):
             total += ((-1) ** k * moment if signed else abs(moment)) / (k * (k - 1))
         return total
+
+    def statistics(self) -> dict[str, float]:
+        """variance, cv, range, mad and entropy of G', whose mean is 1/n; all 0 where there are no gaps."""
+        n = max(1, self.gaps)
+        return {
+            "variance": self.moments[0] / n**2,
+            "cv": math.sqrt(self.moments[0]),
+            "range": self.width / n,
+            "mad": self.deviation / n,
+            "entropy": math.log(n) - self.coarse,
+        }
 
 
 @dataclass(frozen=True)
@@ -103,6 +119,7 @@ def incoherence(W: FloatArray) -> float:
 def _from_gaps(chunks: Iterator[NDArray[np.float64]] | list[NDArray[np.float64]], count: int, total: float) -> Proxies:
     """G in chunks, their number and their sum -> the proxies."""
     sums = np.zeros(LARGEST_ORDER)  # of the terms of P_c, then of (y-1)^2 .. (y-1)^6
+    deviations, least, most = 0.0, math.inf, 0.0
     if total > 0:
         for gaps in chunks:
             y = gaps / total * count  # n G'_i; the division first, as count / total may overflow
@@ -113,8 +130,10 @@ def _from_gaps(chunks: Iterator[NDArray[np.float64]] | list[NDArray[np.float64]]
             for k in range(2, LARGEST_ORDER + 1):
                 power *= x
                 sums[k - 1] += np.sum(power)
+            deviations += float(np.sum(np.abs(x)))
+            least, most = min(least, float(y.min())), max(most, float(y.max()))
     coarse, *moments = (sums / max(1, count)).tolist()
-    return Proxies(count, max(0.0, coarse), tuple(moments))
+    return Proxies(count, max(0.0, coarse), tuple(moments), max(0.0, most - least), deviations / max(1, count))
 
 
 def _gaps(ordered: FloatArray) -> Iterator[NDArray[np.float64]]:
