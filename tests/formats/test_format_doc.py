@@ -82,7 +82,8 @@ def test_prefix_dtypes_transforms_and_bounds_are_those_of_the_page() -> None:
     assert f"`{header.PREFIX.decode()}`" in DOC
     assert " | ".join(f'"{dtype}"' for dtype in header.DTYPES) in DOC
     assert "16 MiB" in DOC and header.MAX_HEADER_BYTES == 16 << 20
-    assert transform_names() == ("none", "column-power", "column-scale", "hadamard") and "`column-scale` has the array `scale`" in DOC
+    assert transform_names() == ("none", "column-power", "hadamard", "column-power-hadamard", "column-scale")
+    assert "`column-scale` has the array `scale`" in DOC and "`column-power-hadamard` has the keys" in DOC
     assert "`none` is T = 1." in DOC and "`hadamard` has the key `seed`" in DOC
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 
 from rwkvquant import CalibrationConfig
@@ -11,6 +12,9 @@ from rwkvquant.codecs import CodebookConfig, GridConfig
 from rwkvquant.pipeline.fingerprint import of_pass_1
 from rwkvquant.pipeline.plan_file import Candidate, Measured, from_json, to_json
 from rwkvquant.recipes import Setting
+from rwkvquant.transforms import NONE, Applied
+from rwkvquant.transforms.column_power import COLUMN_POWER
+from rwkvquant.transforms.hadamard import HADAMARD
 from tests.pipeline.toys import recipe_of
 
 GRID, CODEBOOK = Setting("gptq", GridConfig(3)), Setting("gptvq", CodebookConfig(3, 4, 4))
@@ -56,9 +60,9 @@ def test_a_damaged_plan_is_none(damage: str) -> None:
     assert from_json(json.loads(damaged)) is None
 
 
-def mark(source: str = "a", text: str = "b", **options: object) -> str:
+def mark(source: str = "a", text: str = "b", transform: Applied = NONE, **options: object) -> str:
     recipe = recipe_of(**options)
-    return json.dumps(of_pass_1({"checkpoint": source}, text, {"w": recipe.candidates}, recipe))
+    return json.dumps(of_pass_1({"checkpoint": source}, text, {"w": recipe.candidates}, {"w": transform}, recipe))
 
 
 def test_fingerprint_covers_what_losses_depend_on_and_no_more() -> None:
@@ -73,6 +77,10 @@ def test_fingerprint_covers_what_losses_depend_on_and_no_more() -> None:
         mark(clip_search="weight"),
         mark(seed=1),
         mark(calibration=CalibrationConfig(batch=3)),
+        mark(transform=HADAMARD.make(64, 0)),
+        mark(transform=HADAMARD.make(64, 1)),
+        mark(transform=COLUMN_POWER.of(np.eye(64, dtype=np.int32)[3])),
+        mark(transform=COLUMN_POWER.of(np.eye(64, dtype=np.int32)[4])),
     ]
     assert len(set(marks)) == len(marks)
     assert mark() == mark(bits=3.0) == mark(bits=4.5) == mark(choice="algorithm1") == mark(head_bits=4, correction=0.1, vector_bits=16)

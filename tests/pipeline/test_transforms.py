@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -95,8 +96,46 @@ def test_another_seed_is_another_rotation(tmp_path: Path, source: Path) -> None:
     assert not np.array_equal(files[0].arrays["signs"], files[1].arrays["signs"])
 
 
-def test_a_recipe_with_a_pass_1_has_no_transform(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="transform must be none where measured is true"):
-        rotated(tmp_path, measured=True)
-    with pytest.raises(ConfigError, match="transform must be one of none, column-power, column-scale, hadamard; got rotate"):
-        replace(rotated(tmp_path), transform="rotate")
+def test_transforms_that_do_not_fit_a_recipe_are_refused(tmp_path: Path) -> None:
+    names = "none, column-power, hadamard, column-power-hadamard, column-scale"
+    for field in ("transform", "text_transform"):
+        with pytest.raises(ConfigError, match=f"{field} must be one of {names}; got rotate"):
+            replace(rotated(tmp_path), **{"transform": "none", field: "rotate"})
+    with pytest.raises(ConfigError, match="measured must be false with the transform column-scale: it is fitted in pass 2"):
+        replace(rotated(tmp_path, measured=True), transform="column-scale")
+    with pytest.raises(ConfigError, match="balanced must be false where the transform is not none or hadamard; got column-power"):
+        replace(rotated(tmp_path, balanced=True), transform="column-power")
+    with pytest.raises(ConfigError, match="text_transform must be none where there is a transform"):
+        rotated(tmp_path, text_transform="hadamard")
+    assert rotated(tmp_path, measured=True, balanced=True).transform_for("image") == "hadamard"
+
+
+def test_the_default_method_rotates_all_but_the_head_and_what_is_stored_by_columns(tmp_path: Path, source: Path) -> None:
+    request = QuantizeRequest(bits=4, calibration=calibration_text(tmp_path), own_options=("rotate=yes",))
+    result = quantize(source, tmp_path / "rotated.safetensors", request)
+    assert result.bits_per_weight == plan_only(source, request).bits_per_weight  # signs are counted
+    packed = open_packed(tmp_path / "rotated.safetensors")
+    plain = {name for name in packed.tensors if packed.input_transform(name).name == "none"}
+    matrices = {name for name, entry in packed.tensors.items() if entry.role in ("projection", "lora")}
+    assert matrices & plain == {name for name in matrices if name.endswith("ffn.value.weight")} and "head.weight" in plain
+    assert {packed.input_transform(name).name for name in matrices - plain} == {"hadamard"}
+
+
+def test_pass_1_measures_rotated_matrices(tmp_path: Path, source: Path) -> None:
+    """What it says a candidate costs is what the candidate of the rotated matrix costs, not that of the plain one."""
+    found = {}
+    for own in ((), ("rotate=yes",)):
+        request = QuantizeRequest(bits=4, calibration=calibration_text(tmp_path), own_options=own)
+        work = tmp_path / f"work{len(own)}"
+        plan_only(source, request, work_dir=work)
+        (plan,) = work.glob("plan.json")
+        found[own] = {name: each["candidates"] for name, each in json.loads(plan.read_text())["state"]["tensors"].items()}
+    plain, changed = found.values()
+    same = {name for name in plain if plain[name] == changed[name]}
+    assert same == {name for name in plain if name.endswith("ffn.value.weight")}
+
+
+def test_a_transform_for_text_alone_is_not_in_models_for_images() -> None:
+    recipe = replace(recipe_for(QuantizeRequest()), text_transform="hadamard")
+    assert recipe.transform_for("text") == "hadamard" and recipe.transform_for("image") == "none"
+    assert Recipe.from_json(recipe.to_json()) == recipe

@@ -77,6 +77,23 @@ def test_only_models_with_channels_out_of_line_are_scaled(pair: tuple[Path, Path
     np.testing.assert_allclose(rounded, exact, atol=0.05 * np.abs(exact).max())
 
 
+def test_channels_out_of_line_are_scaled_before_they_are_rotated(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    request = QuantizeRequest(bits=4, head_bits=4, calibration=calibration_text(tmp_path), own_options=("rotate=yes",))
+    found = []
+    for number, path in enumerate(pair):
+        result = quantize(path, tmp_path / f"{number}.safetensors", request)
+        packed = open_packed(tmp_path / f"{number}.safetensors")
+        packed.verify()
+        assert result.bits_per_weight <= 4 and result.bits_per_weight == plan_only(path, request).bits_per_weight
+        found.append({name.removeprefix("blocks.0."): packed.input_transform(name).name for name in packed.tensors})
+    assert set(found[0].values()) == {"none", "hadamard"}
+    assert found[1]["att.output.weight"] == found[1]["att.key.weight"] == found[1]["ffn.key.weight"] == "column-power-hadamard"
+    assert found[1]["head.weight"] == "column-power" and found[1]["ffn.value.weight"] == "none"
+    rounded = load(tmp_path / "1.safetensors").forward([3, 1, 4, 1, 5])[0]
+    exact = load(tmp_path / "1.safetensors", activations="float32").forward([3, 1, 4, 1, 5])[0]
+    np.testing.assert_allclose(rounded, exact, atol=0.05 * np.abs(exact).max())
+
+
 def test_an_edited_model_loses_what_the_plain_one_loses(tmp_path: Path) -> None:
     """The bar is 1.1 times on the models of 8 million weights; this one is smaller and reads little text."""
     losses = {}
@@ -95,5 +112,5 @@ def test_the_recipe_says_whether_channels_are_scaled() -> None:
     assert recipe.balanced and recipe.transform == "none" and Recipe.from_json(recipe.to_json()) == recipe
     assert not recipe_for(QuantizeRequest(own_options=("balance=no",))).balanced
     assert not recipe_for(QuantizeRequest(style="paper")).balanced and not recipe_for(QuantizeRequest(method="gptq")).balanced
-    with pytest.raises(ConfigError, match="an input has one"):
-        replace(recipe_for(QuantizeRequest(method="quarot")), balanced=True)
+    with pytest.raises(ConfigError, match="balanced must be false"):
+        replace(recipe_for(QuantizeRequest(method="awq")), balanced=True)

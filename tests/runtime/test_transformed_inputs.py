@@ -1,11 +1,11 @@
-"""Engines apply a Hadamard transform, or a scale of channels, to the inputs of products: the model is that with the transform undone, and
+"""Engines apply a Hadamard transform, a scale of channels, or both to inputs of products: the model is that with the transform undone, and
 bits stay the same for any number of threads, any batch, and any division of a text into steps."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from itertools import cycle
+from itertools import cycle, product
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ from rwkvquant.runtime.engines.reference import ReferenceEngine
 from rwkvquant.runtime.weights import Weights
 from rwkvquant.transforms import NONE, Applied, transform_named
 from rwkvquant.transforms.column_power import COLUMN_POWER
+from rwkvquant.transforms.column_power_hadamard import COLUMN_POWER_HADAMARD
 from rwkvquant.transforms.column_scale import COLUMN_SCALE
 from tests.runtime.test_engine import SIZES, assert_equal, int8_definition, random_state, random_weights
 
@@ -33,13 +34,21 @@ def scaled(width: int, seed: int) -> Applied:
     return COLUMN_SCALE.of(np.random.default_rng(seed).lognormal(0, 0.3, width).astype(np.float16))
 
 
-def powers(width: int, seed: int) -> Applied:
+def exponents(width: int, seed: int) -> np.ndarray:
     random = np.random.default_rng(seed)
-    return COLUMN_POWER.of(np.where(random.random(width) < 0.1, random.integers(-2, 3, width), 0))
+    return np.where(random.random(width) < 0.1, random.integers(-2, 3, width), 0)
+
+
+def powers(width: int, seed: int) -> Applied:
+    return COLUMN_POWER.of(exponents(width, seed))
+
+
+def both(width: int, seed: int) -> Applied:
+    return COLUMN_POWER_HADAMARD.of(exponents(width, seed), seed)
 
 
 def mixed(width: int, seed: int) -> Applied:
-    return rotated(width, seed) if seed else powers(width, seed)
+    return rotated(width, seed) if seed else both(width, seed)
 
 
 def transformed(weights: Weights, make: Callable[[int, int], Applied]) -> Weights:
@@ -51,7 +60,7 @@ def transformed(weights: Weights, make: Callable[[int, int], Applied]) -> Weight
     )
 
 
-@pytest.fixture(params=[rotated, scaled, powers, mixed], ids=lambda make: make.__name__)
+@pytest.fixture(params=[rotated, scaled, powers, both, mixed], ids=lambda make: make.__name__)
 def make(request: pytest.FixtureRequest) -> Callable[[int, int], Applied]:
     function: Callable[[int, int], Applied] = request.param
     return function
@@ -121,13 +130,23 @@ def test_signs_must_have_a_bit_for_each_column(tmp_path: Path) -> None:
     assert held_matrix(_native, name, packed, applied=NONE) is not None
 
 
-def test_there_must_be_a_divisor_for_each_column_and_one_transform(tmp_path: Path) -> None:
+def test_there_must_be_a_divisor_for_each_column(tmp_path: Path) -> None:
     weights = random_weights(tmp_path, next(iter(SIZES)), columns=False)
     name, packed = next(iter(weights.matrices.items()))
     short = Applied("column-scale", {}, {"scale": np.ones(packed.shape[1] - 1, np.float16)})
     with pytest.raises(ValueError, match=rf"divisors must hold.*\({name}\)"):
         held_matrix(_native, name, packed, applied=short)
-    form = packed.native_form()
-    assert form is not None
-    with pytest.raises(ValueError, match="signs or divisors, not both"):
-        _native.Matrix(**form.arguments(packed), signs=np.zeros(packed.shape[1], np.uint8), divisors=np.ones(packed.shape[1], np.float32))
+
+
+def test_inputs_are_shared_only_if_both_parts_of_their_transforms_are_equal(tmp_path: Path) -> None:
+    """The value and the first factor of the value's gate read one vector."""
+    weights = random_weights(tmp_path, "rwkv7 heads of 16", columns=False)
+    value, gate = "blocks.1.att.value.weight", "blocks.1.att.v1"
+    width = weights.dims.width
+    made = [rotated(width, 0), both(width, 0), powers(width, 0), COLUMN_POWER_HADAMARD.of(exponents(width, 1), 0), both(width, 1)]
+    state = random_state(weights.dims, 1)
+    for one, other in product(made, made):
+        changed = replace(weights, transforms={value: one, gate: other})
+        (got,), _ = NativeEngine(changed, 1, "float32").read(SEQUENCES[1:2], state, "all")
+        (wanted,), _ = ReferenceEngine(changed.plain()).read(SEQUENCES[1:2], state, "all")
+        np.testing.assert_allclose(got, wanted, atol=2e-3 * np.abs(wanted).max())

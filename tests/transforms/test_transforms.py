@@ -83,7 +83,7 @@ def W() -> NDArray[np.float32]:
 
 
 def test_none_changes_nothing() -> None:
-    assert transform_names() == ("none", "column-power", "column-scale", "hadamard")
+    assert transform_names() == ("none", "column-power", "hadamard", "column-power-hadamard", "column-scale")
     identity, W = transform_named("none"), np.eye(3, dtype=np.float32)
     for change in (identity.activations, identity.weights, identity.undone, identity.hessian):
         assert change(W, {}, {}) is W
@@ -134,7 +134,7 @@ def test_a_flipped_bit_in_its_array_is_found(tmp_path: Path, W: NDArray[np.float
     [
         (
             {"input_transform": {"name": "rotate"}},
-            r"knows no transform 'rotate' \(it has none, column-power, column-scale, hadamard, toy-scale\).*att.value",
+            r"knows no transform 'rotate' \(it has none, column-power, hadamard, column-power-hadamard, column-scale, toy-scale\).*value",
         ),
         ({"input_transform": {"name": "toy-scale", "arrays": {}}}, "has no power"),
         ({"input_transform": {"name": "toy-scale", "power": "2"}}, "must be int"),

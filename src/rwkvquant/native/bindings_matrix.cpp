@@ -122,19 +122,23 @@ HeldMatrix::HeldMatrix(const std::string& codec, std::size_t rows, std::size_t c
     matrix_.bytes = given.total();
     if (!signs && !divisors) return;
     check_rule(kMatrix, this->codec().by_columns == nullptr, "a matrix stored by columns has no transform of its input");
-    check_rule(kMatrix, !signs || !divisors, "an input has one transform: signs or divisors, not both");
-    if (signs) matrix_.transform.signs = checked(kMatrix, "signs", *signs, kUint8, (cols + 7) / 8);
-    if (divisors) matrix_.transform.divisors = checked_numbers<float>(kMatrix, "divisors", *divisors, kFloat32, cols);
-    arrays_.push_back(signs ? *signs : *divisors);
+    if (divisors) {
+        matrix_.transform.divisors = checked_numbers<float>(kMatrix, "divisors", *divisors, kFloat32, cols);
+        arrays_.push_back(*divisors);
+    }
+    if (signs) {
+        matrix_.transform.signs = checked(kMatrix, "signs", *signs, kUint8, (cols + 7) / 8);
+        arrays_.push_back(*signs);
+    }
 }
 
 void bind_matrix(nb::module_& module) {
     using namespace nb::literals;
     nb::class_<HeldMatrix>(module, "Matrix",
                            "A packed matrix and its arrays, which it keeps alive. The codec's file in native/ says which numbers and arrays "
-                           "it has; others are ignored. Arrays are flat, of the codec's type or as raw bytes (uint8). signs: the matrix is "
-                           "for inputs transformed by `hadamard` with these bits; divisors (cols,) float32: for inputs divided by them. The engine "
-                           "does that, and `product` does not.")
+                           "it has; others are ignored. Arrays are flat, of the codec's type or as raw bytes (uint8). divisors (cols,) "
+                           "float32: the matrix is for inputs divided by them; signs: for inputs transformed by `hadamard` with these bits. With "
+                           "both, divided first. The engine does that, and `product` does not.")
         .def(nb::init<const std::string&, std::size_t, std::size_t, const nb::dict&, const nb::dict&, const std::optional<Array>&,
                       const std::optional<Array>&>(),
              "codec"_a, "rows"_a, "cols"_a, "numbers"_a, "arrays"_a, "signs"_a = nb::none(), "divisors"_a = nb::none());

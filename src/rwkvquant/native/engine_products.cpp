@@ -27,13 +27,16 @@ struct Division {
 
 bool equal(const InputTransform& a, const InputTransform& b, std::size_t cols) {
     if ((a.signs == nullptr) != (b.signs == nullptr) || (a.divisors == nullptr) != (b.divisors == nullptr)) return false;
-    if (a.signs != nullptr) return std::equal(a.signs, a.signs + ceil_divide(cols, 8), b.signs);
-    return std::equal(a.divisors, a.divisors + cols, b.divisors);
+    const bool same_signs = a.signs == nullptr || std::equal(a.signs, a.signs + ceil_divide(cols, 8), b.signs);
+    return same_signs && (a.divisors == nullptr || std::equal(a.divisors, a.divisors + cols, b.divisors));
 }
 
 void transformed(const InputTransform& T, const float* x, std::size_t cols, float* y) {
-    if (T.signs != nullptr) return operations().hadamard(x, T.signs, cols, y);
-    for (std::size_t c = 0; c < cols; ++c) y[c] = x[c] / T.divisors[c];
+    if (T.divisors != nullptr) {
+        for (std::size_t c = 0; c < cols; ++c) y[c] = x[c] / T.divisors[c];
+        x = y;
+    }
+    if (T.signs != nullptr) operations().hadamard(x, T.signs, cols, y);
 }
 
 }  // namespace

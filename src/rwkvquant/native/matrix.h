@@ -10,7 +10,7 @@
 
 namespace rwkvquant {
 
-// T of an input x of `cols` values; at most one of these is not null.
+// T of an input x of `cols` values: x is divided first, and then rotated.
 struct InputTransform {
     const std::uint8_t* signs = nullptr;  // (cols / 8, rounded up) the bits of D of a randomised Hadamard transform: hadamard.cpp
     const float* divisors = nullptr;      // (cols,) x is divided by them

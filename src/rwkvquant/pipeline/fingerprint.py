@@ -18,6 +18,7 @@ import torch
 from rwkvquant.architectures.image import ImageSettings
 from rwkvquant.formats.tokenizer_data import TokenizerData
 from rwkvquant.formats.writer import package_version
+from rwkvquant.pipeline.transforms import Transforms
 from rwkvquant.recipes import Recipe, Setting
 
 SUMS = (
@@ -28,6 +29,7 @@ SUMS = (
     "tokenizer",
     "image settings",
     "candidates",
+    "input transforms",
     "plan",
 )  # hashes, which tell a reader nothing
 ELSEWHERE = (
@@ -42,18 +44,23 @@ ELSEWHERE = (
 
 
 def of_pass_1(
-    source: Mapping[str, str], read: str, settings: Mapping[str, Sequence[Setting]], recipe: Recipe, kind: str = "text"
+    source: Mapping[str, str],
+    read: str,
+    settings: Mapping[str, Sequence[Setting]],
+    transforms: Transforms,
+    recipe: Recipe,
+    kind: str = "text",
 ) -> dict[str, Any]:
     """`source`: as Checkpoint.made_from. `read`: SHA-256 of what is read for calibration, `kind` "text" or "images".
 
-    `settings`: the candidates of each matrix.
+    `settings`: the candidates of each matrix. `transforms`: of their inputs.
     """
     return {
         **source,
         f"calibration {kind}": read,
         "candidates": _sum({name: [setting.to_json() for setting in each] for name, each in settings.items()}),
         "method": recipe.method,
-        "transform": recipe.transform,
+        "input transforms": _sum({name: repr(applied.key) for name, applied in transforms.items()}),
         **dataclasses.asdict(recipe.quantizer),
         "seed": recipe.seed,
         "forward_dtype": recipe.forward_dtype,

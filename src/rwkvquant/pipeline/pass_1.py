@@ -36,7 +36,8 @@ def choose(
     assert text is not None, "a recipe with a pass 1 reads text"
     require_reachable(checkpoint, recipe, transforms)
     settings = allowed_settings(recipe, list(quantized_shapes(checkpoint)), checkpoint.architecture, checkpoint.tensors)
-    journal = work.journal("plan.json", fingerprint.of_pass_1(checkpoint.made_from(), text.sha256, settings, recipe, text.kind))
+    made_from = fingerprint.of_pass_1(checkpoint.made_from(), text.sha256, settings, transforms, recipe, text.kind)
+    journal = work.journal("plan.json", made_from)
     measured = None
     if journal.state and journal.state.get("complete"):
         measured = from_json(journal.state.get("tensors"))

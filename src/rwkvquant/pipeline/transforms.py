@@ -1,8 +1,8 @@
-"""What is done to the input of each matrix before it is quantised: the transform of the recipe, or a scale of channels that are far out."""
+"""What is done to the input of each matrix before it is quantised: a scale of channels that are far out, and the recipe's transform."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,6 +18,7 @@ from rwkvquant.quantizers.shared.balance import balance
 from rwkvquant.recipes import Recipe, Setting
 from rwkvquant.transforms import NONE, Applied, transform_named
 from rwkvquant.transforms.column_power import COLUMN_POWER
+from rwkvquant.transforms.column_power_hadamard import COLUMN_POWER_HADAMARD
 
 Transforms = Mapping[str, Applied]
 Change = Callable[[NDArray[Any]], NDArray[Any]]
@@ -35,14 +36,21 @@ class Named(Protocol):
 def transforms_of(checkpoint: Checkpoint, recipe: Recipe) -> Transforms:
     """By logical name, for matrices whose input is changed; settings that take no transform are not known yet (`for_setting`).
 
-    The recipe's own transform is for projections and LoRA factors. A balanced recipe has none, and reads every matrix once for this.
+    The recipe's own transform is for projections and LoRA factors. The scales of a balanced recipe are for the head too; it reads every
+    matrix once for them.
     """
     matrices = [matrix for matrix in checkpoint.logical_matrices() if matrix.spec.role in (*QUANTIZED_ROLES, Role.HEAD)]
-    if not recipe.balanced:
-        named = transform_named(recipe.transform)
-        if named is NONE.transform:
-            return {}
-        return {each.name: named.make(each.shape[1], recipe.seed) for each in matrices if each.spec.role in QUANTIZED_ROLES}
+    named = transform_named(recipe.transform_for(checkpoint.architecture.modality))
+    found: dict[str, Applied] = {}
+    if named is not NONE.transform:
+        found |= {each.name: named.make(each.shape[1], recipe.seed) for each in matrices if each.spec.role in QUANTIZED_ROLES}
+    if recipe.balanced:
+        found |= _scaled(checkpoint, matrices, found, recipe.seed)
+    return found
+
+
+def _scaled(checkpoint: Checkpoint, matrices: Sequence[LogicalMatrix], rotated: Transforms, seed: int) -> dict[str, Applied]:
+    """Transforms of those matrices whose input has channels that are far out: a scale, and then the rotation, for those in `rotated`."""
     by_input: dict[tuple[int | None, str], list[LogicalMatrix]] = {}
     for each in matrices:
         by_input.setdefault((each.layer, input_name(each) or each.name), []).append(each)
@@ -50,7 +58,8 @@ def transforms_of(checkpoint: Checkpoint, recipe: Recipe) -> Transforms:
     for products in by_input.values():
         exponents = balance(checkpoint.read_matrix(each.name) for each in products)
         if exponents is not None:
-            found |= {each.name: COLUMN_POWER.of(exponents) for each in products}
+            scale, both = COLUMN_POWER.of(exponents), COLUMN_POWER_HADAMARD.of(exponents, seed)
+            found |= {each.name: both if each.name in rotated else scale for each in products}
     return found
 
 

@@ -17,7 +17,7 @@ from rwkvquant.quantizers import QuantizerOptions
 from rwkvquant.recipes.setting import Setting
 from rwkvquant.selection.proxy import ORDERS
 from rwkvquant.selection.selectors import SELECTORS
-from rwkvquant.transforms import transform_names
+from rwkvquant.transforms import transform_named, transform_names
 
 DEVICES = ("cpu", "cuda")
 MOST_GROUPS = 64  # each has a matrix of second moments
@@ -63,8 +63,9 @@ class Chooser:
 class Recipe:
     """What runs. `head`, `embedding` and `vectors` hold one setting each, or none: then 16 bits stay.
 
-    candidates: what a matrix may become, uniform grids first. transform: of the inputs of projections and LoRA factors. balanced: whether
-    input channels that are far out of line are scaled to the size of the others (quantizers/shared/balance.py).
+    candidates: what a matrix may become, uniform grids first. transform: of the inputs of projections and LoRA factors; text_transform: the
+    same in language models alone. balanced: whether input channels that are far out of line are scaled to the size of the others first
+    (quantizers/shared/balance.py).
     sparse_input: candidates for matrices whose input is never negative and mostly zero; none: they are like the others. nonnegative_input:
     the same for matrices whose input is never negative, but not mostly zero. for_images: more candidates of models for images.
     tensor_bits: "PATTERN=BITS" narrows them for some matrices. measured: whether there is a pass 1, which tries all candidates on full-
@@ -81,6 +82,7 @@ class Recipe:
     chooser: Chooser = field(default_factory=Chooser)
     quantizer: QuantizerOptions = field(default_factory=QuantizerOptions)
     transform: str = "none"
+    text_transform: str = "none"
     balanced: bool = False
     sparse_input: tuple[Setting, ...] = ()
     nonnegative_input: tuple[Setting, ...] = ()
@@ -112,6 +114,7 @@ class Recipe:
             if len(getattr(self, name)) > 1:
                 raise ConfigError(f"{name} takes one setting, or none for 16 bits; got {len(getattr(self, name))}")
         require("transform", self.transform, transform_names())
+        require("text_transform", self.text_transform, transform_names())
         require("vector_weights", self.vector_weights, ("none", *VECTOR_CODEBOOKS))
         require("forward_dtype", self.forward_dtype, FORWARD_DTYPES)
         require("device", self.device.partition(":")[0], DEVICES)
@@ -130,10 +133,13 @@ class Recipe:
         }
         if not self.calibrated and any(readers.values()):
             raise ConfigError(f"calibrated must be true: {' and '.join(name for name, reads in readers.items() if reads)} needs text")
-        if self.measured and self.transform != "none":
-            raise ConfigError(f"transform must be none where measured is true: a pass 1 measures no transform; got {self.transform}")
-        if self.balanced and self.transform != "none":
-            raise ConfigError(f"balanced must be false where there is a transform: an input has one; got {self.transform}")
+        if self.transform != "none" and self.text_transform != "none":
+            raise ConfigError(f"text_transform must be none where there is a transform: an input has one; got {self.text_transform}")
+        for name in (self.transform, self.text_transform):
+            if self.measured and transform_named(name).fitted:
+                raise ConfigError(f"measured must be false with the transform {name}: it is fitted in pass 2, so a pass 1 cannot know it")
+            if self.balanced and name not in ("none", "hadamard"):
+                raise ConfigError(f"balanced must be false where the transform is not none or hadamard; got {name}")
         if not self.measured and len(self.candidates) > 1 and self.chooser.rule not in ("error", "uniform", "codebook"):
             raise ConfigError(f"measured must be true: the choice {self.chooser.rule} needs a pass 1")
         if any(setting.kind == "codebook" for setting in self.vectors) != (self.vector_weights != "none"):
@@ -153,6 +159,10 @@ class Recipe:
     def own_candidates(self) -> tuple[Setting, ...]:
         """Those that only matrices with some kind of input, or of some models, have."""
         return self.sparse_input + self.nonnegative_input + self.for_images
+
+    def transform_for(self, modality: str) -> str:
+        """The transform of the inputs in a model of this modality, "text" or "image"."""
+        return self.text_transform if modality == "text" and self.transform == "none" else self.transform
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON, from which `from_json` makes an equal recipe."""
@@ -186,6 +196,7 @@ class Recipe:
 SETTINGS = ("candidates", "sparse_input", "nonnegative_input", "for_images", "head", "embedding", "vectors")
 NOTHING: dict[str, Any] = {
     "adapter": "",
+    "text_transform": "none",
     "balanced": False,
     "sparse_input": (),
     "nonnegative_input": (),

@@ -46,6 +46,11 @@ BALANCE = Option(
     "Scale input channels that are more than eight times out of line; models without such channels are not changed (default: yes, with the "
     "style tuned and the choice error)",
 )
+ROTATE = Option(
+    "rotate",
+    YES_NO,
+    "Rotate the input of every matrix that is not stored by columns by a Hadamard matrix with random signs (default: no)",
+)
 OPTIONS = (
     BUDGET,
     STYLE,
@@ -58,6 +63,7 @@ OPTIONS = (
     FALL_BACK,
     BY_COLUMNS,
     BALANCE,
+    ROTATE,
     *(replace(option, default=0.5) if option is CORRECTION else option for option in COMMON),
 )
 
@@ -71,11 +77,11 @@ def build(said: Said) -> Recipe:
     refuse_order_of_codebooks(said, candidates)
     chooser = budget(said, chooser_of(said))
     fits = said.style == "tuned" and chooser.rule == "error"
-    if said.by_columns and not fits:
-        raise ConfigError(
-            f"by_columns goes with the style tuned and the choice error: other styles and rules choose between the paper's two kinds; "
-            f"got {said.style} and {chooser.rule}"
-        )
+    for name, why in (("by_columns", "choose between the paper's two kinds"), ("rotate", "read what the paper reads, weights as they are")):
+        if getattr(said, name) and not fits:
+            raise ConfigError(
+                f"{name} goes with the style tuned and the choice error: other styles and rules {why}; got {said.style} and {chooser.rule}"
+            )
     by_columns = fits if said.by_columns is None else said.by_columns
     sparse_input = for_sparse_input(not low, "gptq", said.style) if by_columns else ()
     return Recipe(
@@ -83,6 +89,7 @@ def build(said: Said) -> Recipe:
         sparse_input=sparse_input,
         nonnegative_input=sparse_input if said.by_columns else (),
         for_images=pairs_for_images(not low) if fits else (),
+        transform="hadamard" if said.rotate else "none",
         balanced=fits if said.balance is None else said.balance,
         chooser=chooser,
         measured=True,

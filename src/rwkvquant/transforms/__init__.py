@@ -5,9 +5,10 @@ hadamard.py        block-wise Hadamard with random signs
 diagonal.py        what the next two have in common
 column_scale.py    a factor for each column
 column_power.py    a power of two for some columns
+column_power_hadamard.py    that, then the Hadamard transform
 """
 
-from rwkvquant.transforms import column_power, column_scale, hadamard
+from rwkvquant.transforms import column_power, column_power_hadamard, column_scale, hadamard
 from rwkvquant.transforms.base import NONE, Applied, Transform, register, transform_named, transform_names, unregister
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "Applied",
     "Transform",
     "column_power",
+    "column_power_hadamard",
     "column_scale",
     "hadamard",
     "register",

@@ -65,4 +65,5 @@ class Hadamard(Transform):
         return width * (block(width).bit_length() - 1) + width
 
 
-register(Hadamard())
+HADAMARD = Hadamard()
+register(HADAMARD)
