@@ -23,7 +23,13 @@ Interval = tuple[float, float]
 class Result:
     def to_json(self) -> dict[str, Any]:
         """Tuples are lists there."""
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in dataclasses.asdict(self).items()}
+        return {key: _listed(value) for key, value in dataclasses.asdict(self).items()}
+
+
+def _listed(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _listed(each) for key, each in value.items()}
+    return [_listed(each) for each in value] if isinstance(value, list | tuple) else value
 
 
 @dataclass(frozen=True)
@@ -96,12 +102,18 @@ class QuantizeResult(Result):
 
 @dataclass(frozen=True)
 class PositionKL:
-    """The mean KL, in nats per token, of the tokens at positions `first` to `last` of their windows; the first token has position 1."""
+    """The mean KL, in nats per token, of the tokens at positions `first` to `last` of their windows; the first token has position 1.
+
+    `kl_ci95`: its 95 % interval (low, high), None if a single window has such positions. `nll_base`: what the original loses there, in
+    nats per token.
+    """
 
     first: int
     last: int
     tokens: int
     kl_mean: float
+    kl_ci95: Interval | None
+    nll_base: float
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,11 @@ from rwkvquant.errors import RwkvQuantError, StoppedError
 from rwkvquant.evaluation import divergence, windows
 from rwkvquant.evaluation.load import load_model
 from rwkvquant.lab.measure import shared_runs
+from rwkvquant.lab.rows import table_rows
 from rwkvquant.lab.run import run_spec
 from rwkvquant.lab.spec import read_spec
 from rwkvquant.lab.store import Store
-from rwkvquant.lab.tables import table_rows, write_tables
+from rwkvquant.lab.tables import write_tables
 from tests.helpers import killed_at, random_state_dict, write_pth
 
 TEXT = "The quick brown fox jumps over the lazy dog, and the dog does not mind. " * 12
@@ -277,9 +278,25 @@ def test_other_forwards_are_measured_from_the_same_predictions(folder: Path) -> 
     assert f",{cell['forwards']['native']['kl_mean']!r}," in rows[1]
 
 
+def test_kl_by_position_has_a_table_and_a_figure(folder: Path) -> None:
+    Path("some.txt").write_text(TEXT * 2)
+    spec = SPEC.replace("bits: [4.5, 6.5]", "bits: [4.5]\npositions: true").replace("context: 128", "context: 1024")
+    Path("spec.yaml").write_text(spec.replace("models: {", "models: {same: model.pth, "))
+    run_spec(read_spec("spec.yaml"), "work")
+    assert run(["lab", "tables", "work"]) == 0
+    key = cells(Path("work"))["same rtn 4.5 s0"]["key"]
+    compared = rwkvquant.compare("model.pth", f"work/files/{key}.safetensors", "some.txt", context=1024)
+    text = Path("work/tables/spec.md").read_text()
+    assert "## same, by position in a window" in text and "## small, by position in a window" not in text.split("## same")[0]
+    for row in compared.kl_by_position:
+        assert f" {row.last} | {row.tokens:,} | {np.exp(row.nll_base):.2f} | {1000 * row.kl_mean:.3f} [" in text
+    assert (Path("work/tables/spec-positions.svg")).read_text().count("<svg") == 1
+    assert "positions" in cells(Path("work"))["same rtn 4.5 s0"]["question"]
+
+
 def test_cells_without_other_forwards_keep_their_question(folder: Path) -> None:
     run_spec(read_spec("spec.yaml"), "work")
-    assert all("forwards" not in cell["question"] and "forwards" not in cell["results"] for cell in cells(Path("work")).values())
+    assert all(not {"forwards", "positions"} & (cell["question"].keys() | cell["results"].keys()) for cell in cells(Path("work")).values())
     Path("spec.yaml").write_text(SPEC + "forwards: [torch]\n")
     assert run_spec(read_spec("spec.yaml"), "work").kept == 3
 

@@ -340,7 +340,7 @@ def test_compare_gives_kl_by_position(folder: Path) -> None:
     Path("some.txt").write_text("The quick brown fox jumps over the lazy dog. " * 5)
     compared = rwkvquant.compare("model.pth", "model.safetensors", "some.txt", context=40)
     rows = compared.kl_by_position
-    assert [(row.first, row.last) for row in rows] == [(1, 1), (2, 3), (4, 7), (8, 15), (16, 31), (32, 40)]
+    assert [(row.first, row.last) for row in rows] == [(1, 1), (2, 2), (3, 4), (5, 8), (9, 16), (17, 32), (33, 40)]
     assert sum(row.tokens for row in rows) == compared.tokens and rows[0].tokens == compared.windows
     assert sum(row.tokens * row.kl_mean for row in rows) / compared.tokens == pytest.approx(compared.kl_mean)
     write("compare.json", {"original": "model.pth", "quantised": "model.safetensors", **compared.to_json()})

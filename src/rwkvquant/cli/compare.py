@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated
 
 import typer
@@ -40,6 +41,7 @@ def command(
     tokenizer: TokenizerOption = None,
     adapter: AdapterOption = None,
     forward: ForwardOption = None,
+    positions: Annotated[bool, typer.Option("--positions", help="Also show the KL by position in a window; see --context.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Compare a packed file with its original: KL divergence, the same prediction, perplexity or accuracy."""
@@ -49,7 +51,8 @@ def command(
 
     both = {"original": original, "quantised": quantised}
     if images is not None:
-        refuse_with_images(context=context, max_tokens=max_tokens, tokenizer=tokenizer, adapter=adapter, forward=forward)
+        only_text = {"context": context, "max_tokens": max_tokens, "tokenizer": tokenizer, "adapter": adapter, "forward": forward}
+        refuse_with_images(**only_text, positions=positions or None)
         with Counter("images") as progress:
             compared = files.compare_images(original, quantised, images, max_images=max_images, progress=progress, **given(batch=batch))
         emit({**both, **compared.to_json()}, as_json, lambda: show_images(compared))
@@ -59,10 +62,10 @@ def command(
     with Counter("windows") as progress:
         options = given(context=context, batch=batch, max_tokens=max_tokens, tokenizer=tokenizer, adapter=adapter, forward=forward)
         result = files.compare(original, quantised, text, progress=progress, **options)
-    emit({**both, **result.to_json()}, as_json, lambda: show(result))
+    emit({**both, **result.to_json()}, as_json, lambda: show(result, positions))
 
 
-def show(result: CompareResult) -> None:
+def show(result: CompareResult, positions: bool = False) -> None:
     rows = [
         ["KL divergence, nats/token", f"{result.kl_mean:.5f}{interval(result.kl_ci95, '.5f')}"],
         ["KL divergence, 99th percentile", f"{result.kl_p99:.4f}"],
@@ -74,6 +77,19 @@ def show(result: CompareResult) -> None:
         *([] if result.forward == "torch" else [["forward of the quantised model", result.forward]]),
     ]
     stdout.print(table(TITLE, ["", ""], rows))
+    if positions:
+        head = ["positions", "tokens", "KL, nats/token", "perplexity, original"]
+        body = [
+            [
+                str(row.last) if row.first == row.last else f"{row.first} to {row.last}",
+                f"{row.tokens:,}",
+                f"{row.kl_mean:.5f}{interval(row.kl_ci95, '.5f')}",
+                f"{math.exp(row.nll_base):.2f}",
+            ]
+            for row in result.kl_by_position
+        ]
+        stdout.print()
+        stdout.print(table("KL by the position of a token in its window", head, body))
 
 
 def show_images(result: ImageCompareResult) -> None:

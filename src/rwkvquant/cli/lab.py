@@ -66,22 +66,24 @@ def tables(
     as_json: JsonOption = False,
 ) -> None:
     """Write a Markdown and a CSV table, and a plot, for each specification that was run."""
+    from rwkvquant.lab.rows import table_rows
     from rwkvquant.lab.store import Store
-    from rwkvquant.lab.tables import table_rows, write_tables
+    from rwkvquant.lab.tables import write_tables
 
     written = write_tables(work_dir)
     store, folder = Store(Path(work_dir)), Path(work_dir) / "tables"
     names = [f"{name}.{kind}" for name in written for kind in ("md", "csv")]
     if plot:
         try:
-            from rwkvquant.lab.figure import save_figure
+            from rwkvquant.lab.figure import save_figure, save_positions
         except ImportError:
             raise ConfigError(
                 "the plot needs matplotlib: pip install 'rwkv-hybridquant[lab]'; or give --no-plot. The tables are written"
             ) from None
-        names += [
-            f"{name}.svg" for name, spec in store.specs().items() if save_figure(spec, table_rows(store, spec), folder / f"{name}.svg")
-        ]
+        for name, spec in store.specs().items():
+            rows = table_rows(store, spec)
+            for file, save in ((f"{name}.svg", save_figure), (f"{name}-positions.svg", save_positions)):
+                names += [file] if save(spec, rows, folder / file) else []
     emit({"files": [str(folder / name) for name in names]}, as_json, lambda: stdout.print("\n".join(written.values())))
 
 

@@ -19,9 +19,12 @@ LEVEL = 0.95
 def resampled_means(
     sums: NDArray[np.float64], tokens: NDArray[np.int64], *, resamples: int = RESAMPLES, seed: int = 0
 ) -> NDArray[np.float64]:
-    """sums (quantities, windows), tokens (windows,) -> (quantities, resamples): the mean per token of each quantity on each draw."""
+    """sums (quantities, windows) -> (quantities, resamples): the mean per token of each quantity on each draw.
+
+    tokens (windows,), or (quantities, windows) where a quantity is of some tokens only.
+    """
     means = np.empty((len(sums), resamples))
-    for draw, times in enumerate(draws(len(tokens), resamples, seed)):
+    for draw, times in enumerate(draws(sums.shape[1], resamples, seed)):
         means[:, draw] = sums @ times / (tokens @ times)
     return means
 

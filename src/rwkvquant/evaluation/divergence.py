@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from rwkvquant.errors import TokenizerError
 from rwkvquant.evaluation.bootstrap import RESAMPLES, interval, resampled_means
+from rwkvquant.evaluation.positions import PositionSums
 from rwkvquant.evaluation.scoring import (
     LogitModel,
     OnBatch,
@@ -35,7 +36,7 @@ from rwkvquant.evaluation.scoring import (
     vocabulary,
 )
 from rwkvquant.evaluation.windows import Windows
-from rwkvquant.results import CompareResult, PositionKL
+from rwkvquant.results import CompareResult
 
 
 @dataclass(frozen=True)
@@ -76,20 +77,12 @@ class Comparison:
             windows_sha256=self.windows.sha256(),
             resamples=resamples,
             seed=seed,
-            kl_by_position=self.by_position(),
+            kl_by_position=self.by_position().rows(resamples=resamples, seed=seed),
         )
 
-    def by_position(self) -> tuple[PositionKL, ...]:
-        """The mean KL at positions 1, 2 to 3, 4 to 7, and so on: the place of a token in its window."""
-        position = self.windows.mask.nonzero()[1] + 1  # (tokens,) in the order of the text
-        found, first = [], 1
-        while first <= position.max():
-            chosen = (position >= first) & (position < 2 * first)
-            if chosen.any():
-                last = min(2 * first - 1, int(position.max()))
-                found.append(PositionKL(first, last, int(chosen.sum()), float(self.kl[chosen].mean())))
-            first *= 2
-        return tuple(found)
+    def by_position(self) -> PositionSums:
+        """KL and the original's nll by the position of a token in its window."""
+        return PositionSums.of(self.windows, self.kl, self.nll_base)
 
     def to_json(self, *, resamples: int = RESAMPLES, seed: int = 0) -> dict[str, Any]:
         """`result` as plain JSON."""

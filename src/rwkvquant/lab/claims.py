@@ -21,8 +21,9 @@ from textwrap import fill
 from typing import Any
 
 from rwkvquant.errors import ConfigError
+from rwkvquant.lab.markdown import plain
+from rwkvquant.lab.rows import TableRow, compared, table_rows
 from rwkvquant.lab.store import Store
-from rwkvquant.lab.tables import TableRow, compared, plain, table_rows
 from rwkvquant.lab.yaml_file import read_yaml
 
 WIDTH = 120  # of a line

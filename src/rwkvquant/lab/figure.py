@@ -1,4 +1,4 @@
-"""A specification's cells as a figure: KL against bits or file size, one panel for each model. Needs matplotlib."""
+"""A specification's cells as a figure: KL against bits or file size, or by position; one panel for each model. Needs matplotlib."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from rwkvquant.formats.disk import atomic_write
-from rwkvquant.lab.tables import TableRow
+from rwkvquant.lab.positions import position_lines
+from rwkvquant.lab.rows import TableRow
 
 INCHES = (5.2, 4.4)  # of a panel
 MARKERS = "osD^vP*X<>hd"
@@ -42,6 +43,36 @@ def save_figure(spec: Mapping[str, Any], rows: Sequence[TableRow], path: Path) -
         axes.set_ylabel("KL, 1/1000 nats per token")
         axes.grid(True, which="both", alpha=0.25)
     panels[0].legend(fontsize="small")
+    _save(figure, path)
+    return True
+
+
+def save_positions(spec: Mapping[str, Any], rows: Sequence[TableRow], path: Path) -> bool:
+    """KL by the position of a token, with 95 % intervals. False, and no file, where no cell has it."""
+    of_model = {model: lines for model in dict.fromkeys(row.model for row in rows) if (lines := position_lines(rows, model))}
+    if not of_model:
+        return False
+    figure = Figure(figsize=(INCHES[0] * len(of_model), INCHES[1]), layout="constrained")
+    figure.suptitle(spec["title"])
+    panels = figure.subplots(1, len(of_model), squeeze=False)[0]
+    for axes, (model, lines) in zip(panels, of_model.items(), strict=True):
+        for index, line in enumerate(lines):
+            x, y = [row.last for row in line.rows], [1000 * row.kl_mean for row in line.rows]
+            style = {"marker": MARKERS[index % len(MARKERS)], "color": f"C{index % 10}"}
+            axes.plot(x, y, linewidth=1, markersize=4, label=line.label, **style)
+            bounds = [row.kl_ci95 or (row.kl_mean, row.kl_mean) for row in line.rows]
+            axes.fill_between(x, [1000 * low for low, _ in bounds], [1000 * high for _, high in bounds], alpha=0.2, color=style["color"])
+        axes.set_title(model)
+        axes.set_xscale("log", base=2)
+        axes.set_ylim(bottom=0)
+        axes.set_xlabel("last position of the range, in tokens")
+        axes.set_ylabel("KL, 1/1000 nats per token")
+        axes.grid(True, alpha=0.25)
+    panels[0].legend(fontsize="small")
+    _save(figure, path)
+    return True
+
+
+def _save(figure: Figure, path: Path) -> None:
     with matplotlib.rc_context({"svg.hashsalt": "rwkvquant"}), atomic_write(path) as file:
         figure.savefig(file, format="svg", metadata={"Date": None})
-    return True

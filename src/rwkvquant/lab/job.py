@@ -32,11 +32,12 @@ GUESSED_COST = 1e6
 def question_of(spec: Spec, cell: Cell) -> dict[str, Any]:
     """All that decides the result of a cell. Raises CheckpointError or ConfigError for a file that cannot be read.
 
-    "forwards" is there only if the specification has some, so cells of older versions keep their keys.
+    "forwards" and "positions" are there only if the specification has them, so cells of older versions keep their keys.
     """
     files = tuple(Path(path).stat().st_mtime_ns if Path(path).exists() else None for path in (cell.model.checkpoint, spec.text))
-    forwards = {"forwards": list(spec.forwards)} if spec.forwards else {}
-    return {**_of_model(spec, cell.model, files), **cell.kind.question(), **forwards}
+    more: dict[str, Any] = {"forwards": list(spec.forwards)} if spec.forwards else {}
+    more |= {"positions": True} if spec.positions else {}
+    return {**_of_model(spec, cell.model, files), **cell.kind.question(), **more}
 
 
 @functools.lru_cache(maxsize=16)

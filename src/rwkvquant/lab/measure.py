@@ -62,23 +62,24 @@ class Bench:
     def measure(self, model: LabModel, file: Path) -> dict[str, Any]:
         """The numbers of the torch forward, those of the bootstrap, and "forwards": the numbers of each other forward.
 
-        Numbers are fields of CompareResult, and "each_window": its tokens, and the sums of KL and of the quantised model's nll. Files of
-        other tools are not run by our engine, so they have no "native".
+        Numbers are fields of CompareResult, and "each_window": its tokens, and the sums of KL and of the quantised model's nll. With
+        `positions` also "by_position" (evaluation/positions.py). Files of other tools are not run by our engine: they have no "native".
         """
         base, cut = self._of(model)
         names = [TORCH, *(name for name in self._spec.forwards if name != NATIVE or is_packed(file))]
         models = {name: load_forward(str(file), model.tokenizer, name)[0] for name in names}
         found = divergence.compare_many(base, models, cut, progress=self._progress)
         results = {name: compared.to_json() for name, compared in found.items()}
-        torch_forward = _numbers(found.pop(TORCH), results[TORCH]) | {name: results[TORCH][name] for name in CONDITIONS}
-        others = {name: _numbers(compared, results[name]) for name, compared in found.items()}
-        return torch_forward | ({"forwards": others} if others else {})
+        numbers = {name: _numbers(compared, results[name], self._spec.positions) for name, compared in found.items()}
+        torch_forward = numbers.pop(TORCH) | {name: results[TORCH][name] for name in CONDITIONS}
+        return torch_forward | ({"forwards": numbers} if numbers else {})
 
 
-def _numbers(compared: Comparison, result: Mapping[str, Any]) -> dict[str, Any]:
+def _numbers(compared: Comparison, result: Mapping[str, Any], positions: bool) -> dict[str, Any]:
     sums = compared.window_sums
     each = {"tokens": compared.windows.tokens_each.tolist(), "kl": sums[0].tolist(), "nll_quantized": sums[3].tolist()}
-    return {**{name: result[name] for name in KEPT}, "each_window": each}
+    more = {"by_position": compared.by_position().to_json()} if positions else {}
+    return {**{name: result[name] for name in KEPT}, "each_window": each, **more}
 
 
 def shared_runs(measured: Sequence[NDArray[np.int64]], read: Sequence[NDArray[np.int64]], length: int = 16) -> float:

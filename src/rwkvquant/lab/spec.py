@@ -34,6 +34,7 @@ KEYS = (
     "context",
     "max_tokens",
     "forwards",
+    "positions",
     "calibration",
     "common",
     "bits",
@@ -79,7 +80,8 @@ class Cell:
 class Spec:
     """`reference`: the row with which all others are compared, or None. `plot`: the horizontal axis of the plot, one of AXES.
 
-    `forwards`: what is measured besides the torch forward (evaluation/forwards.py). `keep_files`: packed files stay in the work directory.
+    `forwards`: what is measured besides the torch forward (evaluation/forwards.py). `positions`: whether cells keep the KL by position in
+    a window. `keep_files`: packed files stay in the work directory.
     """
 
     name: str
@@ -89,6 +91,7 @@ class Spec:
     context: int
     max_tokens: int | None
     forwards: tuple[str, ...]
+    positions: bool
     reference: str | None
     plot: str
     keep_files: bool
@@ -138,6 +141,7 @@ class _Reader:
             context=self._get("context", 512, _count, "a whole number from 1 on"),
             max_tokens=self._get("max_tokens", None, _count, "a whole number from 1 on") if given is None else given,
             forwards=self._forwards(),
+            positions=self._get("positions", False, bool, "true or false"),
             reference=reference,
             plot=self._get("plot", AXES[0], lambda value: isinstance(value, str) and value in AXES, " or ".join(AXES)),
             keep_files=self._get("keep_files", False, bool, "true or false"),

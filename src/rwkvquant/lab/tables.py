@@ -10,18 +10,16 @@ import io
 import itertools
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from rwkvquant.evaluation.bootstrap import interval, resampled_means
 from rwkvquant.formats.disk import replace_file
+from rwkvquant.lab.markdown import bracket, plain
+from rwkvquant.lab.positions import position_tables
+from rwkvquant.lab.rows import TableRow, paired, table_rows
 from rwkvquant.lab.store import Store
 
 SAME = ("rwkvquant", "code", "torch", "numpy", "cpu", "threads")  # conditions that should not differ within a table
-Interval = tuple[float, float] | None
 LEAK = 0.001  # of the runs of 16 tokens: below this, quotations and set phrases
 NUMBERS = (
     "bits_per_weight",
@@ -40,29 +38,6 @@ NUMBERS = (
 OTHER = ("mean", "low", "high")  # of the KL of another forward
 
 
-@dataclass(frozen=True)
-class TableRow:
-    """A row of a specification with its cell, which is {} if it was not run yet.
-
-    `against`: "kl_difference" to the reference (this minus reference, in nats), its "ci95", and "ratio"; None for the reference itself.
-    """
-
-    model: str
-    row: str
-    series: str
-    label: str
-    bits: float | None
-    seed: int
-    cell: Mapping[str, Any]
-    against: Mapping[str, Any] | None = None
-
-    @property
-    def results(self) -> Mapping[str, Any]:
-        """{} unless the cell is done."""
-        results: Mapping[str, Any] = self.cell.get("results", {}) if self.cell.get("state") == "done" else {}
-        return results
-
-
 def write_tables(work_dir: str | Path) -> dict[str, str]:
     """Write tables/NAME.md and tables/NAME.csv for each specification -> the Markdown of each, by name.
 
@@ -72,50 +47,11 @@ def write_tables(work_dir: str | Path) -> dict[str, str]:
     written = {}
     for name, spec in store.specs().items():
         rows = table_rows(store, spec)
-        written[name] = markdown(spec, rows)
+        written[name] = "\n".join(part for part in (markdown(spec, rows), position_tables(rows)) if part)
         folder = store.folder("tables")
         replace_file(folder / f"{name}.md", written[name].encode())
         replace_file(folder / f"{name}.csv", csv_text(rows).encode())
     return written
-
-
-def table_rows(store: Store, spec: Mapping[str, Any]) -> list[TableRow]:
-    """In the order of the specification."""
-    rows = [
-        TableRow(**{name: each[name] for name in ("model", "row", "series", "label", "bits", "seed")}, cell=store.read(each["key"]) or {})
-        for each in spec["rows"]
-    ]
-    reference = spec.get("reference")
-    if reference is None:
-        return rows
-    return [compared(row, _reference(rows, row, reference)) for row in rows]
-
-
-def _reference(rows: Sequence[TableRow], row: TableRow, reference: str) -> TableRow | None:
-    """The row of this name for the same model and seed: with the same bits, or else the first one."""
-    same = [each for each in rows if (each.row, each.model, each.seed) == (reference, row.model, row.seed)]
-    return next((each for each in same if each.bits == row.bits), same[0] if same else None)
-
-
-def compared(row: TableRow, reference: TableRow | None) -> TableRow:
-    """The row with `against`, where both are done and were measured on the same windows."""
-    if reference is None or row is reference or not (row.results and reference.results):
-        return row
-    a, b = row.results, reference.results
-    if a["windows_sha256"] != b["windows_sha256"]:
-        return row
-    (difference, difference_ci95), (ratio, ratio_ci95) = _paired(a, b)
-    against = {"kl_difference": difference, "ci95": difference_ci95, "ratio": ratio, "ratio_ci95": ratio_ci95}
-    return replace(row, against=against)
-
-
-def _paired(a: Mapping[str, Any], b: Mapping[str, Any]) -> tuple[tuple[float, Interval], tuple[float, Interval]]:
-    """Numbers on the same windows -> (KL of a minus KL of b, its interval), (KL of a over KL of b, its interval)."""
-    tokens = np.array(a["each_window"]["tokens"], np.int64)
-    sums = np.stack([np.array(results["each_window"]["kl"]) for results in (a, b)])
-    here, there = resampled_means(sums, tokens)
-    difference = a["kl_mean"] - b["kl_mean"], interval(here - there, len(tokens))
-    return difference, (a["kl_mean"] / b["kl_mean"], interval(here / there, len(tokens)))
 
 
 def markdown(spec: Mapping[str, Any], rows: Sequence[TableRow]) -> str:
@@ -155,8 +91,8 @@ def _numbers(row: TableRow, compared: bool, others: Sequence[str]) -> list[str]:
     found = row.results
     if not found:
         return [plain(row.cell.get("error") or "not run yet")]
-    kl = f"{1000 * found['kl_mean']:.3f}{_bracket(found['kl_ci95'], 1000)}"
-    ratio = f"{row.against['ratio']:.3f}{_bracket(row.against['ratio_ci95'], 1)}" if row.against else ""
+    kl = f"{1000 * found['kl_mean']:.3f}{bracket(found['kl_ci95'], 1000)}"
+    ratio = f"{row.against['ratio']:.3f}{bracket(row.against['ratio_ci95'], 1)}" if row.against else ""
     seconds = found["processor_seconds"]
     return [
         f"{found['bits_per_weight']:.3f}" if found["bits_per_weight"] is not None else "",
@@ -176,8 +112,8 @@ def _other(found: Mapping[str, Any], name: str) -> str:
     other = found.get("forwards", {}).get(name)
     if other is None:
         return ""
-    ratio, ratio_ci95 = _paired(other, found)[1]
-    return f"{1000 * other['kl_mean']:.3f} (x {ratio:.3f}{_bracket(ratio_ci95, 1)})"
+    ratio, ratio_ci95 = paired(other, found)[1]
+    return f"{1000 * other['kl_mean']:.3f} (x {ratio:.3f}{bracket(ratio_ci95, 1)})"
 
 
 def _means(rows: Sequence[TableRow], width: int) -> list[list[str]]:
@@ -245,12 +181,3 @@ def csv_text(rows: Sequence[TableRow]) -> str:
         line["kl_difference_low"], line["kl_difference_high"] = against.get("ci95") or (None, None)
         writer.writerow(line)
     return out.getvalue()
-
-
-def _bracket(pair: Sequence[float] | None, times: float) -> str:
-    return f" [{times * pair[0]:.3f}, {times * pair[1]:.3f}]" if pair else ""
-
-
-def plain(text: Any) -> str:
-    """In a table of Markdown."""
-    return " ".join(str(text).replace("|", "/").split())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rwkvquant.lab.tables import TableRow
+from rwkvquant.lab.rows import TableRow
 from rwkvquant.report.plot import Plot
 from rwkvquant.report.sources import Sources
 from rwkvquant.report.svg import BOTTOM, HEIGHT, LEFT, RIGHT, SERIES, TOP, WIDTH, axes, drawing, legend, line, mark, path, scale_for

@@ -13,8 +13,8 @@ from rwkvquant.checkpoints import Checkpoint, open_checkpoint
 from rwkvquant.errors import ConfigError
 from rwkvquant.formats.container import PackedFile, open_packed
 from rwkvquant.formats.disk import why_no_file
+from rwkvquant.lab.rows import TableRow, table_rows
 from rwkvquant.lab.store import Store
-from rwkvquant.lab.tables import TableRow, table_rows
 from rwkvquant.report.kinds import Json, is_valid, kind_of
 from rwkvquant.runtime.session import is_packed
 
