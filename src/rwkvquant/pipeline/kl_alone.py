@@ -22,7 +22,7 @@ from rwkvquant.pipeline.transforms import input_name
 from rwkvquant.quantizers.shared.hessian import Hessian
 from rwkvquant.recipes import Recipe, Setting
 
-SEEN_ROWS, MEASURED_ROWS = 32, 8
+SEEN_ROWS, MEASURED_ROWS = 32, 4
 MOST_WEIGHTS = 1 << 28  # all blocks and all their inputs are in memory, and every matrix runs the model several times
 
 
