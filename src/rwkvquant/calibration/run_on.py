@@ -5,7 +5,9 @@
     KL         mean_t sum_v p_t d_t  =  mean_t sum_v p_t (exp(-d_t) - 1 + d_t)        nats per token
 
 The second form holds because p and q add up to 1. Its terms are about d^2 / 2, never negative, so that rounding d to float32 has no
-effect of first order: a KL of 1e-9 can be measured. The original runs once. What each block read is kept, so a change in layer l costs the layers from l on and the head.
+effect of first order: a KL of 1e-9 can be measured.
+
+The original runs once. What each block read is kept, so a change in layer l costs the layers from l on and the head.
 
 Gives up: the weights of all blocks, the inputs of all blocks and the logits of all rows are in memory. For small models.
 """
