@@ -60,7 +60,9 @@ class Vectors {
     std::size_t bytes() const;  // of one vector
 
     float* row(std::size_t b) const { return x_.data() + b * padded_; }
-    void quantize(std::size_t b, Range columns) const;  // columns.begin a multiple of 64, columns.end too unless it is the last
+    // Makes int8 of columns. columns.begin is a multiple of 64, columns.end too unless it is the last. Nothing, if only T x is read.
+    void quantize(std::size_t b, Range columns) const;
+    void read_by(const Matrix& W) { (W.transform ? transformed_ : as_is_) = true; }
     Activations view(std::size_t count, bool quantized) const { return view_from(0, count, quantized); }
     Activations view_from(std::size_t first, std::size_t count, bool quantized) const;
     std::size_t cols() const { return cols_; }
@@ -68,7 +70,7 @@ class Vectors {
 
   private:
     std::size_t cols_, padded_, groups_, capacity_ = 0;
-    bool rounded_;
+    bool rounded_, transformed_ = false, as_is_ = false;  // the last two: whether a product reads T x, and x
     std::size_t together_;
     Buffer<float> x_, scale_;
     Buffer<std::int8_t> q_;
@@ -151,7 +153,11 @@ class Engine {
     void add_branch(const Worker& worker, const Matrix& W, const Vectors& y, const Vectors* gate, std::size_t count);
     // Memory for T x of each matrix with a transform, to be asked for when the engine is made: products find it by W and x. Matrices with the
     // same input and the same T share it.
-    void take_input(const Matrix& W, const Vectors& x);
+    void take_input(const Matrix& W, Vectors& x);
+    struct Read {
+        const Matrix* W;
+        Vectors* x;
+    };
     struct Input {
         const Matrix* W;
         const Vectors* x;

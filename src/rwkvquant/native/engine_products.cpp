@@ -41,7 +41,8 @@ void transformed(const InputTransform& T, const float* x, std::size_t cols, floa
 
 }  // namespace
 
-void Engine::take_input(const Matrix& W, const Vectors& x) {
+void Engine::take_input(const Matrix& W, Vectors& x) {
+    x.read_by(W);
     if (!W.transform) return;
     const auto same = [&](const Transformed& each) { return each.x == &x && equal(W.transform, each.T, W.cols); };
     const auto found = std::find_if(transformed_.begin(), transformed_.end(), same);

@@ -52,9 +52,9 @@ class Rwkv6 final : public Engine {
             maa_slices_[i] = Vectors(mix_rank_);
             vectors_.insert(vectors_.end(), {&mixed_[i], &maa_slices_[i]});
         }
-        const auto& [xw, xk, xv, xr, xg] = mixed_;
+        auto& [xw, xk, xv, xr, xg] = mixed_;
         for (const Layer& W : layers_) {
-            for (const auto& [matrix, x] : {Input{W.maa_w1, &xx_}, {W.decay_w1, &xw}, {W.decay_w2, &decay_hidden_}, {W.r, &xr}, {W.k, &xk},
+            for (const auto& [matrix, x] : {Read{W.maa_w1, &xx_}, {W.decay_w1, &xw}, {W.decay_w2, &decay_hidden_}, {W.r, &xr}, {W.k, &xk},
                                             {W.v, &xv}, {W.g, &xg}, {W.o, &out_}, {W.ffn_key, &xk}, {W.ffn_r, &xr},
                                             {W.ffn_value, &ffn_hidden_}}) {
                 take_input(*matrix, *x);

@@ -52,7 +52,7 @@ class Rwkv7 final : public Engine {
         vectors_.insert(vectors_.end(), {&xr_, &xw_, &xk_, &xv_, &xa_, &xg_, &r_, &k_, &v_, &v_first_, &w_hidden_, &a_hidden_, &v_hidden_,
                                          &g_hidden_, &ffn_hidden_});
         for (const Layer& W : layers_) {
-            for (const auto& [matrix, x] : {Input{W.r, &xr_}, {W.k, &xk_}, {W.v, &xv_}, {W.o, &out_}, {W.w.down, &xw_}, {W.a.down, &xa_},
+            for (const auto& [matrix, x] : {Read{W.r, &xr_}, {W.k, &xk_}, {W.v, &xv_}, {W.o, &out_}, {W.w.down, &xw_}, {W.a.down, &xa_},
                                             {W.g.down, &xg_}, {W.w.up, &w_hidden_}, {W.a.up, &a_hidden_}, {W.g.up, &g_hidden_},
                                             {W.ffn_key, &xk_}, {W.ffn_value, &ffn_hidden_}}) {
                 take_input(*matrix, *x);

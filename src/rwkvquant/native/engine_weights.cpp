@@ -68,7 +68,7 @@ void Vectors::reserve(std::size_t count) {
 }
 
 void Vectors::quantize(std::size_t b, Range columns) const {
-    if (columns.begin >= columns.end) return;
+    if (columns.begin >= columns.end || (transformed_ && !as_is_)) return;
     const std::size_t at = b * padded_ + columns.begin, group = b * groups_ + columns.begin / kColumnGroup;
     operations().quantize_activations(x_.data() + at, 1, columns.end - columns.begin, q_.data() + at, scale_.data() + group,
                                       minus_sum_.data() + 2 * group);

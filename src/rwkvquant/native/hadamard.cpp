@@ -5,46 +5,52 @@
 // Each sum is one addition, in the order of the definition, so all bodies give its bits.
 #include "operations.h"
 #include "vectors.h"
+#include "wide.h"
 
 namespace rwkvquant::RWKVQUANT_BODY {
 namespace {
 
-typedef std::uint32_t FourBits __attribute__((vector_size(16)));
-
-// x, with the sign changed in the lanes that `change` has a sign bit for.
-RWKVQUANT_INLINE Four flipped(Four x, FourBits change) { return (Four)((FourBits)x ^ change); }
-
-RWKVQUANT_INLINE Four load_four(const float* from) {
-    Four values;
-    std::memcpy(&values, from, sizeof values);
-    return values;
+// The bits of D for the lanes of one part: a sign bit where it is -1.
+RWKVQUANT_INLINE WideBits changes(const std::uint8_t* signs, std::size_t column) {
+    std::uint32_t bits = signs[column / 8] >> column % 8;
+    if constexpr (kWide > 8) bits |= static_cast<std::uint32_t>(signs[column / 8 + 1]) << 8;
+    const WideBits all = bits - WideBits{};
+    return (WideBits)((all >> kLane & 1) << 31);
 }
 
-// y = D x, and the rounds inside sixteen values, 1, 2, 4 and 8 apart. In pieces of four lanes, because GCC moves lanes of longer vectors
-// one by one where a register is shorter.
-RWKVQUANT_INLINE void sixteen(const float* x, const std::uint8_t* signs, float* y) {
-    constexpr std::uint32_t kSign = 0x80000000;
-    Four parts[4];
-    for (std::size_t i = 0; i < 4; ++i) {
-        const std::uint32_t bits = signs[i / 2] >> (i % 2 * 4);
-        const FourBits set = FourBits{bits, bits, bits, bits} & FourBits{1, 2, 4, 8};
-        const FourBits change = set * FourBits{kSign, kSign / 2, kSign / 4, kSign / 8};
-        const Four a = flipped(load_four(x + 4 * i), change);
-        const Four b = pick<1, 0, 3, 2>(a, a) + flipped(a, FourBits{0, kSign, 0, kSign});
-        parts[i] = pick<2, 3, 0, 1>(b, b) + flipped(b, FourBits{0, 0, kSign, kSign});
+// y = D x, and the first rounds, inside `count` values, in registers. With a scale that is not 1 they are all rounds.
+template <std::size_t count>
+RWKVQUANT_INLINE void first_rounds(const float* x, const std::uint8_t* signs, std::size_t column, float scale, float* y) {
+    constexpr std::size_t kParts = count / kWide;
+    Wide parts[kParts];
+    for (std::size_t i = 0; i < kParts; ++i) {
+        const std::size_t c = column + kWide * i;
+        const Wide values = *reinterpret_cast<const AnyWide*>(x + c);
+        parts[i] = (Wide)((WideBits)values ^ changes(signs, c));
     }
-    const Four ab = parts[0] + parts[1], a_b = parts[0] - parts[1], cd = parts[2] + parts[3], c_d = parts[2] - parts[3];
-    const Four whole[4] = {ab + cd, a_b + c_d, ab - cd, a_b - c_d};
-    std::memcpy(y, whole, sizeof whole);
+    round_inside<1>(parts), round_inside<2>(parts), round_inside<4>(parts), round_inside<8>(parts);
+    for (std::size_t apart = 1; apart < kParts; apart *= 2) round_between(parts, apart);
+    for (std::size_t i = 0; i < kParts; ++i) {
+        *reinterpret_cast<AnyWide*>(y + column + kWide * i) = scale == 1.0f ? parts[i] : parts[i] * scale;
+    }
 }
 
-// A round whose values are `apart`, a multiple of 16.
-RWKVQUANT_INLINE void round_of(float* y, std::size_t cols, std::size_t apart) {
-    for (std::size_t begin = 0; begin < cols; begin += 2 * apart) {
-        for (std::size_t c = begin; c < begin + apart; c += kLanes) {
-            const Vec a = load(y + c), b = load(y + c + apart);
-            store(y + c, a + b);
-            store(y + c + apart, a - b);
+template <std::size_t count>
+RWKVQUANT_INLINE void all_first_rounds(const float* x, const std::uint8_t* signs, std::size_t cols, float scale, float* y) {
+    for (std::size_t c = 0; c < cols; c += count) first_rounds<count>(x, signs, c, scale, y);
+}
+
+// A round whose values are `apart`, a multiple of 16, and with `two` the next one too.
+template <bool two>
+RWKVQUANT_INLINE void later_rounds(float* y, std::size_t cols, std::size_t apart, float scale) {
+    constexpr std::size_t kRows = two ? 4 : 2;
+    for (std::size_t begin = 0; begin < cols; begin += kRows * apart) {
+        for (std::size_t c = begin; c < begin + apart; c += kWide) {
+            Wide rows[kRows];
+            for (std::size_t i = 0; i < kRows; ++i) rows[i] = *reinterpret_cast<const AnyWide*>(y + c + i * apart);
+            round_between(rows, 1);
+            if constexpr (two) round_between(rows, 2);
+            for (std::size_t i = 0; i < kRows; ++i) *reinterpret_cast<AnyWide*>(y + c + i * apart) = rows[i] * scale;
         }
     }
 }
@@ -69,9 +75,16 @@ RWKVQUANT_FLATTEN void hadamard(const float* x, const std::uint8_t* signs, std::
         for (std::size_t c = 0; c < cols; ++c) y[c] *= scale;
         return;
     }
-    for (std::size_t c = 0; c < cols; c += kLanes) sixteen(x + c, signs + c / 8, y + c);
-    for (std::size_t apart = kLanes; apart < size; apart *= 2) round_of(y, cols, apart);
-    for (std::size_t c = 0; c < cols; c += kLanes) store(y + c, load(y + c) * scale);
+    // The scale comes with the last rounds: one multiplication after all additions. Multiplying by 1 before changes nothing.
+    if (size == kLanes) return all_first_rounds<kLanes>(x, signs, cols, scale, y);
+    if (size == 2 * kLanes) return all_first_rounds<2 * kLanes>(x, signs, cols, scale, y);
+    constexpr std::size_t kFirst = 4 * kLanes;
+    all_first_rounds<kFirst>(x, signs, cols, size == kFirst ? scale : 1.0f, y);
+    for (std::size_t apart = kFirst; apart < size; apart *= 4) {
+        const float last = 4 * apart >= size ? scale : 1.0f;
+        if (2 * apart < size) later_rounds<true>(y, cols, apart, last);
+        else later_rounds<false>(y, cols, apart, last);
+    }
 }
 
 }  // namespace rwkvquant::RWKVQUANT_BODY

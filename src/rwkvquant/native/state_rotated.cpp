@@ -5,6 +5,7 @@
 // Whole numbers are made by adding a number whose unit in the last place is 1. So NaN and infinity give some code, and nothing undefined.
 #include "operations.h"
 #include "vectors.h"
+#include "wide.h"
 
 namespace rwkvquant::RWKVQUANT_BODY {
 namespace {
@@ -35,63 +36,13 @@ RWKVQUANT_INLINE std::size_t block_of(std::size_t size) {
     return own < kBlock ? own : kBlock;
 }
 
-// As many lanes as a register has: GCC moves the lanes of longer vectors one by one. `swapped` has value i ^ apart in lane i.
-#if defined(__clang__)
-#define RWKVQUANT_SHUFFLE(x, places, ...) __builtin_shufflevector(x, x, __VA_ARGS__)
-#else
-#define RWKVQUANT_SHUFFLE(x, places, ...) __builtin_shuffle(x, places{__VA_ARGS__})
-#endif
-#if defined(__AVX512F__)
-typedef Vec Wide;
-typedef BitsVec WideBits;
-constexpr WideBits kLane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-template <int a>
-RWKVQUANT_INLINE Wide swapped(Wide x) {
-    return RWKVQUANT_SHUFFLE(x, IntVec, 0 ^ a, 1 ^ a, 2 ^ a, 3 ^ a, 4 ^ a, 5 ^ a, 6 ^ a, 7 ^ a, 8 ^ a, 9 ^ a, 10 ^ a, 11 ^ a, 12 ^ a, 13 ^ a,
-                             14 ^ a, 15 ^ a);
-}
-#elif defined(__AVX__)
-typedef Eight Wide;
-typedef std::uint32_t WideBits __attribute__((vector_size(32)));
-typedef std::int32_t WideInts __attribute__((vector_size(32)));
-constexpr WideBits kLane = {0, 1, 2, 3, 4, 5, 6, 7};
-template <int a>
-RWKVQUANT_INLINE Wide swapped(Wide x) {
-    return RWKVQUANT_SHUFFLE(x, WideInts, 0 ^ a, 1 ^ a, 2 ^ a, 3 ^ a, 4 ^ a, 5 ^ a, 6 ^ a, 7 ^ a);
-}
-#else
-typedef Four Wide;
-typedef std::uint32_t WideBits __attribute__((vector_size(16)));
-typedef std::int32_t WideInts __attribute__((vector_size(16)));
-constexpr WideBits kLane = {0, 1, 2, 3};
-template <int a>
-RWKVQUANT_INLINE Wide swapped(Wide x) {
-    return RWKVQUANT_SHUFFLE(x, WideInts, 0 ^ a, 1 ^ a, 2 ^ a, 3 ^ a);
-}
-#endif
-constexpr std::size_t kWide = sizeof(Wide) / sizeof(float), kParts = kBlock / kWide;
-typedef float AnyWide __attribute__((vector_size(sizeof(Wide)), aligned(4), may_alias));
-
-// A round inside each part, in all parts that are wide enough.
-template <int apart>
-RWKVQUANT_INLINE void round_inside(Wide (&y)[kParts]) {
-    if constexpr (apart < static_cast<int>(kWide)) {
-        const WideBits change = (kLane & apart) * (0x80000000 / apart);
-        for (Wide& x : y) x = swapped<apart>(x) + (Wide)((WideBits)x ^ change);
-    }
-}
+constexpr std::size_t kParts = kBlock / kWide;
 
 // y H times `scale` of 64 values, in place, in registers. Rounds of 32, 16, 8, 4, 2 and 1.
 RWKVQUANT_INLINE void turn_block(float* y, float scale) {
     Wide parts[kParts];
     for (std::size_t i = 0; i < kParts; ++i) parts[i] = *reinterpret_cast<const AnyWide*>(y + kWide * i);
-    for (std::size_t apart = kParts / 2; apart > 0; apart /= 2) {
-        for (std::size_t i = 0; i < kParts; ++i) {
-            if ((i & apart) != 0) continue;
-            const Wide a = parts[i], b = parts[i + apart];
-            parts[i] = a + b, parts[i + apart] = a - b;
-        }
-    }
+    for (std::size_t apart = kParts / 2; apart > 0; apart /= 2) round_between(parts, apart);
     round_inside<8>(parts), round_inside<4>(parts), round_inside<2>(parts), round_inside<1>(parts);
     for (std::size_t i = 0; i < kParts; ++i) *reinterpret_cast<AnyWide*>(y + kWide * i) = parts[i] * scale;
 }
