@@ -77,7 +77,7 @@ def main() -> None:
         texts = own_texts(models["plain"])
         row: dict[str, object] = {"shape": args.shape, "threads": models["plain"].threads, "rounds": args.rounds, "scaled": args.scaled}
         if args.density:
-            row["density"] = {name: getattr(measure_density(each.plain(), texts), "mean", None) for name, each in both.items()}
+            row["density"] = {name: getattr(measure_density(each, texts), "mean", None) for name, each in both.items()}
         tokens = texts.reshape(-1)[: args.tokens].tolist()
         slots = {name: model.slots(1) for name, model in models.items()}
         own = {name: each.add() for name, each in slots.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from rwkvquant.kernels.functions import Array, squared_relu
 from rwkvquant.runtime.engines.reference import ReferenceEngine
 from rwkvquant.runtime.session import load
 from rwkvquant.runtime.weights import Weights, packed_weights
+from rwkvquant.transforms.hadamard import HADAMARD
 
 DIMS = {
     "rwkv7": Dims(4, 320, 1280, 256, 5, 64, {"Rw": 32, "Ra": 32, "Rv": 32, "Rg": 64}),
@@ -75,12 +77,18 @@ def test_random_weights_alone_are_half_dense(tmp_path: Path, monkeypatch: pytest
     assert np.abs(reference_density(packed_weights(open_packed(path)), TEXTS.tolist(), monkeypatch) - 0.5).max() < 0.05
 
 
+@pytest.mark.parametrize("rotated", [False, True])
 @pytest.mark.parametrize("arch", DIMS)
-def test_the_density_of_a_file_is_that_of_the_plain_forward(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arch: str) -> None:
+def test_the_density_of_a_file_is_that_of_the_plain_forward(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arch: str, rotated: bool
+) -> None:
     """Signs of values near zero may differ, because the engine rounds activations to int8."""
     path = tmp_path / "m.safetensors"
     write_model(path, arch, DIMS[arch], packing(GridConfig(3)))
     weights = packed_weights(open_packed(path))
+    if rotated:
+        matrices = {name: each for name, each in weights.matrices.items() if name.startswith("blocks.") and "ffn.value" not in name}
+        weights = replace(weights, transforms={name: HADAMARD.make(each.shape[1], 0) for name, each in matrices.items()})
     found = measure_density(weights, TEXTS, threads=1)
     assert found is not None
     monkeypatch.setattr("rwkvquant.bench.density.WATCHED", 8)

@@ -5,6 +5,7 @@ import torch
 from rwkvquant.codecs import GridConfig
 from rwkvquant.models import QuantizedMatrix, linear
 from rwkvquant.models.quantized import rows
+from rwkvquant.transforms import transform_named
 from tests.formats.examples import codebook, pairs, uniform, vector_codebook
 
 SHAPES = [(1, 1), (5, 33), (16, 64), (17, 100), (3, 130)]
@@ -34,6 +35,17 @@ def test_chosen_rows_are_those_of_the_whole():
     for tensor in TENSORS:
         chosen = torch.tensor([tensor.shape[0] - 1, 0, 0])
         assert np.array_equal(QuantizedMatrix(tensor).decode(chosen).numpy(), tensor.decode()[chosen])
+
+
+@pytest.mark.parametrize("name", ["hadamard", "column-power-hadamard"])
+def test_the_transform_of_an_input_is_undone_in_what_is_decoded(name):
+    tensor = UNIFORM[-1]
+    applied = transform_named(name).make(tensor.shape[1], 1)
+    quantised, wanted = QuantizedMatrix(tensor, transform=applied), applied.undone(tensor.decode())
+    assert np.array_equal(quantised.decode().numpy(), wanted) and not np.array_equal(wanted, tensor.decode())
+    x = np.random.default_rng(1).standard_normal((4, tensor.shape[1])).astype(np.float32)
+    products = linear(torch.from_numpy(x), quantised).numpy()
+    np.testing.assert_allclose(products, applied.activations(x) @ tensor.decode().T, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("tensor", [CODEBOOKS[-1], PAIRS[-1], UNIFORM[-1]], ids=["codebook", "pairs", "uniform"])

@@ -24,6 +24,7 @@ from rwkvquant.runtime.engines.choice import make_engine
 from rwkvquant.runtime.engines.reference import step_of
 from rwkvquant.runtime.session import END_OF_TEXT, Model
 from rwkvquant.runtime.weights import Weights
+from rwkvquant.transforms import NONE, Applied
 
 Array = NDArray[np.float32]
 Watch = Callable[[Array, Array], Array]  # gets the input and the output of a product, x (B, in) and y (B, out), and gives the output
@@ -53,15 +54,15 @@ class _Product:
 
     __array_ufunc__ = None  # so that x @ this asks this
 
-    def __init__(self, packed: PackedTensor, watch: Watch | None) -> None:
-        self._packed, self._watch = packed, watch
+    def __init__(self, packed: PackedTensor, transform: Applied, watch: Watch | None) -> None:
+        self._packed, self._transform, self._watch = packed, transform, watch
 
     @property
     def T(self) -> _Product:
         return self
 
     def __rmatmul__(self, x: Array) -> Array:
-        y = product(self._packed, np.ascontiguousarray(x, np.float32))
+        y = product(self._packed, np.ascontiguousarray(self._transform.activations(x), np.float32))
         return y if self._watch is None else self._watch(x, y)
 
 
@@ -157,11 +158,15 @@ def _read(weights: Weights, watches: Mapping[str, Watch], texts: NDArray[np.inte
 def _stand_ins(weights: Weights, watches: Mapping[str, Watch]) -> dict[str, Any]:
     """The weights by the names of a step, with a stand-in for each matrix."""
     tensors: dict[str, Any] = dict(weights.vectors)
+
+    def stand_in(name: str) -> _Product:
+        return _Product(weights.matrices[name], weights.transforms.get(name, NONE), watches.get(name))
+
     for name, spec, _ in architecture(weights.arch).used(weights.dims.layers):
         if spec.slices:
-            tensors[name] = [_Product(weights.matrices[f"{name}.{index}"], None) for index in range(len(spec.parts))]
+            tensors[name] = [stand_in(f"{name}.{index}") for index in range(len(spec.parts))]
         elif name in weights.matrices:
-            tensors[name] = _Product(weights.matrices[name], watches.get(name))
+            tensors[name] = stand_in(name)
     return tensors
 
 

@@ -69,7 +69,7 @@ def measure(
     peak_rss = peak_rss_bytes()
     progress("writing a text to decode")
     texts = own_texts(model)
-    density = measure_density(weights.plain(), texts, threads)
+    density = measure_density(weights, texts, threads)
     tokens = np.resize(texts, len(tokens)).tolist()
 
     kinds = sorted({(1, FULL_BITS), *((batch, bits) for batch in batches for bits in (FULL_BITS, state_bits))})

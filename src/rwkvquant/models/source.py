@@ -96,9 +96,7 @@ class PackedSource:
         applied, codes = self._packed.input_transform(name), not is_vector and codec_of(tensor).quantizes
         if codes and self._inputs is not None and spec.role is not Role.EMBEDDING:
             return self._inputs.of(QuantizedMatrix(tensor, self._device), applied)
-        if not codes or applied.name != "none":
-            return _tensor(self._packed.decode(name), shape, self._device)
-        return QuantizedMatrix(tensor, self._device)
+        return QuantizedMatrix(tensor, self._device, applied) if codes else _tensor(self._packed.decode(name), shape, self._device)
 
 
 def _collect(source: WeightSource, layer: int | None, read: Callable[[str, TensorSpec, tuple[int, ...]], Any]) -> dict[str, Any]:

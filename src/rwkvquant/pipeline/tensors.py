@@ -27,7 +27,6 @@ from rwkvquant.pipeline.tasks import Done, Matrix, Task, plain_error
 from rwkvquant.pipeline.transforms import input_name
 from rwkvquant.quantizers.elementwise.codebooks import vector_codebook
 from rwkvquant.recipes import Recipe
-from rwkvquant.transforms import Applied
 
 
 @dataclass
@@ -86,7 +85,7 @@ class TensorWriter:
             if matrix.fell_back:
                 self.fallen_back.append(tensor.name)
             self._report(replace(tensor, transform=matrix.transform), matrix.quantised, matrix.setting.method, matrix.error)
-            after[tensor.key] = _of_forward(matrix.quantised, matrix.transform, weight.device)
+            after[tensor.key] = QuantizedMatrix(matrix.quantised, weight.device, matrix.transform)
         return after
 
     def carry(self) -> None:
@@ -166,13 +165,6 @@ class TensorWriter:
                 stored_bytes=tensor.stored_bytes,
             )
         )
-
-
-def _of_forward(quantised: QTensor, transform: Applied, device: torch.device) -> QuantizedMatrix | Tensor:
-    """What the forward multiplies its own input with: codes, or float32 where a transform must be undone."""
-    if transform.name == "none":
-        return QuantizedMatrix(quantised, device)
-    return torch.from_numpy(transform.undone(quantised.decode())).to(device)
 
 
 def _dense(values: NDArray[np.float32], bits: int) -> DenseTensor:
