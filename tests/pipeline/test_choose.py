@@ -118,6 +118,11 @@ def test_a_share_of_the_weights_is_met_at_the_budget(selector: str, share: float
     assert 3.35 < true_bits(chosen) <= 3.5
 
 
+@pytest.mark.parametrize(("options", "bits"), [({"choice": "share"}, 4), ({"choice": "share", "own_options": "wide=no"}, 3), ({}, 3)])
+def test_a_share_has_codebooks_as_wide_as_its_grids(options: dict[str, Any], bits: int) -> None:
+    assert max(setting.codec.bits for setting in recipe_of(**options).candidates if setting.kind == "codebook") == bits
+
+
 def test_grids_go_where_they_lose_least_more_than_codebooks() -> None:
     """Hand-made: losses of both kinds are in proportion to a weight, so the tensors of least weight get grids."""
     recipe = recipe_of(choice="share", own_options=("selector=nats", "sq_share=0.3"))

@@ -51,6 +51,11 @@ ROTATE = Option(
     YES_NO,
     "Rotate the input of every matrix that is not stored by columns by a Hadamard matrix with random signs (default: no)",
 )
+WIDE = Option(
+    "wide",
+    YES_NO,
+    "Try codebooks of 4 bits too (default: for budgets above 4.5 bits, and with the choice share, so that both kinds have as many bits)",
+)
 OPTIONS = (
     BUDGET,
     STYLE,
@@ -63,6 +68,7 @@ OPTIONS = (
     FALL_BACK,
     BY_COLUMNS,
     BALANCE,
+    WIDE,
     ROTATE,
     *(replace(option, default=0.5) if option is CORRECTION else option for option in COMMON),
 )
@@ -73,9 +79,10 @@ def build(said: Said) -> Recipe:
     near = range(2, 7) if low else range(4, 9)  # pass 1 has no time to try them all
     if said.tensor_bits:
         near = UNIFORM_BITS  # tensor_bits may ask for any of them
-    candidates = grids("gptq", near, said.style) + codebooks("gptvq", wide=not low)
-    refuse_order_of_codebooks(said, candidates)
     chooser = budget(said, chooser_of(said))
+    wide = (not low or chooser.rule == "share") if said.wide is None else said.wide
+    candidates = grids("gptq", near, said.style) + codebooks("gptvq", wide)
+    refuse_order_of_codebooks(said, candidates)
     fits = said.style == "tuned" and chooser.rule == "error"
     for name, why in (("by_columns", "choose between the paper's two kinds"), ("rotate", "read what the paper reads, weights as they are")):
         if getattr(said, name) and not fits:
