@@ -71,7 +71,7 @@ def correlation(x: Iterable[float], y: Iterable[float]) -> dict[str, Any]:
     a, b = np.array(list(x)), np.array(list(y))
     random = np.random.default_rng(0)
     drawn = [spearman(a[at], b[at]) for at in (random.integers(0, len(a), len(a)) for _ in range(RESAMPLES))]
-    low, high = np.quantile(drawn, [0.025, 0.975])
+    low, high = np.quantile(drawn, [0.025, 0.975]).tolist()
     return {"spearman": round(spearman(a, b), 3), "interval": [round(low, 3), round(high, 3)], "kendall": round(kendall(a, b), 3)}
 
 
