@@ -111,7 +111,7 @@ def test_transforms_that_do_not_fit_a_recipe_are_refused(tmp_path: Path) -> None
 
 
 def test_the_default_method_rotates_all_but_the_head_and_what_is_stored_by_columns(tmp_path: Path, source: Path) -> None:
-    request = QuantizeRequest(bits=4, calibration=calibration_text(tmp_path), own_options=("rotate=yes",))
+    request = QuantizeRequest(bits=4, calibration=calibration_text(tmp_path))
     result = quantize(source, tmp_path / "rotated.safetensors", request)
     assert result.bits_per_weight == plan_only(source, request).bits_per_weight  # signs are counted
     packed = open_packed(tmp_path / "rotated.safetensors")
@@ -124,18 +124,28 @@ def test_the_default_method_rotates_all_but_the_head_and_what_is_stored_by_colum
 def test_pass_1_measures_rotated_matrices(tmp_path: Path, source: Path) -> None:
     """What it says a candidate costs is what the candidate of the rotated matrix costs, not that of the plain one."""
     found = {}
-    for own in ((), ("rotate=yes",)):
+    for own in ((), ("rotate=no",)):
         request = QuantizeRequest(bits=4, calibration=calibration_text(tmp_path), own_options=own)
         work = tmp_path / f"work{len(own)}"
         plan_only(source, request, work_dir=work)
         (plan,) = work.glob("plan.json")
         found[own] = {name: each["candidates"] for name, each in json.loads(plan.read_text())["state"]["tensors"].items()}
-    plain, changed = found.values()
+    changed, plain = found.values()
     same = {name for name in plain if plain[name] == changed[name]}
     assert same == {name for name in plain if name.endswith("ffn.value.weight")}
 
 
 def test_a_transform_for_text_alone_is_not_in_models_for_images() -> None:
-    recipe = replace(recipe_for(QuantizeRequest()), text_transform="hadamard")
+    recipe = recipe_for(QuantizeRequest())
     assert recipe.transform_for("text") == "hadamard" and recipe.transform_for("image") == "none"
     assert Recipe.from_json(recipe.to_json()) == recipe
+
+
+def test_rotation_is_asked_for_or_left_out() -> None:
+    asked, without = (recipe_for(QuantizeRequest(own_options=(f"rotate={word}",))) for word in ("yes", "no"))
+    assert asked.transform_for("text") == asked.transform_for("image") == "hadamard"
+    assert without.transform_for("text") == without.transform_for("image") == "none"
+    for options in ({"style": "paper"}, {"choice": "algorithm1"}, {"choice": "uniform"}):
+        assert recipe_for(QuantizeRequest(**options)).transform_for("text") == "none"
+        with pytest.raises(ConfigError, match="rotate goes with the style tuned and the choice error"):
+            recipe_for(QuantizeRequest(**options, own_options=("rotate=yes",)))

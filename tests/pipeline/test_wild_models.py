@@ -57,7 +57,7 @@ def test_an_edited_model_computes_the_same(pair: tuple[Path, Path]) -> None:
 
 
 def test_only_models_with_channels_out_of_line_are_scaled(pair: tuple[Path, Path], tmp_path: Path) -> None:
-    request = QuantizeRequest(bits=4, head_bits=4, calibration=calibration_text(tmp_path))
+    request = QuantizeRequest(bits=4, head_bits=4, calibration=calibration_text(tmp_path), own_options=("rotate=no",))
     unlike, layouts = [], []
     for number, path in enumerate(pair):
         result = quantize(path, tmp_path / f"{number}.safetensors", request)
@@ -78,7 +78,7 @@ def test_only_models_with_channels_out_of_line_are_scaled(pair: tuple[Path, Path
 
 
 def test_channels_out_of_line_are_scaled_before_they_are_rotated(pair: tuple[Path, Path], tmp_path: Path) -> None:
-    request = QuantizeRequest(bits=4, head_bits=4, calibration=calibration_text(tmp_path), own_options=("rotate=yes",))
+    request = QuantizeRequest(bits=4, head_bits=4, calibration=calibration_text(tmp_path))
     found = []
     for number, path in enumerate(pair):
         result = quantize(path, tmp_path / f"{number}.safetensors", request)
@@ -109,7 +109,12 @@ def test_an_edited_model_loses_what_the_plain_one_loses(tmp_path: Path) -> None:
 
 def test_the_recipe_says_whether_channels_are_scaled() -> None:
     recipe = recipe_for(QuantizeRequest())
-    assert recipe.balanced and recipe.transform == "none" and Recipe.from_json(recipe.to_json()) == recipe
+    assert (
+        recipe.balanced
+        and recipe.text_transform == "hadamard"
+        and recipe.transform == "none"
+        and Recipe.from_json(recipe.to_json()) == recipe
+    )
     assert not recipe_for(QuantizeRequest(own_options=("balance=no",))).balanced
     assert not recipe_for(QuantizeRequest(style="paper")).balanced and not recipe_for(QuantizeRequest(method="gptq")).balanced
     with pytest.raises(ConfigError, match="balanced must be false"):
