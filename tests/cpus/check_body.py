@@ -20,7 +20,7 @@ from rwkvquant.runtime.session import load
 from tests.cpus.real_cpu import logits
 from tests.kernels import matrices, test_product
 from tests.kernels.guarded import body
-from tests.runtime.test_golden import GOLDEN, PROMPT
+from tests.runtime.test_golden import GOLDEN, PROMPT, TOKENS
 
 EXPECTED = os.environ["EXPECTED_BODIES"].split()
 REAL_CPU = Path(os.environ["REAL_CPU"])
@@ -38,7 +38,7 @@ def test_golden_words(path: Path, words: str, isa: str) -> None:
     with body(isa):
         model = load(path)
         assert model.backend == isa
-        assert model.generate(PROMPT, max_tokens=32, sampling=SamplingConfig(temperature=0)).text == words
+        assert model.generate(PROMPT, max_tokens=TOKENS, sampling=SamplingConfig(temperature=0)).text == words
 
 
 @pytest.mark.parametrize("isa", EXPECTED)

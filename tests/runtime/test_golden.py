@@ -1,7 +1,7 @@
 """Committed packed files go on giving the same words: the format, the decoding and the forward in one check.
 
 The words were recorded once from these files; they are greedy, so neither a change of rounding order nor int8 activations move them.
-Between them the files have the grids and codebooks of the default, the compressed codebooks of the paper, and pairs.
+Between them the files have the grids, codebooks and rotated inputs of the default, the compressed codebooks of the paper, and pairs.
 """
 
 from __future__ import annotations
@@ -22,12 +22,11 @@ from rwkvquant.runtime.session import load
 DATA = Path(__file__).parents[1] / "data"
 DEMO = Path(str(resources.files("rwkvquant") / "assets" / "rwkv7-8m-3.275bpw.safetensors"))
 PROMPT = "The old man looked out of the window and said"
-TINY = ', "I am not afraid of the world. I am not afraid of the world, and I am not afraid of the world. I am not afraid of'
+TOKENS = 24  # the demo model hesitates between two words after that
+TINY = ', "I am not afraid of the world. I am not afraid of the world, and I am not afraid of'
 GOLDEN = {
-    DEMO: ':\n\n"I don\'t know what I\'ve done," said the old man, with a smile.\n\n"I don\'t know," said the',
-    DATA / "rwkv6-8m-gptq.safetensors": (
-        ':\n\n"I am not going to do it. I have been a little more than I can do. I have been a little more than I can'
-    ),
+    DEMO: ':\n\n"I am not going to do it," he said, "I am not going to do it.',
+    DATA / "rwkv6-8m-gptq.safetensors": ':\n\n"I am not going to do it. I have been a little more than I can do. I',
     DATA / "rwkv7-tiny-rtn4.safetensors": TINY,
     DATA / "rwkv7-tiny-paper.safetensors": TINY,
     DATA / "rwkv7-tiny-pairs.safetensors": TINY,
@@ -37,17 +36,17 @@ import sys
 from rwkvquant import _native
 from rwkvquant.runtime.sampling import SamplingConfig
 from rwkvquant.runtime.session import load
-isa, prompt, *files = sys.argv[1:]
+isa, prompt, tokens, *files = sys.argv[1:]
 for file in files if isa in _native.available_isas() else []:
     model = load(file)
     assert model.backend == isa
-    sys.stdout.buffer.write(model.generate(prompt, max_tokens=32, sampling=SamplingConfig(temperature=0)).text.encode() + b"\\0")
+    sys.stdout.buffer.write(model.generate(prompt, max_tokens=int(tokens), sampling=SamplingConfig(temperature=0)).text.encode() + b"\\0")
 """
 
 
 @pytest.mark.parametrize(("path", "words"), GOLDEN.items(), ids=lambda value: value.stem if isinstance(value, Path) else "")
 def test_golden_words(path: Path, words: str) -> None:
-    generated = load(path, activations="float32").generate(PROMPT, max_tokens=32, sampling=SamplingConfig(temperature=0))
+    generated = load(path, activations="float32").generate(PROMPT, max_tokens=TOKENS, sampling=SamplingConfig(temperature=0))
     assert generated.text == words
 
 
@@ -58,7 +57,9 @@ def test_golden_words_on_every_instruction_set(isa: str) -> None:
     if isa != "reference" and isa not in _native.available_isas():
         pytest.skip(f"needs a CPU with {isa}")
     script = WRITE.replace("_native.available_isas()", "('reference',)") if isa == "reference" else WRITE
-    result = subprocess.run([sys.executable, "-c", script, isa, PROMPT, *GOLDEN], capture_output=True, env=os.environ | environment)
+    result = subprocess.run(
+        [sys.executable, "-c", script, isa, PROMPT, str(TOKENS), *GOLDEN], capture_output=True, env=os.environ | environment
+    )
     assert result.returncode == 0, result.stderr.decode()
     assert result.stdout.decode().split("\0")[:-1] == list(GOLDEN.values())
 
