@@ -9,6 +9,7 @@ interpolated to exactly `--bits` (selection/curves.py), as are the other losses.
     loss      rank correlations of each estimate of a loss, and of each statistic, with the measured KL itself
     ratios    measured KL over the loss in nats of pass 1, the matrices that this misjudges most, and which statistics tell them
     choices   the sum of measured KL over all matrices, each at `--bits`, for selectors, shares, K and percentiles; 1 is all SQ
+    budgets   what pass 1 predicts for the whole model, with all candidates or some
 
 Intervals are of a bootstrap over matrices. Pass 1 and the measurements stay in DIR/plan.json, so another run only computes.
 """
@@ -30,9 +31,10 @@ from rwkvquant import CalibrationConfig, QuantizeRequest
 from rwkvquant.lab.conditions import conditions
 from rwkvquant.pipeline.choose import choose_kinds
 from rwkvquant.pipeline.evidence import evidence_of
-from rwkvquant.pipeline.plan_file import Measured, from_json
+from rwkvquant.pipeline.plan_file import Candidate, Measured, from_json
 from rwkvquant.pipeline.quantize import plan_only
 from rwkvquant.recipes import Chooser
+from rwkvquant.selection.policy import fit_budget
 from rwkvquant.selection.selectors import SELECTORS, Evidence
 
 READINGS = ("paper", "unique", "dithered")
@@ -40,7 +42,7 @@ SHARES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
 ORDERS = (2, 3, 4, 5, 6)
 PERCENTS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 FINE = (1.0, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8)  # 1: P_c alone
-RESAMPLES = 2000
+RESAMPLES = 500
 Values = NDArray[np.float64]
 
 
@@ -214,6 +216,24 @@ def of_choices(model: dict[str, Measured], sides: dict[str, Evidence], args: arg
     }
 
 
+def of_budgets(model: dict[str, Measured], args: argparse.Namespace) -> dict[str, float]:
+    """The loss of the whole model in nats that pass 1 predicts, if the budget is spent among some of the candidates."""
+    allowed: dict[str, Callable[[Candidate], bool]] = {
+        "SQ": lambda c: c.setting.kind == "uniform",
+        "SQ, up to 3 bits": lambda c: c.setting.kind == "uniform" and c.setting.codec.code_bits <= 3,
+        "VQ": lambda c: c.setting.kind == "codebook",
+        "VQ, up to 3 bits": lambda c: c.setting.kind == "codebook" and c.setting.codec.code_bits <= 3,
+        "both": lambda c: True,
+    }
+    weights = {name: one.weights for name, one in model.items()}
+    found = {}
+    for label, keep in allowed.items():
+        items = {name: [(c.stored_bytes, c.loss, c) for c in one.candidates if keep(c)] for name, one in model.items()}
+        chosen, _ = fit_budget(items, weights, args.bits, explicit=True)
+        found[label] = sum(c.loss for c in chosen.values())
+    return found
+
+
 def table(title: str, rows: dict[str, dict[str, Any]]) -> None:
     print(f"\n{title}")
     for name, columns in rows.items():
@@ -238,11 +258,13 @@ def main() -> None:
         "model": Path(args.model).name,
         "bits": args.bits,
         "matrices": len(model),
+        "resamples": RESAMPLES,
         "projections": len(large),
         "gain": {"all": of_gains(scores, sides, list(model)), "projections": of_gains(scores, sides, large)},
         "loss": {"all": of_losses(scores, sides, list(model)), "projections": of_losses(scores, sides, large)},
         "ratios": of_ratios(model, scores, sides),
         "choices": of_choices(model, sides, args),
+        "budgets": of_budgets(model, args),
         "kl": {m: [float(f"{loss:.6g}") for loss in one.losses["kl"]] for m, one in sides.items()},
         "nats": {m: [float(f"{loss:.6g}") for loss in one.losses["nats"]] for m, one in sides.items()},
     }
