@@ -26,8 +26,8 @@ test: check
 	$(BIN)/python -m pytest -n 2
 
 test-lm-eval: setup
-	$(BIN)/pip install --quiet $(PIP_ARGS) -c constraints.txt -e '.[eval]' 'lm-eval[api]'
-	$(BIN)/python -m pytest tests/evaluation/test_lm_eval.py tests/evaluation/check_lm_eval_server.py
+	$(BIN)/pip install --quiet $(PIP_ARGS) -c constraints.txt -e '.[eval]' 'lm-eval[api]' accelerate
+	$(BIN)/python -m pytest tests/evaluation/test_lm_eval.py tests/evaluation/test_lm_eval_tasks.py tests/evaluation/check_lm_eval_server.py
 
 test-serve: setup
 	$(BIN)/pip install --quiet $(PIP_ARGS) -c constraints.txt -e '.[clients]'
