@@ -63,6 +63,23 @@ def test_the_verdict_is_that_of_the_interval(work: Path, rows: str, below: float
     assert line.startswith("| C / c | p |") and line.endswith(words)
 
 
+@pytest.mark.parametrize(
+    ("bound", "verdicts"),
+    [
+        ("below: 3", ["holds", "cannot tell"]),
+        ("below: 1", ["does not hold", "does not hold"]),
+        ("above: 1", ["holds", "holds"]),
+        ("above: 5", ["does not hold", "does not hold"]),
+    ],
+)
+def test_numbers_of_a_benchmark_are_judged_by_their_intervals(work: Path, bound: str, verdicts: list[str]) -> None:
+    (work / "numbers.json").write_text(json.dumps({"all": {"plain": 2, "measured": {"value": 3.0, "ci95": [2.5, 4.0]}}}))
+    values = "{one: [all, plain], two: [all, measured]}"
+    (work / "claims.yaml").write_text(f"title: T\nclaims:\n  - {{claim: C, json: numbers.json, values: {values}, {bound}, unit: times}}\n")
+    lines = claims_text(work, work / "claims.yaml").splitlines()[4:6]
+    assert lines == [f"| C |  | one | 2 times | {verdicts[0]} |", f"|  |  | two | 3 [2.5, 4] times | {verdicts[1]} |"]
+
+
 def test_the_command_writes_the_page(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
     verdict(work, "s/a, s/b", 0.6)
     assert run(["lab", "claims", str(work), str(work / "claims.yaml"), "-o", str(work / "page.md")]) == 0
@@ -82,11 +99,18 @@ def test_the_command_writes_the_page(work: Path, capsys: pytest.CaptureFixture[s
         "title: T\nclaims: [{claim: C, rows: [a/b]}]",
         "title: T\nclaims: [{claim: C, rows: [a, b]}]",
         "title: T\nclaims: [{claim: C, rows: [a/b, c/d], below: x}]",
+        "title: T\nclaims: [{claim: C, json: none.json, values: {m: a}, below: 1}]",
+        "title: T\nclaims: [{claim: C, json: numbers.json, values: {m: [a, c]}, below: 1}]",
+        "title: T\nclaims: [{claim: C, json: numbers.json, values: {m: [a, b]}}]",
+        "title: T\nclaims: [{claim: C, json: numbers.json, values: {m: [a, b]}, below: 1, above: 2}]",
+        "title: T\nclaims: [{claim: C, json: numbers.json, values: [a], below: 1}]",
+        "title: T\nclaims: [{claim: C, json: numbers.json, values: {m: [a, b]}, below: 1, rows: [a/b, c/d]}]",
     ],
 )
 def test_a_mistake_is_one_sentence(tmp_path: Path, text: str) -> None:
     path = tmp_path / "claims.yaml"
     path.write_text(text)
+    (tmp_path / "numbers.json").write_text('{"a": {"b": 2, "c": "3"}}')
     with pytest.raises(ConfigError, match=r"claims\.yaml"):
         read_claims(path)
 
