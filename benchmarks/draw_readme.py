@@ -1,4 +1,4 @@
-"""Draw docs/speed.svg, the README's picture, from benchmarks/results: python benchmarks/draw_readme.py"""
+"""Draw the README's pictures, docs/speed.svg and docs/frontier.svg, from benchmarks/results: python benchmarks/draw_readme.py"""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ import matplotlib
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
+from rwkvquant.lab.store import Store
+from rwkvquant.lab.tables import TableRow, table_rows
+
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 KINDS = {  # in the results -> in the picture, its colour and its marker
@@ -17,6 +20,13 @@ KINDS = {  # in the results -> in the picture, its colour and its marker
     "Q4_0": ("llama.cpp, Q4_0", "#e3a857", "^"),
     "Q2_K": ("llama.cpp, Q2_K, its fastest", "#b5651d", "v"),
     "default": ("rwkvquant, 3.275 bits", "#3b6fb6", "o"),
+}
+SERIES = {  # of lab/frontier.yaml -> in the picture, its colour and its marker
+    "rtn": ("rounded to nearest", "#b9b9b9", "s"),
+    "llama.cpp": ("llama.cpp, with an importance matrix", "#b5651d", "v"),
+    "gptq": ("GPTQ", "#e3a857", "^"),
+    "rotated gptq": ("GPTQ, rotated inputs (QuaRot)", "#7aa874", "D"),
+    "ours": ("rwkvquant", "#3b6fb6", "o"),
 }
 
 
@@ -39,8 +49,47 @@ def draw(axes: Axes) -> None:
         axes.annotate(f"{shape}: {speed:.0f} tokens/s", (size, speed), (7, 5), textcoords="offset points", fontsize=9)
 
 
+def frontier() -> list[TableRow]:
+    """The cells of lab/frontier.yaml that are done."""
+    store = Store(RESULTS / "lab")
+    return [row for row in table_rows(store, store.specs()["frontier"]) if row.results]
+
+
+def draw_frontier(axes: Axes, rows: list[TableRow]) -> None:
+    for series, (name, colour, marker) in SERIES.items():
+        own = sorted((row for row in rows if row.series == series), key=lambda row: row.results["file_bytes"])
+        points = [(row.results["file_bytes"] / 1e6, 1000 * row.results["kl_mean"]) for row in own]
+        line = "" if series == "llama.cpp" else "-"  # its types are not one method with more and more bits
+        if points:
+            axes.plot(*zip(*points, strict=True), ls=line, marker=marker, markersize=6, lw=1.2, color=colour, label=name)
+        for row, point in zip(own, points, strict=True):
+            if series == "llama.cpp":
+                below = row.row.startswith("IQ")  # Q3_K and IQ3_S are nearly one point
+                place = {"xytext": (-4, -10) if below else (5, 4), "ha": "right" if below else "left"}
+                axes.annotate(row.row, point, textcoords="offset points", fontsize=7, color="#666666", **place)
+    axes.set_yscale("log")
+    axes.set_xlabel("file, MB")
+    axes.set_title(rows[0].model, fontsize=10)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+
+
+def save_frontier() -> None:
+    rows = frontier()
+    models = list(dict.fromkeys(row.model for row in rows))
+    figure, panels = plt.subplots(1, len(models), figsize=(9.6, 4.6), sharey=True, squeeze=False)
+    for axes, model in zip(panels[0], models, strict=True):
+        draw_frontier(axes, [row for row in rows if row.model == model])
+    panels[0, 0].set_ylabel("KL to the original, 1/1000 nats per token")
+    panels[0, 0].legend(reverse=True, fontsize=8, loc="lower left")
+    figure.suptitle("What is lost for a file of a given size: down and left is better", fontsize=10)
+    figure.tight_layout()
+    figure.savefig(ROOT / "docs" / "frontier.svg", metadata={"Date": None})
+
+
 def main() -> None:
     matplotlib.rcParams["svg.hashsalt"] = "readme"  # the same bytes each time
+    save_frontier()
     figure, axes = plt.subplots(figsize=(8.4, 4.6))
     draw(axes)
     axes.set_xscale("log")
