@@ -80,6 +80,14 @@ def test_numbers_of_a_benchmark_are_judged_by_their_intervals(work: Path, bound:
     assert lines == [f"| C |  | one | 2 times | {verdicts[0]} |", f"|  |  | two | 3 [2.5, 4] times | {verdicts[1]} |"]
 
 
+def test_a_number_is_divided_by_another_one_of_the_file(work: Path) -> None:
+    (work / "numbers.json").write_text(json.dumps({"all": [{"ours": {"value": 6.0, "ci95": [5.0, 8.0]}, "theirs": 2}, {"ours": 6}]}))
+    names = "values: {one: [all, 0, ours], two: [all, 1, ours]}, over: {one: [all, 0, theirs]}"
+    (work / "claims.yaml").write_text(f"title: T\nclaims:\n  - {{claim: C, json: numbers.json, {names}, above: 5, unit: times}}\n")
+    lines = claims_text(work, work / "claims.yaml").splitlines()[4:6]
+    assert lines == ["| C |  | one | 3 [2.5, 4] times | does not hold |", "|  |  | two | 6 times | holds |"]
+
+
 def test_the_command_writes_the_page(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
     verdict(work, "s/a, s/b", 0.6)
     assert run(["lab", "claims", str(work), str(work / "claims.yaml"), "-o", str(work / "page.md")]) == 0
@@ -104,13 +112,16 @@ def test_the_command_writes_the_page(work: Path, capsys: pytest.CaptureFixture[s
         "title: T\nclaims: [{claim: C, json: numbers.json, values: {m: [a, b]}}]",
         "title: T\nclaims: [{claim: C, json: numbers.json, values: {m: [a, b]}, below: 1, above: 2}]",
         "title: T\nclaims: [{claim: C, json: numbers.json, values: [a], below: 1}]",
+        "title: T\nclaims: [{claim: C, json: numbers.json, values: {m: [a, b]}, over: {m: [a, c]}, below: 1}]",
+        "title: T\nclaims: [{claim: C, json: numbers.json, values: {m: [a, b]}, over: {n: [a, b]}, below: 1}]",
+        "title: T\nclaims: [{claim: C, json: numbers.json, values: {m: [d, 2]}, below: 1}]",
         "title: T\nclaims: [{claim: C, json: numbers.json, values: {m: [a, b]}, below: 1, rows: [a/b, c/d]}]",
     ],
 )
 def test_a_mistake_is_one_sentence(tmp_path: Path, text: str) -> None:
     path = tmp_path / "claims.yaml"
     path.write_text(text)
-    (tmp_path / "numbers.json").write_text('{"a": {"b": 2, "c": "3"}}')
+    (tmp_path / "numbers.json").write_text('{"a": {"b": 2, "c": "3"}, "d": [1, 2]}')
     with pytest.raises(ConfigError, match=r"claims\.yaml"):
         read_claims(path)
 

@@ -12,6 +12,7 @@ tell. Each model that has both cells is judged by itself. `note` is a sentence f
 
     json: ../../benchmarks/results/transform_flops.json
     values: {x070-0.1b: [shapes, x070-0.1b, shared]}     # a number, or {"value": ..., "ci95": [low, high]}, by its keys in the file
+    over: {x070-0.1b: [shapes, x070-0.1b, products]}     # if the claim is of a ratio: what the numbers are divided by
     above: 0.9                                           # or below
     unit: of the operations of products
 
@@ -34,7 +35,7 @@ from rwkvquant.lab.store import Store
 from rwkvquant.lab.yaml_file import read_yaml
 
 WIDTH = 120  # of a line
-KEYS = ("claim", "paper", "rows", "below", "note", "json", "values", "above", "unit")
+KEYS = ("claim", "paper", "rows", "below", "note", "json", "values", "over", "above", "unit")
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ def claims_text(work_dir: str | Path, path: str | Path) -> str:
     for claim in claims:
         found = judged(claim, rows)
         first = [plain(claim.claim), plain(claim.paper)]
-        for number, (model, ours, verdict) in enumerate(found or [("", "", "not measured" if claim.rows else "cannot be measured here")]):
+        for number, (model, ours, verdict) in enumerate(found or [("", "", "not measured" if claim.rows else "see below")]):
             lines.append(f"| {' | '.join(first if number == 0 else ['', ''])} | {plain(model)} | {ours} | {verdict} |")
     notes = [fill(f"- {plain(claim.claim)}: {plain(claim.note)}", WIDTH, subsequent_indent="  ") for claim in claims if claim.note]
     return "\n".join([*lines, *(["", *notes] if notes else [])]) + "\n"
@@ -146,17 +147,31 @@ def _numbers(entry: Mapping[str, Any], path: Path, where: str) -> tuple[Number, 
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         raise ConfigError(f"{where}: {file} cannot be read as JSON") from None
+    over = entry.get("over", {})
+    if not isinstance(over, Mapping) or over.keys() - values.keys():
+        raise ConfigError(f"{where}: over has the names of values, each with the keys of a number")
     found = []
     for label, keys in values.items():
-        value = content
-        for key in keys if isinstance(keys, list) else [keys]:
-            value = value.get(key) if isinstance(value, Mapping) else None
-        number, ci95 = (value.get("value"), value.get("ci95")) if isinstance(value, Mapping) else (value, None)
-        if number is None or not _is_number(number):
-            raise ConfigError(f"{where}: {file} has no number at {keys}")
-        low, high = ci95 or (number, number)
-        found.append(Number(str(label), float(number), float(low), float(high)))
+        (number, low, high), (divisor, *_) = _number(content, keys), _number(content, over[label]) if label in over else (1.0,)
+        if number is None or not divisor:
+            raise ConfigError(f"{where}: {file} has no number at {keys if number is None else over[label]}")
+        found.append(Number(str(label), number / divisor, low / divisor, high / divisor))
     return tuple(found)
+
+
+def _number(content: Any, keys: Any) -> tuple[float, float, float] | tuple[None, float, float]:
+    """The number at these keys of a JSON document, and the ends of its interval; (None, 0, 0) if there is none."""
+    value = content
+    for key in keys if isinstance(keys, list) else [keys]:
+        try:
+            value = value[key]
+        except (KeyError, IndexError, TypeError):
+            return None, 0.0, 0.0
+    number, ci95 = (value.get("value"), value.get("ci95")) if isinstance(value, Mapping) else (value, None)
+    if number is None or not _is_number(number):
+        return None, 0.0, 0.0
+    low, high = ci95 or (number, number)
+    return float(number), float(low), float(high)
 
 
 def _is_number(value: Any) -> bool:
