@@ -11,7 +11,7 @@ import pytest
 
 from rwkvquant.architectures import Role
 from rwkvquant.checkpoints import Checkpoint
-from rwkvquant.codecs import CodebookConfig, GridConfig
+from rwkvquant.codecs import CodebookConfig, GridConfig, PairConfig
 from rwkvquant.errors import ConfigError
 from rwkvquant.pipeline.choose import choose_kinds, choose_settings, paper_arithmetic
 from rwkvquant.pipeline.plan_file import Candidate, Measured
@@ -121,6 +121,18 @@ def test_a_share_of_the_weights_is_met_at_the_budget(selector: str, share: float
 @pytest.mark.parametrize(("options", "bits"), [({"choice": "share"}, 4), ({"choice": "share", "own_options": "wide=no"}, 3), ({}, 3)])
 def test_a_share_has_codebooks_as_wide_as_its_grids(options: dict[str, Any], bits: int) -> None:
     assert max(setting.codec.bits for setting in recipe_of(**options).candidates if setting.kind == "codebook") == bits
+
+
+@pytest.mark.parametrize(("said", "everywhere", "images"), [((), 0, 4), ("pairs=yes", 4, 0), ("pairs=no", 0, 0)])
+def test_pairs_are_candidates_of_language_models_if_they_are_asked_for(said: Any, everywhere: int, images: int) -> None:
+    recipe = recipe_of(own_options=said)
+    for settings, count in ((recipe.candidates, everywhere), (recipe.for_images, images)):
+        assert sum(isinstance(setting.codec, PairConfig) for setting in settings) == count
+
+
+def test_other_choices_have_no_pairs() -> None:
+    with pytest.raises(ConfigError, match="pairs goes with the style tuned and the choice error"):
+        recipe_of(choice="algorithm1", own_options="pairs=yes")
 
 
 def test_grids_go_where_they_lose_least_more_than_codebooks() -> None:

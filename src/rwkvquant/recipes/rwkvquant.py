@@ -57,6 +57,12 @@ WIDE = Option(
     YES_NO,
     "Try codebooks of 4 bits too (default: for budgets above 4.5 bits, and with the choice share, so that both kinds have as many bits)",
 )
+PAIRS = Option(
+    "pairs",
+    YES_NO,
+    "Try codebooks of pairs of weights too, for budgets up to 4.5 bits: less loss at equal bits, and slower decoding with 7 bits "
+    "(default: yes in models for images, with the style tuned and the choice error)",
+)
 OPTIONS = (
     BUDGET,
     STYLE,
@@ -71,6 +77,7 @@ OPTIONS = (
     BALANCE,
     WIDE,
     ROTATE,
+    PAIRS,
     *(replace(option, default=0.5) if option is CORRECTION else option for option in COMMON),
 )
 
@@ -82,10 +89,15 @@ def build(said: Said) -> Recipe:
         near = UNIFORM_BITS  # tensor_bits may ask for any of them
     chooser = budget(said, chooser_of(said))
     wide = (not low or chooser.rule == "share") if said.wide is None else said.wide
-    candidates = grids("gptq", near, said.style) + codebooks("gptvq", wide)
+    pairs = pairs_for_images(not low)
+    candidates = grids("gptq", near, said.style) + codebooks("gptvq", wide) + (pairs if said.pairs else ())
     refuse_order_of_codebooks(said, candidates)
     fits = said.style == "tuned" and chooser.rule == "error"
-    for name, why in (("by_columns", "choose between the paper's two kinds"), ("rotate", "read what the paper reads, weights as they are")):
+    for name, why in (
+        ("by_columns", "choose between the paper's two kinds"),
+        ("pairs", "choose between the paper's two kinds"),
+        ("rotate", "read what the paper reads, weights as they are"),
+    ):
         if getattr(said, name) and not fits:
             raise ConfigError(
                 f"{name} goes with the style tuned and the choice error: other styles and rules {why}; got {said.style} and {chooser.rule}"
@@ -96,7 +108,7 @@ def build(said: Said) -> Recipe:
         candidates=candidates,
         sparse_input=sparse_input,
         nonnegative_input=sparse_input if said.by_columns else (),
-        for_images=pairs_for_images(not low) if fits else (),
+        for_images=pairs if fits and said.pairs is None else (),
         transform="hadamard" if said.rotate else "none",
         text_transform="hadamard" if fits and said.rotate is None else "none",
         balanced=fits if said.balance is None else said.balance,
