@@ -130,9 +130,11 @@ def test_pairs_are_candidates_of_language_models_if_they_are_asked_for(said: Any
         assert sum(isinstance(setting.codec, PairConfig) for setting in settings) == count
 
 
-def test_other_choices_have_no_pairs() -> None:
+def test_other_choices_and_larger_budgets_have_no_pairs() -> None:
     with pytest.raises(ConfigError, match="pairs goes with the style tuned and the choice error"):
         recipe_of(choice="algorithm1", own_options="pairs=yes")
+    with pytest.raises(ConfigError, match=r"pairs goes with budgets up to 4\.5 bits"):
+        recipe_of(bits=5, own_options="pairs=yes")
 
 
 def test_grids_go_where_they_lose_least_more_than_codebooks() -> None:

@@ -102,6 +102,8 @@ def build(said: Said) -> Recipe:
             raise ConfigError(
                 f"{name} goes with the style tuned and the choice error: other styles and rules {why}; got {said.style} and {chooser.rule}"
             )
+    if said.pairs and not low:
+        raise ConfigError(f"pairs goes with budgets up to {LOW_BUDGET} bits: larger ones try other candidates; got {said.bits:g}")
     by_columns = fits if said.by_columns is None else said.by_columns
     sparse_input = for_sparse_input(not low, "gptq", said.style) if by_columns else ()
     return Recipe(
