@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from rwkvquant.codecs import GridConfig, PairCodebookTensor
+from rwkvquant.quantizers.pairs import update
 from rwkvquant.quantizers.pairs.gptvq import (
     factorize_pairs,
     feedback_pairs,
@@ -16,8 +17,10 @@ from rwkvquant.quantizers.pairs.gptvq import (
     pair_codebooks,
     reassign_pairs,
 )
+from rwkvquant.quantizers.pairs.table_map import table_map
 from rwkvquant.quantizers.pairs.update import update_pairs
 from rwkvquant.quantizers.shared.loss import hessian_error, row_losses
+from rwkvquant.quantizers.shared.residual import Residual
 from rwkvquant.quantizers.uniform.gptq import gptq
 from tests.quantizers.examples import matrix_and_hessian
 from tests.quantizers.pairs.definition import feedback_pairs_by_definition, nearest_pair
@@ -99,6 +102,35 @@ def test_the_m_step_loses_nowhere_where_rounding_hurts_most() -> None:
         before, after = (row_losses(W, part.decode(), H).view(-1, 4).sum(1) for part in (q, updated))
         assert bool((after <= before).all())
         q = updated
+
+
+def test_some_rows_stand_for_all_rows_of_wide_tables(monkeypatch: pytest.MonkeyPatch) -> None:
+    """150 rows and three tables, of which the last has 22 rows. With 48 pairs for each entry, 35 of 64 rows and all of the last table."""
+    W, H = problem(10, 150, 44)
+    q = gptvq_pairs(W, H, bits=4, group_rows=64, rounds=0)
+    all_rows, narrow = table_map(q, W), update._some_rows(q, W)
+    assert torch.equal(narrow.index, all_rows.index) and torch.equal(narrow.scale, all_rows.scale)
+    losses = [float(row_losses(W, each.decode(), H).sum()) for each in (q, update_pairs(W, H, q))]
+    monkeypatch.setattr(update, "SAMPLE", 48)
+    some = update._some_rows(q, W)
+    assert len(some.index) == 92 and torch.equal(some.index[:4], all_rows.index[[0, 1, 3, 5]])
+    ones = torch.ones(some.shape, dtype=W.dtype)
+    assert float(some.weights(H.diagonal()).sum() / all_rows.weights(H.diagonal()).sum()) == pytest.approx(1, abs=0.1)
+    assert some.spread(ones).shape == (92, 44)
+    updated = update_pairs(W, H, q)
+    after = row_losses(W, updated.decode(), H)
+    assert losses[1] <= float(after.sum()) < losses[0] - 0.6 * (losses[0] - losses[1])
+
+
+def test_the_residual_of_a_tensor_follows_its_rounds() -> None:
+    W, H = problem(11, 40, 33)
+    q = gptvq_pairs(W, H, bits=4, rounds=0)
+    residual = Residual(W, H, q.decode())
+    for step in (update_pairs, lambda *given: reassign_pairs(factorize_pairs(H, damping=0.05, act_order=True), *given)):
+        q = step(W, H, q, residual)
+        fresh = Residual(W, H, q.decode())
+        torch.testing.assert_close(residual.E, fresh.E, rtol=0, atol=1e-6)  # what is decoded is float32
+        torch.testing.assert_close(residual.losses(), fresh.losses(), rtol=1e-5, atol=0)
 
 
 def test_choosing_codes_again_never_loses_in_any_row() -> None:

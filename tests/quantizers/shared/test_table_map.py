@@ -7,6 +7,7 @@ import torch
 
 from rwkvquant.codecs import CENTROID_ZERO, CodebookTensor, PairCodebookTensor
 from rwkvquant.quantizers.codebook.table_map import table_map as codebook_map
+from rwkvquant.quantizers.pairs.table_map import column_map
 from rwkvquant.quantizers.pairs.table_map import table_map as pair_map
 from rwkvquant.quantizers.shared.table_map import TableMap, least_squares
 from tests.quantizers.examples import matrix_and_hessian
@@ -25,6 +26,15 @@ def test_spreading_the_stored_tables_is_decoding() -> None:
     for tables, q in maps():
         stored = torch.from_numpy(q.codebooks.astype(float)) - CENTROID_ZERO
         np.testing.assert_allclose(tables.spread(stored).numpy(), q.decode(), rtol=1e-6)
+
+
+def test_the_map_of_pairs_column_first_and_to_some_rows_are_the_same_map() -> None:
+    tables, q = maps()[1]
+    assert isinstance(q, PairCodebookTensor)
+    like, t = torch.zeros(1, dtype=torch.float64), torch.randn(q.codebooks.shape, dtype=torch.float64)
+    assert torch.equal(column_map(q, like).spread(t).T, tables.spread(t))
+    rows = torch.tensor([8, 3, 4])
+    assert torch.equal(pair_map(q, like, rows).spread(t), tables.spread(t)[rows])
 
 
 def test_gathering_is_the_transpose() -> None:

@@ -32,7 +32,7 @@ from rwkvquant.quantizers.pairs.update import update_pairs
 from rwkvquant.quantizers.shared.descent import descend
 from rwkvquant.quantizers.shared.factor import InverseFactor, factorize
 from rwkvquant.quantizers.shared.limits import LARGEST_HALF, LIMITS, SMALLEST_HALF
-from rwkvquant.quantizers.shared.loss import row_losses
+from rwkvquant.quantizers.shared.residual import Residual
 
 ROUNDS = 3  # the loss is 0.2 to 1.3 % above that of ten rounds
 PASSES = 2  # of descent in a round
@@ -77,9 +77,16 @@ def gptvq_pairs_with(
     cols = W.shape[1]
     tables, row_scale = fit_pair_tables(W, bits, group_rows, factor.diagonal[:cols])
     q = pair_tensor(feedback_pairs(factor, W, tables, row_scale, group_rows), tables, row_scale, bits, cols, group_rows)
-    for i in range(rounds):
-        q = update_pairs(W, H, q)
-        q = descend(STEPS, W, H, q, PASSES) if i else reassign_pairs(factor, W, H, q)
+    return refine_pairs(factor, W, H, q, rounds)
+
+
+def refine_pairs(factor: InverseFactor, W: Tensor, H: Tensor, q: PairCodebookTensor, rounds: int) -> PairCodebookTensor:
+    """`rounds` times: move tables to less loss under H (in, in), then choose codes again. The loss of what is stored never rises."""
+    if rounds:
+        residual = Residual(W, H, q.decode())
+        for i in range(rounds):
+            q = update_pairs(W, H, q, residual)
+            q = descend(STEPS, W, H, q, PASSES, residual) if i else reassign_pairs(factor, W, H, q, residual)
     return q
 
 
@@ -98,13 +105,22 @@ def fit_pair_tables(W: Tensor, bits: int, group_rows: int, importance: Tensor) -
     return (real / t).round().clamp(low, high), row_scale
 
 
-def reassign_pairs(factor: InverseFactor, W: Tensor, H: Tensor, q: PairCodebookTensor) -> PairCodebookTensor:
-    """New codes for given tables, with error feedback; a row keeps its old codes where the new ones lose more."""
+def reassign_pairs(
+    factor: InverseFactor, W: Tensor, H: Tensor, q: PairCodebookTensor, residual: Residual | None = None
+) -> PairCodebookTensor:
+    """New codes for given tables, with error feedback; a row keeps its old codes where the new ones lose more.
+
+    `residual` is that of q, and is updated.
+    """
+    residual = residual or Residual(W, H, q.decode())
+    before, kept = residual.losses(), (residual.E, residual.G)
     tables = torch.from_numpy(q.codebooks).to(W) - CENTROID_ZERO
     row_scale = torch.from_numpy(q.row_scale).to(W)[:, None]
     new = replace(q, codes=feedback_pairs(factor, W, tables, row_scale, q.group_rows).cpu().numpy())
-    better = (row_losses(W, new.decode(), H) < row_losses(W, q.decode(), H)).cpu().numpy()
-    return replace(q, codes=np.where(better[:, None], new.codes, q.codes))
+    residual.reset(new.decode())
+    better = residual.gained(before, residual.losses())
+    residual.restore(~better, kept)
+    return replace(q, codes=np.where(better.cpu().numpy()[:, None], new.codes, q.codes))
 
 
 def feedback_pairs(factor: InverseFactor, W: Tensor, tables: Tensor, row_scale: Tensor, group_rows: int, block_size: int = 128) -> Tensor:
