@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import hashlib
-import json
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +18,8 @@ from rwkvquant.checkpoints import open_text_checkpoint
 from rwkvquant.errors import ConfigError, RwkvQuantError, StoppedError
 from rwkvquant.lab.clock import Clock
 from rwkvquant.lab.conditions import conditions
-from rwkvquant.lab.kinds import Workplace, digest
+from rwkvquant.lab.hashes import digest, tokenizer_sha256
+from rwkvquant.lab.kinds import Workplace
 from rwkvquant.lab.measure import Bench
 from rwkvquant.lab.spec import Cell, LabModel, Spec
 from rwkvquant.lab.store import Store, key_of
@@ -43,11 +42,9 @@ def question_of(spec: Spec, cell: Cell) -> dict[str, Any]:
 @functools.lru_cache(maxsize=16)
 def _of_model(spec: Spec, model: LabModel, files: tuple[int | None, ...]) -> dict[str, Any]:
     """`files`: when they were changed, so that others are not mistaken for them."""
-    data = Bench(spec).tokenizer(model)
-    words = {name: hashlib.sha256(array.tobytes()).hexdigest() for name, array in data.arrays.items()}
     return {
         **open_text_checkpoint(model.checkpoint).made_from(),
-        "tokenizer": hashlib.sha256(json.dumps([data.kind, data.meta, words], sort_keys=True).encode()).hexdigest(),
+        "tokenizer": tokenizer_sha256(Bench(spec).tokenizer(model)),
         "text": digest(Path(spec.text)),
         "context": spec.context,
         "max_tokens": spec.max_tokens,

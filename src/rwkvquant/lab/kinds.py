@@ -9,17 +9,16 @@ A new kind is a class here, and its key in `kind_of`.
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
-import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from rwkvquant.checkpoints import open_checkpoint, open_text_checkpoint
+from rwkvquant.checkpoints import open_text_checkpoint
 from rwkvquant.config import GGUF_TYPES, CalibrationConfig, QuantizeRequest
 from rwkvquant.errors import CheckpointError, ConfigError
+from rwkvquant.lab.hashes import calibration_json, digest
 from rwkvquant.recipes import recipe_for
 
 if TYPE_CHECKING:
@@ -175,24 +174,3 @@ def layout_shares(packed: Any) -> dict[str, float]:
             weights[entry.layout] = weights.get(entry.layout, 0) + entry.shape[0] * entry.shape[1]
     total = sum(weights.values())
     return {name: count / total for name, count in sorted(weights.items(), key=lambda item: -item[1])}
-
-
-def calibration_json(calibration: CalibrationConfig) -> dict[str, Any]:
-    """With the hash of the text in place of its path; None for the text in the package."""
-    plain = dataclasses.asdict(calibration)
-    path = plain.pop("path")
-    return plain | {"sha256": digest(Path(path)) if path else None}
-
-
-def digest(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal. Raises ConfigError if it cannot be read."""
-    try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise ConfigError(f"{path}: {'there is no such file' if isinstance(error, FileNotFoundError) else error.strerror}") from None
-
-
-def checkpoint_sha256(model: LabModel) -> str:
-    """Raises CheckpointError for a checkpoint that is missing or cannot be read."""
-    return open_checkpoint(model.checkpoint).sha256()
