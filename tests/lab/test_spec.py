@@ -9,6 +9,7 @@ import pytest
 from rwkvquant.errors import ConfigError
 from rwkvquant.lab.kinds import Blocks, Quantized, ReadyFile
 from rwkvquant.lab.spec import LabModel, Replacements, Spec, read_spec
+from rwkvquant.lab.yaml_file import read_yaml
 
 ROOT = Path(__file__).parents[2]
 GOOD = """
@@ -105,6 +106,14 @@ MISTAKES = {
     GOOD + "requests: {x: {}}\nreference: y": "reference must be one of the requests; got 'y'",
     GOOD + "requests: {x: {}}\nplot: speed": "plot must be bits_per_weight or file_bytes",
     "models: {a: a.pth}\nrequests: {x: {}}": "needs a text to measure on",
+    "models: {a: }\ntext: t\nrequests: {x: {}}": "the model a has no checkpoint here; give it with --model a=CHECKPOINT",
+    GOOD + "requests: {x: {study: gaps}}": "a study has no text; a specification of one has title, models",
+    "models: {a: a.pth}\nrequests: {x: {study: gasp}}": "study must be one of clusters, gaps, thresholds; got gasp. Did you mean gaps?",
+    "models: {a: a.pth}\nrequests: {x: {study: [gaps]}}": "study must be one of",
+    "models: {a: a.pth}\nrequests: {x: {study: gaps, bits: 3}}": "the study gaps has no option bits; it has none",
+    "models: {a: a.pth}\nrequests: {x: {study: thresholds, dtype: float8}}": "dtype must be bfloat16, or be left out; got float8",
+    "models: {a: a.pth}\nrequests: {x: {study: gaps}, y: {}}": "all of one study, or none is",
+    "models: {a: a.pth}\nreference: x\nrequests: {x: {study: gaps}}": "reference must be one of the models; got 'x'",
     "a: &a [1]\nb: *a": "aliases (*name) are not read",
     "text: a\ntext: b": "'text' is there twice",
     "a: [": "is not valid YAML (line 1): expected",
@@ -137,7 +146,18 @@ SPECS = sorted((ROOT / "lab").glob("*.yaml"))
 
 @pytest.mark.parametrize("path", SPECS, ids=lambda path: path.stem)
 def test_specifications_of_the_repository_can_run(path: Path) -> None:
-    spec = read_spec(path)
-    assert Path(spec.text).is_file() and spec.title != spec.name
+    elsewhere = tuple(LabModel(name, "elsewhere") for name, model in read_yaml(path)["models"].items() if model is None)
+    spec = read_spec(path, Replacements(elsewhere))
+    assert spec.title != spec.name and (spec.study or Path(spec.text).is_file())
     for model in spec.models:
-        assert Path(model.checkpoint).is_file() and Path(str(model.tokenizer)).is_file()
+        assert model in elsewhere or Path(model.checkpoint).is_file()
+        assert spec.study or Path(str(model.tokenizer)).is_file()
+
+
+def test_a_model_without_a_checkpoint_gets_that_of_the_command_line(tmp_path: Path) -> None:
+    """And one of another name stands in place of all."""
+    text = "models: {a: a.pth, b: }\ntext: t\nrequests: {x: {method: rtn}}"
+    b, other = LabModel("b", "b.pth", "world"), LabModel("c", "c.pth")
+    assert read(tmp_path, text, Replacements((b,))).models == (LabModel("a", str(tmp_path / "a.pth")), b)
+    assert read(tmp_path, text, Replacements((b, other))).models == (b, other)
+    assert read(tmp_path, text, Replacements((LabModel("a", "mine.pth"),))).models == (LabModel("a", "mine.pth"),)

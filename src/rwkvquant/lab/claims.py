@@ -16,14 +16,19 @@ tell. Each model that has both cells is judged by itself. `note` is a sentence f
     above: 0.9                                           # or below
     unit: of the operations of products
 
-judges numbers of a benchmark's file in the same way. A claim with neither is listed with its `note` alone.
+judges numbers of a benchmark's file in the same way.
+
+    number: table1/8 clusters, over llama-8m             # SPECIFICATION/COLUMN of a study
+    of: [rwkv7-8m, rwkv6-8m]                             # labels of its lines; all that have a number, if it is left out
+
+judges numbers of studies (studies/). A claim with none of these is listed with its `note` alone.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from textwrap import fill
 from typing import Any
@@ -32,15 +37,17 @@ from rwkvquant.errors import ConfigError
 from rwkvquant.lab.markdown import plain
 from rwkvquant.lab.rows import TableRow, compared, table_rows
 from rwkvquant.lab.store import Store
+from rwkvquant.lab.studies.study import Line, Value
+from rwkvquant.lab.studies.tables import study_lines
 from rwkvquant.lab.yaml_file import read_yaml
 
 WIDTH = 120  # of a line
-KEYS = ("claim", "paper", "rows", "below", "note", "json", "values", "over", "above", "unit")
+KEYS = ("claim", "paper", "rows", "below", "note", "json", "values", "over", "number", "of", "above", "unit")
 
 
 @dataclass(frozen=True)
 class Number:
-    """A number of a benchmark with its interval; without one, low and high are the number."""
+    """A number of a benchmark or a study with its interval; without one, low and high are the number."""
 
     label: str
     value: float
@@ -51,6 +58,7 @@ class Number:
 @dataclass(frozen=True)
 class Claim:
     """`rows`: (specification, label) of the two cells, or None. `numbers`: those of a benchmark's file, or None.
+    `column`: (specification, column) of a study, or None; `of`: labels of its lines, empty for all.
 
     The claim: all of a number's interval is below `below`, or above `above`.
     """
@@ -59,6 +67,8 @@ class Claim:
     paper: str
     rows: tuple[tuple[str, str], tuple[str, str]] | None
     numbers: tuple[Number, ...] | None
+    column: tuple[str, str] | None
+    of: tuple[str, ...]
     below: float | None
     above: float | None
     unit: str
@@ -75,12 +85,16 @@ def claims_text(work_dir: str | Path, path: str | Path) -> str:
     """Markdown. Raises ConfigError for a file that is no list of claims, RwkvQuantError where no specification was run."""
     title, claims = read_claims(Path(path))
     store = Store(Path(work_dir))
-    rows = {name: table_rows(store, spec) for name, spec in store.specs().items()}
+    specs = store.specs()
+    rows = {name: table_rows(store, spec) for name, spec in specs.items()}
+    studies = {name: study_lines(spec, rows[name]) for name, spec in specs.items() if spec.get("study")}
     lines = [f"# {plain(title)}", "", "| claim | the paper | model | ours | verdict |", "|---|---|---|---|---|"]
     for claim in claims:
+        if claim.column is not None:
+            claim = replace(claim, numbers=_of_study(claim, studies))
         found = judged(claim, rows)
         first = [plain(claim.claim), plain(claim.paper)]
-        for number, (model, ours, verdict) in enumerate(found or [("", "", "not measured" if claim.rows else "see below")]):
+        for number, (model, ours, verdict) in enumerate(found or [("", "", "not measured" if claim.rows or claim.column else "see below")]):
             lines.append(f"| {' | '.join(first if number == 0 else ['', ''])} | {plain(model)} | {ours} | {verdict} |")
     notes = [fill(f"- {plain(claim.claim)}: {plain(claim.note)}", WIDTH, subsequent_indent="  ") for claim in claims if claim.note]
     return "\n".join([*lines, *(["", *notes] if notes else [])]) + "\n"
@@ -99,6 +113,19 @@ def judged(claim: Claim, rows: Mapping[str, list[TableRow]]) -> list[tuple[str, 
             low, high = against["ratio_ci95"] or (against["ratio"], against["ratio"])
             found.append((model, f"KL x {against['ratio']:.3f} [{low:.3f}, {high:.3f}]", claim.verdict(low, high)))
     return found
+
+
+def _of_study(claim: Claim, studies: Mapping[str, list[Line]]) -> tuple[Number, ...]:
+    """Those of its lines that have the number."""
+    assert claim.column is not None
+    spec, column = claim.column
+    found = []
+    for line in studies.get(spec, []):
+        value = line.numbers.get(column)
+        if (line.label in claim.of or not claim.of) and value is not None and not isinstance(value, str):
+            number, interval = (value.value, value.interval) if isinstance(value, Value) else (value, None)
+            found.append(Number(line.label, number, *(interval or (number, number))))
+    return tuple(found)
 
 
 def _shown(number: Number, unit: str) -> str:
@@ -120,22 +147,42 @@ def _claim(entry: Any, path: Path) -> Claim:
     for key in entry:
         if key not in KEYS:
             raise ConfigError(f"{where} has {str(key)[:40]!r}; it may have {', '.join(KEYS)}")
-    rows = entry.get("rows")
-    texts = {name: str(entry.get(name, "")) for name in ("paper", "unit", "note")}
-    if entry.get("json") is not None:
-        bounds = [name for name in ("below", "above") if name in entry]
-        if rows is not None or len(bounds) != 1 or not _is_number(entry[bounds[0]]):
-            raise ConfigError(f"{where}: json needs one number, below or above, and no rows")
-        numbers = _numbers(entry, path, where)
-        return Claim(entry["claim"], rows=None, numbers=numbers, below=entry.get("below"), above=entry.get("above"), **texts)
-    pairs = None
-    if rows is not None:
-        good = isinstance(rows, list) and len(rows) == 2 and all(isinstance(row, str) and "/" in row for row in rows)
-        if not good or not _is_number(entry.get("below", 1)):
+    bounds = {name: entry[name] for name in ("below", "above") if name in entry}
+    sources = [name for name in ("rows", "json", "number") if entry.get(name) is not None]
+    if len(sources) > 1 or not all(map(_is_number, bounds.values())):
+        raise ConfigError(f"{where} has one of rows, json and number; below and above are numbers")
+    if sources in (["json"], ["number"]) and len(bounds) != 1:
+        raise ConfigError(f"{where}: {sources[0]} needs one number, below or above")
+    rows: Any = entry.get("rows")
+    column: Any = entry.get("number")
+    of: Any = entry.get("of", [])
+    if sources == ["rows"]:
+        if not (isinstance(rows, list) and len(rows) == 2 and all(map(_is_pair, rows)) and "above" not in bounds):
             raise ConfigError(f"{where} needs rows: [SPECIFICATION/LABEL, SPECIFICATION/LABEL] and a number below")
-        first, second = (tuple(row.split("/", 1)) for row in rows)
-        pairs = ((first[0], first[1]), (second[0], second[1]))
-    return Claim(entry["claim"], rows=pairs, numbers=None, below=float(entry.get("below", 1)) if pairs else None, above=None, **texts)
+        bounds = {"below": float(bounds.get("below", 1))}
+    if sources == ["number"] and not (_is_pair(column) and isinstance(of, list) and all(isinstance(label, str) for label in of)):
+        raise ConfigError(f"{where}: number is SPECIFICATION/COLUMN, and of is a list of labels")
+    return Claim(
+        claim=entry["claim"],
+        paper=str(entry.get("paper", "")),
+        rows=(_pair(rows[0]), _pair(rows[1])) if sources == ["rows"] else None,
+        numbers=_numbers(entry, path, where) if sources == ["json"] else None,
+        column=_pair(column) if sources == ["number"] else None,
+        of=tuple(of) if sources == ["number"] else (),
+        below=bounds.get("below") if sources else None,
+        above=bounds.get("above") if sources else None,
+        unit=str(entry.get("unit", "")),
+        note=str(entry.get("note", "")),
+    )
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, str) and "/" in value
+
+
+def _pair(value: str) -> tuple[str, str]:
+    first, _, second = value.partition("/")
+    return first, second
 
 
 def _numbers(entry: Mapping[str, Any], path: Path, where: str) -> tuple[Number, ...]:

@@ -1,4 +1,7 @@
-"""A specification's cells as a figure: KL against bits or file size, or by position; one panel for each model. Needs matplotlib."""
+"""A specification's cells as a figure: KL against bits or file size, or by position; one panel for each model. Needs matplotlib.
+
+A study draws its own.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from matplotlib.figure import Figure
 from rwkvquant.formats.disk import atomic_write
 from rwkvquant.lab.positions import position_lines
 from rwkvquant.lab.rows import TableRow
+from rwkvquant.lab.studies import study_named
 
 INCHES = (5.2, 4.4)  # of a panel
 MARKERS = "osD^vP*X<>hd"
@@ -20,6 +24,8 @@ LABELS = {"bits_per_weight": "bits per weight of projections and LoRA factors", 
 
 def save_figure(spec: Mapping[str, Any], rows: Sequence[TableRow], path: Path) -> bool:
     """Write `path`, an .svg; the same cells give the same bytes. False, and no file, where no cell is done."""
+    if spec.get("study"):
+        return _save_study(spec, [row for row in rows if row.results], path)
     done = [row for row in rows if row.results and row.results["kl_mean"] > 0 and row.results[spec["plot"]] is not None]
     models, series = (list(dict.fromkeys(getattr(row, name) for row in done)) for name in ("model", "series"))
     if not done:
@@ -69,6 +75,15 @@ def save_positions(spec: Mapping[str, Any], rows: Sequence[TableRow], path: Path
         axes.set_ylabel("KL, 1/1000 nats per token")
         axes.grid(True, alpha=0.25)
     panels[0].legend(fontsize="small")
+    _save(figure, path)
+    return True
+
+
+def _save_study(spec: Mapping[str, Any], done: Sequence[TableRow], path: Path) -> bool:
+    if not done:
+        return False
+    figure = study_named(spec["study"]).draw(done, spec.get("reference"))
+    figure.suptitle(spec["title"])
     _save(figure, path)
     return True
 

@@ -19,10 +19,11 @@ from rwkvquant.errors import ConfigError, RwkvQuantError, StoppedError
 from rwkvquant.lab.clock import Clock
 from rwkvquant.lab.conditions import conditions
 from rwkvquant.lab.hashes import digest, tokenizer_sha256
-from rwkvquant.lab.kinds import Workplace
+from rwkvquant.lab.kinds import Kind, Workplace
 from rwkvquant.lab.measure import Bench
 from rwkvquant.lab.spec import Cell, LabModel, Spec
 from rwkvquant.lab.store import Store, key_of
+from rwkvquant.lab.studies import Study
 from rwkvquant.pipeline.executor import unwanted
 
 GUESSED_COST = 1e6
@@ -33,6 +34,8 @@ def question_of(spec: Spec, cell: Cell) -> dict[str, Any]:
 
     "forwards" and "positions" are there only if the specification has them, so cells of older versions keep their keys.
     """
+    if isinstance(cell.kind, Study):
+        return cell.kind.question(cell.model)
     files = tuple(Path(path).stat().st_mtime_ns if Path(path).exists() else None for path in (cell.model.checkpoint, spec.text))
     more: dict[str, Any] = {"forwards": list(spec.forwards)} if spec.forwards else {}
     more |= {"positions": True} if spec.positions else {}
@@ -112,20 +115,24 @@ class CellJob:
             return self._content({"state": "failed", "error": sentence, "traceback": lines})
 
     def _results(self, bench: Bench) -> dict[str, Any]:
+        kind, clock = self.cell.kind, Clock()
+        place = Workplace(self.store.folder("files") / self.key, self.store.folder(f"work/{self.work}"), clock, unwanted)
+        return kind.results(self.cell.model, place) if isinstance(kind, Study) else self._measured(kind, bench, place, clock)
+
+    def _measured(self, kind: Kind, bench: Bench, place: Workplace, clock: Clock) -> dict[str, Any]:
+        """Of a file, which is made if an earlier run has not made it."""
         made = self._made_before()
         if made is None:
-            clock = Clock()
-            place = Workplace(self.store.folder("files") / self.key, self.store.folder(f"work/{self.work}"), clock, unwanted)
-            file, known = self.cell.kind.make(self.cell.model, place)
+            file, known = kind.make(self.cell.model, place)
             known |= {"seconds": dict(clock.seconds), "processor_seconds": clock.processor_seconds}
             known |= {"skipped_pass_1": clock.skipped_pass_1}
             made = {"file": str(file.resolve()), "results": known}
             self.store.write(self.name, self._content({"state": "quantized", **made}))
         file = Path(made["file"])
-        overlap = bench.shared_16_grams(self.cell.model, self.cell.kind.calibration)
+        overlap = bench.shared_16_grams(self.cell.model, kind.calibration)
         results = {**made["results"], **bench.measure(self.cell.model, file), "shared_16_grams": overlap}
         self.store.write(self.name, self._content({"state": "done", "results": results}))
-        if self.cell.kind.own_file and not self.spec.keep_files:
+        if kind.own_file and not self.spec.keep_files:
             file.unlink()
         return results
 

@@ -3,8 +3,9 @@
     {method: gptq, ...}    quantised by rwkvquant, a packed file
     {gguf: q4_K}           rounded onto llama.cpp's grids by rwkvquant (docs/methods/gguf.md)
     {file: a.gguf}         made by any other tool: whatever `compare` reads, of the same model
+    {study: clusters}      no file: a study of the model itself, with results of its own (studies/)
 
-A new kind is a class here, and its key in `kind_of`.
+A new kind is a class here, and its key in `kind_of`. A new study is a file in studies/.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from rwkvquant.checkpoints import open_text_checkpoint
 from rwkvquant.config import GGUF_TYPES, CalibrationConfig, QuantizeRequest
 from rwkvquant.errors import CheckpointError, ConfigError
 from rwkvquant.lab.hashes import calibration_json, digest
+from rwkvquant.lab.studies import Study, study_of
 from rwkvquant.recipes import recipe_for
 
 if TYPE_CHECKING:
@@ -56,8 +58,10 @@ class Kind(Protocol):
         ...
 
 
-def kind_of(options: Mapping[str, Any]) -> Kind:
+def kind_of(options: Mapping[str, Any]) -> Kind | Study:
     """Raises ConfigError for options that no kind or no method has."""
+    if "study" in options:
+        return study_of(options)
     for key, build in (("gguf", _blocks), ("file", _ready)):
         if key in options:
             extra = [name for name in options if name not in (key, "calibration")]

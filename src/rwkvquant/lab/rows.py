@@ -44,7 +44,7 @@ def table_rows(store: Store, spec: Mapping[str, Any]) -> list[TableRow]:
         for each in spec["rows"]
     ]
     reference = spec.get("reference")
-    if reference is None:
+    if reference is None or spec.get("study"):  # a study compares models, in its own numbers
         return rows
     return [compared(row, _reference(rows, row, reference)) for row in rows]
 

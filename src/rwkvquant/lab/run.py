@@ -8,7 +8,7 @@ is already made is only measured. Done cells are never made again; to have one a
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -90,7 +90,8 @@ class _Run:
             for cell, question in self._questions.items()
         ]
         spec = self._spec
-        return {"title": spec.title, "reference": spec.reference, "plot": spec.plot, "rows": names}
+        study = {"study": spec.study} if spec.study else {}
+        return {"title": spec.title, "reference": spec.reference, "plot": spec.plot, **study, "rows": names}
 
     def all(self) -> RunResult:
         todo: dict[int, CellJob] = {}
@@ -106,8 +107,7 @@ class _Run:
                 failed.append(f"{job.name}: {content['error']}")
                 self._say(f"{where}: failed: {content['error']}")
             else:
-                results = content["results"]
-                self._say(f"{where}: {results['bits_per_weight']:.3f} bits, KL {results['kl_mean']:.6f}")
+                self._say(f"{where}: {_said(content['results'])}")
         return RunResult(count, count - len(todo), len(todo) - len(failed), tuple(failed))
 
     def _jobs(self) -> Iterator[CellJob]:
@@ -145,6 +145,10 @@ class _Run:
     def _stop_before(self, what: str) -> None:
         if self._stop():
             raise StoppedError(f"stopped before {what}; the same command continues from there (work directory {self._store.path})")
+
+
+def _said(results: Mapping[str, Any]) -> str:
+    return f"{results['bits_per_weight']:.3f} bits, KL {results['kl_mean']:.6f}" if "kl_mean" in results else "done"
 
 
 def _is_done(content: dict[str, Any] | None) -> bool:

@@ -4,7 +4,7 @@
     models: {rwkv7-8m: {checkpoint: rwkv7-8m.pth, tokenizer: tokenizer.json}}
     text: eval.txt
     bits: [3.25, 3.5]                              # every request without its own bits is run at each
-    requests: {gptq: {method: gptq}, ours: {}}     # options of QuantizeRequest, or a `gguf` type, or a `file`
+    requests: {gptq: {method: gptq}, ours: {}}     # options of QuantizeRequest, or a `gguf` type, a `file`, a `study`
 
 docs/laboratory.md lists all keys. Paths are relative to the file of the specification. Every mistake is one ConfigError before anything
 runs: requests are built and checked by their method's recipe.
@@ -22,6 +22,7 @@ from rwkvquant.errors import ConfigError
 from rwkvquant.evaluation.forwards import TORCH, forward_named
 from rwkvquant.lab.entries import Entries, hint, is_count, is_number, is_seed, shown
 from rwkvquant.lab.kinds import Kind, kind_of
+from rwkvquant.lab.studies import Study, study_named
 from rwkvquant.lab.yaml_file import read_yaml
 
 LARGEST = 10_000  # cells
@@ -43,11 +44,13 @@ KEYS = (
     "keep_files",
 )
 AXES = ("bits_per_weight", "file_bytes")
+OF_A_STUDY = ("title", "models", "calibration", "requests", "reference")  # keys that it may have
+FIXED = ("gguf", "file", "study")  # requests that have no bits or seeds
 
 
 @dataclass(frozen=True)
 class LabModel:
-    """`tokenizer` as in QuantizeRequest."""
+    """`tokenizer` as in QuantizeRequest. `checkpoint` is the name of a released shape in studies of shapes."""
 
     name: str
     checkpoint: str
@@ -66,7 +69,7 @@ class Cell:
     series: str
     bits: float | None
     seed: int
-    kind: Kind
+    kind: Kind | Study
 
     @property
     def label(self) -> str:
@@ -77,6 +80,8 @@ class Cell:
 @dataclass(frozen=True)
 class Spec:
     """`reference`: the row with which all others are compared, or None. `plot`: the horizontal axis of the plot, one of AXES.
+
+    `study`: the name of the study of which all requests are, or None. Then `reference` is a model, and `text` is empty.
 
     `forwards`: what is measured besides the torch forward (evaluation/forwards.py). `positions`: whether cells keep the KL by position in
     a window. `keep_files`: packed files stay in the work directory.
@@ -93,12 +98,16 @@ class Spec:
     reference: str | None
     plot: str
     keep_files: bool
+    study: str | None
     cells: tuple[Cell, ...]
 
 
 @dataclass(frozen=True)
 class Replacements:
-    """What the command line gives in place of what the file says. `files`: the folder of the rows with a `file`."""
+    """What the command line gives in place of what the file says. `files`: the folder of the rows with a `file`.
+
+    `models`: checkpoints for those that the file names without one, or else in place of all.
+    """
 
     models: tuple[LabModel, ...] = ()
     text: str | None = None
@@ -119,11 +128,13 @@ class _Reader(Entries):
         self.instead = instead
 
     def spec(self) -> Spec:
-        models = self.instead.models or tuple(self._models())
         requests = self.names("requests")
-        reference = self.one("reference", None, str, "the name of a request")
-        if reference is not None and reference not in requests:
-            self.fail(f"reference must be one of the requests; got {shown(reference)}.{hint(reference, requests)}")
+        study = self._study(requests)
+        models = tuple(self._models(of_shapes=study is not None and study.of_shapes))
+        names, what = (requests, "requests") if study is None else (self.names("models"), "models")
+        reference = self.one("reference", None, str, f"the name of one of the {what}")
+        if reference is not None and reference not in names:
+            self.fail(f"reference must be one of the {what}; got {shown(reference)}.{hint(reference, names)}")
         cells = tuple(cell for model in models for cell in self._cells(model, requests))
         if len(cells) > LARGEST:
             self.fail(f"a specification has at most {LARGEST:,} cells; this one has {len(cells):,}. Split it into several files")
@@ -132,7 +143,7 @@ class _Reader(Entries):
             name=self.path.stem,
             title=self.one("title", self.path.stem, str, "a string"),
             models=models,
-            text=self.instead.text or self._text(),
+            text="" if study else self.instead.text or self._text(),
             context=self.one("context", 512, is_count, "a whole number from 1 on"),
             max_tokens=self.one("max_tokens", None, is_count, "a whole number from 1 on") if given is None else given,
             forwards=self._forwards(),
@@ -140,12 +151,41 @@ class _Reader(Entries):
             reference=reference,
             plot=self.one("plot", AXES[0], lambda value: isinstance(value, str) and value in AXES, " or ".join(AXES)),
             keep_files=self.one("keep_files", False, bool, "true or false"),
+            study=study.name if study else None,
             cells=cells,
         )
 
-    def _models(self) -> list[LabModel]:
+    def _study(self, requests: Mapping[str, Any]) -> type[Study] | None:
+        """The study that all requests are of."""
+        given = [value["study"] if isinstance(value, Mapping) and "study" in value else None for value in requests.values()]
+        if all(name is None for name in given):
+            return None
+        if any(name != given[0] for name in given):
+            self.fail("the requests of a specification are all of one study, or none is of a study")
+        for key in self.content:
+            if key not in OF_A_STUDY:
+                self.fail(f"a study has no {key}; a specification of one has {', '.join(OF_A_STUDY)}")
+        try:
+            return study_named(given[0])
+        except ConfigError as error:
+            self.fail(str(error))
+
+    def _models(self, of_shapes: bool) -> list[LabModel]:
+        """With those of the command line."""
+        given = {model.name: model for model in self.instead.models}
+        entries = self.names("models")
+        if any(name not in entries or entries[name] is not None for name in given):
+            return list(self.instead.models)
         models = []
-        for name, value in self.names("models").items():
+        for name, value in entries.items():
+            if value is None:
+                if name not in given:
+                    self.fail(f"the model {name} has no checkpoint here; give it with --model {name}=CHECKPOINT")
+                models.append(given[name])
+                continue
+            if of_shapes and isinstance(value, str):
+                models.append(LabModel(name, value))
+                continue
             entry = {"checkpoint": value} if isinstance(value, str) else self.mapping(value, f"the model {name}")
             for key in entry:
                 if key not in ("checkpoint", "tokenizer"):
@@ -184,17 +224,17 @@ class _Reader(Entries):
             series = options.pop("series", row)
             if not isinstance(series, str):
                 self.fail(f"the request {row}: series must be a name; got {shown(series)}")
-            own = any(key in options for key in ("bits", "code_bits", "gguf", "file"))
+            own = any(key in options for key in ("bits", "code_bits", *FIXED))
             for bits in [None] if own or not every else every:
-                for seed in seeds if not {"gguf", "file"} & options.keys() else seeds[:1]:
+                for seed in seeds if not options.keys() & set(FIXED) else seeds[:1]:
                     cells.append(Cell(model, row, series, bits, seed, self._kind(row, model, common, options, bits, seed)))
         return cells
 
     def _kind(
         self, row: str, model: LabModel, common: Mapping[str, Any], options: Mapping[str, Any], bits: float | None, seed: int
-    ) -> Kind:
+    ) -> Kind | Study:
         calibration = self._calibration(options.get("calibration"))
-        if {"gguf", "file"} & options.keys():
+        if options.keys() & set(FIXED):
             fixed: dict[str, Any] = {**options, "calibration": calibration}
             if isinstance(file := fixed.get("file"), str):
                 file = file.replace("{model}", model.name)

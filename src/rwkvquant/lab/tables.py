@@ -18,6 +18,7 @@ from rwkvquant.lab.markdown import bracket, plain
 from rwkvquant.lab.positions import position_tables
 from rwkvquant.lab.rows import TableRow, paired, table_rows
 from rwkvquant.lab.store import Store
+from rwkvquant.lab.studies.tables import study_csv, study_markdown
 
 SAME = ("rwkvquant", "code", "torch", "numpy", "cpu", "threads")  # conditions that should not differ within a table
 LEAK = 0.001  # of the runs of 16 tokens: below this, quotations and set phrases
@@ -47,10 +48,14 @@ def write_tables(work_dir: str | Path) -> dict[str, str]:
     written = {}
     for name, spec in store.specs().items():
         rows = table_rows(store, spec)
-        written[name] = "\n".join(part for part in (markdown(spec, rows), position_tables(rows)) if part)
+        if spec.get("study"):
+            written[name], fields = study_markdown(spec, rows, same_conditions(rows)), study_csv(spec, rows)
+        else:
+            written[name] = "\n".join(part for part in (markdown(spec, rows), position_tables(rows)) if part)
+            fields = csv_text(rows)
         folder = store.folder("tables")
         replace_file(folder / f"{name}.md", written[name].encode())
-        replace_file(folder / f"{name}.csv", csv_text(rows).encode())
+        replace_file(folder / f"{name}.csv", fields.encode())
     return written
 
 
@@ -127,15 +132,22 @@ def _means(rows: Sequence[TableRow], width: int) -> list[list[str]]:
     return lines
 
 
-def _conditions(rows: Sequence[TableRow]) -> str:
+def same_conditions(rows: Sequence[TableRow]) -> str:
+    """How many cells are done, and what they were measured with."""
     done = [row for row in rows if row.results]
     failed = sum(row.cell.get("state") == "failed" for row in rows)
     sentences = [f"{len(done)} of {len(rows)} cells are done" + (f", {failed} failed." if failed else ".")]
-    if not done:
-        return sentences[0]
-    for name in SAME:
+    for name in SAME if done else ():
         values = sorted({str(row.cell["conditions"][name]) for row in done})
         sentences.append(f"{name}: {values[0]}." if len(values) == 1 else f"**Cells differ in {name}: {', '.join(values)}.**")
+    return " ".join(sentences)
+
+
+def _conditions(rows: Sequence[TableRow]) -> str:
+    done = [row for row in rows if row.results]
+    sentences = [same_conditions(rows)]
+    if not done:
+        return sentences[0]
     for model in dict.fromkeys(row.model for row in done):
         first = next(row for row in done if row.model == model)
         if any(row.results["windows_sha256"] != first.results["windows_sha256"] for row in done if row.model == model):

@@ -180,7 +180,8 @@ def _lab(folder: Path) -> tuple[tuple[str, tuple[TableRow, ...]], ...]:
     if not (folder / "specs").is_dir():
         return ()
     store = Store(folder)
-    return tuple((str(spec.get("title") or name), tuple(table_rows(store, spec))) for name, spec in store.specs().items())
+    of_files = {name: spec for name, spec in store.specs().items() if not spec.get("study")}  # a study has no files and no KL
+    return tuple((str(spec.get("title") or name), tuple(table_rows(store, spec))) for name, spec in of_files.items())
 
 
 def _pictures(files: Sequence[Path]) -> tuple[Picture, ...]:
