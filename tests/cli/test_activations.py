@@ -12,9 +12,9 @@ import pytest
 from rwkvquant.calibration.activations import collect_activation, distribution
 from rwkvquant.calibration.samples import calibration_rows, load_documents
 from rwkvquant.checkpoints import open_checkpoint
-from rwkvquant.cli.activations import find_meeting
 from rwkvquant.cli.histogram import WIDTH, bar, histogram
 from rwkvquant.cli.main import run
+from rwkvquant.evaluation.activations import find_meeting, to_json
 from rwkvquant.models import CheckpointSource
 from rwkvquant.runtime.tokenizer import load_tokenizer
 from tests.helpers import random_state_dict, write_pth
@@ -141,8 +141,8 @@ def test_bars_end_where_their_share_is() -> None:
 
 
 def test_values_that_are_all_the_same_can_be_drawn(tmp_path: Path) -> None:
-    from rwkvquant.cli.figure import save_figure
+    from rwkvquant.lab.distribution import save_figure
 
     found = distribution(np.zeros((2, 3, 4), np.float32), 99.0)
     assert "100.00 %" in histogram(found, ascii_only=True)[1] and "clip at 0" in histogram(found)[1]
-    save_figure(found, "zeros", 99.0, str(tmp_path / "zeros.svg"))
+    save_figure(to_json(found, 99.0), "zeros", str(tmp_path / "zeros.svg"))

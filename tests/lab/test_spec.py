@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from rwkvquant.bench.shapes import RELEASED
 from rwkvquant.errors import ConfigError
 from rwkvquant.lab.kinds import Blocks, Quantized, ReadyFile
 from rwkvquant.lab.spec import LabModel, Replacements, Spec, read_spec
@@ -108,10 +109,15 @@ MISTAKES = {
     "models: {a: a.pth}\nrequests: {x: {}}": "needs a text to measure on",
     "models: {a: }\ntext: t\nrequests: {x: {}}": "the model a has no checkpoint here; give it with --model a=CHECKPOINT",
     GOOD + "requests: {x: {study: gaps}}": "a study has no text; a specification of one has title, models",
-    "models: {a: a.pth}\nrequests: {x: {study: gasp}}": "study must be one of clusters, gaps, thresholds; got gasp. Did you mean gaps?",
+    "models: {a: a.pth}\nrequests: {x: {study: gasp}}": "activation, thresholds, speed; got gasp. Did you mean gaps?",
     "models: {a: a.pth}\nrequests: {x: {study: [gaps]}}": "study must be one of",
     "models: {a: a.pth}\nrequests: {x: {study: gaps, bits: 3}}": "the study gaps has no option bits; it has none",
     "models: {a: a.pth}\nrequests: {x: {study: thresholds, dtype: float8}}": "dtype must be bfloat16, or be left out; got float8",
+    "models: {a: a.pth}\nrequests: {x: {study: activation}}": "the study activation needs a tensor",
+    "models: {a: x070-0.1b}\nrequests: {x: {study: speed, layouts: rwos}}": "layouts must be one of default, rows",
+    "models: {a: x070-0.1b}\nrequests: {x: {study: speed, bits: 17}}": "bits must be above 0 and at most 16; got 17",
+    "models: {a: x070-0.1b}\nrequests: {x: {study: speed, rounds: 0}}": "rounds must be a whole number from 1 on; got 0",
+    "models: {a: x070-0.1b}\nrequests: {x: {study: speed, threads: true}}": "threads must be a whole number from 1 on; got True",
     "models: {a: a.pth}\nrequests: {x: {study: gaps}, y: {}}": "all of one study, or none is",
     "models: {a: a.pth}\nreference: x\nrequests: {x: {study: gaps}}": "reference must be one of the models; got 'x'",
     "a: &a [1]\nb: *a": "aliases (*name) are not read",
@@ -150,7 +156,7 @@ def test_specifications_of_the_repository_can_run(path: Path) -> None:
     spec = read_spec(path, Replacements(elsewhere))
     assert spec.title != spec.name and (spec.study or Path(spec.text).is_file())
     for model in spec.models:
-        assert model in elsewhere or Path(model.checkpoint).is_file()
+        assert model in elsewhere or Path(model.checkpoint).is_file() or model.checkpoint in RELEASED
         assert spec.study or Path(str(model.tokenizer)).is_file()
 
 

@@ -11,17 +11,22 @@ import numpy as np
 import pytest
 import torch
 
+from rwkvquant.architectures import Dims
+from rwkvquant.bench import measure, shapes
+from rwkvquant.bench.random_model import write_random_model
 from rwkvquant.cli.main import run
-from rwkvquant.errors import ConfigError
+from rwkvquant.errors import ConfigError, StoppedError
+from rwkvquant.formats.container import open_packed
 from rwkvquant.lab.claims import claims_text
 from rwkvquant.lab.rows import table_rows
 from rwkvquant.lab.run import run_spec
 from rwkvquant.lab.spec import LabModel, Replacements, read_spec
 from rwkvquant.lab.store import Store
-from rwkvquant.lab.studies import STUDIES, study_of
+from rwkvquant.lab.studies import STUDIES, speed, study_of
 from rwkvquant.lab.studies.clusters import cluster_loss, excess_kurtosis
 from rwkvquant.lab.studies.gaps import gaussian_coarse
 from rwkvquant.lab.studies.matrices import in_bfloat16, matrices, mean, ratio, saved_in
+from rwkvquant.lab.studies.study import Value
 from rwkvquant.lab.studies.tables import study_lines
 from rwkvquant.selection.proxy import proxies
 from tests.helpers import random_state_dict, write_pth
@@ -29,6 +34,8 @@ from tests.llama import write_llama
 
 ROOT = Path(__file__).parents[2]
 STUDY_SPECS = ["table1", "figure1", "figure5"]
+TEXT = "A text to look at activations with. " * 30
+SMALL = Dims(2, 320, 640, 256, 5, 64, {"Rw": 32, "Ra": 32, "Rv": 32, "Rg": 64})
 SPEC = "models: {one: one.pth, other: other.pth}\nreference: other\nrequests: {weights: {study: clusters}}\n"
 
 
@@ -163,10 +170,86 @@ def test_a_report_leaves_studies_out(folder: Path, capsys: pytest.CaptureFixture
     assert "neither a packed file nor cells" in capsys.readouterr().err
 
 
+def test_an_activation_is_what_the_command_shows(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whatever pattern names it. Another text is another question; so is another tensor."""
+    Path("some.txt").write_text(TEXT)
+    text = "calibration: {path: some.txt, rows: 3, length: 40}"
+    Path("spec.yaml").write_text(f"models: {{one: one.pth}}\n{text}\nrequests: {{shift: {{study: activation, tensor: ffn.x_k}}}}\n")
+    run_spec(read_spec("spec.yaml"), "work")
+    assert run(["activations", "one.pth", "blocks.0.ffn.x_k", "--text", "some.txt", "--rows", "3", "--length", "40", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    found = only_cell("work")["results"]
+    assert {**told, "file": None} == {**found, "file": None} and found["tensor"] == "blocks.0.ffn.x_k"
+    (line,) = lines_of("work")
+    edges, counts = np.array(told["histogram"]["edges"]), np.array(told["histogram"]["counts"])
+    far = counts[(edges[:-1] >= told["mean"] + 3.999 * told["std"]) | (edges[1:] <= told["mean"] - 3.999 * told["std"])].sum()
+    assert line.numbers["beyond 4 deviations, %"] == pytest.approx(100 * far / told["values"])
+    assert line.numbers["clip, high"] == pytest.approx((told["clip"]["high"] - told["mean"]) / told["std"])
+    assert run_spec(read_spec("spec.yaml"), "work").kept == 1
+    Path("some.txt").write_text(TEXT + "And more.")
+    assert run_spec(read_spec("spec.yaml"), "work").kept == 0
+    Path("spec.yaml").write_text("models: {one: one.pth}\nrequests: {shift: {study: activation, tensor: nothing}}\n")
+    with pytest.raises(ConfigError, match="no name of a matrix or element-wise vector matches 'nothing'"):
+        run_spec(read_spec("spec.yaml"), "work")
+
+
+@pytest.fixture
+def small_shape(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(shapes.RELEASED, "small", ("rwkv7", SMALL))
+    monkeypatch.setattr(measure, "SECONDS", 0.01)
+
+
+@pytest.mark.usefixtures("small_shape")
+def test_speed_is_of_both_files_in_turn(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("rwkvquant._native", reason="needs the native module")
+    Path("spec.yaml").write_text("models: {a: small}\nrequests: {default: {study: speed, rounds: 3, bits: 4, threads: 1}}\n")
+    assert run_spec(read_spec("spec.yaml"), "work").done == 1
+    cell = only_cell("work")
+    assert {"shape": "small", "threads": 1, "cpu": cell["conditions"]["cpu"]}.items() <= cell["question"].items()
+    files = cell["results"]["files"]
+    ratios = [ours / theirs for ours, theirs in zip(files["default"]["decode_tok_s"], files["dense"]["decode_tok_s"], strict=True)]
+    (line,) = lines_of("work")
+    assert line.numbers["speed-up"] == Value(sorted(ratios)[1], (min(ratios), max(ratios)))
+    write_random_model("x.safetensors", "rwkv7", SMALL, bits=4)
+    packed = open_packed(Path("x.safetensors"))
+    assert (line.numbers["bytes of a token"], line.numbers["bits"]) == (measure.bytes_per_token(packed), packed.ledger().bits_per_weight)
+    assert files["dense"]["bits_per_weight"] == 16 and files["default"]["file_bytes"] == packed.file_bytes
+    assert not list(Path("work/files").iterdir())
+    assert run(["lab", "tables", "work"]) == 0 and b"<svg" in Path("work/tables/spec.svg").read_bytes()
+    monkeypatch.setattr(speed, "cpu_name", lambda: "another CPU")
+    assert run_spec(read_spec("spec.yaml"), "work").kept == 0
+
+
+@pytest.mark.usefixtures("small_shape")
+def test_a_stopped_measurement_leaves_no_cell_and_no_file(folder: Path) -> None:
+    pytest.importorskip("rwkvquant._native", reason="needs the native module")
+    Path("spec.yaml").write_text("models: {a: small}\nrequests: {default: {study: speed, rounds: 3, threads: 1}}\n")
+    asked = 0
+
+    def stop() -> bool:
+        nonlocal asked
+        asked += 1
+        return asked > 2
+
+    with pytest.raises(StoppedError, match="stopped before round 2 of 3"):
+        run_spec(read_spec("spec.yaml"), "work", stop=stop)
+    assert not list(Path("work").glob("cells/*")) and not list(Path("work").glob("files/*"))
+
+
+def test_shapes_that_cannot_be_measured_are_refused_before_the_first_cell(folder: Path) -> None:
+    for shape, words in (("x070-9b", "released shapes are x070-0.1b"), ("vrwkv-t", "a shape of a model for images")):
+        Path("spec.yaml").write_text(f"models: {{a: {shape}}}\nrequests: {{default: {{study: speed}}}}\n")
+        with pytest.raises(ConfigError, match=words):
+            run_spec(read_spec("spec.yaml"), "work")
+    assert read_spec("spec.yaml", Replacements((LabModel("b", "x070-0.1b"),))).models == (LabModel("b", "x070-0.1b"),)
+
+
 def test_every_study_has_what_the_laboratory_needs(folder: Path) -> None:
     """A name, a sentence, and a question that is JSON and names no path."""
+    options = {"activation": {"tensor": "blocks.0.att.x_k"}}
     for name, study in STUDIES.items():
-        question = study_of({"study": name}).question(LabModel("one", "one.pth"))
+        model = LabModel("one", "x070-0.1b" if study.of_shapes else "one.pth")
+        question = study_of({"study": name, **options.get(name, {})}).question(model)
         assert name == study.name == question["kind"] and study.about.endswith(".")
         assert "one.pth" not in json.dumps(question)
 

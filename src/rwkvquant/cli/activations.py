@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.resources
-import math
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,36 +9,18 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
-from rwkvquant.architectures import Role, TensorSpec
 from rwkvquant.checkpoints import Checkpoint, open_checkpoint
 from rwkvquant.cli.evaluate import AdapterOption, TokenizerOption
 from rwkvquant.cli.histogram import histogram
 from rwkvquant.cli.output import JsonOption, emit, stdout
 from rwkvquant.errors import ConfigError
+from rwkvquant.evaluation.activations import find_meeting, met, tokens_of
 
 if TYPE_CHECKING:  # it imports torch
     from rwkvquant.calibration.activations import Distribution
     from rwkvquant.models import Stages
 
-CHANNELS = 8  # so many of the largest are shown
 FIGURES = (".svg", ".png")
-SHOWN_MATCHES = 3
-
-
-@dataclass(frozen=True)
-class Meeting:
-    """A tensor and the activation that it is multiplied with, as architectures/ names it; `index`: which slice of both."""
-
-    tensor: str
-    spec: TensorSpec
-    layer: int | None
-    index: int | None = None
-
-    @property
-    def activation(self) -> str:
-        name = self.spec.input or self.spec.partner
-        assert name is not None
-        return name
 
 
 def command(
@@ -60,34 +39,20 @@ def command(
     if output is not None:
         _check_figure(output)
     opened = open_checkpoint(checkpoint, adapter or "")
-    met = find_meeting(opened, tensor)
+    meeting = find_meeting(opened, tensor)
     if opened.image and (images is None or text or tokenizer):
         raise ConfigError(f"{checkpoint}: {opened.architecture.title} reads images: give --images, and neither --text nor --tokenizer")
     if images and not opened.image:
         raise ConfigError(f"{checkpoint}: {opened.architecture.title} is a text model; give --text, not --images")
 
-    from rwkvquant.calibration.activations import collect_activation, distribution
-    from rwkvquant.calibration.statistics.importance import PERCENTILE
-    from rwkvquant.models import CheckpointSource
-
-    read, stages = _images(opened, images, rows) if images else (_tokens(opened, text, tokenizer, rows, length), None)
-    X = collect_activation(CheckpointSource(opened), read, met.layer, met.activation, met.index, stages=stages)
-    measured = distribution(X, PERCENTILE)
+    read, stages = _images(opened, images, rows) if images else (tokens_of(opened, text, tokenizer, rows, length), None)
+    measured, told = met(opened, meeting, read, stages)
     if output is not None:
-        from rwkvquant.cli.figure import save_figure
+        from rwkvquant.lab.distribution import save_figure
 
-        save_figure(measured, f"{met.tensor} meets {met.activation}", PERCENTILE, output)
-    result = {"file": checkpoint, **_described(met, X.shape), **to_json(measured, PERCENTILE)}
+        save_figure(told, f"{meeting.tensor} meets {meeting.activation}", output)
+    result = {"file": checkpoint, **told}
     emit(result, as_json, lambda: _show(result, measured))
-
-
-def _tokens(checkpoint: Checkpoint, text: str | None, tokenizer: str | None, rows: int, length: int) -> NDArray[np.int64]:
-    from rwkvquant.calibration.samples import calibration_rows, load_documents
-    from rwkvquant.runtime.tokenizer import load_tokenizer
-
-    documents = load_documents(text or str(importlib.resources.files("rwkvquant") / "assets" / "calibration.txt"))
-    chosen = load_tokenizer(tokenizer or checkpoint.tokenizer, checkpoint.dims.vocab)
-    return calibration_rows(documents, chosen, rows, length, option="--length")
 
 
 def _images(checkpoint: Checkpoint, images: str, count: int) -> tuple[NDArray[np.float32], Stages]:
@@ -96,58 +61,6 @@ def _images(checkpoint: Checkpoint, images: str, count: int) -> tuple[NDArray[np
 
     read = calibration_images(images, checkpoint, count)
     return read, ImageStages.of(checkpoint, *read.shape[2:])
-
-
-def find_meeting(checkpoint: Checkpoint, pattern: str) -> Meeting:
-    """The one tensor that has this name, or whose name matches the pattern. Raises ConfigError for none, and for several."""
-    from rwkvquant.selection.policy import matching_names, near_names
-
-    meetings = {}
-    for name, spec, layer in checkpoint.specs():
-        if spec.role is not Role.EMBEDDING and (spec.input is not None or spec.partner is not None):
-            slices = range(checkpoint.tensors[name].shape[0]) if spec.slices else [None]
-            for index in slices:
-                tensor = name if index is None else f"{name}.{index}"
-                meetings[tensor] = Meeting(tensor, spec, layer, index)
-    if pattern in meetings:
-        return meetings[pattern]
-    matched = matching_names(pattern, list(meetings))
-    if len(matched) == 1:
-        return meetings[matched[0]]
-    if matched:
-        more = ", ..." if len(matched) > SHOWN_MATCHES else ""
-        raise ConfigError(f"{pattern!r} matches {len(matched)} names, {', '.join(matched[:SHOWN_MATCHES])}{more}; give one of them")
-    raise ConfigError(
-        f"{checkpoint.path}: no name of a matrix or element-wise vector matches {pattern!r} (norms, biases and the embedding are "
-        f"not multiplied with an activation that can be shown). {near_names(pattern, list(meetings))}"
-    )
-
-
-def to_json(found: Distribution, clip_percentile: float) -> dict[str, Any]:
-    """docs/methods/elementwise.md explains the keys."""
-    total = float(found.mean_square.sum())
-    return {
-        "values": found.count,
-        "mean": found.mean,
-        "std": found.std,
-        "min": found.low,
-        "max": found.high,
-        "zeros": found.zeros,
-        "kurtosis": None if math.isnan(found.kurtosis) else found.kurtosis,
-        "percentiles": {f"{p:g}": value for p, value in found.percentiles.items()},
-        "clip": {"percentile": clip_percentile, "low": found.clip_low, "high": found.clip_high, "share": found.clip_share},
-        "histogram": {"edges": found.edges.tolist(), "counts": found.counts.tolist(), "normal": found.normal.tolist()},
-        "channels": [
-            {"channel": c, "mean_square": float(found.mean_square[c]), "share": float(found.mean_square[c]) / total if total else 0.0}
-            for c in found.largest_channels(CHANNELS)
-        ],
-    }
-
-
-def _described(met: Meeting, shape: tuple[int, ...]) -> dict[str, Any]:
-    rows, length, width = shape
-    meets = "input" if met.spec.input else "partner"
-    return {"tensor": met.tensor, "activation": met.activation, "meets": meets, "rows": rows, "length": length, "width": width}
 
 
 def _check_figure(output: str) -> None:

@@ -2,6 +2,8 @@
 
     {study: clusters}                      how well a few clusters fit the weights: Table 1 (clusters.py)
     {study: gaps}                          are the gaps between sorted weights even? Figure 1 (gaps.py)
+    {study: activation, tensor: NAME}      how what a tensor is multiplied with is distributed: Figure 4 (activation.py)
+    {study: speed}                         speed and memory of a shape, quantised and in 16 bits: Table 4 (speed.py)
     {study: thresholds, dtype: bfloat16}   the share of SQ by fixed thresholds: Figure 5 (thresholds.py)
 
 A new study is a file here, and its name in STUDIES.
@@ -15,12 +17,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from rwkvquant.errors import ConfigError
+from rwkvquant.lab.studies.activation import Activation
 from rwkvquant.lab.studies.clusters import Clusters
 from rwkvquant.lab.studies.gaps import Gaps
+from rwkvquant.lab.studies.speed import Speed
 from rwkvquant.lab.studies.study import Study
 from rwkvquant.lab.studies.thresholds import ThresholdShares
 
-STUDIES: dict[str, type[Study]] = {study.name: study for study in (Clusters, Gaps, ThresholdShares)}
+STUDIES: dict[str, type[Study]] = {study.name: study for study in (Clusters, Gaps, Activation, ThresholdShares, Speed)}
 
 
 def study_named(name: Any) -> type[Study]:
