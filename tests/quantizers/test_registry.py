@@ -133,6 +133,15 @@ def test_a_factor_is_made_once_for_each_set_of_options() -> None:
     assert made == [(0.1, True), (0.2, False)]
 
 
+def test_a_divided_input_is_made_once_for_each_set_of_exponents() -> None:
+    _, H = matrix_and_hessian(3)
+    hessian, exponents = Hessian(torch.from_numpy(H), torch.float64), np.arange(len(H), dtype=np.int32) - 2
+    divided = hessian.divided(exponents)
+    assert divided is hessian.divided(exponents.copy()) is not hessian.divided(exponents + 1)
+    power = 2.0**exponents
+    np.testing.assert_array_equal(divided.H.numpy(), H / power / power[:, None])
+
+
 def test_registered_functions_exist_and_other_pairs_are_refused() -> None:
     assert all(
         callable(_load(quantizer.function)) and (quantizer.errors is None or callable(_load(quantizer.errors)))

@@ -50,8 +50,7 @@ def quantize_gptvq(form: Form[Config, Result], W: Tensor, hessian: Hessian, conf
     if exponents is None:
         return form.tensor(_with_feedback(form, W, hessian, config, options))
     power = torch.exp2(torch.from_numpy(exponents).to(W))
-    scaled = hessian.H / power.to(hessian.H) / power.to(hessian.H)[:, None]
-    state = _with_feedback(form, W * power, Hessian(scaled, W.dtype), config, options)
+    state = _with_feedback(form, W * power, hessian.divided(exponents), config, options)
     state.col_scale = as_half(state.col_scale / power)
     return form.tensor(state)
 
