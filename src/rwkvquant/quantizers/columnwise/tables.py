@@ -14,6 +14,7 @@ from rwkvquant.kernels.gemv_sections import MIDDLE, TABLED
 from rwkvquant.quantizers.shared.clustering import exact_kmeans, nearest_codes
 
 BINS = 1024
+CHUNK = 1 << 15  # weights that are put into bins at a time: what is computed for them stays in the cache
 REACH = 8.0  # bins reach so many root mean squares to either side
 EVEN_REACH = 3.33  # of codes of 6 bits: the best for normally distributed weights
 
@@ -47,12 +48,11 @@ def _whole(x: Tensor, p: Tensor, centroids: Tensor) -> tuple[Tensor, float]:
 
 def _binned(x: Tensor, p: Tensor, size: float) -> tuple[Tensor, Tensor]:
     """Means and sums of weights of the bins that have any, float64."""
-    place = ((x / size + REACH) * (BINS / (2 * REACH))).long().clamp_(0, BINS - 1).flatten()
-
-    def total(values: Tensor) -> Tensor:
-        sums = torch.zeros(BINS, dtype=torch.float64, device=x.device)
-        return sums.index_add_(0, place, values.expand(x.shape).flatten().double())
-
-    weights, moments = total(p), total(p * x)
+    weights, moments = torch.zeros(2, BINS, dtype=torch.float64, device=x.device)
+    some = max(1, CHUNK // x.shape[1])
+    for values, counts in zip(x.split(some), p.expand(x.shape).split(some), strict=True):
+        place = ((values / size + REACH) * (BINS / (2 * REACH))).long().clamp_(0, BINS - 1).flatten()
+        weights.index_add_(0, place, counts.flatten().double())
+        moments.index_add_(0, place, (counts * values).flatten().double())
     counted = weights > 0
     return moments[counted] / weights[counted], weights[counted]
