@@ -56,6 +56,36 @@ def round_columns(
     return changes
 
 
+def round_scaled_columns(
+    descent: bool,
+    block: Array,
+    matrix: Array | None,
+    tables: Array,
+    widths: NDArray[np.int32],
+    row_scale: Array,
+    scales: Array,
+    codes: NDArray[np.uint8],
+    changes: Array,
+    *,
+    fits: int = 0,
+    penalty: float = 0.0,
+    E: Array | None = None,
+) -> bool:
+    """Round the columns of a block (columns, rows) in turn, and write their `scales` (columns,), `codes` and `changes` (columns, rows).
+
+    With error feedback, `block` has the weights as corrected so far, and is corrected; `matrix` is the block of U, or None where columns do
+    not make up for errors; each scale is fitted `fits` times; changes are error / U_cc. With `descent`, `block` has G, which is kept up
+    to date, `matrix` is the block of H, to whose diagonal `penalty` is added, and E (columns, rows) is the error before; scales and codes
+    go to where the loss is least; changes are those of the values. `tables` (.., entries) has the table of each width, ascending, `widths`
+    that of each column. One thread: each column waits for the one before. False where there is no native module; then nothing was done.
+    """
+    native = native_module()
+    if native is None:
+        return False
+    native.round_scaled_columns(descent, fits, penalty, block, matrix, E, tables, widths, row_scale, scales, codes, changes)
+    return True
+
+
 def code_gram(codes: NDArray[np.uint8], H: Array, scale: Array, group_rows: int, K: int, threads: int) -> Array | None:
     """codes (columns, rows), H (columns, columns), scale (rows,) -> sums of s^2 H by pairs of codes, (row blocks, K, K),
     or None where there is no native module."""

@@ -21,7 +21,8 @@ namespace {
 
 using Points = nb::ndarray<const double, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Centroids = nb::ndarray<double, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
-constexpr std::size_t kMostCentroids = 16, kMostPoints = 1 << 14, kUnitsWorthAThread = 4, kMostThreads = 1024;
+constexpr std::size_t kMostCentroids = 16, kMostPoints = 1 << 14, kMostEntries = 64, kUnitsWorthAThread = 4,
+                      kMostThreads = 1024;
 
 // The threads of all quantising in this process: as many as the largest number asked for. They are never joined, because a Python thread
 // may still use them when the process ends.
@@ -125,6 +126,35 @@ void round_columns(bool descent, int bits, Array<T, 2> block, const Array<const 
 }
 
 template <class T>
+void round_scaled_columns(bool descent, int fits, T penalty, Array<T, 2> block, const std::optional<Array<const T, 2>>& matrix,
+                          const std::optional<Array<const T, 2>>& E, const Array<const T, 2>& tables, const Array<const std::int32_t, 1>& widths,
+                          const Array<const T, 1>& row_scale, Array<T, 1> scales, Array<std::uint8_t, 2> codes, Array<T, 2> changes) {
+    const std::size_t columns = block.shape(0), rows = block.shape(1), entries = tables.shape(1);
+    require(entries <= kMostEntries && columns > 0, "[round_scaled_columns] tables must have 64 entries at most, and block must have a column");
+    require(!matrix || (matrix->shape(0) == columns && matrix->shape(1) == columns),
+            "[round_scaled_columns] matrix must have the columns of block");
+    require(!descent || (matrix && E && E->shape(0) == columns && E->shape(1) == rows),
+            "[round_scaled_columns] descent needs matrix, and E of the shape of block");
+    require(widths.shape(0) == columns && scales.shape(0) == columns && row_scale.shape(0) == rows,
+            "[round_scaled_columns] widths and scales must have the columns of block, and row_scale its rows");
+    require(codes.shape(0) == columns && codes.shape(1) == rows && changes.shape(0) == columns && changes.shape(1) == rows,
+            "[round_scaled_columns] codes and changes must have the shape of block");
+    for (std::size_t i = 0; i < columns; ++i) {
+        const std::int32_t width = widths(i);
+        require(width >= 1 && width <= 6 && static_cast<std::size_t>(width) < tables.shape(0) && std::size_t(1) << width <= entries,
+                "[round_scaled_columns] each column must have a table that exists");
+        const std::uint8_t* own = codes.data() + i * rows;
+        require(!descent || std::find_if(own, own + rows, [width](std::uint8_t code) { return code >> width != 0; }) == own + rows,
+                "[round_scaled_columns] codes must be entries of their column's table");
+    }
+    const ScaledColumns<T> task{descent, columns, rows, entries, fits, penalty, block.data(), matrix ? matrix->data() : nullptr,
+                                E ? E->data() : nullptr, tables.data(), widths.data(), row_scale.data(), scales.data(), codes.data(),
+                                changes.data()};
+    in_parts("round_scaled_columns", 1, 1, task,
+             of_type<T>(operations().round_scaled_columns_f32, operations().round_scaled_columns_f64));
+}
+
+template <class T>
 void code_gram(const Array<const std::uint8_t, 2>& codes, const Array<const T, 2>& H, const Array<const T, 1>& scale, std::size_t group_rows,
                Array<T, 3> N, std::size_t threads) {
     const std::size_t columns = codes.shape(0), rows = codes.shape(1), K = N.shape(1);
@@ -159,6 +189,10 @@ void bind_of(nb::module_& module) {
     module.def("round_columns", &round_columns<T>, "descent"_a, "bits"_a, "block"_a.noconvert(), "matrix"_a.noconvert(), "table"_a.noconvert(),
                "scale"_a.none(), "zero"_a.none(), "centroids"_a.none(), "names"_a.none(), "row_scale"_a.none(), "codes"_a.noconvert(),
                "changes"_a.noconvert(), "threads"_a, "Rounds a block of columns, by error feedback or descent. See native/workshop.h.");
+    module.def("round_scaled_columns", &round_scaled_columns<T>, "descent"_a, "fits"_a, "penalty"_a, "block"_a.noconvert(), "matrix"_a.none(),
+               "E"_a.none(), "tables"_a.noconvert(), "widths"_a.noconvert(), "row_scale"_a.noconvert(), "scales"_a.noconvert(),
+               "codes"_a.noconvert(), "changes"_a.noconvert(),
+               "Rounds a block of columns that have a scale each, by error feedback or descent. See native/workshop.h.");
     module.def("code_gram", &code_gram<T>, "codes"_a, "H"_a.noconvert(), "scale"_a.noconvert(), "group_rows"_a, "N"_a.noconvert(), "threads"_a,
                "Sums of H by pairs of codes; writes N (row blocks, K, K). See quantizers/codebook/update.py.");
     module.def("step_coefficients", &step_coefficients<T>, "N"_a.noconvert(), "g"_a.noconvert(), "u"_a.noconvert(), "solved"_a.noconvert(),

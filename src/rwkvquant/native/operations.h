@@ -76,6 +76,8 @@ struct Operations {
     void (*exact_kmeans)(const KMeans& task, std::size_t begin, std::size_t end, void* scratch);
     void (*round_columns_f32)(const Columns<float>& task, std::size_t begin, std::size_t end, void* scratch);
     void (*round_columns_f64)(const Columns<double>& task, std::size_t begin, std::size_t end, void* scratch);
+    void (*round_scaled_columns_f32)(const ScaledColumns<float>& task, std::size_t begin, std::size_t end, void* scratch);
+    void (*round_scaled_columns_f64)(const ScaledColumns<double>& task, std::size_t begin, std::size_t end, void* scratch);
     void (*code_gram_f32)(const Gram<float>& task, std::size_t begin, std::size_t end, void* scratch);
     void (*code_gram_f64)(const Gram<double>& task, std::size_t begin, std::size_t end, void* scratch);
     void (*step_coefficients_f32)(const Coefficients<float>& task, std::size_t begin, std::size_t end, void* scratch);

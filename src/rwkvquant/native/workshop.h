@@ -42,6 +42,28 @@ struct Columns {
     std::size_t scratch_bytes() const { return 3 * columns * kUnit * sizeof(T); }
 };
 
+// A block of columns that have a scale and a table each, (columns, rows) column first; a scale is fitted when its column is rounded. The
+// definitions are quantizers/columnwise/walk.py and update.py.
+template <class T>
+struct ScaledColumns {
+    bool descent;
+    std::size_t columns, rows, entries;
+    int fits;                   // of a scale; only for error feedback
+    T penalty;                  // added to the diagonal of H; only for descent
+    T* block;                   // the weights as corrected so far; in descent G, which is kept up to date
+    const T* matrix;            // (columns, columns) of U, or of H; null where columns do not make up for errors
+    const T* E;                 // (columns, rows); only for descent
+    const T* tables;            // (.., entries) by width, ascending
+    const std::int32_t* widths; // (columns)
+    const T* row_scale;         // (rows)
+    T* scales;                  // (columns)
+    std::uint8_t* codes;        // (columns, rows)
+    T* changes;                 // (columns, rows) error / U_cc, or the change of the value
+
+    static constexpr std::size_t kUnit = 1, kTile = 32;  // rows whose sums are kept apart
+    std::size_t scratch_bytes() const { return 4 * (rows + kTile) * sizeof(T); }
+};
+
 // quantizers/codebook/update.py, `_gram`.
 template <class T>
 struct Gram {

@@ -11,8 +11,10 @@ import pytest
 import torch
 
 from rwkvquant.codecs import ColumnwiseConfig, GridConfig, SectionsConfig
+from rwkvquant.kernels import workshop
 from rwkvquant.kernels.gemv_sections import WIDTHS
 from rwkvquant.quantizers import QuantizerOptions, quantizer_for
+from rwkvquant.quantizers.columnwise import update as update_module
 from rwkvquant.quantizers.columnwise.scales import row_scales
 from rwkvquant.quantizers.columnwise.state import State
 from rwkvquant.quantizers.columnwise.tables import BINS, fit_table
@@ -51,6 +53,14 @@ def state_of(W: torch.Tensor, seed: int = 0) -> State:
     return State(widths, tables, row_scale, size.half().to(W), torch.zeros(cols, rows, dtype=torch.uint8))
 
 
+@pytest.fixture(params=[True, False], ids=["native", "plain"])
+def each_version(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not request.param:
+        for where in (workshop, update_module):
+            monkeypatch.setattr(where, "native_module", lambda: None)
+
+
+@pytest.mark.usefixtures("each_version")
 @pytest.mark.parametrize("block_size", [1, 32, 128], ids=lambda b: f"block{b}")
 @pytest.mark.parametrize("act_order", [False, True], ids=["in_order", "act_order"])
 @pytest.mark.parametrize(("rows", "cols"), [(5, 40), (18, 37), (4, 1), (6, 150)], ids=str)
@@ -66,6 +76,7 @@ def test_the_walk_is_the_definition(rows: int, cols: int, act_order: bool, block
     np.testing.assert_array_equal(state.col_scale.numpy(), scales)
 
 
+@pytest.mark.usefixtures("each_version")
 def test_the_walk_returns_the_weights_that_it_rounded() -> None:
     """Without a factor, these are the weights. With one, each code is the nearest of what was returned."""
     W, H = problem(2, 7, 50)
@@ -132,6 +143,7 @@ def test_row_scales_follow_the_sizes_of_rows() -> None:
     assert float(ratio.max() / ratio.min()) < 1.5
 
 
+@pytest.mark.usefixtures("each_version")
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("damping", [0.0, 0.05])
 def test_no_round_of_the_update_loses(seed: int, damping: float) -> None:

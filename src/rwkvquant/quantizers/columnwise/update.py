@@ -15,8 +15,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from rwkvquant.kernels.dispatch import native_module
+from rwkvquant.quantizers.columnwise.columns import descend
 from rwkvquant.quantizers.columnwise.state import State, as_half
-from rwkvquant.quantizers.shared.residual import Residual
+from rwkvquant.quantizers.shared.residual import BLOCK, Residual
 
 ROUNDS = 2
 PASSES = 2  # over columns in a round
@@ -49,6 +51,26 @@ def _update_rows(residual: Residual, state: State, penalty: float) -> None:
 
 
 def _update_columns(residual: Residual, state: State, penalty: float) -> None:
+    if not _native_pass(residual, state, penalty):
+        one_pass(residual, state, penalty)
+
+
+def _native_pass(residual: Residual, state: State, penalty: float) -> bool:
+    """The same in the native module; False off the CPU and without the module."""
+    if residual.W.device.type != "cpu" or native_module() is None:
+        return False
+
+    def change(columns: slice, G: Tensor) -> Tensor:
+        changes = descend(state, columns, G, residual.E[columns], residual.H[columns, columns], penalty)
+        assert changes is not None
+        return changes
+
+    residual.sweep_blocks(BLOCK, change)
+    return True
+
+
+def one_pass(residual: Residual, state: State, penalty: float) -> None:
+    """The definition: all columns in turn."""
     s = state.row_scale
     middles = {width: (table[1:] + table[:-1]) / 2 for width, table in state.tables.items()}
     widths, curves = state.widths.tolist(), (residual.H.diagonal() + penalty).tolist()

@@ -11,6 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from rwkvquant.quantizers.columnwise.columns import feed_back
 from rwkvquant.quantizers.columnwise.state import State, as_half
 from rwkvquant.quantizers.shared.factor import InverseFactor
 
@@ -24,29 +25,35 @@ def walk(W: Tensor, state: State, factor: InverseFactor | None, block_size: int 
     Returns the weights as they were when they were rounded, (cols, rows).
     """
     order = torch.arange(W.shape[1], device=W.device) if factor is None else factor.order
-    numbers = order.tolist()
     corrected = W.T[order].contiguous()  # (columns, rows), in the order of rounding
-    s, s2 = state.row_scale, state.row_scale.square()
-    middles = {width: (table[1:] + table[:-1]) / 2 for width, table in state.tables.items()}
-    widths = state.widths.tolist()
     for start in range(0, len(corrected), block_size):
         block = corrected[start : start + block_size]
         stop = start + len(block)
-        errors = torch.empty_like(block)
-        for i, column in enumerate(numbers[start:stop]):
-            table, middle = state.tables[widths[column]], middles[widths[column]]
-            w = block[i] / s
-            codes, scale = _fit(w, s2, table, middle, state.col_scale[column])
-            state.codes[column], state.col_scale[column] = codes.to(torch.uint8), scale
-            if factor is not None:
-                U = factor.U[start + i, start + i : stop]
-                errors[i] = (block[i] - s * (scale * table[codes])) / U[0]
-                block[i + 1 :].addr_(U[1:], errors[i], alpha=-1)
+        U = None if factor is None else factor.U[start:stop, start:stop]
+        errors = feed_back(state, order[start:stop], block, U, FITS)
+        if errors is None:
+            errors = round_block(state, order[start:stop], block, U)
         if factor is not None:
             corrected[stop:].addmm_(factor.U[start:stop, stop:].T, errors, alpha=-1)
     result = torch.empty_like(corrected)
     result[order] = corrected
     return result
+
+
+def round_block(state: State, columns: Tensor, block: Tensor, U: Tensor | None) -> Tensor:
+    """The definition. Sets codes and scales of `columns` (numbers). block (columns, rows), corrected in place; U of them -> error / U_cc,
+    zeros without U."""
+    s, s2 = state.row_scale, state.row_scale.square()
+    middles = {width: (table[1:] + table[:-1]) / 2 for width, table in state.tables.items()}
+    errors = torch.zeros_like(block)
+    for i, (column, width) in enumerate(zip(columns.tolist(), state.widths[columns].tolist(), strict=True)):
+        table = state.tables[width]
+        codes, scale = _fit(block[i] / s, s2, table, middles[width], state.col_scale[column])
+        state.codes[column], state.col_scale[column] = codes.to(torch.uint8), scale
+        if U is not None:
+            errors[i] = (block[i] - s * (scale * table[codes])) / U[i, i]
+            block[i + 1 :].addr_(U[i, i + 1 :], errors[i], alpha=-1)
+    return errors
 
 
 def _fit(w: Tensor, s2: Tensor, table: Tensor, middle: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
