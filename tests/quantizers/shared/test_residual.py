@@ -34,6 +34,23 @@ def test_a_sweep_keeps_error_and_gradient_up_to_date(width: int, far: int, monke
     torch.testing.assert_close(residual.losses(), row_losses(W, Q, H), rtol=1e-9, atol=0)
 
 
+@pytest.mark.parametrize("far", [48, 150, 1024])
+def test_the_last_sweep_keeps_the_columns_to_come_up_to_date(far: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "FAR", far)
+    W, H = (torch.from_numpy(part) for part in matrix_and_hessian(1, 5, 300))
+    E = {last: Residual(W, H, 0 * W) for last in (False, True)}
+    for last, residual in E.items():
+
+        def change(columns: slice, G: Tensor, residual: Residual = residual) -> Tensor:
+            D = G / (2 * H.diagonal()[columns, None] * 48)
+            G.addmm_(H[columns, columns], D, alpha=-1)
+            return D
+
+        residual.sweep_blocks(48, change, last)
+    torch.testing.assert_close(E[True].E, E[False].E, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(E[True].G[-12:], E[False].G[-12:], rtol=1e-9, atol=1e-9)
+
+
 def test_rows_are_restored_from_a_copy() -> None:
     W, H = (torch.from_numpy(part) for part in matrix_and_hessian(2, 4, 20))
     residual = Residual(W, H, 0 * W)

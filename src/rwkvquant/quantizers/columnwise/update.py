@@ -30,15 +30,16 @@ def update(W: Tensor, H: Tensor, state: State, damping: float, rounds: int = ROU
         return
     penalty = damping * float(H.diagonal().mean())
     residual = Residual(W, H, state.decode().T)
-    for _ in range(rounds):
-        _update_rows(residual, state, penalty)
-        for _ in range(PASSES):
-            _update_columns(residual, state, penalty)
+    WH = residual.H @ residual.W.T  # (cols, rows), as H is symmetric
+    for turn in range(rounds):
+        _update_rows(residual, WH, state, penalty)
+        for number in range(PASSES):
+            _update_columns(residual, state, penalty, last=(turn, number) == (rounds - 1, PASSES - 1))
 
 
-def _update_rows(residual: Residual, state: State, penalty: float) -> None:
+def _update_rows(residual: Residual, WH: Tensor, state: State, penalty: float) -> None:
     Q = state.decode()
-    QH = residual.H @ Q  # (cols, rows), as H is symmetric
+    QH = WH - residual.G
     slope = (Q * residual.G).sum(0) + penalty * (Q * residual.E).sum(0)
     curve = (Q * QH).sum(0) + penalty * Q.square().sum(0)
     step = (slope / curve).nan_to_num(0.0, 0.0, 0.0).clamp(min=-0.5)
@@ -50,13 +51,13 @@ def _update_rows(residual: Residual, state: State, penalty: float) -> None:
     residual.G -= QH.mul_(step)
 
 
-def _update_columns(residual: Residual, state: State, penalty: float) -> None:
-    if not _native_pass(residual, state, penalty):
+def _update_columns(residual: Residual, state: State, penalty: float, last: bool) -> None:
+    if not _native_pass(residual, state, penalty, last):
         one_pass(residual, state, penalty)
 
 
-def _native_pass(residual: Residual, state: State, penalty: float) -> bool:
-    """The same in the native module; False off the CPU and without the module."""
+def _native_pass(residual: Residual, state: State, penalty: float, last: bool = False) -> bool:
+    """The same in the native module; False off the CPU and without the module. last: nobody needs G any more."""
     if residual.W.device.type != "cpu" or native_module() is None:
         return False
 
@@ -65,7 +66,7 @@ def _native_pass(residual: Residual, state: State, penalty: float) -> bool:
         assert changes is not None
         return changes
 
-    residual.sweep_blocks(BLOCK, change)
+    residual.sweep_blocks(BLOCK, change, last)
     return True
 
 

@@ -58,19 +58,22 @@ class Residual:
 
         self.sweep_blocks(max(BLOCK // width, 1) * width, change_block)
 
-    def sweep_blocks(self, block: int, change: Change) -> None:
-        """Call `change` for every block of columns in turn. `change` itself keeps the G of its block up to date."""
+    def sweep_blocks(self, block: int, change: Change, last: bool = False) -> None:
+        """Call `change` for every block of columns in turn. `change` itself keeps the G of its block up to date.
+
+        last: nobody needs G any more, so it is kept up to date only in the columns to come: half of the work.
+        """
         cols, far = len(self.E), max(FAR // block, 1) * block
         changes = torch.empty_like(self.E[:far])
         for first in range(0, cols, far):
-            last = min(first + far, cols)
-            for start in range(first, last, block):
-                columns = slice(start, min(start + block, last))
+            end = min(first + far, cols)
+            for start in range(first, end, block):
+                columns = slice(start, min(start + block, end))
                 D = change(columns, self.G[columns])
                 self.E[columns] -= D
                 changes[start - first : columns.stop - first] = D
-                self._update_gradient(columns, D, slice(first, last))
-            self._update_gradient(slice(first, last), changes[: last - first], slice(0, cols))
+                self._update_gradient(columns, D, slice(start if last else first, end))
+            self._update_gradient(slice(first, end), changes[: end - first], slice(first if last else 0, cols))
 
     def _update_gradient(self, columns: slice, D: Tensor, within: slice) -> None:
         """Subtract D H from G in all columns of `within` except `columns`, whose G is already up to date. D (columns, rows)."""
