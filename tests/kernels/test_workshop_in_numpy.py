@@ -102,3 +102,52 @@ def test_sums_of_h_are_by_pairs_of_codes(rows: int, group_rows: int, isa: str) -
     with body(isa):
         result = workshop.code_gram(codes, H, scale, group_rows, K, 2)
     np.testing.assert_allclose(result, want, rtol=0, atol=1e-9)
+
+
+def pair_problem(columns: int, rows: int) -> tuple[Floats, Floats, Floats, Floats]:
+    """A block of weights, U, tables (row groups of 16, 2, 16) and scales."""
+    block, U, _, scale, _ = grids(columns, rows)
+    tables = np.random.default_rng(rows).integers(-8, 8, (-(-rows // 16), 2, 16)).astype(np.float64)
+    return block, U, tables, scale[0].astype(np.float64)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("rows", ROWS)
+def test_pairs_of_columns_are_rounded_one_after_the_other(rows: int, isa: str) -> None:
+    block, U, tables, scale = pair_problem(8, rows)
+    left, want_codes, want = block.copy(), np.empty((4, rows), np.uint8), np.empty((8, rows))
+    for i in range(0, 8, 2):
+        inverse = np.linalg.inv(U[i : i + 2, i : i + 2])
+        for r in range(rows):
+            a = (left[i : i + 2, r] - scale[r] * tables[r // 16].T) @ inverse  # (K, 2)
+            want_codes[i // 2, r] = np.square(a).sum(1).argmin()
+            want[i : i + 2, r] = a[want_codes[i // 2, r]]
+        left[i + 2 :] -= U[i : i + 2, i + 2 :].T @ want[i : i + 2]
+    codes = np.full((4, rows), 255, np.uint8)
+    with body(isa):
+        a = workshop.round_pairs(False, -1, 16, block, U, tables, scale, codes, 2)
+    np.testing.assert_array_equal(codes, want_codes)
+    np.testing.assert_allclose(a, want, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("rows", ROWS)
+@pytest.mark.parametrize("columns", [8, 9])
+def test_codes_of_pairs_descend(columns: int, rows: int, isa: str) -> None:
+    W, U, tables, scale = pair_problem(columns, rows)
+    H, pairs = U @ U.T, -(-columns // 2)
+    codes = np.random.default_rng(rows).integers(0, 16, (pairs, rows), dtype=np.uint8)
+
+    def values(of: NDArray[np.uint8]) -> Floats:
+        entries = tables[np.arange(rows) // 16, :, of]  # (pairs, rows, 2)
+        return scale * entries.transpose(0, 2, 1).reshape(2 * pairs, rows)[:columns]
+
+    before, start = values(codes), W - values(codes)
+    G = H @ start
+    with body(isa):
+        changes = workshop.round_pairs(True, -1, 16, G, H, tables, scale, codes, 2)
+    np.testing.assert_allclose(changes, values(codes) - before, rtol=0, atol=1e-9)
+    end = W - values(codes)
+    losses = [(E * (H @ E)).sum(axis=0) for E in (start, end)]
+    assert (losses[1] <= losses[0] * (1 + 1e-9)).all() and losses[1].sum() < losses[0].sum()
+    np.testing.assert_allclose(G, H @ end, rtol=0, atol=1e-9)

@@ -108,3 +108,26 @@ def step_coefficients(
     coefficients = np.empty_like(u)
     native.step_coefficients(N, g, u, solved, basis, shift, passes, *limits, largest, coefficients, threads)
     return coefficients
+
+
+def round_pairs(
+    descent: bool,
+    alone: int,
+    group_rows: int,
+    block: Array,
+    matrix: Array,
+    tables: Array,
+    row_scale: Array,
+    codes: NDArray[np.uint8],
+    threads: int,
+) -> Array | None:
+    """As round_columns, for pairs of columns and tables (row groups, 2, K), and writes `codes` (pairs, rows); gives |a|'s a with feedback.
+
+    `alone` is the pair whose second column does not count, or -1; in descent a last column may have no partner.
+    """
+    native = native_module()
+    if native is None:
+        return None
+    changes = np.empty_like(block)
+    native.round_pairs(descent, alone, group_rows, block, matrix, tables, row_scale, codes, changes, threads)
+    return changes

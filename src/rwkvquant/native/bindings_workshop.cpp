@@ -184,6 +184,25 @@ void step_coefficients(const Array<const T, 3>& N, const Array<const T, 2>& g, c
 }
 
 template <class T>
+void round_pairs(bool descent, std::ptrdiff_t alone, std::size_t group_rows, Array<T, 2> block, const Array<const T, 2>& matrix,
+                 const Array<const T, 3>& tables, const Array<const T, 1>& row_scale, Array<std::uint8_t, 2> codes, Array<T, 2> changes,
+                 std::size_t threads) {
+    const std::size_t columns = block.shape(0), rows = block.shape(1), pairs = (columns + 1) / 2, K = tables.shape(2);
+    require(columns > 0 && (descent || columns % 2 == 0), "[round_pairs] block must have whole pairs of columns");
+    require(matrix.shape(0) == columns && matrix.shape(1) == columns && row_scale.shape(0) == rows && codes.shape(0) == pairs &&
+                codes.shape(1) == rows && changes.shape(0) == columns && changes.shape(1) == rows,
+            "[round_pairs] matrix, row_scale, codes and changes must have the columns and rows of block");
+    require(K >= 1 && K <= 256 && tables.shape(1) == 2 && group_rows > 0 && tables.shape(0) == (rows + group_rows - 1) / group_rows,
+            "[round_pairs] tables must be (row groups, 2, K) with K 1 to 256");
+    const std::uint8_t *begin = codes.data(), *end = begin + pairs * rows;
+    require(!descent || std::find_if(begin, end, [K](std::uint8_t code) { return code >= K; }) == end,
+            "[round_pairs] codes must be below K");
+    const PairColumns<T> task{descent, columns, rows, group_rows, K, alone < 0 ? pairs : static_cast<std::size_t>(alone), block.data(),
+                              matrix.data(), tables.data(), row_scale.data(), codes.data(), changes.data()};
+    in_parts("round_pairs", rows, threads, task, of_type<T>(operations().round_pairs_f32, operations().round_pairs_f64));
+}
+
+template <class T>
 void bind_of(nb::module_& module) {
     using namespace nanobind::literals;
     module.def("round_columns", &round_columns<T>, "descent"_a, "bits"_a, "block"_a.noconvert(), "matrix"_a.noconvert(), "table"_a.noconvert(),
@@ -198,6 +217,9 @@ void bind_of(nb::module_& module) {
     module.def("step_coefficients", &step_coefficients<T>, "N"_a.noconvert(), "g"_a.noconvert(), "u"_a.noconvert(), "solved"_a.noconvert(),
                "basis"_a.noconvert(), "shift"_a, "passes"_a, "low"_a, "high"_a, "largest"_a, "better"_a.noconvert(), "threads"_a,
                "Better coefficients of compressed tables; writes better (tables, R). See quantizers/codebook/factors.py.");
+    module.def("round_pairs", &round_pairs<T>, "descent"_a, "alone"_a, "group_rows"_a, "block"_a.noconvert(), "matrix"_a.noconvert(),
+               "tables"_a.noconvert(), "row_scale"_a.noconvert(), "codes"_a.noconvert(), "changes"_a.noconvert(), "threads"_a,
+               "Codes for a block of pairs of columns, by error feedback or descent. See native/workshop.h.");
 }
 
 }  // namespace

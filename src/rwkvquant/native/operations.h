@@ -82,6 +82,8 @@ struct Operations {
     void (*code_gram_f64)(const Gram<double>& task, std::size_t begin, std::size_t end, void* scratch);
     void (*step_coefficients_f32)(const Coefficients<float>& task, std::size_t begin, std::size_t end, void* scratch);
     void (*step_coefficients_f64)(const Coefficients<double>& task, std::size_t begin, std::size_t end, void* scratch);
+    void (*round_pairs_f32)(const PairColumns<float>& task, std::size_t begin, std::size_t end, void* scratch);
+    void (*round_pairs_f64)(const PairColumns<double>& task, std::size_t begin, std::size_t end, void* scratch);
 };
 
 }  // namespace rwkvquant

@@ -89,4 +89,20 @@ struct Coefficients {
     std::size_t scratch_bytes() const { return 0; }
 };
 
+// A block of pairs of columns to be given codes, (columns, rows) column first; the definitions are quantizers/pairs/walk.py and descent.py.
+template <class T>
+struct PairColumns {
+    bool descent;
+    std::size_t columns, rows, group_rows, K, alone;  // alone: the pair whose second column does not count, if any; in descent it is missing
+    T* block;             // the weights as corrected so far; in descent G, which is kept up to date
+    const T* matrix;      // (columns, columns) of U, or of H
+    const T* tables;      // (row groups, 2, K), K at most 256
+    const T* row_scale;   // (rows)
+    std::uint8_t* codes;  // (pairs, rows)
+    T* changes;           // (columns, rows) a, or the change of the value
+
+    static constexpr std::size_t kUnit = 64;  // rows calculated together
+    std::size_t scratch_bytes() const { return 2 * columns * kUnit * sizeof(T); }
+};
+
 }  // namespace rwkvquant

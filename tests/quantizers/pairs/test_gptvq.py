@@ -10,7 +10,6 @@ from rwkvquant.codecs import GridConfig, PairCodebookTensor
 from rwkvquant.quantizers.pairs import update
 from rwkvquant.quantizers.pairs.gptvq import (
     factorize_pairs,
-    feedback_pairs,
     fit_pair_tables,
     gptvq_pairs,
     gptvq_pairs_with,
@@ -19,6 +18,7 @@ from rwkvquant.quantizers.pairs.gptvq import (
 )
 from rwkvquant.quantizers.pairs.table_map import table_map
 from rwkvquant.quantizers.pairs.update import update_pairs
+from rwkvquant.quantizers.pairs.walk import feedback_pairs
 from rwkvquant.quantizers.shared.loss import hessian_error, row_losses
 from rwkvquant.quantizers.shared.residual import Residual
 from rwkvquant.quantizers.uniform.gptq import gptq

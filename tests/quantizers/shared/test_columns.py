@@ -18,6 +18,8 @@ from rwkvquant.quantizers.codebook import factors as codebook_factors
 from rwkvquant.quantizers.codebook import walk
 from rwkvquant.quantizers.codebook.gptvq import gptvq
 from rwkvquant.quantizers.codebook.update import Centroids
+from rwkvquant.quantizers.pairs import descent as pairs_descent
+from rwkvquant.quantizers.pairs.gptvq import gptvq_pairs
 from rwkvquant.quantizers.shared import descent
 from rwkvquant.quantizers.shared.columns import GridColumns, TableColumns, feed_back
 from rwkvquant.quantizers.shared.factor import factorize
@@ -31,6 +33,12 @@ from tests.quantizers.examples import matrix_and_hessian
 
 ROWS = [1, 63, 64, 130]  # the native loops take 64 rows at a time
 DTYPES = [torch.float32, torch.float64]
+STEPS: dict[str, Any] = {
+    "grid": uniform_descent.STEPS,
+    "scale16": uniform_descent.STEPS,
+    "pairs": pairs_descent.STEPS,
+    "odd_pairs": pairs_descent.STEPS,
+}
 
 
 def on_threads(count: int, work: Callable[[], Any]) -> Any:
@@ -83,18 +91,20 @@ def test_feedback_to_tables_is_the_definition(bits: int, group_rows: int, rows: 
 
 
 @pytest.mark.parametrize("rows", ROWS)
-@pytest.mark.parametrize("kind", ["grid", "scale16", "codebook", "compressed"])
+@pytest.mark.parametrize("kind", ["grid", "scale16", "codebook", "compressed", "pairs", "odd_pairs"])
 @pytest.mark.usefixtures("isa")
 def test_a_pass_of_descent_is_the_definition(kind: str, rows: int) -> None:
-    W, H = (torch.from_numpy(part) for part in matrix_and_hessian(rows + 1, rows, 140))
+    W, H = (torch.from_numpy(part) for part in matrix_and_hessian(rows + 1, rows, 141 if kind == "odd_pairs" else 140))
     q: Any = {
         "grid": lambda: rtn(W, GridConfig(3, 32)),
         "scale16": lambda: rtn(W, GridConfig(2, 64, True, 16)),
         "codebook": lambda: gptvq(W, H, rounds=0),
         "compressed": lambda: gptvq(W, H, group_rows=4, rank=2, rounds=0),
+        "pairs": lambda: gptvq_pairs(W, H, bits=6, group_rows=48, rounds=0),
+        "odd_pairs": lambda: gptvq_pairs(W, H, bits=4, group_rows=16, rounds=0),
     }[kind]()
     native, plain = Residual(W, H, q.decode()), Residual(W, H, q.decode())
-    steps: Any = uniform_descent.STEPS if kind in ("grid", "scale16") else codebook_descent.STEPS
+    steps: Any = STEPS.get(kind, codebook_descent.STEPS)
     result, expected = descent._native_pass(steps, q, native), descent.one_pass(steps, q, plain)
     assert result is not None and torch.equal(result, expected) and bool((torch.from_numpy(q.codes) != expected.T).any())
     torch.testing.assert_close(native.G, plain.G, rtol=1e-9, atol=1e-9)

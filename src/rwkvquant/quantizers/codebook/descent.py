@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from rwkvquant.codecs import CENTROID_ZERO, CodebookTensor
-from rwkvquant.quantizers.shared.columns import TableColumns
+from rwkvquant.quantizers.shared.columns import TableColumns, block_step
 from rwkvquant.quantizers.shared.descent import CodeSteps
 from rwkvquant.quantizers.shared.residual import Change
 
@@ -31,4 +31,4 @@ def chooser(q: CodebookTensor, W: Tensor, H: Tensor, codes: Tensor) -> Change:
     return choose
 
 
-STEPS = CodeSteps(chooser, 1, columns, lambda q: q.group_cols)
+STEPS = CodeSteps(chooser, 1, lambda q, W: block_step(columns(q, W), q.group_cols))

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from rwkvquant.codecs import CENTROID_ZERO, PairCodebookTensor
-from rwkvquant.quantizers.shared.descent import CodeSteps
+from rwkvquant.quantizers.pairs.columns import PairTables
+from rwkvquant.quantizers.shared.descent import BlockStep, CodeSteps
 from rwkvquant.quantizers.shared.residual import Change
 
 
@@ -34,4 +35,16 @@ def chooser(q: PairCodebookTensor, W: Tensor, H: Tensor, codes: Tensor) -> Chang
     return choose
 
 
-STEPS = CodeSteps(chooser, 2)
+def blocks(q: PairCodebookTensor, W: Tensor) -> BlockStep:
+    """The same in the native module."""
+    tables = PairTables(torch.from_numpy(q.codebooks).to(W) - CENTROID_ZERO, torch.from_numpy(q.row_scale).to(W), q.group_rows)
+
+    def change(block: slice, G: Tensor, H: Tensor, codes: Tensor) -> Tensor:
+        changes = tables.descend(G, H, codes[block.start // 2 : -(-block.stop // 2)])
+        assert changes is not None
+        return changes
+
+    return change
+
+
+STEPS = CodeSteps(chooser, 2, blocks)

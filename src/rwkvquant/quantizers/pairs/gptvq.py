@@ -29,6 +29,7 @@ from rwkvquant.codecs import CENTROID_ZERO, PairCodebookTensor
 from rwkvquant.quantizers.pairs.clustering import nearest_pairs, pair_kmeans
 from rwkvquant.quantizers.pairs.descent import STEPS
 from rwkvquant.quantizers.pairs.update import update_pairs
+from rwkvquant.quantizers.pairs.walk import feedback_pairs
 from rwkvquant.quantizers.shared.descent import descend
 from rwkvquant.quantizers.shared.factor import InverseFactor, factorize
 from rwkvquant.quantizers.shared.limits import LARGEST_HALF, LIMITS, SMALLEST_HALF
@@ -123,48 +124,11 @@ def reassign_pairs(
     return replace(q, codes=np.where(better.cpu().numpy()[:, None], new.codes, q.codes))
 
 
-def feedback_pairs(factor: InverseFactor, W: Tensor, tables: Tensor, row_scale: Tensor, group_rows: int, block_size: int = 128) -> Tensor:
-    """Codes (rows, ceil(cols/2)) uint8 for W (rows, cols), and given tables (row groups, 2**bits, 2). block_size is even."""
-    rows, real_cols = W.shape
-    U, cols, groups, group_rows = factor.U, len(factor.order), len(tables), min(group_rows, rows)
-    fill = torch.nn.functional.pad
-    W = fill(W, (0, cols - real_cols, 0, groups * group_rows - rows))[:, factor.order]  # a copy, corrected in place
-    scale = fill(row_scale[:, 0], (0, len(W) - rows), value=1.0)
-    codes = torch.empty(cols // 2, len(W), dtype=torch.uint8, device=W.device)
-    group = torch.arange(groups, device=W.device).repeat_interleave(group_rows)
-    tables = tables.to(W)
-    for start in range(0, cols, block_size):
-        stop = min(start + block_size, cols)
-        block = W[:, start:stop].T.contiguous()  # (columns, rows)
-        a = torch.empty_like(block)
-        for i in range(0, stop - start, 2):
-            pair = int(factor.order[start + i]) // 2
-            there = 2 * pair + 1 < real_cols
-            (u00, u01), (_, u11) = U[start + i : start + i + 2, start + i : start + i + 2].tolist()
-            code = _nearest(block[i], block[i + 1], scale, tables, u00, u01, u11 if there else float("inf"))
-            codes[pair] = code
-            c = tables[group, code]  # (rows, 2)
-            a[i] = (block[i] - scale * c[:, 0]) / u00
-            a[i + 1] = (block[i + 1] - scale * c[:, 1] - a[i] * u01) / u11 if there else 0.0
-            block[i + 2 :].sub_(U[start + i : start + i + 2, start + i + 2 : stop].T @ a[i : i + 2])
-        W[:, stop:].addmm_(a.T, U[start:stop, stop:], alpha=-1)
-    return codes.T[:rows].contiguous()
-
-
 def pair_tensor(codes: Tensor, tables: Tensor, row_scale: Tensor, bits: int, cols: int, group_rows: int) -> PairCodebookTensor:
     """codes (rows, ceil(cols/2)), tables (row groups, 2**bits, 2) whole numbers, row_scale (rows, 1) -> the logical tensor."""
     stored = (tables + CENTROID_ZERO).to(torch.uint8).cpu().numpy()
     half = row_scale[:, 0].cpu().numpy().astype(np.float16)
     return PairCodebookTensor(codes.to(torch.uint8).cpu().numpy(), bits, stored, half, cols, group_rows)
-
-
-def _nearest(w0: Tensor, w1: Tensor, scale: Tensor, tables: Tensor, u00: float, u01: float, u11: float) -> Tensor:
-    """w0, w1, scale (rows,) -> codes (rows,) of least |a|^2, computed on w / scale; the first of equals."""
-    groups = len(tables)
-    x0, x1 = (w0 / scale).view(groups, -1, 1), (w1 / scale).view(groups, -1, 1)
-    a0 = (x0 - tables[:, None, :, 0]) / u00  # (groups, group_rows, k)
-    a1 = (x1 - tables[:, None, :, 1] - a0 * u01) / u11
-    return (a0.square_() + a1.square_()).min(-1).indices.flatten()
 
 
 def _points(W: Tensor, scale: Tensor, importance: Tensor, group_rows: int) -> tuple[Tensor, Tensor]:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from rwkvquant.kernels import workshop
+from rwkvquant.quantizers.shared.descent import BlockStep
 
 
 class GridColumns:
@@ -57,6 +58,18 @@ def descend_columns(columns: Columns, G: Tensor, H: Tensor, table: list[int], co
     """G (columns, rows) and codes uint8, both changed in place, H of these columns -> the change of the values (columns, rows), or
     None."""
     return _round(True, columns, G, H, table, codes)
+
+
+def block_step(columns: Columns, table_width: int) -> BlockStep:
+    """descend_columns as shared/descent.py calls it, where every `table_width` columns share a table."""
+
+    def change(block: slice, G: Tensor, H: Tensor, codes: Tensor) -> Tensor:
+        table = [column // table_width for column in range(block.start, block.stop)]
+        changes = descend_columns(columns, G, H, table, codes[block])
+        assert changes is not None
+        return changes
+
+    return change
 
 
 def _round(descent: bool, columns: Columns, block: Tensor, matrix: Tensor, table: list[int], codes: Tensor) -> Tensor | None:

@@ -24,8 +24,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rwkvquant.kernels.dispatch import native_module
-from rwkvquant.quantizers.shared.columns import Columns, descend_columns
 from rwkvquant.quantizers.shared.residual import BLOCK, Change, Residual
+
+# columns, G, H of these columns, codes of all columns -> the change of the values; changes G and codes in place
+BlockStep = Callable[[slice, Tensor, Tensor, Tensor], Tensor]
 
 
 class HasCodes(Protocol):
@@ -47,14 +49,13 @@ class CodeSteps(Generic[Coded]):
     """How the codes of one codec step to better values.
 
     chooser(q, W, H, codes): a function that gives the change of `width` neighbouring columns for their G; it also updates `codes`
-    (columns, rows) int64. columns(q, W): the same for the native module, where every `table_width(q)` columns share a table; None for
-    codecs without a native function.
+    (columns or pairs, rows) int64. blocks(q, W): the same for a block of columns in the native module; None for codecs without a native
+    function.
     """
 
     chooser: Callable[[Coded, Tensor, Tensor, Tensor], Change]
     width: int
-    columns: Callable[[Coded, Tensor], Columns] | None = None
-    table_width: Callable[[Coded], int] | None = None
+    blocks: Callable[[Coded, Tensor], BlockStep] | None = None
 
 
 def descend(steps: CodeSteps[Coded], W: Tensor, H: Tensor, q: Coded, passes: int = 1, residual: Residual | None = None) -> Coded:
@@ -89,16 +90,9 @@ def one_pass(steps: CodeSteps[Coded], q: Coded, residual: Residual) -> Tensor:
 
 def _native_pass(steps: CodeSteps[Coded], q: Coded, residual: Residual) -> Tensor | None:
     """The same in the native module; None off the CPU, without the module, and for codecs without a native function."""
-    if steps.columns is None or steps.table_width is None or residual.W.device.type != "cpu" or native_module() is None:
+    if steps.blocks is None or residual.W.device.type != "cpu" or native_module() is None:
         return None
-    columns, width = steps.columns(q, residual.W), steps.table_width(q)
+    step = steps.blocks(q, residual.W)
     codes = torch.from_numpy(q.codes).T.clone(memory_format=torch.contiguous_format)  # changed in place
-
-    def change(block: slice, G: Tensor) -> Tensor:
-        table = [column // width for column in range(block.start, block.stop)]
-        changes = descend_columns(columns, G, residual.H[block, block], table, codes[block])
-        assert changes is not None
-        return changes
-
-    residual.sweep_blocks(BLOCK, change)
+    residual.sweep_blocks(BLOCK, lambda block, G: step(block, G, residual.H[block, block], codes))
     return codes

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from rwkvquant.codecs import UniformTensor
-from rwkvquant.quantizers.shared.columns import GridColumns
+from rwkvquant.quantizers.shared.columns import GridColumns, block_step
 from rwkvquant.quantizers.shared.descent import CodeSteps
 from rwkvquant.quantizers.shared.residual import Change
 
@@ -30,4 +30,4 @@ def chooser(q: UniformTensor, W: Tensor, H: Tensor, codes: Tensor) -> Change:
     return choose
 
 
-STEPS = CodeSteps(chooser, 1, columns, lambda q: q.group_size)
+STEPS = CodeSteps(chooser, 1, lambda q, W: block_step(columns(q, W), q.group_size))
