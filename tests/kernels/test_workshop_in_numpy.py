@@ -151,3 +151,18 @@ def test_codes_of_pairs_descend(columns: int, rows: int, isa: str) -> None:
     losses = [(E * (H @ E)).sum(axis=0) for E in (start, end)]
     assert (losses[1] <= losses[0] * (1 + 1e-9)).all() and losses[1].sum() < losses[0].sum()
     np.testing.assert_allclose(G, H @ end, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize(("groups", "n", "k"), [(1, 3, 1), (9, 37, 8)])
+def test_points_are_added_to_their_nearest_centroid(groups: int, n: int, k: int, isa: str) -> None:
+    rng = np.random.default_rng(n)
+    x, p, c = rng.normal(size=(groups, n, 2)), rng.exponential(size=(groups, n, 2)), rng.normal(size=(groups, k, 2))
+    want = np.zeros((groups, k, 3, 2))
+    for group, i in np.ndindex(groups, n):
+        away = x[group, i] - c[group]
+        nearest = (p[group, i] * away**2).sum(1).argmin()
+        want[group, nearest] += p[group, i] * away[nearest] ** np.arange(3)[:, None]
+    with body(isa):
+        result = workshop.sum_clusters(x, p, c, 2)
+    np.testing.assert_allclose(result, want, rtol=0, atol=1e-9)

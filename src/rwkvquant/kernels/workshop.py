@@ -131,3 +131,14 @@ def round_pairs(
     changes = np.empty_like(block)
     native.round_pairs(descent, alone, group_rows, block, matrix, tables, row_scale, codes, changes, threads)
     return changes
+
+
+def sum_clusters(x: Array, p: Array, centroids: Array, threads: int) -> Array | None:
+    """x, p (groups, n, 2), centroids (groups, k, 2) -> sums of p, p (x - c) and p (x - c)^2 over the points nearest to each centroid,
+    (groups, k, 3, 2), or None where there is no native module."""
+    native = native_module()
+    if native is None:
+        return None
+    sums = np.empty((*centroids.shape[:2], 3, 2), centroids.dtype)
+    native.sum_clusters(x, p, centroids, sums, threads)
+    return sums

@@ -203,6 +203,19 @@ void round_pairs(bool descent, std::ptrdiff_t alone, std::size_t group_rows, Arr
 }
 
 template <class T>
+void sum_clusters(const Array<const T, 3>& x, const Array<const T, 3>& p, const Array<const T, 3>& centroids, Array<T, 4> sums,
+                  std::size_t threads) {
+    const std::size_t groups = x.shape(0), n = x.shape(1), k = centroids.shape(1);
+    require(x.shape(2) == 2 && p.shape(0) == groups && p.shape(1) == n && p.shape(2) == 2,
+            "[sum_clusters] x and p must be (groups, points, 2)");
+    require(k >= 1 && k <= 256 && centroids.shape(0) == groups && centroids.shape(2) == 2 && sums.shape(0) == groups && sums.shape(1) == k &&
+                sums.shape(2) == 3 && sums.shape(3) == 2,
+            "[sum_clusters] centroids must be (groups, k, 2) and sums (groups, k, 3, 2), with k 1 to 256");
+    const PairClusters<T> task{x.data(), p.data(), centroids.data(), n, k, sums.data()};
+    in_parts("sum_clusters", groups, threads, task, of_type<T>(operations().sum_clusters_f32, operations().sum_clusters_f64));
+}
+
+template <class T>
 void bind_of(nb::module_& module) {
     using namespace nanobind::literals;
     module.def("round_columns", &round_columns<T>, "descent"_a, "bits"_a, "block"_a.noconvert(), "matrix"_a.noconvert(), "table"_a.noconvert(),
@@ -220,6 +233,8 @@ void bind_of(nb::module_& module) {
     module.def("round_pairs", &round_pairs<T>, "descent"_a, "alone"_a, "group_rows"_a, "block"_a.noconvert(), "matrix"_a.noconvert(),
                "tables"_a.noconvert(), "row_scale"_a.noconvert(), "codes"_a.noconvert(), "changes"_a.noconvert(), "threads"_a,
                "Codes for a block of pairs of columns, by error feedback or descent. See native/workshop.h.");
+    module.def("sum_clusters", &sum_clusters<T>, "x"_a.noconvert(), "p"_a.noconvert(), "centroids"_a.noconvert(), "sums"_a.noconvert(),
+               "threads"_a, "Sums of points by nearest centroid; writes sums (groups, k, 3, 2). See quantizers/pairs/clustering.py.");
 }
 
 }  // namespace

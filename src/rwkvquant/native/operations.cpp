@@ -8,7 +8,7 @@
     each(unpack_state) each(pack_rotated) each(unpack_rotated) each(seed_of_rows) each(hadamard) each(exact_kmeans)                                                                       \
     each(round_columns_f32) each(round_columns_f64) each(round_scaled_columns_f32) each(round_scaled_columns_f64)              \
     each(code_gram_f32) each(code_gram_f64) each(step_coefficients_f32) each(step_coefficients_f64) \
-    each(round_pairs_f32) each(round_pairs_f64)
+    each(round_pairs_f32) each(round_pairs_f64) each(sum_clusters_f32) each(sum_clusters_f64)
 
 // A body with products only takes the other functions from the plain body. On ARM all do: NEON is part of that architecture, and what a
 // compiler makes of the plain body's vectors is as fast.

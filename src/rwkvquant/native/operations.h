@@ -84,6 +84,8 @@ struct Operations {
     void (*step_coefficients_f64)(const Coefficients<double>& task, std::size_t begin, std::size_t end, void* scratch);
     void (*round_pairs_f32)(const PairColumns<float>& task, std::size_t begin, std::size_t end, void* scratch);
     void (*round_pairs_f64)(const PairColumns<double>& task, std::size_t begin, std::size_t end, void* scratch);
+    void (*sum_clusters_f32)(const PairClusters<float>& task, std::size_t begin, std::size_t end, void* scratch);
+    void (*sum_clusters_f64)(const PairClusters<double>& task, std::size_t begin, std::size_t end, void* scratch);
 };
 
 }  // namespace rwkvquant

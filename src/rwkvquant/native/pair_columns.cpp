@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "operations.h"
+#include "registers.h"
 
 namespace rwkvquant::RWKVQUANT_BODY {
 namespace {
@@ -27,14 +28,6 @@ void store(const T* from, std::size_t columns, std::size_t rows, std::size_t fir
         for (std::size_t r = 0; r < count; ++r) to[i * rows + first + r] = from[i * kTile + r];
     }
 }
-
-#if defined(__AVX512F__)
-constexpr std::size_t kRegister = 64;
-#elif defined(__AVX__)
-constexpr std::size_t kRegister = 32;
-#else
-constexpr std::size_t kRegister = 16;
-#endif
 
 // A table as it is compared: entry k costs a row  alone_k + x0 c0_k + x1 c1_k.
 template <class T>

@@ -105,4 +105,15 @@ struct PairColumns {
     std::size_t scratch_bytes() const { return 2 * columns * kUnit * sizeof(T); }
 };
 
+// Points of a plane, each added to the sums of its nearest centroid; the definition is quantizers/pairs/clustering.py, `_sums_by_cluster`.
+template <class T>
+struct PairClusters {
+    const T *x, *p, *centroids;  // (groups, n, 2), (groups, n, 2), (groups, k, 2)
+    std::size_t n, k;            // k at most 256
+    T* sums;                     // (groups, k, 3, 2) of p, p (x - c) and p (x - c)^2
+
+    static constexpr std::size_t kUnit = 1;
+    std::size_t scratch_bytes() const { return 0; }
+};
+
 }  // namespace rwkvquant

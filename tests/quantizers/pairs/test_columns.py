@@ -1,4 +1,4 @@
-"""The native loops over pairs of columns are the definitions, in every body, for any number of rows and of threads."""
+"""The native loops over pairs, of columns and of points, are the definitions, in every body, for any number of rows and of threads."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 
 from rwkvquant import _native
 from rwkvquant.kernels import workshop
+from rwkvquant.quantizers.pairs import clustering
 from rwkvquant.quantizers.pairs.columns import PairTables
 from rwkvquant.quantizers.pairs.gptvq import gptvq_pairs
 from rwkvquant.quantizers.pairs.walk import round_block
@@ -44,6 +45,20 @@ def test_of_equal_entries_the_first_is_taken_and_in_descent_the_old_one_stays() 
     assert changes is not None and not changes.any() and bool((codes == 6).all())
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("groups", "n", "k"), [(1, 1, 1), (3, 50, 4), (9, 1000, 64), (2, 4000, 256)])
+@pytest.mark.usefixtures("isa")
+def test_sums_of_clusters_are_the_definition(groups: int, n: int, k: int, dtype: torch.dtype) -> None:
+    draws = torch.Generator().manual_seed(n)
+    x, c = (torch.randn(groups, count, 2, generator=draws, dtype=dtype) for count in (n, k))
+    p = torch.rand(groups, n, 2, generator=draws, dtype=dtype)
+    p[:, n // 2 :: 7] = 0
+    result, expected = clustering._native_sums(x, p, c), clustering._sums_by_cluster(x, p, c)
+    assert result is not None
+    exact = dtype == torch.float64  # in float32 the rounding of a sum may decide which centroid is nearest
+    torch.testing.assert_close(result, expected, rtol=1e-9 if exact else 1e-3, atol=1e-12 if exact else 2e-2)
+
+
 def test_threads_and_bodies_change_no_bit() -> None:
     W, H = (torch.from_numpy(part).float() for part in matrix_and_hessian(6, 600, 64))
     before, results = _native.isa(), []
@@ -69,6 +84,24 @@ def test_arrays_that_do_not_fit_are_refused(change: dict[str, Any]) -> None:
     given = {name: np.zeros(shape, np.float32) for name, shape in (shapes | change).items()}
     with pytest.raises(ValueError, match=r"\[round_pairs\]"):
         workshop.round_pairs(False, -1, 16, codes=np.zeros((1, 5), np.uint8), threads=1, **given)
+
+
+def test_sums_of_clusters_are_the_same_bits_in_all_bodies() -> None:
+    before, draws = _native.isa(), torch.Generator().manual_seed(0)
+    x, p, c = (torch.rand(9, count, 2, generator=draws) for count in (700, 700, 32))
+    results = []
+    for name in _native.available_isas():
+        _native.set_isa(name)
+        results += [on_threads(threads, lambda: clustering._native_sums(x, p, c)) for threads in (1, 2)]
+    _native.set_isa(before)
+    assert all(torch.equal(results[0], other) for other in results[1:])
+
+
+@pytest.mark.parametrize("change", [{"x": (2, 5, 3)}, {"p": (2, 4, 2)}, {"centroids": (1, 4, 2)}, {"centroids": (2, 257, 2)}], ids=str)
+def test_points_that_do_not_fit_are_refused(change: dict[str, Any]) -> None:
+    shapes: dict[str, Any] = {"x": (2, 5, 2), "p": (2, 5, 2), "centroids": (2, 4, 2)}
+    with pytest.raises(ValueError, match=r"\[sum_clusters\]"):
+        workshop.sum_clusters(**{name: np.zeros(shape) for name, shape in (shapes | change).items()}, threads=1)
 
 
 def test_codes_without_an_entry_are_refused() -> None:

@@ -20,6 +20,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from rwkvquant.kernels import workshop
+
 ROUNDS_BETWEEN = 4  # of Lloyd's iteration after a split
 ROUNDS_LAST = 16
 SAMPLE = 256  # points for each centroid of a table; with half as many, up to 5 % more loss
@@ -76,13 +78,28 @@ def _sums(values: Tensor, codes: Tensor, k: int) -> Tensor:
 
 def _statistics(x: Tensor, p: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Weights, means and costs of the clusters by coordinate, each (groups, k, 2). An empty cluster's mean is its centroid."""
+    sums = _native_sums(x, p, centroids)
+    weight, moved, squares = (sums if sums is not None else _sums_by_cluster(x, p, centroids)).unbind(2)
+    shift = torch.where(weight > 0, moved / weight, 0.0)
+    cost = (squares - weight * shift.square()).clamp(min=0)
+    return weight, centroids + shift, cost
+
+
+def _sums_by_cluster(x: Tensor, p: Tensor, centroids: Tensor) -> Tensor:
+    """The definition: sums of p, p (x - c) and p (x - c)^2 over the points of each centroid, (groups, k, 3, 2)."""
     k = centroids.shape[1]
     codes = nearest_pairs(x, p, centroids)
-    weight = _sums(p, codes, k)
     away = x - centroids.gather(1, codes[..., None].expand(-1, -1, 2))
-    shift = torch.where(weight > 0, _sums(p * away, codes, k) / weight, 0.0)
-    cost = (_sums(p * away.square(), codes, k) - weight * shift.square()).clamp(min=0)
-    return weight, centroids + shift, cost
+    return torch.stack([_sums(values, codes, k) for values in (p, p * away, p * away.square())], 2)
+
+
+def _native_sums(x: Tensor, p: Tensor, centroids: Tensor) -> Tensor | None:
+    """The same in the native module; None off the CPU and without it."""
+    if x.device.type != "cpu":
+        return None
+    x, p, centroids = (values.contiguous() for values in (x, p, centroids))
+    sums = workshop.sum_clusters(x.numpy(), p.numpy(), centroids.numpy(), torch.get_num_threads())
+    return None if sums is None else torch.from_numpy(sums)
 
 
 def _round(x: Tensor, p: Tensor, centroids: Tensor) -> Tensor:
