@@ -68,7 +68,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         path = args.file or Path(scratch) / "random.safetensors"
         if not path.exists():
-            write_random_model(path, *released(args.shape))
+            write_random_model(path, *released(args.shape), rotated=False)
         packed = open_packed(path)
         weights = packed_weights(packed)
         roles = {name: packed.entry(name).role for name in weights.matrices}

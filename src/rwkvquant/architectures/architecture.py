@@ -33,11 +33,12 @@ class Relative:
 class SquaredRelu:
     """relu(W x)^2 in a block, the input of the product that `reads_nonnegative`.
 
-    matrix  the name of W                bias  of the vector that is added to x by the norm before it
+    matrix  the name of W                gain, bias  of the vectors that the norm before it multiplies x by, and adds to it
     shift   of the vector that says how much of the previous token's input is mixed into x
     """
 
     matrix: str
+    gain: str
     bias: str
     shift: str
 

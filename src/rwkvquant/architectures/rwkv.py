@@ -33,7 +33,7 @@ def heads_make_up_the_width(dims: Dims) -> str | None:
 
 
 def squared_relu(shift: str) -> SquaredRelu:
-    return SquaredRelu(matrix="ffn.key.weight", bias="ln2.bias", shift=shift)
+    return SquaredRelu(matrix="ffn.key.weight", gain="ln2.weight", bias="ln2.bias", shift=shift)
 
 
 def released(layers: int, width: int, hidden: int, **ranks: int) -> Dims:

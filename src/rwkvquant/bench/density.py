@@ -88,11 +88,14 @@ def measure_density(weights: Weights, texts: NDArray[np.integer], threads: int |
 
 
 def lower(weights: Weights, density: float, seed: int = 0) -> None:
-    """Change the biases before the squared ReLUs, in `weights.vectors`, until the input of every ffn.value has this density.
+    """Change the norms before the squared ReLUs, in `weights.vectors`, until the input of every ffn.value has this density.
 
     If all elements of the bias are c, x has c more everywhere, and output j of the matrix has c s_j more; s_j is the sum of row j. The rows
     must have a common part (`Codec.leaning_arrays`): then nearly all s_j have the same sign. c is found by halving, layer by layer, as
     the layer is read. What x mixes in from the previous token must be 0: then the density is the same at every position of a text.
+
+    Where the input has an orthogonal transform T, the bias is c T^-1 1, so that T x has c more, and the gains of the norm become 0 where
+    T^-1 1 is not. Otherwise the sum of T x, and with it the density, would differ from token to token; without T this sum is 0.
 
     Raises ConfigError for a density that is not above 0 and at most 1, and for weights with which it cannot be had.
     """
@@ -107,8 +110,10 @@ def lower(weights: Weights, density: float, seed: int = 0) -> None:
     for _ in range(2):  # again, because the first time the engine had other biases, and so have other products of the block
         tuners = {}
         for layer in range(dims.layers):
-            matrix, bias = own.full_name(layer, relu.matrix), own.full_name(layer, relu.bias)
-            tuners[matrix] = _Tuner(weights.matrices[matrix], weights.vectors[bias], density)
+            matrix, gain, bias = (own.full_name(layer, name) for name in (relu.matrix, relu.gain, relu.bias))
+            tuners[matrix] = _Tuner(weights.matrices[matrix], weights.transforms.get(matrix, NONE), weights.vectors[bias], density)
+            if matrix in weights.transforms:
+                weights.vectors[gain][tuners[matrix].step != 0] = 0
         _read(weights, tuners, texts, 1)
     worst = max((tuner.share for tuner in tuners.values()), key=lambda share: abs(share - density))
     if abs(worst - density) > TOLERANCE:
@@ -121,14 +126,16 @@ def lower(weights: Weights, density: float, seed: int = 0) -> None:
 class _Tuner:
     """Changes the bias of a squared ReLU while its matrix is used, so that the rest of the step reads what the new bias gives."""
 
-    def __init__(self, packed: PackedTensor, bias: Array, density: float) -> None:
+    def __init__(self, packed: PackedTensor, transform: Applied, bias: Array, density: float) -> None:
         self.share = 0.0
         self._bias, self._density = bias, density
-        self._sums = product(packed, np.ones((1, len(bias)), np.float32), int8=False)[0]
+        ones = np.ones((1, len(bias)), np.float32)
+        self._sums = product(packed, ones, int8=False)[0]
+        self.step = transform.undone(ones)[0]  # 1 T, which is T^-1 1 where T is orthogonal
 
     def __call__(self, x: Array, y: Array) -> Array:
         change = _missing_bias(y, self._sums, self._density)
-        self._bias += change
+        self._bias += change * self.step
         y = y + change * self._sums
         self.share = float((y > 0).mean())
         return y

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ from rwkvquant.errors import RwkvQuantError
 from rwkvquant.formats.container import ContainerWriter
 from rwkvquant.formats.tokenizer_data import TokenizerData
 from rwkvquant.runtime.weights import weights_of
+from rwkvquant.transforms import Applied
+from rwkvquant.transforms.hadamard import HADAMARD
 
 
 def write_random_model(
@@ -38,15 +41,23 @@ def write_random_model(
     bits: float = DEFAULT_BITS,
     seed: int = 0,
     density: float = DENSITY,
+    rotated: bool | None = None,
 ) -> None:
-    """`layouts` and `bits` as in layouts.py; `density` of the input of ffn.value, in every layer (density.py).
+    """`layouts` and `bits` as in layouts.py; `density` of the input of ffn.value, in every layer (density.py). rotated: whether inputs are,
+    as the default method does it in language models, and so does the preset default.
 
     Raises ConfigError for an unknown preset, and for a budget or a density that cannot be met, RwkvQuantError if the file cannot be
     written.
     """
     plan = {name: packing for name, _, packing in planned(arch, dims, layouts=layouts, bits=bits)}
     config = {"bits": bits, "layouts": layouts, "density": density}
-    write_model(path, arch, dims, lambda name, spec, shape: plan[name], seed, config, density)
+    rotated = rotates(arch, layouts) if rotated is None else rotated
+    write_model(path, arch, dims, lambda name, spec, shape: plan[name], seed, config, density, rotated)
+
+
+def rotates(arch: str, layouts: str) -> bool:
+    """Whether a preset rotates the inputs of quantised matrices, as the default method does it."""
+    return layouts == "default" and architecture(arch).modality == "text"
 
 
 def planned(arch: str, dims: Dims, *, layouts: str = "default", bits: float = DEFAULT_BITS) -> Iterator[tuple[str, TensorSpec, Packing]]:
@@ -68,20 +79,29 @@ def write_model(
     seed: int = 0,
     config: dict[str, Any] | None = None,
     density: float | None = None,
+    rotated: bool = False,
 ) -> None:
-    """`packing(name, spec, shape)` gives the packing of each tensor. With a density, the whole model is in memory once.
+    """`packing(name, spec, shape)` gives the packing of each tensor. With a density, the whole model is in memory once. rotated: the input
+    of every projection and LoRA factor that is not stored by columns is, by `hadamard`.
 
     Raises as `write_random_model` does.
     """
     relu = None if density is None else architecture(arch).squared_relu
     image = released_settings(dims) if architecture(arch).modality == "image" else None
     rng = np.random.default_rng(seed)
-    tensors = ((name, spec, _random(rng, packing(name, spec, shape), spec, relu)) for name, spec, shape in _tensors(arch, dims))
+    tensors: Iterator[Tensor] = (
+        (name, spec, _random(rng, packing(name, spec, shape), spec, relu)) for name, spec, shape in _tensors(arch, dims)
+    )
     with ContainerWriter(path) as writer:
-        for name, spec, packed in tensors if density is None or relu is None else _with_density(arch, dims, list(tensors), density, seed):
+        if density is not None and relu is not None:
+            tensors = _with_density(arch, dims, list(tensors), density, seed, rotated)
+        for name, spec, packed in tensors:
             shape = packed.shape
             source = shape[::-1] if spec.transposed else shape
-            writer.add_packed(name, packed, role=spec.role, method="random", source_shape=source, transposed=spec.transposed)
+            transform = rotation(spec, packed.packing) if rotated else None
+            writer.add_packed(
+                name, packed, role=spec.role, method="random", source_shape=source, transposed=spec.transposed, input_transform=transform
+            )
         writer.finish(
             model={"arch": arch, "dims": dims},
             quantization_config=config or {},
@@ -94,8 +114,13 @@ def write_model(
 Tensor = tuple[str, TensorSpec, PackedTensor]
 
 
-def _with_density(arch: str, dims: Dims, tensors: list[Tensor], density: float, seed: int) -> Iterator[Tensor]:
-    """The same tensors with other biases before the squared ReLUs."""
+def rotation(spec: TensorSpec, packing: Packing) -> Applied | None:
+    """The transform of the input of a matrix, if inputs are rotated."""
+    return HADAMARD.make(packing.shape[-1], 0) if spec.role in QUANTIZED_ROLES and not packing.codec.nonnegative_input else None
+
+
+def _with_density(arch: str, dims: Dims, tensors: list[Tensor], density: float, seed: int, rotated: bool) -> Iterator[Tensor]:
+    """The same tensors with other norms before the squared ReLUs."""
     by_name = {name: packed for name, _, packed in tensors}
 
     def read(name: str, spec: TensorSpec) -> list[PackedTensor] | None:
@@ -104,10 +129,14 @@ def _with_density(arch: str, dims: Dims, tensors: list[Tensor], density: float, 
         return [by_name[name + part.removeprefix(spec.name)] for part in spec.parts]
 
     weights, own = weights_of(arch, dims, read), architecture(arch)
+    if rotated:
+        applied = {name: rotation(spec, packed.packing) for name, spec, packed in tensors}
+        weights = replace(weights, transforms={name: each for name, each in applied.items() if each is not None})
     lower(weights, density, seed)
-    biases = {own.full_name(layer, own.squared_relu.bias) for layer in range(dims.layers)} if own.squared_relu else set()
+    relu = own.squared_relu
+    norms = {own.full_name(layer, name) for layer in range(dims.layers) for name in (relu.gain, relu.bias)} if relu else set()
     for name, spec, packed in tensors:
-        if name in biases:
+        if name in norms:
             values = packed.arrays["values"].copy()
             values[: dims.width] = weights.vectors[name]
             packed = PackedTensor(packed.packing, {"values": values})

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 
 from rwkvquant.architectures import Dims, Role, architecture
 from rwkvquant.bench.measure import state_bytes
-from rwkvquant.bench.random_model import planned
+from rwkvquant.bench.random_model import planned, rotates, rotation
 from rwkvquant.config import DEFAULT_BITS
+from rwkvquant.formats.table import transform_bytes
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,8 @@ def planned_size(arch: str, dims: Dims, bits: float = DEFAULT_BITS) -> PlannedSi
     stored, weights, embedding = 0, 0, 0
     for _, spec, packing in planned(arch, dims, bits=bits):
         stored += packing.stored_bytes
+        if rotates(arch, "default") and (transform := rotation(spec, packing)) is not None:
+            stored += transform_bytes(transform, packing.shape[-1])
         weights += math.prod(packing.shape)
         embedding += packing.stored_bytes if spec.role is Role.EMBEDDING else 0
     token = stored - embedding + embedding // dims.vocab + 2 * state_bytes(architecture(arch), dims)

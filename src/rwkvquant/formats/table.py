@@ -15,13 +15,18 @@ from rwkvquant.errors import FormatError
 from rwkvquant.formats import strict_json
 from rwkvquant.formats.ledger import ROLES
 from rwkvquant.formats.strict_json import shown
-from rwkvquant.transforms import transform_named
+from rwkvquant.transforms import Applied, transform_named
 
 UNKNOWN_TO_THIS_VERSION = ("input_permutation",)  # keys that would change what a tensor means
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,199}")
 _SUFFIX = re.compile(r"[a-z_]{1,32}")
 _CRC = re.compile(r"[0-9a-f]{8}")
 Found = TypeVar("Found")
+
+
+def transform_bytes(transform: Applied, width: int) -> int:
+    """Bytes of its arrays in the file, with padding."""
+    return sum(dtype.itemsize * count for dtype, count in aligned(transform.transform.sizes(transform.values, width)).values())
 
 
 @dataclass(frozen=True)

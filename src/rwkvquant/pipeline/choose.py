@@ -18,12 +18,13 @@ import torch
 from numpy.typing import NDArray
 
 from rwkvquant.checkpoints import Checkpoint
+from rwkvquant.formats.table import transform_bytes
 from rwkvquant.pipeline.evidence import evidence_of
 from rwkvquant.pipeline.matrices import rounding_errors
 from rwkvquant.pipeline.plan_file import Measured
 from rwkvquant.pipeline.progress import Progress
 from rwkvquant.pipeline.settings import allowed_settings, quantized_shapes
-from rwkvquant.pipeline.transforms import Transforms, for_setting, transform_bytes
+from rwkvquant.pipeline.transforms import Transforms, for_setting
 from rwkvquant.quantizers import QuantizerOptions
 from rwkvquant.recipes import Chooser, Recipe, Setting
 from rwkvquant.selection.algorithm1 import FIXED_THRESHOLDS, algorithm1, choose

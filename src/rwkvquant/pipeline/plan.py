@@ -14,7 +14,8 @@ from rwkvquant.checkpoints import Checkpoint, LogicalMatrix
 from rwkvquant.codecs import CodecConfig, DenseConfig
 from rwkvquant.codecs.dense import MAX_NDIM
 from rwkvquant.formats.ledger import Ledger, make_item
-from rwkvquant.pipeline.transforms import Transforms, for_setting, transform_bytes, transforms_of
+from rwkvquant.formats.table import transform_bytes
+from rwkvquant.pipeline.transforms import Transforms, for_setting, transforms_of
 from rwkvquant.recipes import Recipe, Setting
 from rwkvquant.transforms import NONE, Applied
 

@@ -13,7 +13,6 @@ from torch import Tensor
 from rwkvquant.architectures import QUANTIZED_ROLES, Role, TensorSpec
 from rwkvquant.checkpoints import Checkpoint, LogicalMatrix
 from rwkvquant.codecs import codec_of
-from rwkvquant.codecs.packing import aligned
 from rwkvquant.quantizers.shared.balance import balance
 from rwkvquant.recipes import Recipe, Setting
 from rwkvquant.transforms import NONE, Applied, transform_named
@@ -78,9 +77,3 @@ def for_setting(transform: Applied, setting: Setting | None) -> Applied:
 def through(change: Change, values: Tensor) -> Tensor:
     """`values` after one of the functions of a transform, which take NumPy arrays."""
     return torch.from_numpy(np.ascontiguousarray(change(values.cpu().numpy()))).to(values.device)
-
-
-def transform_bytes(transform: Applied, width: int) -> int:
-    """Bytes of its arrays in the file, with padding."""
-    sizes = aligned(transform.transform.sizes(transform.values, width))
-    return sum(dtype.itemsize * count for dtype, count in sizes.values())
