@@ -12,7 +12,7 @@ namespace {
 
 constexpr std::size_t kTile = PairColumns<float>::kUnit, kMost = 256;
 constexpr std::size_t kTogether = 16;              // rows that an entry is compared with
-constexpr std::size_t kFilled = kTile + kTogether;  // behind the last row there may be some that do not count
+constexpr std::size_t kFilled = kTile + kTogether;  // after the last row there may be some that do not count
 
 // Copies rows first..first + count of a (columns, rows) array into kTile rows; the rest of these is 0.
 template <class T>
@@ -85,7 +85,7 @@ struct Tile {
     }
 
     // Calls prepare(table, costs) for each table, and chooses the codes of its rows. Rows are taken kTogether at a time, so codes are also
-    // written behind the rows of a table: those of the next table come later.
+    // written after the rows of a table: those of the next table come later.
     template <class Prepare>
     void choose(const T* x0, const T* x1, const T* least, const T* old, T* code, Prepare prepare) const {
         Costs<T> costs;
