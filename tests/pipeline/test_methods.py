@@ -121,7 +121,7 @@ def test_vectors_on_a_grid_of_three_bits(tmp_path: Path) -> None:
 def test_another_budget_or_choice_in_the_same_work_directory_skips_pass_1(tmp_path: Path, proxy: str) -> None:
     """And gives the same file as a separate run, where all matrices have the same candidates."""
     source = checkpoint_file(tmp_path, "rwkv7", **TINY | {"layers": 1})
-    common = {"calibration": calibration_text(tmp_path, rows=4), "own_options": ("by_columns=no", "rotate=no", "pairs=no")}
+    common = {"calibration": calibration_text(tmp_path, rows=4), "own_options": ("by_columns=no", "rotate=no")}
     quantize(source, tmp_path / "first", few_of(bits=4.4, **common), work_dir=tmp_path / "work")
     assert sorted(path.name for path in (tmp_path / "work").iterdir()) == ["lock", "plan.json"]
     other = few_of(choice="algorithm1", proxy=proxy, bits=4.0, **common)

@@ -83,5 +83,4 @@ def test_fingerprint_covers_what_losses_depend_on_and_no_more() -> None:
         mark(transform=COLUMN_POWER.of(np.eye(64, dtype=np.int32)[4])),
     ]
     assert len(set(marks)) == len(marks)
-    assert mark() == mark(bits=3.0) == mark(bits=4.5) == mark(head_bits=4, correction=0.1, vector_bits=16)
-    assert mark(own_options="pairs=no") == mark(choice="algorithm1") != mark()
+    assert mark() == mark(bits=3.0) == mark(bits=4.5) == mark(choice="algorithm1") == mark(head_bits=4, correction=0.1, vector_bits=16)

@@ -149,16 +149,10 @@ def test_inputs_that_are_not_mostly_zero_have_the_candidates_of_all_unless_colum
         assert Recipe.from_json(recipe.to_json()) == recipe
 
 
-def test_models_for_images_have_more_candidates_than_language_models() -> None:
-    """Those of language models without pairs, and all pairs; the fast pairs are for both."""
-    recipe, without = recipe_of(), recipe_of(own_options="pairs=no")
-    images = allowed_settings(recipe, NAMES, VRWKV)[NAMES[0]]
-    assert sorted(setting.codec.bits for setting in images if isinstance(setting.codec, PairConfig)) == [4, 5, 6, 7]
-    assert {setting for setting in images if not isinstance(setting.codec, PairConfig)} == set(without.candidates)
-    assert len(set(images)) == len(images)
-    text = allowed_settings(recipe, NAMES, RWKV7)[NAMES[0]]
-    assert sorted(setting.codec.bits for setting in text if isinstance(setting.codec, PairConfig)) == [4, 5]
-    assert len(text) < len(without.candidates)
+def test_pairs_are_candidates_of_models_for_images_only() -> None:
+    recipe = recipe_of()
+    assert {type(setting.codec) for setting in recipe.for_images} == {PairConfig}
+    assert not any(isinstance(setting.codec, PairConfig) for setting in allowed_settings(recipe, NAMES, RWKV7)[NAMES[0]])
     for options in ({"choice": "codebook"}, {"style": "paper"}, {"bits": 6.0}, {"method": "gptvq"}):
         assert recipe_of(**options).for_images == ()
 

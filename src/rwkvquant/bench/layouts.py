@@ -42,8 +42,6 @@ CODEBOOK_ERRORS = {  # bits, group rows, rank
     (3, 16, 0): 0.0319, (3, 8, 0): 0.0295, (3, 4, 4): 0.0266, (3, 2, 4): 0.0218,
 }  # fmt: skip
 PAIR_ERRORS = {4: 0.110, 5: 0.0586, 6: 0.0302, 7: 0.0151}  # bits of a pair, a table for 64 rows
-FAST_PAIRS = (4, 5)  # those that the default has in language models; what it has beside them:
-GRIDS_BESIDE_PAIRS, CODEBOOKS_BESIDE_PAIRS = (4, 5, 6), ((2, 16, 0), (3, 16, 0))
 # The same for columns of several widths, by their mean: 0.6 of the error of grids in groups of 64, as measured on layers
 # (docs/methods/columnwise.md). Gaussian weights would not show it.
 SECTION_ERRORS = {2: 0.076, 2.5: 0.038, 3: 0.019, 3.5: 0.0092, 4: 0.0046, 5: 0.0011, 6: 0.00026}
@@ -93,22 +91,15 @@ def choose(
 def _settings(preset: str, shape: Shape, sparse_input: bool, images: bool) -> Iterator[tuple[int, float, Packing]]:
     """Stored bytes, loss and packing of each candidate of a matrix."""
     settings: list[tuple[Packing, float]] = []
-    beside = preset == "default" and not images
     if preset == "default" and sparse_input:
         settings += [(SectionsConfig(bits).packing(shape), error) for bits, error in SECTION_ERRORS.items()]
     elif preset == "default":
         preset = "rows"
-        settings += [(PairConfig(bits, 64).packing(shape), error) for bits, error in PAIR_ERRORS.items() if images or bits in FAST_PAIRS]
+        settings += [(PairConfig(bits, 64).packing(shape), error) for bits, error in PAIR_ERRORS.items() if images]
     if preset in ("rows", "uniform"):
-        settings += [
-            (GridConfig(*grid).packing(shape), error) for grid, error in GRID_ERRORS.items() if not beside or grid[0] in GRIDS_BESIDE_PAIRS
-        ]
+        settings += [(GridConfig(*grid).packing(shape), error) for grid, error in GRID_ERRORS.items()]
     if preset in ("rows", "codebook"):
-        settings += [
-            (codebook(shape, *table), error)
-            for table, error in CODEBOOK_ERRORS.items()
-            if (table in CODEBOOKS_BESIDE_PAIRS if beside else preset == "rows" or table[2])
-        ]
+        settings += [(codebook(shape, *table), error) for table, error in CODEBOOK_ERRORS.items() if preset == "rows" or table[2]]
     if preset == "pairs":
         settings += [(pairs(shape, bits), 2.0**-bits) for bits in range(4, 9)]
     for packing, error in settings:

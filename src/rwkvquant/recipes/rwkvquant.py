@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from rwkvquant.errors import ConfigError
-from rwkvquant.recipes.candidates import LOW_BUDGET, UNIFORM_BITS, all_pairs, codebooks, for_sparse_input, grids, with_pairs
+from rwkvquant.recipes.candidates import LOW_BUDGET, UNIFORM_BITS, codebooks, for_sparse_input, grids, pairs_for_images
 from rwkvquant.recipes.hybrids import chooser_of, refuse_order_of_codebooks
 from rwkvquant.recipes.method import Method, Option, Said
 from rwkvquant.recipes.options import (
@@ -33,7 +33,6 @@ from rwkvquant.recipes.options import (
     shared,
 )
 from rwkvquant.recipes.recipe import Recipe
-from rwkvquant.recipes.setting import Setting
 
 BY_COLUMNS = Option(
     "by_columns",
@@ -61,9 +60,8 @@ WIDE = Option(
 PAIRS = Option(
     "pairs",
     YES_NO,
-    "Try codebooks of pairs of weights, for budgets up to 4.5 bits: less loss at equal bits. With yes also those of 6 and 7 bits, whose "
-    "decoding is slow on CPUs without AVX-512 (default: those of 4 and 5 bits in language models, all in models for images, with the style "
-    "tuned and the choice error)",
+    "Try codebooks of pairs of weights too, for budgets up to 4.5 bits: less loss at equal bits, and slower decoding with 7 bits "
+    "(default: yes in models for images, with the style tuned and the choice error)",
 )
 OPTIONS = (
     BUDGET,
@@ -91,14 +89,10 @@ def build(said: Said) -> Recipe:
         near = UNIFORM_BITS  # tensor_bits may ask for any of them
     chooser = budget(said, chooser_of(said))
     wide = (not low or chooser.rule == "share") if said.wide is None else said.wide
-    fits = said.style == "tuned" and chooser.rule == "error"
-    candidates = without_pairs = grids("gptq", near, said.style) + codebooks("gptvq", wide)
-    for_images: tuple[Setting, ...] = ()
-    if fits and low and said.pairs is not False:
-        beside = with_pairs(bool(said.pairs), said.style)
-        candidates = tuple(dict.fromkeys(without_pairs + beside)) if said.tensor_bits or said.wide else beside
-        for_images = tuple(setting for setting in (*without_pairs, *all_pairs()) if setting not in candidates)
+    pairs = pairs_for_images(not low)
+    candidates = grids("gptq", near, said.style) + codebooks("gptvq", wide) + (pairs if said.pairs else ())
     refuse_order_of_codebooks(said, candidates)
+    fits = said.style == "tuned" and chooser.rule == "error"
     for name, why in (
         ("by_columns", "choose between the paper's two kinds"),
         ("pairs", "choose between the paper's two kinds"),
@@ -116,7 +110,7 @@ def build(said: Said) -> Recipe:
         candidates=candidates,
         sparse_input=sparse_input,
         nonnegative_input=sparse_input if said.by_columns else (),
-        for_images=for_images,
+        for_images=pairs if fits and said.pairs is None else (),
         transform="hadamard" if said.rotate else "none",
         text_transform="hadamard" if fits and said.rotate is None else "none",
         balanced=fits if said.balance is None else said.balance,
