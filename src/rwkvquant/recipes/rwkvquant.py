@@ -60,8 +60,8 @@ WIDE = Option(
 PAIRS = Option(
     "pairs",
     YES_NO,
-    "Try codebooks of pairs of weights too, for budgets up to 4.5 bits: less loss at equal bits, and slower decoding with 7 bits "
-    "(default: yes in models for images, with the style tuned and the choice error)",
+    "Try codebooks of pairs of weights too, for budgets up to 4.5 bits: less loss at equal bits, and slower decoding with 7 bits, without "
+    "AVX-512 also with 6 (default: yes in models for images, with the style tuned and the choice error)",
 )
 OPTIONS = (
     BUDGET,

@@ -1,4 +1,4 @@
-"""Table 4 of RWKVQuant: how speed and memory gain by quantising, and whether they gain more in a larger model.
+"""Table 4 of RWKVQuant: how speed and the size of the file gain by quantising, and whether they gain more in a larger model.
 
 The model of a request is a released shape with random weights (bench/random_model.py), packed by a preset and in 16 bits. Both files are
 decoded in turns, token by token, so that a slow moment of the machine meets both; the speed-up is that within a round. Memory is that of
@@ -131,9 +131,9 @@ class Speed(Study):
                 "16 bits / ours": dense["bytes_per_token"] / own["bytes_per_token"],
                 "read, %": 100 * median(_shares(row, own)),
                 "read, 16 bits, %": 100 * median(_shares(row, dense)),
-                "memory, MB": own["file_bytes"] / 1e6,
-                "memory, 16 bits, MB": dense["file_bytes"] / 1e6,
-                "memory, 16 bits / ours": dense["file_bytes"] / own["file_bytes"],
+                "file, MB": own["file_bytes"] / 1e6,
+                "file, 16 bits, MB": dense["file_bytes"] / 1e6,
+                "file, 16 bits / ours": dense["file_bytes"] / own["file_bytes"],
                 "threads": row.results["threads"],
             }
             lines.append(Line(label_of(row, rows), numbers))
