@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -12,6 +13,9 @@ os.environ["OMP_NUM_THREADS"] = "1"  # also for the processes that tests start
 import torch
 
 from rwkvquant import _native
+
+if TYPE_CHECKING:
+    from tests.pipeline.clusters import LocalCluster
 
 torch.set_num_threads(1)
 
@@ -23,3 +27,14 @@ def isa(request: pytest.FixtureRequest) -> Iterator[str]:
     _native.set_isa(request.param)
     yield request.param
     _native.set_isa(before)
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
+    """A cluster of two workers. No test harms them."""
+    from tests.pipeline.clusters import LocalCluster  # imports dask, which few tests need
+
+    with LocalCluster(tmp_path_factory.mktemp("cluster")) as cluster:
+        for _ in range(2):
+            cluster.add_worker()
+        yield cluster

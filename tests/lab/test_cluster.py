@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,26 +15,8 @@ from rwkvquant.errors import StoppedError
 from rwkvquant.lab.run import run_spec
 from rwkvquant.lab.spec import read_spec
 from rwkvquant.pipeline.cluster import Cluster
-from tests.helpers import random_state_dict, write_pth
-from tests.lab.test_run import SPEC, TEXT, cells, lasting
+from tests.lab.small import SPEC, cells, lasting
 from tests.pipeline.clusters import STUCK, LocalCluster, known_of, wait_for, wait_until
-
-
-@pytest.fixture(scope="module")
-def local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
-    with LocalCluster(tmp_path_factory.mktemp("cluster")) as cluster:
-        for _ in range(2):
-            cluster.add_worker()
-        yield cluster
-
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    write_pth(tmp_path / "model.pth", random_state_dict("rwkv7", layers=1, width=64))
-    (tmp_path / "some.txt").write_text(TEXT)
-    (tmp_path / "spec.yaml").write_text(SPEC)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
 
 
 def test_cells_are_those_of_a_run_alone_also_when_a_worker_is_killed(folder: Path, local: LocalCluster) -> None:

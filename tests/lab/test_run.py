@@ -23,42 +23,9 @@ from rwkvquant.lab.spec import read_spec
 from rwkvquant.lab.store import Store
 from rwkvquant.lab.tables import write_tables
 from tests.helpers import killed_at, random_state_dict, write_pth
+from tests.lab.small import SPEC, TEXT, cells, lasting
 
-TEXT = "The quick brown fox jumps over the lazy dog, and the dog does not mind. " * 12
-SPEC = """
-title: Rounding | at two widths
-models: {small: model.pth}
-text: some.txt
-context: 128
-bits: [4.5, 6.5]
-calibration: {path: some.txt, rows: 2, length: 64}
-reference: rtn
-keep_files: true
-requests:
-  rtn: {method: rtn}
-  gptq: {method: gptq, bits: 4.5}
-"""
 FILE = Path(__file__).parents[1] / "data"
-
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    write_pth(tmp_path / "model.pth", random_state_dict("rwkv7", layers=1, width=64))
-    (tmp_path / "some.txt").write_text(TEXT)
-    (tmp_path / "spec.yaml").write_text(SPEC)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def cells(work: Path) -> dict[str, dict[str, Any]]:
-    return {cell["label"]: cell for path in sorted(work.glob("cells/*.json")) for cell in [json.loads(path.read_text())]}
-
-
-def lasting(cell: dict[str, Any]) -> dict[str, Any]:
-    """What does not depend on time, load and work directory."""
-    times = ("seconds", "processor_seconds", "skipped_pass_1")
-    kept = {name: value for name, value in cell["results"].items() if name not in times}
-    return {**cell, "conditions": {**cell["conditions"], "load": None}, "results": kept}
 
 
 def test_a_cell_has_the_numbers_of_quantize_and_compare(folder: Path) -> None:

@@ -25,10 +25,10 @@ from rwkvquant.lab.store import Store
 from rwkvquant.lab.studies import STUDIES, speed, study_of
 from rwkvquant.lab.studies.clusters import cluster_loss, excess_kurtosis
 from rwkvquant.lab.studies.gaps import gaussian_coarse
-from rwkvquant.lab.studies.matrices import in_bfloat16, matrices, mean, ratio, saved_in
+from rwkvquant.lab.studies.matrices import matrices, mean, ratio
 from rwkvquant.lab.studies.study import Value
 from rwkvquant.lab.studies.tables import study_lines
-from rwkvquant.selection.proxy import proxies
+from rwkvquant.selection.proxy import in_bfloat16, proxies
 from tests.helpers import random_state_dict, write_pth
 from tests.llama import write_llama
 
@@ -63,14 +63,6 @@ def test_intervals_are_of_draws_of_matrices() -> None:
     assert ratio(values, others).value == pytest.approx(7 / 9) and mean([2.0]).interval is None
     low, high = ratio(values, others).interval or (0, 0)
     assert (low, high) == pytest.approx((1 / 3, 4 / 3))
-
-
-def test_bfloat16_is_that_of_torch_and_is_found_in_other_types() -> None:
-    W = np.random.default_rng(0).standard_normal((64, 64)).astype(np.float32)
-    rounded = torch.from_numpy(W).bfloat16().float().numpy()
-    assert np.array_equal(in_bfloat16(W), rounded)
-    assert saved_in(W.astype(np.float16).astype(np.float32), "float16") == "float16"
-    assert saved_in(rounded, "float16") == "bfloat16"
 
 
 def test_a_converted_checkpoint_has_the_gaps_of_its_first_type(folder: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,15 +32,6 @@ class Names(Notes):
 
     def working(self, what: str) -> None:
         self.in_work.append(what)
-
-
-@pytest.fixture(scope="module")
-def local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
-    """Two workers. No test harms them."""
-    with LocalCluster(tmp_path_factory.mktemp("cluster")) as cluster:
-        for _ in range(2):
-            cluster.add_worker()
-        yield cluster
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from rwkvquant.pipeline.settings import allowed_settings
 from rwkvquant.pipeline.work_dir import work_directory
 from rwkvquant.quantizers.shared.hessian import Hessian
 from rwkvquant.recipes import Recipe
-from rwkvquant.selection.proxy import incoherence, proxies
+from rwkvquant.selection.proxy import in_bfloat16, incoherence, proxies
 from tests.pipeline.toys import TINY, Notes, checkpoint_file, few_of
 
 TOKENS = np.random.default_rng(0).integers(0, 256, (4, 40))
@@ -115,3 +115,10 @@ def test_proxies_of_large_matrices_wait_for_a_rule_that_needs_them(tmp_path: Pat
         assert any(found.proxies for found in known[1].values()) == (choice != "error")
         chosen = [choose_settings(checkpoint, recipe, measured, {}, Notes()) for measured in known]
         assert chosen[0] == chosen[1]
+
+
+def test_a_converted_matrix_has_the_proxies_of_its_first_type() -> None:
+    """bfloat16 holds the weights; the checkpoint is in float16. Their gaps are those of bfloat16."""
+    W = in_bfloat16(np.random.default_rng(0).standard_normal((64, 64)).astype(np.float32))
+    read = module.proxies_of(W, "float16")["dithered"]["coarse"]
+    assert read == proxies(W, "dithered", "bfloat16").coarse != proxies(W, "dithered", "float16").coarse

@@ -158,22 +158,23 @@ def test_the_engine_with_float32_activations_is_the_definition(tmp_path: Path, n
         assert_near(one, expected, 1e-5)
 
 
-@pytest.mark.parametrize(("by_columns", "limit", "least"), [(False, 1e-5, 6), (True, 1e-4, 5)], ids=["by rows", "by columns"])
+@pytest.mark.parametrize(("by_columns", "limit", "least"), [(False, 1e-5, 22), (True, 1e-4, 8)], ids=["by rows", "by columns"])
 @pytest.mark.parametrize("name", SIZES)
 def test_the_engine_with_int8_activations_is_the_definition_on_rounded_inputs(
     tmp_path: Path, name: str, by_columns: bool, limit: float, least: int
 ) -> None:
-    """Where float32 falls to the other side of a half, an activation is a whole step away: that may happen to two tokens of eight.
+    """Where float32 falls to the other side of a half, an activation is a whole step away. Which tokens have one depends on the CPU.
 
-    With matrices that are stored by columns it may happen to three: a step of their 16 bits changes the input of the next layer a little.
+    With four seeds at most 4 of 32 tokens had one, and 13 with matrices that are stored by columns: a step of their 16 bits changes the
+    input of the next layer a little. `least` is four standard deviations below. A wrong product changes all tokens.
     """
-    weights, tokens = random_weights(tmp_path, name, 1, by_columns), [[7 * i] for i in range(8)]
+    weights, tokens = random_weights(tmp_path, name, 1, by_columns), [[7 * i % 70] for i in range(32)]
     state = random_state(weights.dims, len(tokens))
     want, after = int8_definition(weights).read(tokens, state, "last")
     got, got_after = NativeEngine(weights, 1, "int8").read(tokens, state, "last")
     exact = 0
     for i in range(len(tokens)):
-        assert_near(got[i], want[i], 0.2)
+        assert_near(got[i], want[i], 0.1)
         near = [np.abs(got[i] - want[i]).max() <= limit * np.abs(want[i]).max()]
         for one, expected in zip(fields(got_after.select([i])), fields(after.select([i])), strict=True):
             near.append(np.abs(one - expected).max() <= limit * np.abs(expected).max())

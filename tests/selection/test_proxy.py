@@ -8,10 +8,11 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
 from rwkvquant.selection import proxy
-from rwkvquant.selection.proxy import READINGS, SOURCE_STEPS, proxies
+from rwkvquant.selection.proxy import READINGS, SOURCE_STEPS, in_bfloat16, proxies, saved_in
 
 ORDERS = range(2, 7)
 
@@ -184,6 +185,14 @@ def test_dithered_ties_have_the_theoretical_proxies_again() -> None:
     result = proxies(W, "dithered", "float16")
     assert result.coarse == pytest.approx(0.4228, abs=0.02)
     assert result.fine() == pytest.approx(19 / 12, abs=0.3)
+
+
+def test_bfloat16_is_that_of_torch_and_is_found_in_other_types() -> None:
+    W = np.random.default_rng(0).standard_normal((64, 64)).astype(np.float32)
+    rounded = torch.from_numpy(W).bfloat16().float().numpy()
+    assert np.array_equal(in_bfloat16(W), rounded)
+    assert saved_in(W.astype(np.float16).astype(np.float32), "float16") == "float16"
+    assert saved_in(rounded, "float16") == "bfloat16"
 
 
 def test_dither_depends_only_on_seed_and_values() -> None:

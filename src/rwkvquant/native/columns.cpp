@@ -3,11 +3,13 @@
 // come first, so that a block stays in the cache. Rows do not depend on one another, so results do not depend on which thread has which
 // rows.
 #include "operations.h"
+#include "row_tiles.h"
 
 namespace rwkvquant::RWKVQUANT_BODY {
 namespace {
 
-constexpr std::size_t kTile = Columns<float>::kUnit, kMost = 16;
+constexpr std::size_t kMost = 16;
+static_assert(Columns<float>::kUnit == kTile);
 
 template <class T>
 inline T clamped(T value, T low, T high) {
@@ -17,21 +19,6 @@ inline T clamped(T value, T low, T high) {
 // Rounds half to even, as torch does. Above 2^22 (floats) it rounds coarsely, but the result is clamped.
 inline double round_even(double v) { return (v + 6755399441055744.0) - 6755399441055744.0; }
 inline float round_even(float v) { return (v + 12582912.0f) - 12582912.0f; }
-
-// Copies rows first..first + count of a (columns, rows) array into kTile rows; the rest of these is `fill`.
-template <class From, class To>
-void load(const From* from, std::size_t columns, std::size_t rows, std::size_t first, std::size_t count, To* to, To fill) {
-    for (std::size_t i = 0; i < columns; ++i) {
-        for (std::size_t r = 0; r < kTile; ++r) to[i * kTile + r] = r < count ? static_cast<To>(from[i * rows + first + r]) : fill;
-    }
-}
-
-template <class From, class To>
-void store(const From* from, std::size_t columns, std::size_t rows, std::size_t first, std::size_t count, To* to) {
-    for (std::size_t i = 0; i < columns; ++i) {
-        for (std::size_t r = 0; r < count; ++r) to[i * rows + first + r] = static_cast<To>(from[i * kTile + r]);
-    }
-}
 
 // Grids of some rows.
 template <class T>
@@ -167,14 +154,13 @@ void descend_tile(const Columns<T>& task, std::size_t first, std::size_t count, 
 template <class T>
 void round(const Columns<T>& task, std::size_t begin, std::size_t end, void* scratch) {
     T* const memory = static_cast<T*>(scratch);
-    for (std::size_t first = begin; first < end; first += kTile) {
-        const std::size_t count = end - first < kTile ? end - first : kTile;
+    for_tiles(begin, end, [&](std::size_t first, std::size_t count) {
         if (task.descent) {
             task.centroids ? descend_tile<T, Codebooks>(task, first, count, memory) : descend_tile<T, Grids>(task, first, count, memory);
         } else {
             task.centroids ? walk_tile<T, Codebooks>(task, first, count, memory) : walk_tile<T, Grids>(task, first, count, memory);
         }
-    }
+    });
 }
 
 }  // namespace

@@ -6,28 +6,15 @@
 
 #include "operations.h"
 #include "registers.h"
+#include "row_tiles.h"
 
 namespace rwkvquant::RWKVQUANT_BODY {
 namespace {
 
-constexpr std::size_t kTile = PairColumns<float>::kUnit, kMost = 256;
+constexpr std::size_t kMost = 256;
+static_assert(PairColumns<float>::kUnit == kTile);
 constexpr std::size_t kTogether = 16;              // rows that an entry is compared with
 constexpr std::size_t kFilled = kTile + kTogether;  // after the last row there may be some that do not count
-
-// Copies rows first..first + count of a (columns, rows) array into kTile rows; the rest of these is 0.
-template <class T>
-void load(const T* from, std::size_t columns, std::size_t rows, std::size_t first, std::size_t count, T* to) {
-    for (std::size_t i = 0; i < columns; ++i) {
-        for (std::size_t r = 0; r < kTile; ++r) to[i * kTile + r] = r < count ? from[i * rows + first + r] : T(0);
-    }
-}
-
-template <class T>
-void store(const T* from, std::size_t columns, std::size_t rows, std::size_t first, std::size_t count, T* to) {
-    for (std::size_t i = 0; i < columns; ++i) {
-        for (std::size_t r = 0; r < count; ++r) to[i * rows + first + r] = from[i * kTile + r];
-    }
-}
 
 // A table as it is compared: entry k costs a row  alone_k + x0 c0_k + x1 c1_k.
 template <class T>
@@ -120,7 +107,7 @@ void walk_tile(const PairColumns<T>& task, std::size_t first, std::size_t count,
     const Tile<T> tile(task, first, count);
     T y0[kFilled] = {}, y1[kFilled] = {}, least[kFilled], none[kFilled] = {}, code[kFilled] = {}, c0[kTile] = {}, c1[kTile] = {};
     for (T& each : least) each = static_cast<T>(__builtin_inf());
-    load(task.block, task.columns, task.rows, first, count, w);
+    load(task.block, task.columns, task.rows, first, count, w, T(0));
     for (std::size_t i = 0; i < task.columns; i += 2) {
         const T *U0 = task.matrix + i * task.columns, *U1 = U0 + task.columns;
         const T u00 = U0[i], u01 = U0[i + 1], u11 = U1[i + 1];
@@ -153,7 +140,7 @@ void descend_tile(const PairColumns<T>& task, std::size_t first, std::size_t cou
     T* const changes = G + task.columns * kTile;
     T x0[kFilled] = {}, x1[kFilled] = {}, least[kFilled] = {}, old[kFilled] = {}, code[kFilled] = {}, none[kTile] = {};
     T c0[kTile] = {}, c1[kTile] = {}, new0[kTile] = {}, new1[kTile] = {};
-    load(task.block, task.columns, task.rows, first, count, G);
+    load(task.block, task.columns, task.rows, first, count, G, T(0));
     for (std::size_t i = 0; i < task.columns; i += 2) {
         const bool alone = i + 1 == task.columns;
         const T *H0 = task.matrix + i * task.columns, *H1 = alone ? H0 : H0 + task.columns, *G0 = G + i * kTile, *G1 = alone ? none : G0 + kTile;
@@ -189,10 +176,9 @@ void descend_tile(const PairColumns<T>& task, std::size_t first, std::size_t cou
 template <class T>
 void round_all(const PairColumns<T>& task, std::size_t begin, std::size_t end, void* scratch) {
     T* const memory = static_cast<T*>(scratch);
-    for (std::size_t first = begin; first < end; first += kTile) {
-        const std::size_t count = end - first < kTile ? end - first : kTile;
+    for_tiles(begin, end, [&](std::size_t first, std::size_t count) {
         task.descent ? descend_tile(task, first, count, memory) : walk_tile(task, first, count, memory);
-    }
+    });
 }
 
 }  // namespace

@@ -34,7 +34,7 @@ from rwkvquant.pipeline.work_dir import Journal
 from rwkvquant.quantizers.shared.hessian import Hessian
 from rwkvquant.quantizers.shared.loss import hessian_loss
 from rwkvquant.recipes import Recipe, Setting
-from rwkvquant.selection.proxy import ORDERS, READINGS, incoherence, proxies
+from rwkvquant.selection.proxy import ORDERS, READINGS, incoherence, proxies, saved_in
 from rwkvquant.transforms import NONE, Applied
 
 ALWAYS_PROXIES = 1 << 20  # weights; the proxies of larger matrices are computed when a rule asks for them (evidence.py)
@@ -163,7 +163,8 @@ def _measure_matrix(trial: Trial) -> Measured:
 
 def proxies_of(W: NDArray[np.float32], dtype: str) -> dict[str, dict[str, Any]]:
     """By reading; `dtype` is that of the checkpoint."""
-    read = {reading: proxies(W, reading, dtype) for reading in READINGS}
+    steps = saved_in(W, dtype)
+    read = {reading: proxies(W, reading, steps) for reading in READINGS}
     return {
         reading: {
             "coarse": p.coarse,

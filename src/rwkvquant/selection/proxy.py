@@ -110,6 +110,20 @@ def proxies(W: FloatArray, reading: str = "paper", source_dtype: str = "float32"
     return _from_gaps(_gaps(ordered), ordered.size - 1, width)
 
 
+def saved_in(W: NDArray[np.float32], dtype: str) -> str:
+    """The type whose steps the weights W have, for `proxies`: bfloat16 where it holds all of them exactly; else `dtype`, the checkpoint's.
+
+    A checkpoint that was converted from bfloat16 keeps bfloat16's gaps. Moved by the finer steps of its own type they would stay gaps.
+    """
+    return "bfloat16" if np.array_equal(W, in_bfloat16(W)) else dtype
+
+
+def in_bfloat16(W: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Rounded to the nearest, ties to even."""
+    bits = np.ascontiguousarray(W).view(np.uint32)
+    return ((bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000).astype(np.uint32).view(np.float32)
+
+
 def incoherence(W: FloatArray) -> float:
     """max |W| sqrt(size) / |W|_F, QuIP's mu, by which the authors' public command decides; 0 for a tensor of zeros."""
     norm = float(np.sqrt(np.square(W, dtype=np.float64).sum()))

@@ -13,6 +13,7 @@ from rwkvquant.architectures import QUANTIZED_ROLES, Role
 from rwkvquant.checkpoints import open_checkpoint
 from rwkvquant.evaluation.bootstrap import RESAMPLES, interval
 from rwkvquant.lab.studies.study import Value
+from rwkvquant.selection.proxy import saved_in
 
 if TYPE_CHECKING:
     from rwkvquant.lab.spec import LabModel
@@ -36,17 +37,6 @@ def matrices(model: LabModel) -> Iterator[Matrix]:
             W = checkpoint.read_matrix(matrix.name)
             dtype = saved_in(W, checkpoint.tensors[matrix.source].dtype)
             yield Matrix(matrix.name, matrix.spec.role is Role.PROJECTION, dtype, W)
-
-
-def saved_in(W: NDArray[np.float32], dtype: str) -> str:
-    """bfloat16 where it holds all weights exactly, as in a checkpoint that was converted from it; else the type of the checkpoint."""
-    return "bfloat16" if np.array_equal(W, in_bfloat16(W)) else dtype
-
-
-def in_bfloat16(W: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Rounded to the nearest, ties to even."""
-    bits = np.ascontiguousarray(W).view(np.uint32)
-    return ((bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000).astype(np.uint32).view(np.float32)
 
 
 def of_checkpoint(model: LabModel) -> dict[str, Any]:

@@ -14,10 +14,10 @@ import numpy as np
 
 from rwkvquant.errors import ConfigError
 from rwkvquant.lab.rows import TableRow
-from rwkvquant.lab.studies.matrices import in_bfloat16, matrices, of_checkpoint, rounded
+from rwkvquant.lab.studies.matrices import matrices, of_checkpoint, rounded
 from rwkvquant.lab.studies.study import Entry, Line, Study, label_of
 from rwkvquant.selection.algorithm1 import FIXED_THRESHOLDS, Thresholds, choose
-from rwkvquant.selection.proxy import READINGS, proxies
+from rwkvquant.selection.proxy import READINGS, in_bfloat16, proxies
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
