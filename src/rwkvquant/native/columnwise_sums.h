@@ -67,7 +67,7 @@ void add_quarter(const Strip& strip, std::size_t line_bytes, Bytes table, std::i
     const auto place = [&](int pair, int nibble, int half) { return at + ((first + pair + 4 * nibble) * kHalves + half) * kTileRows; };
     Ints sum[pairs][2][kHalves];
     unroll<pairs * 4>([&](auto i) RWKVQUANT_ALWAYS {
-        sum[i.v / 4][i.v / 2 % 2][i.v % 2] = load<Ints>(place(i.v / 4, i.v / 2 % 2, i.v % 2));
+        sum[i.v / 4][i.v / 2 % 2][i.v % 2] = ints_from(place(i.v / 4, i.v / 2 % 2, i.v % 2));
     });
     const std::size_t quads = strip.quads;
     const std::uint8_t *const *column = strip.column, *const *ahead = next->column + kStripQuads * k;
@@ -90,7 +90,7 @@ void add_quarter(const Strip& strip, std::size_t line_bytes, Bytes table, std::i
         });
     }
     unroll<pairs * 4>([&](auto i) RWKVQUANT_ALWAYS {
-        std::memcpy(place(i.v / 4, i.v / 2 % 2, i.v % 2), &sum[i.v / 4][i.v / 2 % 2][i.v % 2], sizeof(Ints));
+        store(place(i.v / 4, i.v / 2 % 2, i.v % 2), sum[i.v / 4][i.v / 2 % 2][i.v % 2]);
     });
 }
 
@@ -223,7 +223,7 @@ void add_decoded(const DecodedQuads& decoded, std::size_t quads, std::size_t at,
             constexpr int kEach = kDenseGroups * kHalves;
             Ints sum[vectors][kEach];
             unroll<vectors * kEach>([&](auto i) RWKVQUANT_ALWAYS {
-                sum[i.v / kEach][i.v % kEach] = load<Ints>(all.sums[first + i.v / kEach] + place + i.v % kEach * kTileRows);
+                sum[i.v / kEach][i.v % kEach] = ints_from(all.sums[first + i.v / kEach] + place + i.v % kEach * kTileRows);
             });
             const Bytes* const weights = decoded[k][group];
             for (std::size_t quad = 0; quad < quads; ++quad) {
@@ -238,7 +238,7 @@ void add_decoded(const DecodedQuads& decoded, std::size_t quads, std::size_t at,
                 });
             }
             unroll<vectors * kEach>([&](auto i) RWKVQUANT_ALWAYS {
-                std::memcpy(all.sums[first + i.v / kEach] + place + i.v % kEach * kTileRows, &sum[i.v / kEach][i.v % kEach], sizeof(Ints));
+                store(all.sums[first + i.v / kEach] + place + i.v % kEach * kTileRows, sum[i.v / kEach][i.v % kEach]);
             });
         }
     }

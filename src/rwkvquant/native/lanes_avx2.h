@@ -52,6 +52,12 @@ RWKVQUANT_INLINE Floats floats_from_f16(const std::uint8_t* from) {
     const auto* halves = reinterpret_cast<const __m128i*>(from);
     return {_mm256_cvtph_ps(_mm_loadu_si128(halves)), _mm256_cvtph_ps(_mm_loadu_si128(halves + 1))};
 }
+// By halves: a copy of the whole goes through the stack in parts of 16 bytes, and reading it from there waits for all of them.
+RWKVQUANT_INLINE Ints ints_from(const std::int32_t* from) { return {load<__m256i>(from), load<__m256i>(from + 8)}; }
+RWKVQUANT_INLINE void store(std::int32_t* out, Ints values) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), values.top);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + 8), values.bottom);
+}
 RWKVQUANT_INLINE void store(float* out, Floats values) {
     _mm256_storeu_ps(out, values.top);
     _mm256_storeu_ps(out + 8, values.bottom);
@@ -171,6 +177,7 @@ RWKVQUANT_INLINE std::size_t keep_nonzero(Floats values, std::uint32_t first, st
 }
 
 using Line = Bytes;
+RWKVQUANT_INLINE Line line_from(const std::uint8_t* from) { return bytes_from(from); }
 RWKVQUANT_INLINE Line mix(Line a, Line b) { return {_mm256_xor_si256(a.top, b.top), _mm256_xor_si256(a.bottom, b.bottom)}; }
 
 // What was measured to be best for AVX2.

@@ -40,6 +40,8 @@ RWKVQUANT_INLINE Floats floats_from_bf16(const std::uint8_t* from) {
 RWKVQUANT_INLINE Floats floats_from_f16(const std::uint8_t* from) {
     return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
 }
+RWKVQUANT_INLINE Ints ints_from(const std::int32_t* from) { return _mm512_loadu_si512(from); }
+RWKVQUANT_INLINE void store(std::int32_t* out, Ints values) { _mm512_storeu_si512(out, values); }
 RWKVQUANT_INLINE void store(float* out, Floats values) { _mm512_storeu_ps(out, values); }
 RWKVQUANT_INLINE void store(float* out, Floats values, std::size_t rows) {
     _mm512_mask_storeu_ps(out, static_cast<__mmask16>((1u << rows) - 1u), values);
@@ -158,6 +160,7 @@ RWKVQUANT_INLINE std::size_t keep_nonzero(Floats values, std::uint32_t first, st
 }
 
 using Line = __m512i;
+RWKVQUANT_INLINE Line line_from(const std::uint8_t* from) { return load<Line>(from); }
 RWKVQUANT_INLINE Line mix(Line a, Line b) { return _mm512_xor_si512(a, b); }
 
 // What was measured to be best for AVX-512.

@@ -71,6 +71,10 @@ RWKVQUANT_INLINE Floats floats_from_bf16(const std::uint8_t* from) {
 RWKVQUANT_INLINE Floats floats_from_f16(const std::uint8_t* from) {
     return each_four<Floats>([&](auto i) RWKVQUANT_ALWAYS { return vcvt_f32_f16(load<float16x4_t>(from + 8 * i.v)); });
 }
+RWKVQUANT_INLINE Ints ints_from(const std::int32_t* from) {
+    return each_four<Ints>([&](auto i) RWKVQUANT_ALWAYS { return load<int32x4_t>(from + 4 * i.v); });
+}
+RWKVQUANT_INLINE void store(std::int32_t* out, Ints values) { std::memcpy(out, &values, sizeof values); }
 RWKVQUANT_INLINE void store(float* out, Floats values) { std::memcpy(out, &values, sizeof values); }
 RWKVQUANT_INLINE void store(float* out, Floats values, std::size_t rows) {
     if (rows == kTileRows) return store(out, values);

@@ -68,6 +68,8 @@ RWKVQUANT_INLINE Floats floats_from_bf16(const std::uint8_t* from) {
 RWKVQUANT_INLINE Floats floats_from_f16(const std::uint8_t* from) {
     return each_row<Floats>([=](std::size_t r) { return float_from_f16(load<std::uint16_t>(from + 2 * r)); });
 }
+RWKVQUANT_INLINE Ints ints_from(const std::int32_t* from) { return load<Ints>(from); }
+RWKVQUANT_INLINE void store(std::int32_t* out, const Ints& values) { std::memcpy(out, values.row, sizeof values.row); }
 RWKVQUANT_INLINE void store(float* out, const Floats& values, std::size_t rows = kTileRows) {
     std::memcpy(out, values.row, rows * sizeof(float));
 }
@@ -180,6 +182,7 @@ RWKVQUANT_INLINE std::size_t keep_nonzero(const Floats& values, std::uint32_t fi
 struct Line {
     std::uint64_t words[8];
 };
+RWKVQUANT_INLINE Line line_from(const std::uint8_t* from) { return load<Line>(from); }
 RWKVQUANT_INLINE Line mix(Line a, const Line& b) {
     for (int i = 0; i < 8; ++i) a.words[i] ^= b.words[i];
     return a;

@@ -90,7 +90,7 @@ void finish_rows(const Columnwise& matrix, const Prepared& from, const std::int3
                 std::memcpy(total[half] + 4 * k, sums + ((k * kGroups + group) * kHalves + half) * kTileRows + 4 * piece, 16);
             }
         }
-        const Floats high = to_floats(subtract(load<Ints>(total[0]), offset(0))), low = to_floats(subtract(load<Ints>(total[1]), offset(1)));
+        const Floats high = to_floats(subtract(ints_from(total[0]), offset(0))), low = to_floats(subtract(ints_from(total[1]), offset(1)));
         const Floats whole = multiply(add(multiply(high, splat(256.0f)), low), splat(*from.scale));
         store(out + row, multiply(whole, floats_from_f16(matrix.row_scale + 2 * row)), rows_left(row, row_end));
     }

@@ -13,10 +13,10 @@ std::uint64_t read_memory(const std::uint8_t* memory, std::size_t bytes, std::si
     Line a = {}, b = {}, c = {}, d = {};
     for (const std::uint8_t* end = memory + bytes; memory != end; memory += 256) {
         if (ahead != 0) prefetch<256>(memory, ahead);
-        a = mix(a, load<Line>(memory));
-        b = mix(b, load<Line>(memory + 64));
-        c = mix(c, load<Line>(memory + 128));
-        d = mix(d, load<Line>(memory + 192));
+        a = mix(a, line_from(memory));
+        b = mix(b, line_from(memory + 64));
+        c = mix(c, line_from(memory + 128));
+        d = mix(d, line_from(memory + 192));
     }
     const Line all = mix(mix(a, b), mix(c, d));
     std::uint64_t result = 0;
