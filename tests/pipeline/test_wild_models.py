@@ -18,6 +18,7 @@ from rwkvquant.errors import ConfigError
 from rwkvquant.formats.container import open_packed
 from rwkvquant.pipeline.quantize import plan_only, quantize
 from rwkvquant.recipes import Recipe, recipe_for
+from rwkvquant.results import QuantizeResult
 from rwkvquant.runtime.session import load
 from tests.pipeline.toys import TINY, calibration_text, checkpoint_file
 
@@ -48,6 +49,12 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return source, edited_file(source, folder / "edited.pth")
 
 
+def written_and_planned(source: Path, out: Path, request: QuantizeRequest) -> tuple[QuantizeResult, QuantizeResult]:
+    """Pass 1 runs once: its results are in the work directory."""
+    work = out.with_suffix(".work")
+    return quantize(source, out, request, work_dir=work), plan_only(source, request, work_dir=work)
+
+
 def test_an_edited_model_computes_the_same(pair: tuple[Path, Path]) -> None:
     plain, changed = (load(path).forward([3, 1, 4, 1, 5])[0] for path in pair)
     np.testing.assert_allclose(changed, plain, atol=1e-3 * np.abs(plain).max())
@@ -60,11 +67,11 @@ def test_only_models_with_channels_out_of_line_are_scaled(pair: tuple[Path, Path
     request = QuantizeRequest(bits=4, head_bits=4, calibration=calibration_text(tmp_path), own_options=("rotate=no",))
     unlike, layouts = [], []
     for number, path in enumerate(pair):
-        result = quantize(path, tmp_path / f"{number}.safetensors", request)
+        result, planned = written_and_planned(path, tmp_path / f"{number}.safetensors", request)
         packed = open_packed(tmp_path / f"{number}.safetensors")
         packed.verify()
         unlike.append({name for name in packed.tensors if packed.input_transform(name).name != "none"})
-        assert result.bits_per_weight <= 4 and result.bits_per_weight == plan_only(path, request).bits_per_weight  # scales are counted
+        assert result.bits_per_weight <= 4 and result.bits_per_weight == planned.bits_per_weight  # scales are counted
         layouts.append(packed)
     assert not unlike[0]
     first = {name.removeprefix("blocks.0.") for name in unlike[1] if "blocks.0." in name}
@@ -81,10 +88,10 @@ def test_channels_out_of_line_are_scaled_before_they_are_rotated(pair: tuple[Pat
     request = QuantizeRequest(bits=4, head_bits=4, calibration=calibration_text(tmp_path))
     found = []
     for number, path in enumerate(pair):
-        result = quantize(path, tmp_path / f"{number}.safetensors", request)
+        result, planned = written_and_planned(path, tmp_path / f"{number}.safetensors", request)
         packed = open_packed(tmp_path / f"{number}.safetensors")
         packed.verify()
-        assert result.bits_per_weight <= 4 and result.bits_per_weight == plan_only(path, request).bits_per_weight
+        assert result.bits_per_weight <= 4 and result.bits_per_weight == planned.bits_per_weight
         found.append({name.removeprefix("blocks.0."): packed.input_transform(name).name for name in packed.tensors})
     assert set(found[0].values()) == {"none", "hadamard"}
     assert found[1]["att.output.weight"] == found[1]["att.key.weight"] == found[1]["ffn.key.weight"] == "column-power-hadamard"
