@@ -23,7 +23,7 @@ demo-vision: setup
 	$(BIN)/rwkvquant demo --checkpoint demo/vrwkv-fashion/vrwkv-fashion.pth --images demo/vrwkv-fashion/images --calib demo/vrwkv-fashion/calib.npz --report out/demo-vision.html
 
 test: check
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 test-lm-eval: setup
 	$(BIN)/pip install --quiet $(PIP_ARGS) -c constraints.txt -e '.[eval]' 'lm-eval[api]' accelerate

@@ -19,7 +19,7 @@ from tests.helpers import random_state_dict, write_pth
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    write_pth(tmp_path / "model.pth", random_state_dict("rwkv7", layers=2, width=64))
+    write_pth(tmp_path / "model.pth", random_state_dict("rwkv7", layers=1, width=64))
     (tmp_path / "some.txt").write_text("A text to calibrate on, and to compare on. " * 60)
     return tmp_path
 

@@ -18,13 +18,13 @@ from rwkvquant.kernels import dispatch
 from rwkvquant.runtime.sampling import SamplingConfig
 from rwkvquant.runtime.session import load
 from tests.cpus.real_cpu import logits
-from tests.kernels import matrices, test_product
+from tests.kernels import test_product
 from tests.kernels.guarded import body
 from tests.runtime.test_golden import GOLDEN, PROMPT, TOKENS
 
 EXPECTED = os.environ["EXPECTED_BODIES"].split()
 REAL_CPU = Path(os.environ["REAL_CPU"])
-STRIDE = 33  # of every_layout: one length has each 33rd layout, the next length the layouts after them
+STRIDE = 33  # of all layouts for a length
 
 
 def test_the_bodies_of_this_cpu_are_found_and_the_best_is_taken() -> None:
@@ -52,6 +52,4 @@ def test_logits_are_the_bits_of_the_real_cpu(model: Path, isa: str) -> None:
 
 
 def test_every_length_up_to_two_tiles_and_every_remainder_of_rows() -> None:
-    for cols in range(1, 130):
-        for matrix in matrices.every_layout(cols * 7 % 33 + 1, cols)[cols % STRIDE :: STRIDE]:
-            test_product.check(matrix, test_product.vectors(cols % 3 + 1, cols))
+    test_product.check_every_length(STRIDE)

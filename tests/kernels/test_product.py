@@ -75,10 +75,16 @@ def decoded(matrix: PackedTensor) -> NDArray[np.float64]:
     return replace(matrix, arrays=arrays).decode().astype(np.float64)
 
 
-def test_every_length_up_to_two_tiles_and_every_remainder_of_rows() -> None:
+def check_every_length(stride: int) -> None:
+    """Up to two tiles, and every remainder of rows; one length has each `stride`th layout, the next length the layouts after them."""
     for cols in range(1, 130):
-        for matrix in matrices.every_layout(cols * 7 % 33 + 1, cols):
-            check(matrix, vectors(cols % 2 + 2, cols))
+        for matrix in matrices.every_layout(cols * 7 % 33 + 1, cols)[cols % stride :: stride]:
+            check(matrix, vectors(cols % 3 + 1, cols))
+
+
+def test_every_length_with_some_layouts() -> None:
+    """tests/cpus/check_lengths.py has each length with each layout."""
+    check_every_length(7)
 
 
 def test_every_number_of_vectors_is_one_vector_many_times() -> None:

@@ -2,6 +2,8 @@
 
 Of a weak symbol, such as an inline function of the C++ library, the linker keeps one copy. If it kept the copy compiled for AVX-512, a CPU
 without AVX-512 would stop in code that looks harmless. A static initialiser would run on every CPU too.
+
+Here the compiled files of the build are read. tests/cpus/check_symbols.py compiles all files without inlining, as other compilers may.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ import platform
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -58,18 +61,28 @@ def build(source: Path, body: str, output: Path, *more: str) -> None:
     assert result.returncode == 0, result.stderr[-2000:]
 
 
-def shared_symbols(source: Path, body: str, folder: Path) -> list[str]:
-    """The symbols that a file of a body must not share with other files but does. It is compiled without inlining: then every inline
-    function that is called is really there, and what is absent now is absent with more optimisation. Without any, products take minutes.
+def built(source: str, body: str) -> Path:
+    """The compiled file of a body in the newest build for this Python."""
+    folder = f"build/cp{sys.version_info.major}{sys.version_info.minor}-*/CMakeFiles/body_{body}.dir/src/rwkvquant/native"
+    found = sorted(ROOT.glob(f"{folder}/{source}.o*"), key=lambda path: path.stat().st_mtime)
+    assert found, f"there is no {folder}/{source}.o: build the module with pip install -e ."
+    return found[-1]
+
+
+def uninlined(source: Path, body: str, folder: Path) -> Path:
+    """The file, compiled without inlining: then every inline function that is called is really there, and what is absent now is absent with
+    more optimisation. Without any, products take minutes.
     """
     compiled = folder / f"{source.stem}.o"
     build(source, body, compiled, "-O1", "-fno-inline", "-c")
-    return unwanted(subprocess.run([tool("nm", "llvm-nm"), "-C", str(compiled)], capture_output=True, text=True, check=True).stdout)
+    return compiled
 
 
-def unwanted(table: str) -> list[str]:
-    """The weak or unique symbols that are defined, and the static initialisers, in the output of nm."""
+def shared_symbols(compiled: Path) -> list[str]:
+    """The symbols that a file of a body must not share with other files but does: weak and unique ones, and static initialisers."""
+    table = subprocess.run([tool("nm", "llvm-nm"), "-C", str(compiled)], capture_output=True, text=True, check=True).stdout
     parts = [line.split(maxsplit=2) for line in table.splitlines() if line and line[0] != " "]
+    assert parts, f"{compiled} has no symbols"
     return [name for _, kind, name in parts if name not in HARMLESS and (kind in "WVuw" or "_GLOBAL__sub_I" in name)]
 
 
@@ -80,8 +93,8 @@ def test_the_bodies_and_their_sources_are_found() -> None:
 
 
 @pytest.mark.parametrize("body", BODIES)
-def test_no_weak_symbol_leaves_a_body(body: str, tmp_path: Path) -> None:
-    shared = {source: shared_symbols(NATIVE / source, body, tmp_path) for source in BODIES[body][1]}
+def test_no_weak_symbol_leaves_a_body(body: str) -> None:
+    shared = {source: shared_symbols(built(source, body)) for source in BODIES[body][1]}
     assert not any(shared.values()), {source: symbols for source, symbols in shared.items() if symbols}
 
 
@@ -91,9 +104,9 @@ def test_a_vector_or_a_static_initialiser_in_a_body_is_noticed(tmp_path: Path) -
     harmful = tmp_path / "harmful.cpp"
     use = "namespace other { float last(int n) { std::vector<float> a(n); return a[n - 1]; } }"
     harmful.write_text(f"#include <vector>\n{text}\n{use}\n")
-    assert any("std::vector<float" in symbol for symbol in shared_symbols(harmful, body, tmp_path))
+    assert any("std::vector<float" in symbol for symbol in shared_symbols(uninlined(harmful, body, tmp_path)))
     harmful.write_text(f"{text}\nnamespace other {{ int ask(); int answer = ask(); }}\n")
-    assert any("_GLOBAL__sub_I" in symbol for symbol in shared_symbols(harmful, body, tmp_path))
+    assert any("_GLOBAL__sub_I" in symbol for symbol in shared_symbols(uninlined(harmful, body, tmp_path)))
 
 
 def test_the_body_for_avx_vnni_has_no_instruction_of_avx_512(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from rwkvquant.pipeline.quantize import plan_only, quantize
 from rwkvquant.recipes import Recipe, recipe_for
 from rwkvquant.results import QuantizeResult
 from rwkvquant.runtime.session import load
-from tests.pipeline.toys import TINY, calibration_text, checkpoint_file
+from tests.pipeline.toys import TINY, calibration_text, checkpoint_file, few_of
 
 ROOT = Path(__file__).parents[2]
 TRAINED, TOKENIZER, TEXT = ROOT / "tests/data/rwkv7-tiny.pth", ROOT / "tests/data/tokenizer.json", ROOT / "demo/eval.txt"
@@ -45,14 +45,14 @@ def edited_file(source: Path, out: Path, *edits: str) -> Path:
 def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A random model, and the same with all edits."""
     folder = tmp_path_factory.mktemp(request.param)
-    source = checkpoint_file(folder, request.param, **TINY)
+    source = checkpoint_file(folder, request.param, **TINY | {"layers": 1})
     return source, edited_file(source, folder / "edited.pth")
 
 
-def written_and_planned(source: Path, out: Path, request: QuantizeRequest) -> tuple[QuantizeResult, QuantizeResult]:
+def written_and_planned(source: Path, out: Path, recipe: Recipe) -> tuple[QuantizeResult, QuantizeResult]:
     """Pass 1 runs once: its results are in the work directory."""
     work = out.with_suffix(".work")
-    return quantize(source, out, request, work_dir=work), plan_only(source, request, work_dir=work)
+    return quantize(source, out, recipe, work_dir=work), plan_only(source, recipe, work_dir=work)
 
 
 def test_an_edited_model_computes_the_same(pair: tuple[Path, Path]) -> None:
@@ -64,10 +64,10 @@ def test_an_edited_model_computes_the_same(pair: tuple[Path, Path]) -> None:
 
 
 def test_only_models_with_channels_out_of_line_are_scaled(pair: tuple[Path, Path], tmp_path: Path) -> None:
-    request = QuantizeRequest(bits=4, head_bits=4, calibration=calibration_text(tmp_path), own_options=("rotate=no",))
+    recipe = few_of(bits=4, head_bits=4, calibration=calibration_text(tmp_path), own_options=("rotate=no",))
     unlike, layouts = [], []
     for number, path in enumerate(pair):
-        result, planned = written_and_planned(path, tmp_path / f"{number}.safetensors", request)
+        result, planned = written_and_planned(path, tmp_path / f"{number}.safetensors", recipe)
         packed = open_packed(tmp_path / f"{number}.safetensors")
         packed.verify()
         unlike.append({name for name in packed.tensors if packed.input_transform(name).name != "none"})
@@ -85,10 +85,10 @@ def test_only_models_with_channels_out_of_line_are_scaled(pair: tuple[Path, Path
 
 
 def test_channels_out_of_line_are_scaled_before_they_are_rotated(pair: tuple[Path, Path], tmp_path: Path) -> None:
-    request = QuantizeRequest(bits=4, head_bits=4, calibration=calibration_text(tmp_path))
+    recipe = few_of(bits=4, head_bits=4, calibration=calibration_text(tmp_path))
     found = []
     for number, path in enumerate(pair):
-        result, planned = written_and_planned(path, tmp_path / f"{number}.safetensors", request)
+        result, planned = written_and_planned(path, tmp_path / f"{number}.safetensors", recipe)
         packed = open_packed(tmp_path / f"{number}.safetensors")
         packed.verify()
         assert result.bits_per_weight <= 4 and result.bits_per_weight == planned.bits_per_weight
@@ -102,16 +102,21 @@ def test_channels_out_of_line_are_scaled_before_they_are_rotated(pair: tuple[Pat
 
 
 def test_an_edited_model_loses_what_the_plain_one_loses(tmp_path: Path) -> None:
-    """The bar is 1.1 times on the models of 8 million weights; this one is smaller and reads little text."""
-    losses = {}
-    for name, own in (("plain", ()), ("edited", ()), ("not balanced", ("balance=no",))):
-        source = TRAINED if name == "plain" else edited_file(TRAINED, tmp_path / "edited.pth")
-        calibration = CalibrationConfig(path=str(TEXT), rows=8, length=128)
-        request = QuantizeRequest(bits=3.275, head_bits=4, calibration=calibration, tokenizer=str(TOKENIZER), own_options=own)
-        quantize(source, out := tmp_path / f"{name}.safetensors", request)
-        losses[name] = rwkvquant.compare(source, out, TEXT, max_tokens=2048, tokenizer=str(TOKENIZER)).kl_mean
-    assert losses["edited"] < 1.1 * losses["plain"], losses
-    assert losses["not balanced"] > 1.5 * losses["plain"], losses
+    """The bar is 1.1 times on the models of 8 million weights; this one is smaller and reads little text. GPTQ does lose more."""
+    sources = {"plain": TRAINED, "edited": edited_file(TRAINED, tmp_path / "edited.pth")}
+
+    def times(method: str) -> float:
+        """The loss of the edited model over that of the plain one."""
+        losses = {}
+        for name, source in sources.items():
+            calibration = CalibrationConfig(path=str(TEXT), rows=8, length=128)
+            recipe = few_of(method=method, bits=3.275, head_bits=4, calibration=calibration, tokenizer=str(TOKENIZER))
+            quantize(source, out := tmp_path / f"{method}-{name}.safetensors", recipe)
+            losses[name] = rwkvquant.compare(source, out, TEXT, max_tokens=2048, tokenizer=str(TOKENIZER)).kl_mean
+        return losses["edited"] / losses["plain"]
+
+    assert times("rwkvquant") < 1.1
+    assert times("gptq") > 1.5
 
 
 def test_the_recipe_says_whether_channels_are_scaled() -> None:

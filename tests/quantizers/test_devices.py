@@ -48,7 +48,7 @@ IDS = [f"{method}-{codec}-{options.style}" for method, codec, options in METHODS
 
 def error_of(method: str, codec: Any, options: QuantizerOptions, move: Callable[[Tensor], Tensor]) -> float:
     """The error after quantising on another device: all inputs are moved there first, and the result is NumPy arrays."""
-    W, H = (torch.from_numpy(part) for part in matrix_and_hessian(1, 10, 70))
+    W, H = (torch.from_numpy(part) for part in matrix_and_hessian(1, 6, 40))
     there = move(W)
     quantizer, drift = quantizer_for(method, codec), 0.01 * H.roll(1, 0)
     quantised = quantizer(there, Hessian(move(H), W.dtype, move(drift) if quantizer.drift else None), codec, options)
