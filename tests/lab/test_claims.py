@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,22 @@ def test_numbers_of_a_benchmark_are_judged_by_their_intervals(work: Path, bound:
     assert lines == [f"| C |  | one | 2 times | {verdicts[0]} |", f"|  |  | two | 3 [2.5, 4] times | {verdicts[1]} |"]
 
 
+@pytest.mark.parametrize(("below", "found"), [(2.1, "holds"), (1, "cannot tell"), (0.6, "does not hold")])
+def test_the_ratios_of_two_models_are_compared(work: Path, below: float, found: str) -> None:
+    """In the small model b is twice a. In the large one c over a is 2 with an interval, of which the quotient has both ends."""
+    keys = {("small", "x"): "b", ("small", "y"): "a", ("large", "x"): "c", ("large", "y"): "a"}
+    rows = [{"key": k, "model": m, "row": n, "series": n, "label": n, "bits": None, "seed": 0} for (m, n), k in keys.items()]
+    Store(work).write_spec("two", {"title": "t", "reference": None, "plot": "file_bytes", "rows": rows})
+    path, claim = work / "claims.yaml", f"claim: C, rows: [two/x, two/y], below: {below}"
+    entries = (claim, f"{claim}, models: [small, large]", f"{claim}, models: [small, other]")
+    path.write_text("title: T\nclaims:\n" + "".join(f"  - {{{entry}}}\n" for entry in entries))
+    large, _, quotient, other = claims_text(work, path).splitlines()[4:8]
+    value, low, high = (float(number) for number in re.findall(r"[\d.]+", large))
+    assert low < value < high
+    assert quotient == f"| C |  | small over large | {2 / value:.3f} [{2 / high:.3f}, {2 / low:.3f}] | {found} |"
+    assert other == "| C |  |  |  | not measured |"
+
+
 def test_a_number_is_divided_by_another_one_of_the_file(work: Path) -> None:
     (work / "numbers.json").write_text(json.dumps({"all": [{"ours": {"value": 6.0, "ci95": [5.0, 8.0]}, "theirs": 2}, {"ours": 6}]}))
     names = "values: {one: [all, 0, ours], two: [all, 1, ours]}, over: {one: [all, 0, theirs]}"
@@ -107,6 +124,9 @@ def test_the_command_writes_the_page(work: Path, capsys: pytest.CaptureFixture[s
         "title: T\nclaims: [{claim: C, rows: [a/b]}]",
         "title: T\nclaims: [{claim: C, rows: [a, b]}]",
         "title: T\nclaims: [{claim: C, rows: [a/b, c/d], below: x}]",
+        "title: T\nclaims: [{claim: C, rows: [a/b, c/d], models: [m]}]",
+        "title: T\nclaims: [{claim: C, rows: [a/b, c/d], models: [1, 2]}]",
+        "title: T\nclaims: [{claim: C, models: [m, n]}]",
         "title: T\nclaims: [{claim: C, json: none.json, values: {m: a}, below: 1}]",
         "title: T\nclaims: [{claim: C, json: numbers.json, values: {m: [a, c]}, below: 1}]",
         "title: T\nclaims: [{claim: C, json: numbers.json, values: {m: [a, b]}}]",

@@ -6,9 +6,11 @@
         paper: "27.62 and 35.21 perplexity (Table 2)"
         rows: [methods/awq, methods/rtn]         # SPECIFICATION/LABEL, twice
         below: 1                                 # the claim: KL of the first over KL of the second is below this
+        models: [rwkv7-tiny, rwkv7-8m]           # or: that ratio of the first model over that of the second is below it
 
 A claim holds if the whole paired 95 % interval of the ratio is below, does not if the whole interval is above, and else the cells cannot
-tell. Each model that has both cells is judged by itself. `note` is a sentence for the reader.
+tell. Each model that has both cells is judged by itself. With `models`, the interval goes from the least to the largest quotient of numbers
+in the two intervals, which is wider than 95 %. `note` is a sentence for the reader.
 
     json: ../../benchmarks/results/transform_flops.json
     values: {x070-0.1b: [shapes, x070-0.1b, shared]}     # a number, or {"value": ..., "ci95": [low, high]}, by its keys in the file
@@ -42,7 +44,7 @@ from rwkvquant.lab.studies.tables import study_lines
 from rwkvquant.lab.yaml_file import read_yaml
 
 WIDTH = 120  # of a line
-KEYS = ("claim", "paper", "rows", "below", "note", "json", "values", "over", "number", "of", "above", "unit")
+KEYS = ("claim", "paper", "rows", "models", "below", "note", "json", "values", "over", "number", "of", "above", "unit")
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,8 @@ class Number:
 
 @dataclass(frozen=True)
 class Claim:
-    """`rows`: (specification, label) of the two cells, or None. `numbers`: those of a benchmark's file, or None.
+    """`rows`: (specification, label) of the two cells, or None; `models`: two whose ratios are compared, or None.
+    `numbers`: those of a benchmark's file, or None.
     `column`: (specification, column) of a study, or None; `of`: labels of its lines, empty for all.
 
     The claim: all of a number's interval is below `below`, or above `above`.
@@ -66,6 +69,7 @@ class Claim:
     claim: str
     paper: str
     rows: tuple[tuple[str, str], tuple[str, str]] | None
+    models: tuple[str, str] | None
     numbers: tuple[Number, ...] | None
     column: tuple[str, str] | None
     of: tuple[str, ...]
@@ -101,7 +105,7 @@ def claims_text(work_dir: str | Path, path: str | Path) -> str:
 
 
 def judged(claim: Claim, rows: Mapping[str, list[TableRow]]) -> list[tuple[str, str, str]]:
-    """(model, ratio with its interval, verdict) for each model that has both cells."""
+    """(model, ratio with its interval, verdict) for each model that has both cells, or for the two models of the claim."""
     if claim.numbers is not None:
         return [(each.label, _shown(each, claim.unit), claim.verdict(each.low, each.high)) for each in claim.numbers]
     if claim.rows is None:
@@ -111,8 +115,16 @@ def judged(claim: Claim, rows: Mapping[str, list[TableRow]]) -> list[tuple[str, 
     for model in dict.fromkeys(ours):
         if model in others and (against := compared(ours[model], others[model]).against):
             low, high = against["ratio_ci95"] or (against["ratio"], against["ratio"])
-            found.append((model, f"KL x {against['ratio']:.3f} [{low:.3f}, {high:.3f}]", claim.verdict(low, high)))
-    return found
+            found.append(Number(model, against["ratio"], low, high))
+    if claim.models is not None:
+        ratios = {ratio.label: ratio for ratio in found}
+        found = [_quotient(*(ratios[model] for model in claim.models))] if ratios.keys() >= set(claim.models) else []
+    words = "KL x {0.value:.3f} [{0.low:.3f}, {0.high:.3f}]" if claim.models is None else "{0.value:.3f} [{0.low:.3f}, {0.high:.3f}]"
+    return [(ratio.label, words.format(ratio), claim.verdict(ratio.low, ratio.high)) for ratio in found]
+
+
+def _quotient(one: Number, other: Number) -> Number:
+    return Number(f"{one.label} over {other.label}", one.value / other.value, one.low / other.high, one.high / other.low)
 
 
 def _of_study(claim: Claim, studies: Mapping[str, list[Line]]) -> tuple[Number, ...]:
@@ -160,12 +172,16 @@ def _claim(entry: Any, path: Path) -> Claim:
         if not (isinstance(rows, list) and len(rows) == 2 and all(map(_is_pair, rows)) and "above" not in bounds):
             raise ConfigError(f"{where} needs rows: [SPECIFICATION/LABEL, SPECIFICATION/LABEL] and a number below")
         bounds = {"below": float(bounds.get("below", 1))}
-    if sources == ["number"] and not (_is_pair(column) and isinstance(of, list) and all(isinstance(label, str) for label in of)):
+    models: Any = entry.get("models")
+    if models is not None and not (sources == ["rows"] and isinstance(models, list) and len(models) == 2 and all(map(_is_name, models))):
+        raise ConfigError(f"{where}: models are the names of two models, and need rows")
+    if sources == ["number"] and not (_is_pair(column) and isinstance(of, list) and all(map(_is_name, of))):
         raise ConfigError(f"{where}: number is SPECIFICATION/COLUMN, and of is a list of labels")
     return Claim(
         claim=entry["claim"],
         paper=str(entry.get("paper", "")),
         rows=(_pair(rows[0]), _pair(rows[1])) if sources == ["rows"] else None,
+        models=(models[0], models[1]) if models is not None else None,
         numbers=_numbers(entry, path, where) if sources == ["json"] else None,
         column=_pair(column) if sources == ["number"] else None,
         of=tuple(of) if sources == ["number"] else (),
@@ -174,6 +190,10 @@ def _claim(entry: Any, path: Path) -> Claim:
         unit=str(entry.get("unit", "")),
         note=str(entry.get("note", "")),
     )
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str)
 
 
 def _is_pair(value: Any) -> bool:
