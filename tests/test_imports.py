@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import subprocess
 import sys
 from pathlib import Path
@@ -97,6 +98,7 @@ def files_of(package: str) -> set[str]:
     return files if isinstance(files, set) else {files}
 
 
+@functools.cache
 def imported(path: Path) -> set[str]:
     """The packages that a file imports, wherever in the file."""
     names: set[str] = set()

@@ -66,8 +66,12 @@ def _nearest(W: torch.Tensor, kind: str) -> torch.Tensor:
 
 
 def test_a_trained_model_diverges_less_than_by_rounding_to_nearest(tmp_path: Path) -> None:
-    source = open_checkpoint(DATA / "rwkv6-8m.pth")
-    assert export(DATA / "rwkv6-8m.pth", tmp_path / "m.gguf", "q4_0") == 0
+    """The first two blocks of one, which take a third of the time."""
+    weights = torch.load(DATA / "rwkv6-8m.pth", weights_only=True)
+    first = {name: W for name, W in weights.items() if not name.startswith("blocks.") or int(name.split(".")[1]) < 2}
+    torch.save(first, tmp_path / "m.pth")
+    source = open_checkpoint(tmp_path / "m.pth")
+    assert export(tmp_path / "m.pth", tmp_path / "m.gguf", "q4_0") == 0
     text = tmp_path / "text.txt"
     text.write_text("The old man went down to the harbour, and looked at the ships that lay there. " * 40)
     windows = text_windows(text, load_tokenizer(str(DATA / "tokenizer.json"), source.dims.vocab), context=256, max_tokens=512)

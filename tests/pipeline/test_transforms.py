@@ -21,7 +21,7 @@ from rwkvquant.quantizers.shared.loss import hessian_error
 from rwkvquant.recipes import Recipe, Setting, recipe_for
 from rwkvquant.runtime.session import load
 from rwkvquant.transforms import transform_named
-from tests.pipeline.toys import TINY, calibration_text, checkpoint_file
+from tests.pipeline.toys import TINY, calibration_text, checkpoint_file, few_of
 from tests.quantizers.examples import matrix_and_hessian
 
 EIGHT = Setting("gptq", GridConfig(8, 32))
@@ -111,9 +111,9 @@ def test_transforms_that_do_not_fit_a_recipe_are_refused(tmp_path: Path) -> None
 
 
 def test_the_default_method_rotates_all_but_the_head_and_what_is_stored_by_columns(tmp_path: Path, source: Path) -> None:
-    request = QuantizeRequest(bits=4, calibration=calibration_text(tmp_path))
-    result = quantize(source, tmp_path / "rotated.safetensors", request)
-    assert result.bits_per_weight == plan_only(source, request).bits_per_weight  # signs are counted
+    recipe = few_of(bits=4, calibration=calibration_text(tmp_path))
+    result = quantize(source, tmp_path / "rotated.safetensors", recipe, work_dir=tmp_path / "work")
+    assert result.bits_per_weight == plan_only(source, recipe, work_dir=tmp_path / "work").bits_per_weight  # signs are counted
     packed = open_packed(tmp_path / "rotated.safetensors")
     plain = {name for name in packed.tensors if packed.input_transform(name).name == "none"}
     matrices = {name for name, entry in packed.tensors.items() if entry.role in ("projection", "lora")}
@@ -125,9 +125,9 @@ def test_pass_1_measures_rotated_matrices(tmp_path: Path, source: Path) -> None:
     """What it says a candidate costs is what the candidate of the rotated matrix costs, not that of the plain one."""
     found = {}
     for own in ((), ("rotate=no",)):
-        request = QuantizeRequest(bits=4, calibration=calibration_text(tmp_path), own_options=own)
+        recipe = few_of(bits=4, calibration=calibration_text(tmp_path), own_options=own)
         work = tmp_path / f"work{len(own)}"
-        plan_only(source, request, work_dir=work)
+        plan_only(source, recipe, work_dir=work)
         (plan,) = work.glob("plan.json")
         found[own] = {name: each["candidates"] for name, each in json.loads(plan.read_text())["state"]["tensors"].items()}
     changed, plain = found.values()

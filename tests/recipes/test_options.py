@@ -77,6 +77,7 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> Any:
 def test_any_two_options_make_a_recipe_or_one_sentence(method: str, shapes: Any) -> None:
     names = list(quantized_shapes(shapes))
     recipes: set[str] = set()
+    stored: set[str] = set()
     refused = 0
     for (one, ones), (other, others) in itertools.combinations(VALUES.items(), 2):
         for a, b in itertools.product(ones, others):
@@ -89,8 +90,14 @@ def test_any_two_options_make_a_recipe_or_one_sentence(method: str, shapes: Any)
             if kept not in recipes:
                 recipes.add(kept)
                 assert Recipe.from_json(json.loads(kept)) == found
-                works_on(found, names, shapes)
+                how = json.dumps({name: value for name, value in json.loads(kept).items() if name not in NOT_STORED})
+                if how not in stored:
+                    stored.add(how)
+                    works_on(found, names, shapes)
     assert refused > 1000 and (len(recipes) > 100) == (method in METHODS)
+
+
+NOT_STORED = ("calibration", "seed", "tokenizer", "device", "correction", "forward_dtype")  # they change values, and never what is stored
 
 
 def works_on(recipe: Recipe, names: list[str], checkpoint: Any) -> None:
