@@ -41,6 +41,8 @@ def test_a_cell_has_the_numbers_of_quantize_and_compare(folder: Path) -> None:
     assert {"kl_mean", "kl_ci95", "kl_p99", "top1_agreement", "ppl_quantized", "windows_sha256"} <= compared.keys() & found.keys()
     assert np.isclose(sum(found["each_window"]["kl"]) / sum(found["each_window"]["tokens"]), found["kl_mean"])
     assert found["shared_16_grams"] == 1.0  # it is calibrated on the text that is measured
+    assert found["calibration_rows"] is None  # rtn reads no text
+    assert cells(Path("work"))["small gptq s0"]["results"]["calibration_rows"] == 2
     assert found["layouts"] and sum(found["layouts"].values()) == pytest.approx(1)
     assert {"checkpoint", "tokenizer", "text", "options"} <= cell["question"].keys() and "path" not in cell["question"]["options"][
         "calibration"
@@ -184,6 +186,16 @@ def test_tables_hold_the_numbers_of_the_cells(folder: Path, capsys: pytest.Captu
     assert len(lines) == 4 and f",{found['small gptq s0']['kl_mean']!r}," in lines[3]
     before = Path("work/tables/spec.svg").read_bytes()
     assert run(["lab", "tables", "work"]) == 0 and Path("work/tables/spec.svg").read_bytes() == before
+
+
+def test_a_table_says_if_the_calibration_text_was_shorter_than_asked(folder: Path) -> None:
+    Path("spec.yaml").write_text(SPEC.replace("method: gptq, bits: 4.5", "method: gptq, bits: 4.5, calibration: {rows: 99}"))
+    run_spec(read_spec("spec.yaml"), "work")
+    rows = cells(Path("work"))["small gptq s0"]["results"]["calibration_rows"]
+    assert 2 < rows < 99
+    assert run(["lab", "tables", "work"]) == 0
+    said = f"**The calibration text of 1 rows is shorter than asked: {rows} rows, not 99 (gptq).**"
+    assert said in Path("work/tables/spec.md").read_text()
 
 
 def test_the_difference_to_the_reference_is_paired(folder: Path) -> None:

@@ -68,6 +68,17 @@ def test_the_command_line_replaces_models_and_texts(tmp_path: Path) -> None:
     assert isinstance(llama, ReadyFile) and llama.file == str(Path("made/x.gguf"))
 
 
+def test_a_request_keeps_its_own_calibration_text_and_its_own_number_of_rows(tmp_path: Path) -> None:
+    rows = "few: {calibration: {rows: 8}}, own: {calibration: {path: o.txt, rows: 9}}, short: {calibration: p.txt}"
+    spec = read(tmp_path, GOOD + f"requests: {{{rows}}}", Replacements(calibration="c.txt"))
+    found = {cell.row: cell.kind.calibration for cell in spec.cells if isinstance(cell.kind, Quantized)}
+    assert {row: (each.path, each.rows) for row, each in found.items()} == {
+        "few": ("c.txt", 8),
+        "own": (str(tmp_path / "o.txt"), 9),
+        "short": (str(tmp_path / "p.txt"), 128),
+    }
+
+
 MISTAKES = {
     "[1, 2]": "a specification must be names with values",
     "": "a specification must be names with values",

@@ -101,12 +101,15 @@ class Quantized:
 
         file = place.output.with_name(place.output.name + ".safetensors")
         result = quantize(model.checkpoint, file, self.request, progress=place.progress, work_dir=place.folder, stop=place.stop)
+        packed = open_packed(file)
+        shape = packed.provenance.get("calibration_tokens")
         return file, {
             "bits_per_weight": result.bits_per_weight,
             "bits_per_weight_file": result.bits_per_weight_file,
             "file_bytes": result.file_bytes,
             "fallen_back": len(result.fallen_back),
-            "layouts": layout_shares(open_packed(file)),
+            "layouts": layout_shares(packed),
+            "calibration_rows": shape[0] if shape else None,
         }
 
 

@@ -248,14 +248,15 @@ class _Reader(Entries):
             self.fail(f"the request {row}: {error}")
 
     def _calibration(self, own: Any) -> CalibrationConfig:
-        """That of the specification, with what the request has of its own."""
+        """That of the specification, with what the request has of its own. --calib is in place of the specification's path alone."""
         merged: dict[str, Any] = {}
         for value in (self.content.get("calibration"), own):
             part = {"path": value} if isinstance(value, str) else self.mapping(value or {}, "calibration")
             if isinstance(part.get("path"), str):
                 part = {**part, "path": self.beside(part["path"])}
             merged |= part
-        if self.instead.calibration is not None and own is None:
+        own_path = isinstance(own, str) or (isinstance(own, Mapping) and "path" in own)
+        if self.instead.calibration is not None and not own_path:
             merged["path"] = self.instead.calibration
         try:
             return QuantizeRequest.from_dict({"calibration": merged}).calibration

@@ -161,6 +161,12 @@ def _conditions(rows: Sequence[TableRow]) -> str:
             f"**The calibration text of {len(leaks)} rows has parts of the measured text: {100 * leaks[worst]:.1f} % of its runs of "
             f"16 tokens ({plain(worst)}).**"
         )
+    if short := [row for row in done if row.results.get("calibration_rows") and row.results["calibration_rows"] < _rows_asked(row)]:
+        worst_row = min(short, key=lambda row: row.results["calibration_rows"] / _rows_asked(row))
+        sentences.append(
+            f"**The calibration text of {len(short)} rows is shorter than asked: {worst_row.results['calibration_rows']} rows, not "
+            f"{_rows_asked(worst_row)} ({plain(worst_row.label)}).**"
+        )
     sentences.append(
         "KL in 1/1000 nats per token; brackets are 95 % intervals; s: processor seconds, * without pass 1, of an earlier cell."
     )
@@ -170,6 +176,12 @@ def _conditions(rows: Sequence[TableRow]) -> str:
             "that of the torch forward, paired."
         )
     return " ".join(sentences)
+
+
+def _rows_asked(row: TableRow) -> int:
+    """Of a cell that quantised."""
+    asked: int = row.cell["question"]["options"]["calibration"]["rows"]
+    return asked
 
 
 def csv_text(rows: Sequence[TableRow]) -> str:
