@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from rwkvquant.evaluation.bootstrap import interval, resampled_means
+from rwkvquant.evaluation import bootstrap
+from rwkvquant.evaluation.bootstrap import blocks_of_draws, draws, interval, resampled_means
 
 
 def test_the_same_seed_gives_the_same_draws() -> None:
@@ -9,6 +10,17 @@ def test_the_same_seed_gives_the_same_draws() -> None:
     first = resampled_means(sums, tokens, resamples=50, seed=1)
     np.testing.assert_array_equal(first, resampled_means(sums, tokens, resamples=50, seed=1))
     assert (first != resampled_means(sums, tokens, resamples=50, seed=2)).any()
+
+
+@pytest.mark.parametrize("at_once", [1, 100, 1 << 20])
+@pytest.mark.parametrize("count", [1, 7, 30])
+def test_draws_in_blocks_are_the_draws_one_by_one(count: int, at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bootstrap, "AT_ONCE", at_once)
+    wanted = np.stack(list(draws(count, 50, seed=3)), axis=1)
+    np.testing.assert_array_equal(np.concatenate(list(blocks_of_draws(count, 50, seed=3)), axis=1), wanted)
+    sums, tokens = np.random.default_rng(0).normal(size=(2, count)), np.random.default_rng(1).integers(1, 500, count)
+    means = resampled_means(sums, tokens, resamples=50, seed=3)
+    np.testing.assert_allclose(means, np.stack([sums @ t / (tokens @ t) for t in wanted.T], axis=1), rtol=1e-12)
 
 
 def test_the_weight_of_a_window_is_its_number_of_tokens() -> None:
