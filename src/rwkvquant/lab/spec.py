@@ -135,9 +135,10 @@ class _Reader(Entries):
         reference = self.one("reference", None, str, f"the name of one of the {what}")
         if reference is not None and reference not in names:
             self.fail(f"reference must be one of the {what}; got {shown(reference)}.{hint(reference, names)}")
-        cells = tuple(cell for model in models for cell in self._cells(model, requests))
-        if len(cells) > LARGEST:
-            self.fail(f"a specification has at most {LARGEST:,} cells; this one has {len(cells):,}. Split it into several files")
+        asked = self._asked(requests)
+        if (count := len(models) * len(asked)) > LARGEST:
+            self.fail(f"a specification has at most {LARGEST:,} cells; this one has {count:,}. Split it into several files")
+        cells = tuple(self._cell(model, *each) for model in models for each in asked)
         given = self.instead.max_tokens
         return Spec(
             name=self.path.stem,
@@ -210,11 +211,12 @@ class _Reader(Entries):
             self.fail(f"forwards: {error}")
         return tuple(name for name in found if name != TORCH)
 
-    def _cells(self, model: LabModel, requests: Mapping[str, Any]) -> list[Cell]:
+    def _asked(self, requests: Mapping[str, Any]) -> list[tuple[str, str, dict[str, Any], float | None, int]]:
+        """(row, series, options, bits, seed) of each cell of a model."""
         common = self.mapping(self.content.get("common", {}), "common")
         every = self.several("bits", [], is_number, "numbers")
         seeds = self.several("seeds", [0], is_seed, "whole numbers from 0 on")
-        cells = []
+        asked = []
         for row, value in requests.items():
             options = self.mapping({} if value is None else value, f"the request {row}")
             for key in ("seed", "tokenizer", "adapter"):
@@ -227,12 +229,14 @@ class _Reader(Entries):
             own = any(key in options for key in ("bits", "code_bits", *FIXED))
             for bits in [None] if own or not every else every:
                 for seed in seeds if not options.keys() & set(FIXED) else seeds[:1]:
-                    cells.append(Cell(model, row, series, bits, seed, self._kind(row, model, common, options, bits, seed)))
-        return cells
+                    asked.append((row, series, options, bits, seed))
+        return asked
 
-    def _kind(
-        self, row: str, model: LabModel, common: Mapping[str, Any], options: Mapping[str, Any], bits: float | None, seed: int
-    ) -> Kind | Study:
+    def _cell(self, model: LabModel, row: str, series: str, options: Mapping[str, Any], bits: float | None, seed: int) -> Cell:
+        return Cell(model, row, series, bits, seed, self._kind(model, row, options, bits, seed))
+
+    def _kind(self, model: LabModel, row: str, options: Mapping[str, Any], bits: float | None, seed: int) -> Kind | Study:
+        common = self.mapping(self.content.get("common", {}), "common")
         calibration = self._calibration(options.get("calibration"))
         if options.keys() & set(FIXED):
             fixed: dict[str, Any] = {**options, "calibration": calibration}
