@@ -13,11 +13,13 @@ os.environ["OMP_NUM_THREADS"] = "1"  # also for the processes that tests start
 import torch
 
 from rwkvquant import _native
+from rwkvquant.bench import roofline
 
 if TYPE_CHECKING:
     from tests.pipeline.clusters import LocalCluster
 
 torch.set_num_threads(1)
+roofline.BYTES = 1 << 24  # 1 GiB takes seconds to fill; how fast memory is, no test asks
 
 
 @pytest.fixture(params=_native.available_isas())

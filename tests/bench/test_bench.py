@@ -124,7 +124,6 @@ def test_int8_operations_of_a_token_are_two_for_each_quantised_weight_of_the_blo
 
 def test_bench_reports_what_it_promises(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rwkvquant.bench.measure.SECONDS", 0.01)
-    monkeypatch.setattr("rwkvquant.bench.roofline.BYTES", 1 << 24)
     path = tmp_path / "m.safetensors"
     write_random_model(path, "rwkv7", SMALL, bits=4.0)
     assert (
