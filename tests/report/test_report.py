@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -80,13 +81,23 @@ class Page(HTMLParser):
         return " ".join(" ".join(self.words).split())
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small checkpoint, a packed file of it, and the JSON of `quantize`. Made once: each test has a copy."""
+    folder = tmp_path_factory.mktemp("made")
+    write_pth(folder / "model.pth", random_state_dict("rwkv7", layers=2, width=64))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        result = rwkvquant.quantize("model.pth", "model.safetensors", rwkvquant.QuantizeRequest(method="rtn", bits=4.5)).to_json()
+        write("quantize.json", result)
+    return folder
+
+
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A small checkpoint, a packed file of it, and the JSON of the commands next to it."""
-    write_pth(tmp_path / "model.pth", random_state_dict("rwkv7", layers=2, width=64))
+def folder(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What was made, and the JSON of the other commands next to it."""
+    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
-    result = rwkvquant.quantize("model.pth", "model.safetensors", rwkvquant.QuantizeRequest(method="rtn", bits=4.5)).to_json()
-    write("quantize.json", result)
     write("compare.json", COMPARED)
     write("bench.json", bench(Path("model.safetensors")))
     return tmp_path
