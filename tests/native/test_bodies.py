@@ -64,7 +64,8 @@ def build(source: Path, body: str, output: Path, *more: str) -> None:
 def built(source: str, body: str) -> Path:
     """The compiled file of a body in the newest build for this Python."""
     folder = f"build/cp{sys.version_info.major}{sys.version_info.minor}-*/CMakeFiles/body_{body}.dir/src/rwkvquant/native"
-    found = sorted(ROOT.glob(f"{folder}/{source}.o*"), key=lambda path: path.stat().st_mtime)
+    files = (path for path in ROOT.glob(f"{folder}/{source}.o*") if path.suffix in (".o", ".obj"))  # not make's .o.d
+    found = sorted(files, key=lambda path: path.stat().st_mtime)
     assert found, f"there is no {folder}/{source}.o: build the module with pip install -e ."
     return found[-1]
 
