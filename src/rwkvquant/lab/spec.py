@@ -138,7 +138,11 @@ class _Reader(Entries):
         asked = self._asked(requests)
         if (count := len(models) * len(asked)) > LARGEST:
             self.fail(f"a specification has at most {LARGEST:,} cells; this one has {count:,}. Split it into several files")
-        cells = tuple(self._cell(model, *each) for model in models for each in asked)
+        cells = tuple(
+            Cell(model, row, series, bits, seed, self._kind(model, row, options, bits, seed))
+            for model in models
+            for row, series, options, bits, seed in asked
+        )
         given = self.instead.max_tokens
         return Spec(
             name=self.path.stem,
@@ -231,9 +235,6 @@ class _Reader(Entries):
                 for seed in seeds if not options.keys() & set(FIXED) else seeds[:1]:
                     asked.append((row, series, options, bits, seed))
         return asked
-
-    def _cell(self, model: LabModel, row: str, series: str, options: Mapping[str, Any], bits: float | None, seed: int) -> Cell:
-        return Cell(model, row, series, bits, seed, self._kind(model, row, options, bits, seed))
 
     def _kind(self, model: LabModel, row: str, options: Mapping[str, Any], bits: float | None, seed: int) -> Kind | Study:
         common = self.mapping(self.content.get("common", {}), "common")
