@@ -8,7 +8,7 @@ from typing import Any
 from playwright.sync_api import Browser
 
 from tests.browser.check_page import SIZES, browser, clean, picture  # noqa: F401
-from tests.report.test_report import folder, plan_of, write  # noqa: F401
+from tests.report.test_report import folder, made, plan_of, write  # noqa: F401
 
 
 @SIZES
