@@ -86,6 +86,10 @@ def test_fixed_thresholds() -> None:
     }
     measured = {name: hand_made(name, recipe, coarse=coarse, fine=fine) for name, (coarse, fine, _) in cases.items()}
     assert choose_kinds(recipe.chooser, measured) == {name: kind for name, (_, _, kind) in cases.items()}  # 1.54, 30: of twice the numbers
+    for taus, names in (((1.6, 30), "both coarse"), ((1.54, 30.5), "both fine"), ((6.5, 199), "both coarse fine neither"), ((1, 199), "")):
+        recipe = recipe_of(choice="fixed", proxy="unique", own_options=(f"tau_c={taus[0]}", f"tau_f={taus[1]}"))
+        kinds = choose_kinds(recipe.chooser, measured)
+        assert " ".join(name for name, kind in kinds.items() if kind == "uniform") == names
 
 
 def test_incoherence_above_eight_is_a_codebook() -> None:

@@ -80,6 +80,9 @@ def test_large_models_are_refused_in_a_sentence(tmp_path: Path, monkeypatch: pyt
         ({"choice": "share", "own_options": ("selector=range", "order=3")}, "order is not used by the selector range"),
         ({"own_options": ("selector=range",)}, "selector goes with the choice share; the choice is error"),
         ({"choice": "fixed", "own_options": ("order=3",)}, "order goes with the choice algorithm1; the choice is fixed"),
+        ({"choice": "algorithm1", "own_options": ("tau_c=1",)}, "tau_c goes with the choice fixed; the choice is algorithm1"),
+        ({"choice": "share", "own_options": ("selector=coarse", "tau_f=9")}, "tau_f is not used by the selector coarse; leave it out"),
+        ({"choice": "fixed", "own_options": ("tau_c=-1",)}, "tau_c must be 0 to"),
         ({"method": "paper", "choice": "share"}, "choice must be"),
         ({"method": "paper", "bits": 3.3, "own_options": ("fine_share=0.3",)}, "in other words; give bits or fine_share, not both"),
         ({"choice": "share", "own_options": ("sq_share=1.5",)}, "sq_share must be 0 to 1"),
@@ -93,5 +96,5 @@ def test_options_that_a_rule_does_not_use_are_refused(options: dict[str, object]
 def test_recipes_without_the_new_fields_are_saved_as_before() -> None:
     usual = few_of(choice="algorithm1")
     assert set(usual.to_json()["chooser"]) == {"rule", "proxy", "coarse_share", "fine_share", "bits", "required", "paper_count"}
-    other = replace(usual, chooser=replace(usual.chooser, order=3, selector="range", sq_share=0.25))
+    other = replace(usual, chooser=replace(usual.chooser, order=3, selector="range", sq_share=0.25, tau_c=2.0, tau_f=40.0))
     assert Recipe.from_json(json.loads(json.dumps(other.to_json()))) == other

@@ -27,7 +27,7 @@ from rwkvquant.pipeline.settings import allowed_settings, quantized_shapes
 from rwkvquant.pipeline.transforms import Transforms, for_setting
 from rwkvquant.quantizers import QuantizerOptions
 from rwkvquant.recipes import Chooser, Recipe, Setting
-from rwkvquant.selection.algorithm1 import FIXED_THRESHOLDS, algorithm1, choose
+from rwkvquant.selection.algorithm1 import Thresholds, algorithm1, choose
 from rwkvquant.selection.policy import fit_budget
 from rwkvquant.selection.selectors import SELECTORS
 from rwkvquant.selection.share import by_share
@@ -101,7 +101,7 @@ def choose_kinds(chooser: Chooser, measured: Mapping[str, Measured | None]) -> K
     read = {name: one.proxies[chooser.proxy] for name, one in known.items()}
     pairs = {name: (p["coarse"], p["fine"][chooser.order - 2]) for name, p in read.items()}
     if chooser.rule == "fixed":
-        return dict(choose(pairs, FIXED_THRESHOLDS["paper-rwkv7"]))
+        return dict(choose(pairs, Thresholds(chooser.tau_c, chooser.tau_f)))
     return dict(algorithm1(pairs, chooser.coarse_share, chooser.fine_share)[0])
 
 

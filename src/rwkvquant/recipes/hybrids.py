@@ -13,6 +13,7 @@ from rwkvquant.recipes.options import (
     PAPER_STYLE,
     PERCENTILES,
     PROXY,
+    THRESHOLDS,
 )
 from rwkvquant.recipes.recipe import Chooser
 from rwkvquant.recipes.setting import Setting
@@ -20,13 +21,14 @@ from rwkvquant.selection.selectors import SELECTORS
 
 NO_SHARE = tuple(choice for choice in CHOICE.allowed if choice != "share")  # it needs a budget, which the authors' methods do not have
 OF_ALGORITHM1 = ("coarse_share", "fine_share", "order")
+OF_FIXED = ("tau_c", "tau_f")
 OF_SHARE = ("selector", "sq_share")
 
 
 def authors_options(choice: str, *more: Option) -> tuple[Option, ...]:
     """The options of the paper and of its authors' command. Everything else in these two methods is fixed."""
     choices = Option("choice", NO_SHARE, CHOICE.help, choice)
-    return (*more, PAPER_STYLE, choices, PROXY, *PERCENTILES, CLIP_SEARCH, FALL_BACK, *COMMON)
+    return (*more, PAPER_STYLE, choices, PROXY, *PERCENTILES, *THRESHOLDS, CLIP_SEARCH, FALL_BACK, *COMMON)
 
 
 def chooser_of(said: Said) -> Chooser:
@@ -40,13 +42,16 @@ def chooser_of(said: Said) -> Chooser:
         raise ConfigError(f"{given[0]} goes with the choice share; the choice is {rule}")
     if (given := said.given(*OF_ALGORITHM1)) and rule != "algorithm1":
         raise ConfigError(f"{given[0]} goes with the choice algorithm1; the choice is {rule}")
-    return Chooser(rule, said.proxy, float(said.coarse_share), float(said.fine_share), order=said.order)
+    if (given := said.given(*OF_FIXED)) and rule != "fixed":
+        raise ConfigError(f"{given[0]} goes with the choice fixed; the choice is {rule}")
+    shares = float(said.coarse_share), float(said.fine_share)
+    return Chooser(rule, said.proxy, *shares, order=said.order, tau_c=float(said.tau_c), tau_f=float(said.tau_f))
 
 
 def _by_share(said: Said) -> Chooser:
     """Raises ConfigError for an option that the selector does not use."""
     selector = SELECTORS[said.selector]
-    for name in said.given("proxy", *OF_ALGORITHM1):
+    for name in said.given("proxy", *OF_ALGORITHM1, *OF_FIXED):
         if name not in selector.reads:
             raise ConfigError(f"{name} is not used by the selector {selector.name}; leave it out")
     coarse = float(said.coarse_share)

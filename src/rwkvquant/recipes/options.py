@@ -25,6 +25,7 @@ from rwkvquant.quantizers import QuantizerOptions
 from rwkvquant.recipes.method import Interval, Option, Said, in_words
 from rwkvquant.recipes.recipe import Chooser
 from rwkvquant.recipes.setting import Setting
+from rwkvquant.selection.algorithm1 import USUAL
 from rwkvquant.selection.proxy import ORDERS
 from rwkvquant.selection.selectors import SELECTORS
 
@@ -46,6 +47,10 @@ PERCENTILES = (
     Option("coarse_share", Interval(0, 1), "C of Algorithm 1: the share of the tensors that its first proxy lets pass", 0.5),
     Option("fine_share", Interval(0, 1), "F of Algorithm 1: the share of those that get a uniform grid", 0.2),
     Option("order", ORDERS, "K of the second proxy, P_f", 4),
+)
+THRESHOLDS = (
+    Option("tau_c", Interval(0, 1e30), "With the choice fixed: uniform grids only where P_c is below it", USUAL.coarse),
+    Option("tau_f", Interval(0, 1e30), "With the choice fixed: uniform grids only where P_f is below it", USUAL.fine),
 )
 SHARE = (
     Option("selector", tuple(SELECTORS), "With the choice share: what orders the tensors, from uniform grids to codebooks", "nats"),

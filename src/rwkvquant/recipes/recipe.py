@@ -7,6 +7,7 @@ ConfigError where the parts do not fit together.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +16,7 @@ from rwkvquant.config import CHOICES, FORWARD_DTYPES, PROXY_READINGS, VECTOR_COD
 from rwkvquant.errors import ConfigError
 from rwkvquant.quantizers import QuantizerOptions
 from rwkvquant.recipes.setting import Setting
+from rwkvquant.selection.algorithm1 import USUAL
 from rwkvquant.selection.proxy import ORDERS
 from rwkvquant.selection.selectors import SELECTORS
 from rwkvquant.transforms import transform_named, transform_names
@@ -29,7 +31,8 @@ class Chooser:
 
     rule: which kinds of codec it may have. "error" allows all, "uniform" and "codebook" one; "algorithm1", "fixed" and "incoherence" are
     the papers' rules; "share" gives uniform grids to `sq_share` of the weights, in the order of a `selector` (selection/selectors/).
-    proxy: the reading of the gaps between weights. coarse_share, fine_share, order: C, F and K of Algorithm 1.
+    proxy: the reading of the gaps between weights. coarse_share, fine_share, order: C, F and K of Algorithm 1. tau_c, tau_f: the
+    thresholds of the rule "fixed".
     bits: a budget of stored bits per weight, spent among the candidates that the rule allows; 0: no budget, the least loss wins.
     required: whether a budget out of reach is an error; if not, the smallest reachable is used. paper_count: report the paper's own
     count of bits.
@@ -45,6 +48,8 @@ class Chooser:
     order: int = 4
     selector: str = "nats"
     sq_share: float = 0.5
+    tau_c: float = USUAL.coarse
+    tau_f: float = USUAL.fine
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -55,6 +60,8 @@ class Chooser:
         shares = self.coarse_share, self.fine_share, self.sq_share
         if not all(0 <= share <= 1 for share in shares):
             raise ConfigError("coarse_share, fine_share and sq_share must be from 0 to 1; got {}, {} and {}".format(*shares))
+        if not (0 <= self.tau_c < math.inf and 0 <= self.tau_f < math.inf):
+            raise ConfigError(f"tau_c and tau_f must be finite and not below 0; got {self.tau_c} and {self.tau_f}")
         if not 0 <= self.bits <= 16:
             raise ConfigError(f"bits must be from 0 (no budget) to 16; got {self.bits}")
 
@@ -205,5 +212,11 @@ NOTHING: dict[str, Any] = {
     "guided": 0,
 }
 # Fields of parts that files did not have at first, with the values that say what was done then.
-LATER: dict[tuple[str, str], Any] = {("chooser", "order"): 4, ("chooser", "selector"): "nats", ("chooser", "sq_share"): 0.5}
+LATER: dict[tuple[str, str], Any] = {
+    ("chooser", "order"): 4,
+    ("chooser", "selector"): "nats",
+    ("chooser", "sq_share"): 0.5,
+    ("chooser", "tau_c"): 1.54,
+    ("chooser", "tau_f"): 30.0,
+}
 PARTS: dict[str, Any] = {"chooser": Chooser, "quantizer": QuantizerOptions, "calibration": CalibrationConfig}

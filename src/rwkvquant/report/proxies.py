@@ -10,11 +10,10 @@ from rwkvquant.report.plot import Plot
 from rwkvquant.report.sources import Sources
 from rwkvquant.report.svg import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Scale, axes, drawing, legend, line, mark, scale_for, text
 from rwkvquant.report.tensor_map import codec_of
-from rwkvquant.selection.algorithm1 import FIXED_THRESHOLDS, Thresholds, percentile_thresholds
+from rwkvquant.selection.algorithm1 import USUAL, Thresholds, percentile_thresholds
 from rwkvquant.selection.proxy import ORDERS
 
 FINE_ORDER = 4  # K of the paper, and of files that do not say it
-FIXED = "paper-rwkv7"
 
 
 def proxy_plot(sources: Sources) -> Plot | None:
@@ -36,7 +35,7 @@ def proxy_plot(sources: Sources) -> Plot | None:
         return None
     shares = [_share(chooser.get(name), usual) for name, usual in (("coarse_share", 0.5), ("fine_share", 0.2))]
     fixed = rule == "fixed"
-    limits = FIXED_THRESHOLDS[FIXED] if fixed else percentile_thresholds(found, *shares)
+    limits = _fixed(chooser) if fixed else percentile_thresholds(found, *shares)
     used = rule in ("algorithm1", "fixed")
     return _plot(found, codecs, limits, reading, used, fixed)
 
@@ -44,6 +43,15 @@ def proxy_plot(sources: Sources) -> Plot | None:
 def _share(value: Any, usual: float) -> float:
     """What the file keeps, if it is a share."""
     return float(value) if number(value) and 0 <= value <= 1 else usual
+
+
+def _fixed(chooser: Mapping[str, Any]) -> Thresholds:
+    """What the file keeps; the paper's in files that do not say it."""
+    return Thresholds(_limit(chooser.get("tau_c"), USUAL.coarse), _limit(chooser.get("tau_f"), USUAL.fine))
+
+
+def _limit(value: Any, usual: float) -> float:
+    return float(value) if number(value) and value >= 0 else usual
 
 
 def _chooser(config: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -68,7 +76,7 @@ def _plot(
         at = y(p_f) if p_f > 0 else y.start
         parts.append(mark(x(p_c), at, kinds.index(codecs[name]), f"{name}: P_c {p_c:.4g}, P_f {p_f:.4g}, {codecs[name]}"))
     parts += legend(kinds, LEFT + 20, TOP + 40)
-    source = "the paper's fixed thresholds" if fixed else "the thresholds of Algorithm 1"
+    source = "fixed thresholds" if fixed else "the thresholds of Algorithm 1"
     inside = sum(p_c < limits.coarse and p_f < limits.fine for p_c, p_f in found.values())
     about = (
         f"{len(found)} matrices; {inside} are below {source}, P_c {limits.coarse:.4g} and P_f {limits.fine:.4g} (dashed), where the paper "

@@ -42,6 +42,7 @@ FIXED_THRESHOLDS = {
     "paper-figure5": Thresholds(1.5, 50.0),
     "readme": Thresholds(1.7781, 135.5616),
 }
+USUAL = FIXED_THRESHOLDS["paper-rwkv7"]
 
 
 def algorithm1(proxies: Mapping[str, ProxyPair], coarse_share: float = 0.5, fine_share: float = 0.2) -> tuple[dict[str, Kind], Thresholds]:
