@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,7 +17,7 @@ from torch.nn import functional
 
 from rwkvquant.architectures import QUANTIZED_ROLES
 from rwkvquant.calibration.sensitivity import Backward, ModelParts
-from rwkvquant.calibration.statistics import Sensitivity
+from rwkvquant.calibration.statistics import Sensitivity, limits
 from rwkvquant.checkpoints import Checkpoint, open_checkpoint
 from rwkvquant.errors import CheckpointError
 from rwkvquant.models import CheckpointSource, forward_of
@@ -143,6 +145,44 @@ def test_loss_is_its_formula() -> None:
     expected = 0.5 * sum(f[row] * e @ H_g @ e for row, e in zip(rows, E, strict=True))
     assert result.rows.numpy() == pytest.approx(f, rel=1e-6)
     assert result.loss(torch.from_numpy(E), torch.tensor(rows)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_token_counts_at_most_four_times_the_99th_percentile_of_its_row() -> None:
+    rng = np.random.default_rng(5)
+    x, g = torch.from_numpy(rng.normal(size=(2, 300, 4))).float(), torch.from_numpy(rng.normal(size=(2, 300, 6))).float()
+    x[0, 17] *= 100
+    g[1, 0] *= 1e6
+    g[1, 299] *= 30
+    sizes = (x.double().square().sum(2) * g.double().square().sum(2)).numpy()
+    most = 4 * np.percentile(sizes, 99, axis=1, keepdims=True)
+    assert [int(n) for n in (sizes > most).sum(1)] == [1, 2]
+    np.testing.assert_allclose(limits(x, g), np.minimum(1, most / sizes), rtol=1e-5)
+    result, expected = Sensitivity(6, 4), Sensitivity(6, 4, groups=1)
+    result.add(x, g)
+    factors = torch.from_numpy(np.minimum(1, most / sizes)).float()
+    expected.add(x, g * factors.sqrt().unsqueeze(2))
+    torch.testing.assert_close(result.rows, expected.rows, rtol=1e-4, atol=0)
+    E, rows = torch.from_numpy(rng.normal(size=(6, 4))), torch.arange(6)
+    assert result.loss(E, rows) == pytest.approx(expected.loss(E, rows), rel=1e-4)
+    assert (limits(torch.zeros(9, 4)) == 1).all() and (limits(torch.tensor([[0.0]] * 199 + [[5.0]])) == 1).all()
+
+
+def test_a_gradient_without_bound_ends_in_its_block(tmp_path: Path) -> None:
+    """The answer after the first token counts a thousand times as much, which reaches its own place alone: blocks below hardly see it."""
+    tokens = np.random.default_rng(3).integers(0, 64, (2, 200))
+    parts = parts_of(tiny(tmp_path, "rwkv7"))[0]
+
+    def once(x: Tensor, draws: torch.Generator, factor: float) -> Tensor:
+        log_p = torch.log_softmax(x, -1)
+        losses = -log_p.gather(2, torch.multinomial(log_p.detach().exp().flatten(0, 1), 1, generator=draws).view(*x.shape[:2], 1))
+        return losses.sum() + (factor - 1) * losses[0, 0].sum()
+
+    found = []
+    for factor in (1.0, 1e3):
+        backward = Backward(replace(parts, posterior=partial(once, factor=factor)), tokens, 2, tmp_path, SEED)
+        backward.forward()
+        found.append({(layer, key): float(each.rows.sum()) for layer, _, of in backward.blocks() for key, each in of.items()})
+    assert max(found[1][name] / found[0][name] for name in found[0] if name[0] < LAYERS - 1 and found[0][name]) < 1.5
 
 
 def test_second_moments_of_groups_are_weighted_by_the_gradients_of_their_rows() -> None:

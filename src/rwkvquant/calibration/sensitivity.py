@@ -20,6 +20,9 @@ That needs the gradient by the weights of each image, for the rows whose errors 
 matrix of 3 bits costs with a correlation of .93 (of logarithms, over all matrices), the formula above .90; on vrwkv-camvid-seg .93 and
 .84. The difference is in the last blocks, where the formula above is up to 46 times too small (docs/methods/vision.md).
 
+A token whose gradient is far out is limited, in the sums of each matrix and where the gradient goes on to the block before: there the
+second order means nothing (`limits` in statistics/gradients.py).
+
 Gives up: correlations of tokens in a text. Before a saturating nonlinearity the estimate is several times too small, because the few
 tokens that are not saturated have the large errors (docs/methods/selection.md compares prediction and measurement).
 """
@@ -40,7 +43,7 @@ from rwkvquant.architectures import Architecture, Role
 from rwkvquant.calibration.batches import BACKWARD, FORWARD, LOGITS, fitting_batch
 from rwkvquant.calibration.mapped import DoubleBuffer, checksum, flush, map_file
 from rwkvquant.calibration.posteriors import Posterior, tokens
-from rwkvquant.calibration.statistics import InputStatistics, Sensitivity
+from rwkvquant.calibration.statistics import InputStatistics, Sensitivity, limits
 from rwkvquant.errors import CheckpointError
 from rwkvquant.models.layers import Weights
 from rwkvquant.models.quantized import linear
@@ -89,6 +92,7 @@ class Backward:
         self._gradient = DoubleBuffer(work_dir, "gradient", shape)  # of the loss, by the output of the current block
         self._carry = map_file(work_dir / "first.f32", shape) if parts.architecture.carry is not None else None
         self._carry_gradient = DoubleBuffer(work_dir, "first_gradient", shape) if parts.architecture.carry is not None else None
+        self._limited = parts.rows_of_images is None and not parts.groups
         self._left: int | None = None  # how many blocks are left; None before `forward`
         self._sums: dict[str, int] = {}
 
@@ -200,10 +204,14 @@ class Backward:
                 gradients.append(self._tensor(self._carry_gradient.now[rows]))
             torch.autograd.backward(ends, gradients)
         assert x.grad is not None
-        self._gradient.next[rows] = x.grad.cpu().numpy()
+        self._gradient.next[rows] = self._within_limits(x.grad).cpu().numpy()
         if carry is not None and self._carry_gradient is not None:
             assert carry.grad is not None
-            self._carry_gradient.next[rows] = carry.grad.cpu().numpy()
+            self._carry_gradient.next[rows] = self._within_limits(carry.grad).cpu().numpy()
+
+    def _within_limits(self, gradient: Tensor) -> Tensor:
+        """(rows, length, width) -> the same, with the gradients of tokens that are far out made smaller (statistics/gradients.py)."""
+        return gradient * limits(gradient).sqrt().unsqueeze(-1) if self._limited else gradient
 
     @property
     def _width(self) -> int:

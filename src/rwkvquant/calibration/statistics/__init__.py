@@ -13,8 +13,8 @@ None of them keeps an activation. Their results are plain tensors, and quantiser
 from rwkvquant.calibration.statistics.channels import ChannelFit
 from rwkvquant.calibration.statistics.cross import CrossStatistics
 from rwkvquant.calibration.statistics.drift import DriftStatistics
-from rwkvquant.calibration.statistics.gradients import Sensitivity
+from rwkvquant.calibration.statistics.gradients import Sensitivity, limits
 from rwkvquant.calibration.statistics.importance import Importance
 from rwkvquant.calibration.statistics.inputs import InputStatistics
 
-__all__ = ["ChannelFit", "CrossStatistics", "DriftStatistics", "Importance", "InputStatistics", "Sensitivity"]
+__all__ = ["ChannelFit", "CrossStatistics", "DriftStatistics", "Importance", "InputStatistics", "Sensitivity", "limits"]

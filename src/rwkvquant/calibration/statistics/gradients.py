@@ -9,11 +9,28 @@ from torch import Tensor
 
 from rwkvquant.calibration.statistics.inputs import InputStatistics
 
+PERCENTILE, TIMES = 0.99, 4.0
+
+
+def limits(x: Tensor, g: Tensor | None = None) -> Tensor:
+    """x (..., length, in), g (..., length, out) -> factors (..., length): |x|^2 |g|^2 times it is at most 4 times its row's 99th percentile.
+
+    Losses to second order mean something only where changes are small. Where a norm divides by almost nothing, a gradient has no bound: the
+    output of the first token of a row is r . k times v, and r . k may be near 0. One such token of 16,384 outweighed all others by
+    hundreds, while its true divergence is like theirs. Most matrices have no token that is limited (docs/methods/selection.md).
+    """
+    sizes = torch.linalg.vector_norm(x, dim=-1).square()
+    if g is not None:
+        sizes *= torch.linalg.vector_norm(g, dim=-1).square()
+    most = TIMES * torch.quantile(sizes, PERCENTILE, dim=-1, keepdim=True)
+    return torch.where((sizes > most) & (most > 0), most / sizes, 1.0)
+
 
 class Sensitivity:
     """What pass 1 finds for one matrix (out, in): f of its rows, H_g, and the plain second moments of its inputs.
 
-    For images, instead of H_g, the gradients of each image by some rows of the matrix.
+    Tokens whose inputs and gradients are far out count less (`limits`), but for `of_groups`. For images, instead of H_g, the gradients of
+    each image by some rows of the matrix.
     """
 
     def __init__(
@@ -24,15 +41,17 @@ class Sensitivity:
         self._squares = torch.zeros(out, dtype=torch.float64, device=device)
         self._weighted = InputStatistics(width, device)
         self._rows_of_images, self._of_images = rows_of_images, list[Tensor]()
+        self._limited = rows_of_images is None and not groups
         self._groups = [InputStatistics(width, device) for _ in range(min(groups, out))]
 
     def add(self, x: Tensor, g: Tensor) -> None:
         """x (..., in) and g (..., out): inputs, and the gradient by outputs. Of images (images, patches, ...)."""
         if self._rows_of_images is not None:
             self._of_images.append(g[..., self._rows_of_images].transpose(1, 2) @ x)  # (images, rows, in)
+        factors = limits(x, g).reshape(-1, 1) if self._limited else 1.0
         x, g = x.reshape(-1, x.shape[-1]), g.reshape(-1, g.shape[-1])
         self.inputs.add(x)
-        squares = g.square()
+        squares = g.square().mul_(factors)
         self._squares += squares.sum(0, dtype=torch.float64)
         if self._rows_of_images is None:
             self._weighted.add(x, squares.sum(1, keepdim=True))
