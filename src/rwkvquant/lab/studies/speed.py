@@ -24,7 +24,7 @@ from rwkvquant.bench.shapes import released
 from rwkvquant.config import DEFAULT_BITS
 from rwkvquant.errors import ConfigError, StoppedError
 from rwkvquant.lab.rows import TableRow
-from rwkvquant.lab.studies.study import Entry, Line, Study, Value, label_of
+from rwkvquant.lab.studies.study import Entry, Line, Study, Value, label_of, other_of
 from rwkvquant.system import cpu_name
 
 if TYPE_CHECKING:
@@ -121,11 +121,13 @@ class Speed(Study):
         lines = []
         for row in rows:
             dense, own = _files(row)
+            other = other_of(row, rows, reference)
             numbers: dict[str, Entry] = {
                 "bits": own["bits_per_weight"],
                 "tokens/s": median(own["decode_tok_s"]),
                 "tokens/s, 16 bits": median(dense["decode_tok_s"]),
                 "speed-up": speed_up(row),
+                f"speed-up, over {reference}": _over(speed_up(row), speed_up(other)) if other else None,
                 "bytes of a token": own["bytes_per_token"],
                 "bytes of a token, 16 bits": dense["bytes_per_token"],
                 "16 bits / ours": dense["bytes_per_token"] / own["bytes_per_token"],
@@ -174,6 +176,12 @@ def speed_up(row: TableRow) -> Value:
     dense, own = _files(row)
     ratios = [ours / theirs for ours, theirs in zip(own["decode_tok_s"], dense["decode_tok_s"], strict=True)]
     return Value(median(ratios), (min(ratios), max(ratios)) if len(ratios) > 1 else None)
+
+
+def _over(value: Value, other: Value) -> Value:
+    """Their quotient; its interval goes from the least to the largest quotient of a number of one and a number of the other."""
+    (low, high), (least, most) = (each.interval or (each.value, each.value) for each in (value, other))
+    return Value(value.value / other.value, (low / most, high / least))
 
 
 def _files(row: TableRow) -> tuple[dict[str, Any], dict[str, Any]]:
