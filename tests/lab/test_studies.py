@@ -194,7 +194,9 @@ def small_shape(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("small_shape")
 def test_speed_is_of_both_files_in_turn(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("rwkvquant._native", reason="needs the native module")
-    Path("spec.yaml").write_text("models: {a: small, b: small}\nreference: a\nrequests: {default: {study: speed, rounds: 3, bits: 4, threads: 1}}\n")
+    Path("spec.yaml").write_text(
+        "models: {a: small, b: small}\nreference: a\nrequests: {default: {study: speed, rounds: 3, bits: 4, threads: 1}}\n"
+    )
     assert run_spec(read_spec("spec.yaml"), "work").done == 1
     cell = only_cell("work")
     assert {"shape": "small", "threads": 1, "cpu": cell["conditions"]["cpu"]}.items() <= cell["question"].items()

@@ -13,7 +13,7 @@ PERCENTILE, TIMES = 0.99, 4.0
 
 
 def limits(x: Tensor, g: Tensor | None = None) -> Tensor:
-    """x (..., length, in), g (..., length, out) -> factors (..., length): |x|^2 |g|^2 times it is at most 4 times its row's 99th percentile.
+    """x (.., length, in), g (.., length, out) -> factors (.., length); |x|^2 |g|^2 times it is at most 4 times the row's 99th percentile.
 
     Losses to second order mean something only where changes are small. Where a norm divides by almost nothing, a gradient has no bound: the
     output of the first token of a row is r . k times v, and r . k may be near 0. One such token of 16,384 outweighed all others by
