@@ -216,6 +216,7 @@ OTHER: dict[str, Any] = {
     "for_images": (Setting("gptvq", SectionsConfig(3)),),
     "transform": "none",
     "text_transform": "none",
+    "folded": True,
     "balanced": True,
     "tensor_bits": ("att=4",),
     "measured": True,
@@ -249,9 +250,8 @@ def test_replacing_one_field_of_a_recipe_changes_that_field_alone(method: str) -
             changed = dataclasses.replace(recipe, **{field.name: other[field.name]})
         except ConfigError as error:  # such as candidates with feedback in a recipe that reads no text, or a pass 1 with a fitted transform
             reads_no_text, fitted = not recipe.calibrated, recipe.transform == "column-scale"
-            assert ("needs" in str(error) and reads_no_text) or (
-                "transform" in str(error) and fitted and field.name in ("measured", "balanced")
-            )
+            clashes = ("measured", "balanced", "transform") if fitted else ("folded",)
+            assert ("needs" in str(error) and reads_no_text) or ("transform" in str(error) and field.name in clashes)
         same = [each.name for each in dataclasses.fields(Recipe) if getattr(changed, each.name) == getattr(recipe, each.name)]
         assert set(same) >= {each.name for each in dataclasses.fields(Recipe)} - {field.name}
         assert Recipe.from_json(json.loads(json.dumps(changed.to_json()))) == changed

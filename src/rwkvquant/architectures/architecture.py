@@ -43,6 +43,18 @@ class SquaredRelu:
     shift: str
 
 
+@dataclass(frozen=True)
+class Producer:
+    """What a factor of each channel of a product's input can be moved into.
+
+    With row j of each of `tensors` (element j of a vector) times c_j ** power, the input is x_j c_j in place of x_j, exactly, for any
+    c_j > 0. Only products with this input notice: with column j of their matrices divided by c_j, the block computes the same.
+    """
+
+    tensors: tuple[str, ...]
+    power: float = 1.0
+
+
 @dataclass(frozen=True, eq=False)
 class Architecture:
     """All that other code must know about one architecture.
@@ -57,6 +69,7 @@ class Architecture:
                                                                                if they are of the table; the embedding and heads too
     carry        an array (tokens, width) that the first block passes to all later ones, or None
     squared_relu what makes the input of the product that reads mostly zeros, or None
+    producers    inputs of products that factors of channels can be moved out of -> the tensors that they can be moved into
     rules        functions of the sizes: each returns a message if the sizes break the rule, else None
     released     the sizes of published models, by name
     usual        of these sizes, the optional tensors that released models have, by their names in the table
@@ -76,6 +89,7 @@ class Architecture:
     block: str = "blocks."  # the text before a block's number
     carry: str | None = None
     squared_relu: SquaredRelu | None = None
+    producers: Mapping[str, Producer] = field(default_factory=dict)
     relatives: tuple[Relative, ...] = ()
     rules: tuple[Callable[[Dims], str | None], ...] = ()
     released: Mapping[str, Dims] = field(default_factory=dict)

@@ -13,7 +13,7 @@ Two more symbols: Q = H N, the rows of the queries, and KV = (key and value head
 
 from __future__ import annotations
 
-from rwkvquant.architectures.architecture import Architecture
+from rwkvquant.architectures.architecture import Architecture, Producer
 from rwkvquant.architectures.base import Role, TensorSpec, projection
 from rwkvquant.architectures.dims import Dims
 from rwkvquant.kernels.state import StateArray
@@ -45,6 +45,13 @@ TABLE = (
     projection("mlp.down_proj.weight", ("C", "F"), "mlp.hidden", writes_residual=True),
 )
 
+# Heads of queries may share a head of v_proj, so its rows are not those of the input of o_proj.
+PRODUCERS = {
+    "attn.x": Producer(("input_layernorm.weight",)),
+    "mlp.x": Producer(("post_attention_layernorm.weight",)),
+    "mlp.hidden": Producer(("mlp.up_proj.weight",)),
+}
+
 CACHE = (
     StateArray("keys", ("L", "B", "T", "KV")),  # before RoPE
     StateArray("values", ("L", "B", "T", "KV")),
@@ -73,6 +80,7 @@ ARCHITECTURE = Architecture(
     mark=r"^model\.layers\.\d+\.self_attn\.q_proj\.weight$",
     anchors=("self_attn.q_proj.weight", "mlp.gate_proj.weight"),
     block="model.layers.",
+    producers=PRODUCERS,
     rules=(heads_fit,),
     released={},
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from rwkvquant.architectures.architecture import Architecture, Relative, Shape
+from rwkvquant.architectures.architecture import Architecture, Producer, Relative, Shape
 from rwkvquant.architectures.base import Role, TensorSpec, lora, norm, projection, vector
 from rwkvquant.architectures.rwkv import ANCHORS, OUTSIDE, RECURRENT, TUNED_STATE, heads_make_up_the_width, released, squared_relu
 
@@ -32,6 +32,12 @@ TABLE = (
     projection("ffn.value.weight", ("C", "F"), "ffn.hidden", writes_residual=True, nonnegative_input=True, mostly_zero=True),
 )
 
+# The norm before the channel mix has two readers, each with a scale of its own, and tanh is before all second LoRA factors.
+PRODUCERS = {
+    "att.out": Producer(("att.ln_x.weight", "att.ln_x.bias")),  # what the gate multiplies
+    "ffn.hidden": Producer(("ffn.key.weight",), 0.5),  # relu(c k)^2 = c^2 relu(k)^2
+}
+
 
 def older_version(shapes: Mapping[str, Shape]) -> str:
     """RWKV-5 normalises each head (ln_x). 5.1 has a gate too. 5.2 has a decay for each channel instead of each head."""
@@ -52,6 +58,7 @@ ARCHITECTURE = Architecture(
     mark=r"^blocks\.\d+\.att\.time_maa_",
     anchors=ANCHORS,
     squared_relu=squared_relu("ffn.time_maa_k"),
+    producers=PRODUCERS,
     relatives=(Relative(r"^blocks\.\d+\.att\.(time_mix_|time_decay$)", older_version),),
     rules=(heads_make_up_the_width,),
     released={

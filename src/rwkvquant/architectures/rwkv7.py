@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rwkvquant.architectures.architecture import Architecture, Relative
+from rwkvquant.architectures.architecture import Architecture, Producer, Relative
 from rwkvquant.architectures.base import Role, TensorSpec, lora, norm, projection, vector
 from rwkvquant.architectures.rwkv import ANCHORS, OUTSIDE, RECURRENT, TUNED_STATE, heads_make_up_the_width, released, squared_relu
 
@@ -36,6 +36,15 @@ TABLE = (
     projection("ffn.value.weight", ("C", "F"), "ffn.hidden", writes_residual=True, nonnegative_input=True, mostly_zero=True),
 )
 
+# The norm before the time mix has six readers, each with a scale of its own; tanh and sigmoid are before w2 and g2.
+PRODUCERS = {
+    "att.a_hidden": Producer(("att.a1",)),
+    "att.v_hidden": Producer(("att.v1",)),
+    "att.out": Producer(("att.g2",)),  # the gate, which multiplies the sum of the norm and the bonus
+    "ffn.xk": Producer(("ln2.weight", "ln2.bias")),  # the token shift mixes channel j with channel j, from a state that begins with 0
+    "ffn.hidden": Producer(("ffn.key.weight",), 0.5),  # relu(c k)^2 = c^2 relu(k)^2
+}
+
 # The error message names the first one whose mark matches. Newer ones come first: each has the tensors of an older one.
 RELATIVES = (
     Relative(r"\brosa|ffn\.enn\.weight$", "RWKV-8", newer=True),
@@ -52,6 +61,7 @@ ARCHITECTURE = Architecture(
     mark=r"^blocks\.\d+\.att\.(r_k|k_k|x_[rwkvag])$",
     anchors=ANCHORS,
     squared_relu=squared_relu("ffn.x_k"),
+    producers=PRODUCERS,
     carry="v_first",  # the first layer's values, which every later layer mixes into its own
     relatives=RELATIVES,
     rules=(heads_make_up_the_width,),

@@ -109,6 +109,7 @@ class Codec(ABC):
     keys: ClassVar[Mapping[str, type[int]]] = {}  # keys of the table besides layout and shape -> their JSON types
     axes: ClassVar[tuple[int, int]] = (2, 2)  # how many axes a tensor has, at least and at most
     nonnegative_input: ClassVar[bool] = False  # True: only for matrices whose input is never negative
+    scales_rows: ClassVar[bool] = False  # whether `rows_scaled` is possible
     quantizes: ClassVar[bool] = True  # False: its values are those of the checkpoint, or those as float16
 
     # In the file
@@ -160,6 +161,13 @@ class Codec(ABC):
     def broken_rule(self, packing: Packing, suffix: str, values: NDArray[Any]) -> tuple[str, str] | None:
         """("centroids", "be 0 to 127") if values of a stored array break a rule, else None. The caller checks that floats are finite."""
         return None
+
+    def rows_scaled(self, tensor: Any, factors: Array) -> QTensor:
+        """The logical tensor with row r times factors[r], (rows,) float32: codes stay, and what scales them is multiplied and rounded.
+
+        The caller checks that the rounding did no harm (too large a scale becomes infinite). Only where `scales_rows`.
+        """
+        raise NotImplementedError(f"{self.name} has no scale for each row")
 
     # In the engines
 

@@ -59,6 +59,7 @@ class DenseCodec(Codec):
     layouts = ("dense.f16", "dense.f32")
     memory_layouts = ("dense.bf16",)
     axes = (1, MAX_NDIM)
+    scales_rows = True
     quantizes = False
 
     def packing(self, config: DenseConfig, shape: tuple[int, ...], rows: bool) -> Packing:
@@ -75,6 +76,12 @@ class DenseCodec(Codec):
 
     def unpack(self, packing: Packing, arrays: Arrays) -> DenseTensor:
         return DenseTensor(arrays["values"][: math.prod(packing.shape)].reshape(packing.shape))
+
+    def rows_scaled(self, tensor: DenseTensor, factors: NDArray[np.float32]) -> DenseTensor:
+        assert tensor.values.dtype != np.uint16, "bfloat16 is in memory only"
+        with np.errstate(over="ignore"):
+            scaled = tensor.decode() * factors.reshape(-1, *[1] * (tensor.values.ndim - 1))
+            return DenseTensor(scaled.astype(np.float16) if tensor.values.dtype == np.float16 else scaled)
 
     def rows(self, packed: PackedTensor, ids: Sequence[int]) -> NDArray[np.float32]:
         return _float32(self.unpack(packed.packing, packed.arrays).values[list(ids)])

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -104,6 +104,7 @@ class UniformCodec(Codec):
     name = kind = "uniform"
     config, tensor = GridConfig, UniformTensor
     layouts = tuple(f"uniform{bits}.{tiling}" for bits in range(1, 9) for tiling in TILINGS)
+    scales_rows = True
     keys: ClassVar = {"group_size": int, "symmetric": bool, "scale_bits": int}
 
     def packing(self, config: GridConfig, shape: tuple[int, ...], rows: bool) -> Packing:
@@ -194,6 +195,13 @@ class UniformCodec(Codec):
         if packing.values["scale_bits"] == 16:
             return UniformTensor(*common, scales=scales)
         return UniformTensor(*common, scale_codes=scales, row_scale=row_scale[: len(codes)])
+
+    def rows_scaled(self, tensor: UniformTensor, factors: NDArray[np.float32]) -> UniformTensor:
+        with np.errstate(over="ignore"):
+            if tensor.scales is not None:
+                return replace(tensor, scales=(tensor.scales.astype(np.float32) * factors[:, None]).astype(np.float16))
+            assert tensor.row_scale is not None
+            return replace(tensor, row_scale=(tensor.row_scale.astype(np.float32) * factors).astype(np.float16))
 
     def broken_rule(self, packing: Packing, suffix: str, values: NDArray[Any]) -> tuple[str, str] | None:
         if suffix == "zeros" and packing.by_rows and int(values.max(initial=0)) >> packing.bits:

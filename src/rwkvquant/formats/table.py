@@ -25,7 +25,9 @@ Found = TypeVar("Found")
 
 
 def transform_bytes(transform: Applied, width: int) -> int:
-    """Bytes of its arrays in the file, with padding."""
+    """Bytes of its arrays in the file, with padding; 0 for one that what makes the input applies."""
+    if transform.folded:
+        return 0
     return sum(dtype.itemsize * count for dtype, count in aligned(transform.transform.sizes(transform.values, width)).values())
 
 

@@ -148,6 +148,7 @@ class ContainerWriter:
         """Spool a tensor that is packed already. Raises as `add` does."""
         packed.check()
         applied = input_transform or Applied()
+        assert not applied.folded, f"what makes the input of {name} applies its transform, so the file must not have it"
         extra_arrays = pad(applied.arrays, aligned(applied.transform.sizes(applied.values, packed.shape[-1])))
         transform = TransformEntry(
             applied.name, applied.values, {suffix: zlib.crc32(_raw(array)) for suffix, array in extra_arrays.items()}

@@ -113,7 +113,7 @@ def _fitted(task: Task) -> Task:
         return torch.from_numpy(quantised.decode()).to(W)
 
     scale = best_scale([matrix.W for matrix in task.matrices], task.H, rounded)
-    return replace(task, transform=COLUMN_SCALE.of(scale))
+    return replace(task, transform=replace(COLUMN_SCALE.of(scale), folded=task.transform.folded))
 
 
 def _transformed(task: Task) -> Task:

@@ -19,6 +19,7 @@ from rwkvquant.codecs import DenseTensor, QTensor
 from rwkvquant.formats.container import ContainerWriter
 from rwkvquant.models import QuantizedMatrix
 from rwkvquant.pipeline.executor import Executor
+from rwkvquant.pipeline.folding import Finished, folded
 from rwkvquant.pipeline.guides import Guides
 from rwkvquant.pipeline.matrices import quantize_matrix
 from rwkvquant.pipeline.plan import PlannedTensor
@@ -74,18 +75,20 @@ class TensorWriter:
         after = dict(weights)
         todo = [tensor for tensor in self._plan if tensor.layer == layer and tensor.spec.role in roles]
         results, done = self._executor.run(self._tasks(todo, weights, collected)), dict[str, Done]()
+        waiting, folds = dict[str, Finished](), any(tensor.transform.folded for tensor in todo)
         for tensor in todo:
-            weight = weights[tensor.key]
-            if not _is_matrix(tensor):
-                after[tensor.key] = self._write_here(tensor, weight, collected)
-                continue
-            while tensor.name not in done:  # others with the same input may come after it in the file
-                done |= {each.name: each for each in next(results)}
-            matrix = done.pop(tensor.name)
-            if matrix.fell_back:
-                self.fallen_back.append(tensor.name)
-            self._report(replace(tensor, transform=matrix.transform), matrix.quantised, matrix.setting.method, matrix.error)
-            after[tensor.key] = QuantizedMatrix(matrix.quantised, weight.device, matrix.transform)
+            if _is_matrix(tensor):
+                while tensor.name not in done:  # others with the same input may come after it in the file
+                    done |= {each.name: each for each in next(results)}
+                finished = self._finished(tensor, done.pop(tensor.name))
+            else:
+                finished = self._finished_here(tensor, weights[tensor.key], collected)
+            if folds:  # a tensor that comes later may change its rows
+                waiting[tensor.key] = finished
+            else:
+                after[tensor.key] = self._written(finished, weights[tensor.key])
+        for key, finished in folded(waiting, self._checkpoint.architecture.producers).items():
+            after[key] = self._written(finished, weights[key])
         return after
 
     def carry(self) -> None:
@@ -93,7 +96,7 @@ class TensorWriter:
         for tensor in self._plan:
             if tensor.spec.role is Role.CARRIED:
                 values = self._checkpoint.read(tensor.source).reshape(tensor.shape)
-                self._report(tensor, _dense(values, tensor.dense_bits), tensor.method, None)
+                self._report(Finished(tensor, _dense(values, tensor.dense_bits), tensor.method))
 
     def _tasks(self, todo: list[PlannedTensor], weights: Mapping[str, Any], collected: Collected) -> Iterator[Task]:
         """One for each input, made when it is needed: there is room for the statistics of one at a time."""
@@ -117,16 +120,25 @@ class TensorWriter:
         moment, of_rows = missing.moment if missing else None, self._guides.of(tensor.name)
         return Matrix(tensor.name, weight.reshape(tensor.shape), tensor.setting, moment, of_rows)
 
-    def _write_here(self, tensor: PlannedTensor, weight: Tensor, collected: Collected) -> Tensor:
+    def _finished(self, tensor: PlannedTensor, matrix: Done) -> Finished:
+        if matrix.fell_back:
+            self.fallen_back.append(tensor.name)
+        return Finished(replace(tensor, transform=matrix.transform), matrix.quantised, matrix.setting.method, matrix.error)
+
+    def _finished_here(self, tensor: PlannedTensor, weight: Tensor, collected: Collected) -> Finished:
         """What is too small for a task: tensors that stay dense, and element-wise vectors."""
-        quantised: QTensor
+        W = weight.reshape(tensor.shape)
         if tensor.setting is None:
-            quantised = _dense(weight.reshape(tensor.shape).cpu().numpy(), tensor.dense_bits)
-            self._report(tensor, quantised, tensor.method, None)
-        else:
-            W = weight.reshape(tensor.shape)
-            quantised = self._vector(tensor, W, collected)
-            self._report(tensor, quantised, tensor.method, plain_error(W, quantised))
+            return Finished(tensor, _dense(W.cpu().numpy(), tensor.dense_bits), tensor.method)
+        quantised = self._vector(tensor, W, collected)
+        return Finished(tensor, quantised, tensor.method, plain_error(W, quantised))
+
+    def _written(self, finished: Finished, weight: Tensor) -> Tensor | QuantizedMatrix:
+        """Writes it; -> what the forward continues with in place of `weight`."""
+        self._report(finished)
+        quantised, tensor = finished.quantised, finished.tensor
+        if _is_matrix(tensor):
+            return QuantizedMatrix(quantised, weight.device, tensor.transform)
         return torch.from_numpy(quantised.decode().reshape(weight.shape)).to(weight.device)
 
     def _vector(self, tensor: PlannedTensor, W: Tensor, collected: Collected) -> QTensor:
@@ -138,13 +150,16 @@ class TensorWriter:
         weights = collected.importance[str(tensor.spec.partner)].weights
         return vector_codebook(W[0], weights, tensor.setting.codec.code_bits, reading)
 
-    def _report(self, tensor: PlannedTensor, quantised: QTensor, method: str, error: float | None) -> None:
+    def _report(self, finished: Finished) -> None:
+        tensor, method, error = finished.tensor, finished.method, finished.error
         if tensor.name in self._writer:
             return  # an earlier run has spooled it; only its weights were needed again
         extra: dict[str, Any] = {"relative_error": error} if error is not None and math.isfinite(error) else {}
+        if finished.folded_into:
+            extra["scale_folded_into"] = list(finished.folded_into)
         entry = self._writer.add(
             tensor.name,
-            quantised,
+            finished.quantised,
             role=str(tensor.spec.role),
             method=method,
             source_shape=tensor.source_shape,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -42,10 +43,23 @@ def transforms_of(checkpoint: Checkpoint, recipe: Recipe) -> Transforms:
     named = transform_named(recipe.transform_for(checkpoint.architecture.modality))
     found: dict[str, Applied] = {}
     if named is not NONE.transform:
-        found |= {each.name: named.make(each.shape[1], recipe.seed) for each in matrices if each.spec.role in QUANTIZED_ROLES}
+        found |= {
+            each.name: replace(named.make(each.shape[1], recipe.seed), folded=_is_folded(checkpoint, recipe, each))
+            for each in matrices
+            if each.spec.role in QUANTIZED_ROLES
+        }
     if recipe.balanced:
         found |= _scaled(checkpoint, matrices, found, recipe.seed)
     return found
+
+
+def _is_folded(checkpoint: Checkpoint, recipe: Recipe, matrix: LogicalMatrix) -> bool:
+    """Whether the transform of its input is to become part of the tensors that make the input. All of them may have any candidate."""
+    producer = checkpoint.architecture.producers.get(input_name(matrix) or "")
+    if not recipe.folded or producer is None or matrix.layer is None:
+        return False
+    there = all(checkpoint.architecture.full_name(matrix.layer, key) in checkpoint.tensors for key in producer.tensors)
+    return there and all(codec_of(setting.codec).scales_rows for setting in (*recipe.candidates, *recipe.own_candidates))
 
 
 def _scaled(checkpoint: Checkpoint, matrices: Sequence[LogicalMatrix], rotated: Transforms, seed: int) -> dict[str, Applied]:

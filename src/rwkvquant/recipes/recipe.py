@@ -71,8 +71,9 @@ class Recipe:
     """What runs. `head`, `embedding` and `vectors` hold one setting each, or none: then 16 bits stay.
 
     candidates: what a matrix may become, uniform grids first. transform: of the inputs of projections and LoRA factors; text_transform: the
-    same in language models alone. balanced: whether input channels that are far out of line are scaled to the size of the others first
-    (quantizers/shared/balance.py).
+    same in language models alone. folded: whether a transform that is fitted becomes part of what makes the input, where the architecture
+    says that it can; elsewhere it is applied at run time. balanced: whether input channels that are far out of line are scaled to the size
+    of the others first (quantizers/shared/balance.py).
     sparse_input: candidates for matrices whose input is never negative and mostly zero; none: they are like the others. nonnegative_input:
     the same for matrices whose input is never negative, but not mostly zero. for_images: more candidates of models for images.
     tensor_bits: "PATTERN=BITS" narrows them for some matrices. measured: whether there is a pass 1, which tries all candidates on full-
@@ -90,6 +91,7 @@ class Recipe:
     quantizer: QuantizerOptions = field(default_factory=QuantizerOptions)
     transform: str = "none"
     text_transform: str = "none"
+    folded: bool = False
     balanced: bool = False
     sparse_input: tuple[Setting, ...] = ()
     nonnegative_input: tuple[Setting, ...] = ()
@@ -142,6 +144,8 @@ class Recipe:
             raise ConfigError(f"calibrated must be true: {' and '.join(name for name, reads in readers.items() if reads)} needs text")
         if self.transform != "none" and self.text_transform != "none":
             raise ConfigError(f"text_transform must be none where there is a transform: an input has one; got {self.text_transform}")
+        if self.folded and not transform_named(self.transform).fitted:
+            raise ConfigError(f"folded must be false where the transform is not fitted, such as column-scale; got {self.transform}")
         for name in (self.transform, self.text_transform):
             if self.measured and transform_named(name).fitted:
                 raise ConfigError(f"measured must be false with the transform {name}: it is fitted in pass 2, so a pass 1 cannot know it")
@@ -204,6 +208,7 @@ SETTINGS = ("candidates", "sparse_input", "nonnegative_input", "for_images", "he
 NOTHING: dict[str, Any] = {
     "adapter": "",
     "text_transform": "none",
+    "folded": False,
     "balanced": False,
     "sparse_input": (),
     "nonnegative_input": (),

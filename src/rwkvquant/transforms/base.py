@@ -94,11 +94,15 @@ class Identity(Transform):
 
 @dataclass(frozen=True)
 class Applied:
-    """A transform with its values and arrays, as a tensor of a file has it."""
+    """A transform with its values and arrays, as a tensor of a file has it.
+
+    folded: what makes the input is to apply it (pipeline/folding.py). No tensor of a file has such a transform.
+    """
 
     name: str = "none"
     values: Values = field(default_factory=dict)
     arrays: Arrays = field(default_factory=dict)
+    folded: bool = False
 
     @property
     def transform(self) -> Transform:
