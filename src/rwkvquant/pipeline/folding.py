@@ -20,7 +20,8 @@ from rwkvquant.pipeline.transforms import input_name
 from rwkvquant.transforms import NONE
 from rwkvquant.transforms.diagonal import Diagonal
 
-LOST = 2.0**-10  # of the largest number of a row: float16 rounds by half of that, unless it overflows or becomes subnormal
+LOST = 2.0**-10  # of the largest number of a row that is not in codes: float16 rounds by half of that, unless it becomes subnormal
+LOST_BY_CODES = 0.25  # times 2**-bits for codes: about a quarter of what codes of Gaussian weights lose
 
 
 @dataclass(frozen=True)
@@ -61,15 +62,17 @@ def folded(block: Mapping[str, Finished], producers: Mapping[str, Producer]) -> 
 
 
 def _scaled(tensors: Sequence[QTensor], factors: NDArray[np.float64]) -> list[QTensor] | None:
-    """Row r of each of `tensors` times factors[r]; None where that loses more than LOST of the largest number in row r of any of them."""
+    """Row r of each of `tensors` times factors[r]; None where rounding it loses too much of the largest number in row r of any of them."""
     c = factors.astype(np.float32)
     if not all(codec_of(each).scales_rows for each in tensors):
         return None
     scaled = [codec_of(each).rows_scaled(each, c) for each in tensors]
-    largest, lost = np.zeros(len(c), np.float32), np.zeros(len(c), np.float32)
+    largest, lost, may_lose = np.zeros(len(c), np.float32), np.zeros(len(c), np.float32), LOST
     for before, after in zip(tensors, scaled, strict=True):
+        if codec_of(before).quantizes:
+            may_lose = LOST_BY_CODES * 2.0 ** -codec_of(before).packing_of(before).bits
         with np.errstate(invalid="ignore", over="ignore"):
             exact = before.decode().reshape(len(c), -1) * c[:, None]
             np.maximum(largest, np.abs(exact).max(axis=1), out=largest)
             np.maximum(lost, np.abs(after.decode().reshape(len(c), -1) - exact).max(axis=1), out=lost)
-    return scaled if bool((lost <= LOST * largest).all()) else None  # false where an infinite scale has made `lost` infinite or NaN
+    return scaled if bool((lost <= may_lose * largest).all()) else None  # false where an infinite scale has made `lost` infinite or NaN

@@ -113,6 +113,7 @@ def _fitted(task: Task) -> Task:
         return torch.from_numpy(quantised.decode()).to(W)
 
     scale = best_scale([matrix.W for matrix in task.matrices], task.H, rounded)
+    scale *= task.transform.arrays["scale"]  # what it begins with: 1, or a power of two that suits what makes the input
     return replace(task, transform=replace(COLUMN_SCALE.of(scale), folded=task.transform.folded))
 
 

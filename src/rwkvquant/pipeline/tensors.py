@@ -89,6 +89,11 @@ class TensorWriter:
                 after[tensor.key] = self._written(finished, weights[tensor.key])
         for key, finished in folded(waiting, self._checkpoint.architecture.producers).items():
             after[key] = self._written(finished, weights[key])
+            if waiting[key].tensor.transform.folded and not finished.folded_into:
+                self._progress.note(
+                    f"the scale of the input of {finished.tensor.name} is applied at run time, and stored: what makes this input could not "
+                    "hold it in float16"
+                )
         return after
 
     def carry(self) -> None:

@@ -19,6 +19,9 @@ from rwkvquant.recipes import Recipe, Setting
 from rwkvquant.transforms import NONE, Applied, transform_named
 from rwkvquant.transforms.column_power import COLUMN_POWER
 from rwkvquant.transforms.column_power_hadamard import COLUMN_POWER_HADAMARD
+from rwkvquant.transforms.column_scale import COLUMN_SCALE
+
+FINER = 2.0**-4  # scales of matrices in grids of 5 bits and more are subnormal in float16, and would lose digits when they are multiplied
 
 Transforms = Mapping[str, Applied]
 Change = Callable[[NDArray[Any]], NDArray[Any]]
@@ -44,7 +47,9 @@ def transforms_of(checkpoint: Checkpoint, recipe: Recipe) -> Transforms:
     found: dict[str, Applied] = {}
     if named is not NONE.transform:
         found |= {
-            each.name: replace(named.make(each.shape[1], recipe.seed), folded=_is_folded(checkpoint, recipe, each))
+            each.name: _to_be_folded(named.make(each.shape[1], recipe.seed), checkpoint, each)
+            if recipe.folded and _can_be_folded(checkpoint, recipe, each)
+            else named.make(each.shape[1], recipe.seed)
             for each in matrices
             if each.spec.role in QUANTIZED_ROLES
         }
@@ -53,10 +58,19 @@ def transforms_of(checkpoint: Checkpoint, recipe: Recipe) -> Transforms:
     return found
 
 
-def _is_folded(checkpoint: Checkpoint, recipe: Recipe, matrix: LogicalMatrix) -> bool:
-    """Whether the transform of its input is to become part of the tensors that make the input. All of them may have any candidate."""
+def _to_be_folded(transform: Applied, checkpoint: Checkpoint, matrix: LogicalMatrix) -> Applied:
+    """The transform, marked. A matrix that makes the input gets scales of rows that are larger by a power of two, see FINER."""
+    architecture = checkpoint.architecture
+    producers = [architecture.by_key[key] for key in architecture.producers[matrix.spec.input or ""].tensors]
+    if any(spec.role in QUANTIZED_ROLES for spec in producers):
+        transform = COLUMN_SCALE.of(np.full(matrix.shape[1], FINER, np.float16))
+    return replace(transform, folded=True)
+
+
+def _can_be_folded(checkpoint: Checkpoint, recipe: Recipe, matrix: LogicalMatrix) -> bool:
+    """Whether the transform of its input can become part of the tensors that make the input. Each of them may have any candidate."""
     producer = checkpoint.architecture.producers.get(input_name(matrix) or "")
-    if not recipe.folded or producer is None or matrix.layer is None:
+    if producer is None or matrix.layer is None:
         return False
     there = all(checkpoint.architecture.full_name(matrix.layer, key) in checkpoint.tensors for key in producer.tensors)
     return there and all(codec_of(setting.codec).scales_rows for setting in (*recipe.candidates, *recipe.own_candidates))
