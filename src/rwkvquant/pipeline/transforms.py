@@ -21,7 +21,7 @@ from rwkvquant.transforms.column_power import COLUMN_POWER
 from rwkvquant.transforms.column_power_hadamard import COLUMN_POWER_HADAMARD
 from rwkvquant.transforms.column_scale import COLUMN_SCALE
 
-FINER = 2.0**-4  # scales of matrices in grids of 5 bits and more are subnormal in float16, and would lose digits when they are multiplied
+FINER = 2.0**-4  # scales of rows in grids of 6 bits are subnormal in float16, and would lose digits when they are multiplied
 
 Transforms = Mapping[str, Applied]
 Change = Callable[[NDArray[Any]], NDArray[Any]]
