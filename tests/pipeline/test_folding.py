@@ -44,7 +44,7 @@ FOLDED |= {"rwkv7": FOLDED["rwkv6"] | {"ffn.key.weight", "att.a2", "att.v2"}}
 
 def made(folder: Path, arch: str, name: str, *own: str, notes: Notes | None = None, layers: int = 2, **options: Any) -> PackedFile:
     source, text = checkpoint_file(folder, arch, **TINY | {"layers": layers}), calibration_text(folder, rows=4)
-    recipe = recipe_of(method="awq", **{"code_bits": 4} | options, own_options=own, calibration=text)
+    recipe = recipe_of(method="awq", **{"code_bits": 4, "clip_search": "none"} | options, own_options=own, calibration=text)
     result, planned = quantize(source, folder / name, recipe, progress=notes), plan_only(source, recipe)
     packed = opened(folder / name)
     if notes is None or not notes.notes:
