@@ -51,9 +51,8 @@ def test_a_cell_has_the_numbers_of_quantize_and_compare(folder: Path) -> None:
     assert len(list(Path("work/files").glob("*.safetensors"))) == 3
 
 
-def test_finished_cells_are_never_made_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_finished_cells_are_never_made_again(done: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nor is a row that another specification, or another name, also has. A row with another option is made."""
-    run_spec(read_spec("spec.yaml"), "work")
     before = {path.name: path.read_bytes() for path in Path("work/cells").iterdir()}
     monkeypatch.setattr(pipeline, "quantize", None)
     assert run_spec(read_spec("spec.yaml"), "work").kept == 3
@@ -64,24 +63,22 @@ def test_finished_cells_are_never_made_again(folder: Path, monkeypatch: pytest.M
     assert len(run_spec(read_spec("other.yaml"), "work").failed) == 1
 
 
-def test_another_text_or_model_is_another_question(folder: Path) -> None:
-    run_spec(read_spec("spec.yaml"), "work")
+def test_another_text_or_model_is_another_question(done: Path) -> None:
     Path("some.txt").write_text(TEXT + "And more.")
     assert run_spec(read_spec("spec.yaml"), "work").kept == 0
-    write_pth(folder / "model.pth", random_state_dict("rwkv7", layers=1, width=64, seed=1))
+    write_pth(done / "model.pth", random_state_dict("rwkv7", layers=1, width=64, seed=1))
     assert run_spec(read_spec("spec.yaml"), "work").kept == 0
 
 
-def test_a_run_that_is_killed_goes_on_and_ends_with_the_same_cells(folder: Path) -> None:
+def test_a_run_that_is_killed_goes_on_and_ends_with_the_same_cells(folder: Path, prepared: Path) -> None:
     spec = read_spec("spec.yaml")
-    run_spec(spec, "whole")
     calls = killed_at(0, lambda: run_spec(spec, "counted"))
     assert calls is not None
     for share in (0.3, 0.55, 0.8, 0.97):
         assert killed_at(int(calls * share), lambda: run_spec(spec, "work")) is None or share > 0.3  # later runs have less to do
     run_spec(spec, "work")
     assert {name: lasting(cell) for name, cell in cells(Path("work")).items()} == {
-        name: lasting(cell) for name, cell in cells(Path("whole")).items()
+        name: lasting(cell) for name, cell in cells(prepared).items()
     }
 
 
@@ -133,8 +130,7 @@ def test_an_error_of_ours_is_recorded_with_its_place(folder: Path, monkeypatch: 
     assert cell["error"].startswith("ZeroDivisionError") and any("1 / 0" in line for line in cell["traceback"])
 
 
-def test_a_damaged_cell_is_made_again(folder: Path) -> None:
-    run_spec(read_spec("spec.yaml"), "work")
+def test_a_damaged_cell_is_made_again(done: Path) -> None:
     path = next(Path("work/cells").glob("*gptq*"))
     path.write_text(path.read_text()[:200])
     result = run_spec(read_spec("spec.yaml"), "work")
@@ -171,8 +167,7 @@ def test_two_runs_in_one_folder_are_refused(folder: Path) -> None:
     run_spec(read_spec("spec.yaml"), "work", say=again)
 
 
-def test_tables_hold_the_numbers_of_the_cells(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run_spec(read_spec("spec.yaml"), "work")
+def test_tables_hold_the_numbers_of_the_cells(done: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["lab", "tables", "work", "--json"]) == 0
     files = json.loads(capsys.readouterr().out)["files"]
     assert [Path(file).name for file in files] == ["spec.md", "spec.csv", "spec.svg"] and all(Path(file).is_file() for file in files)
@@ -198,8 +193,7 @@ def test_a_table_says_if_the_calibration_text_was_shorter_than_asked(folder: Pat
     assert said in Path("work/tables/spec.md").read_text()
 
 
-def test_the_difference_to_the_reference_is_paired(folder: Path) -> None:
-    run_spec(read_spec("spec.yaml"), "work")
+def test_the_difference_to_the_reference_is_paired(done: Path) -> None:
     store = Store(Path("work"))
     rows = {row.label: row for row in table_rows(store, store.specs()["spec"])}
     assert rows["rtn 4.5"].against is None and rows["rtn 6.5"].against is None
@@ -214,9 +208,7 @@ def test_the_difference_to_the_reference_is_paired(folder: Path) -> None:
     assert against["ci95"] == pytest.approx(wanted["kl_difference_ci95"], rel=1e-9)
 
 
-def test_tables_say_what_differs_and_what_is_missing(folder: Path) -> None:
-    spec = read_spec("spec.yaml")
-    run_spec(spec, "work")
+def test_tables_say_what_differs_and_what_is_missing(done: Path) -> None:
     path = next(Path("work/cells").glob("*gptq*"))
     cell = json.loads(path.read_text())
     cell["conditions"]["torch"] = "0.0.1"
