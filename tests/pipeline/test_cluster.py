@@ -20,7 +20,7 @@ from rwkvquant.pipeline.quantize import quantize
 from rwkvquant.pipeline.tasks import Matrix, Task
 from rwkvquant.recipes import Recipe
 from tests.pipeline.clusters import OTHER, STUCK, LocalCluster, known_of, wait_for, wait_until
-from tests.pipeline.toys import TINY, Notes, calibration_text, checkpoint_file, few_of, recipe_of
+from tests.pipeline.toys import TINY, Notes, calibration_text, checkpoint_file, fewest_of, recipe_of
 
 
 class Names(Notes):
@@ -58,7 +58,7 @@ def gptq(tmp_path_factory: pytest.TempPathFactory) -> Job:
 def default(tmp_path: Path) -> Job:
     """With its pass 1, text kept out, and codebooks."""
     return made(
-        checkpoint_file(tmp_path, "rwkv6", **TINY | {"layers": 1}), few_of(bits=4.0, calibration=calibration_text(tmp_path, rows=8))
+        checkpoint_file(tmp_path, "rwkv6", **TINY | {"layers": 1}), fewest_of(bits=4.0, calibration=calibration_text(tmp_path, rows=8))
     )
 
 

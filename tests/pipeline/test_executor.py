@@ -18,7 +18,7 @@ from rwkvquant.pipeline.executor import Executor, SerialExecutor, T, Work, arith
 from rwkvquant.pipeline.quantize import quantize
 from rwkvquant.pipeline.tasks import Matrix, Task
 from rwkvquant.recipes import Recipe
-from tests.pipeline.toys import TINY, calibration_text, checkpoint_file, few_of, recipe_of
+from tests.pipeline.toys import TINY, calibration_text, checkpoint_file, fewest_of, recipe_of
 
 
 class Shuffled:
@@ -54,7 +54,7 @@ def written_by(executor: Executor, source: Path, recipe: Recipe, folder: Path) -
 def test_the_order_of_tasks_changes_no_byte(tmp_path: Path) -> None:
     """With every kind of task: corrected products, text kept out, an embedding, a head, and products that share an input."""
     source = checkpoint_file(tmp_path, "rwkv6", **TINY)
-    recipe = few_of(bits=4.0, calibration=calibration_text(tmp_path, rows=8))
+    recipe = fewest_of(bits=4.0, calibration=calibration_text(tmp_path, rows=8, length=48))
     shuffled = Shuffled()
     assert written_by(SerialExecutor(), source, recipe, tmp_path) == written_by(shuffled, source, recipe, tmp_path)
     assert shuffled.tasks > 10
@@ -62,7 +62,7 @@ def test_the_order_of_tasks_changes_no_byte(tmp_path: Path) -> None:
 
 def test_other_processes_change_no_byte(tmp_path: Path) -> None:
     source = checkpoint_file(tmp_path, "rwkv7", **TINY)
-    recipe = recipe_of(method="gptq", code_bits=3, correction=0.5, calibration=calibration_text(tmp_path, rows=8))
+    recipe = recipe_of(method="gptq", code_bits=3, correction=0.5, calibration=calibration_text(tmp_path, rows=8, length=48))
     expected = written_by(SerialExecutor(), source, recipe, tmp_path)
     ways = multiprocessing.get_context("spawn")
     # The job sets the precision of products when it begins, so a worker takes over what this process has then: see `fast_products`.

@@ -28,10 +28,17 @@ def export(source: Path, target: Path, kind: str, *more: str) -> int:
     return run(["export", str(source), "-o", str(target), "--layout", "gguf", "--gguf-type", kind, *SMALL, *more])
 
 
+def two_blocks(name: str, folder: Path) -> Path:
+    """The first two blocks of a trained model."""
+    weights = torch.load(DATA / name, weights_only=True)
+    torch.save({name: W for name, W in weights.items() if not name.startswith("blocks.") or int(name.split(".")[1]) < 2}, folder / "m.pth")
+    return folder / "m.pth"
+
+
 @pytest.mark.parametrize("kind", GGUF_TYPES)
 def test_types_are_those_of_llama_quantize(tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Rows of 128 and 512 columns: some are too short for types with blocks of 256."""
-    assert export(DATA / "rwkv7-tiny.pth", tmp_path / "m.gguf", kind, "--json") == 0
+    assert export(two_blocks("rwkv7-tiny.pth", tmp_path), tmp_path / "m.gguf", kind, "--json") == 0
     said = json.loads(capsys.readouterr().out)
     assert said["gguf_type"] == kind and said["file_bytes"] == (tmp_path / "m.gguf").stat().st_size
     short = {"q4_K": "q5_0", "q3_K": "q4_0"}.get(kind, kind)
@@ -66,11 +73,7 @@ def _nearest(W: torch.Tensor, kind: str) -> torch.Tensor:
 
 
 def test_a_trained_model_diverges_less_than_by_rounding_to_nearest(tmp_path: Path) -> None:
-    """The first two blocks of one, which take a third of the time."""
-    weights = torch.load(DATA / "rwkv6-8m.pth", weights_only=True)
-    first = {name: W for name, W in weights.items() if not name.startswith("blocks.") or int(name.split(".")[1]) < 2}
-    torch.save(first, tmp_path / "m.pth")
-    source = open_checkpoint(tmp_path / "m.pth")
+    source = open_checkpoint(two_blocks("rwkv6-8m.pth", tmp_path))
     assert export(tmp_path / "m.pth", tmp_path / "m.gguf", "q4_0") == 0
     text = tmp_path / "text.txt"
     text.write_text("The old man went down to the harbour, and looked at the ships that lay there. " * 40)

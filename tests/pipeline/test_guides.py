@@ -31,14 +31,17 @@ class Heard(SerialExecutor):
             yield perform(task)
 
 
+SMALL = TINY | {"width": 32, "head_size": 8, "hidden": 64}
+
+
 def lnq(tmp_path: Path, groups: int) -> Recipe:
-    text = calibration_text(tmp_path, rows=6)
+    text = calibration_text(tmp_path, rows=4, length=64)
     return recipe_of(method="lnq", code_bits=3, emb_bits=16, own_options=(f"groups={groups}",), calibration=text)
 
 
 @pytest.mark.parametrize("arch", ["rwkv6", "rwkv7"])
 def test_every_matrix_gets_the_moments_of_its_groups(tmp_path: Path, arch: str) -> None:
-    source, heard = checkpoint_file(tmp_path, arch, **TINY | {"layers": 1}), Heard()
+    source, heard = checkpoint_file(tmp_path, arch, **SMALL | {"layers": 1}), Heard()
     quantize(source, tmp_path / "out.safetensors", lnq(tmp_path, 2), executor=heard)
     packed = opened(tmp_path / "out.safetensors")
     assert heard.of_rows.pop("head.weight") is None
@@ -53,7 +56,7 @@ def test_every_matrix_gets_the_moments_of_its_groups(tmp_path: Path, arch: str) 
 
 
 def test_guides_change_the_codes_and_0_groups_need_none(tmp_path: Path) -> None:
-    source, values = checkpoint_file(tmp_path, "rwkv7", **TINY | {"layers": 1}), {}
+    source, values = checkpoint_file(tmp_path, "rwkv7", **SMALL | {"layers": 1}), {}
     for groups in (0, 4):
         notes = Notes()
         quantize(source, tmp_path / f"{groups}.safetensors", lnq(tmp_path, groups), progress=notes)
@@ -65,7 +68,7 @@ def test_guides_change_the_codes_and_0_groups_need_none(tmp_path: Path) -> None:
 
 
 def test_a_stopped_job_continues_to_the_same_bytes(tmp_path: Path) -> None:
-    source, recipe = checkpoint_file(tmp_path, "rwkv7", **TINY), lnq(tmp_path, 1)
+    source, recipe = checkpoint_file(tmp_path, "rwkv7", **SMALL), lnq(tmp_path, 1)
     quantize(source, tmp_path / "whole.safetensors", recipe)
     with pytest.raises(StoppedError):
         quantize(source, tmp_path / "out.safetensors", recipe, work_dir=tmp_path / "work", stop=lambda: True)

@@ -21,12 +21,12 @@ from rwkvquant.quantizers.uniform.update import refine_grid
 from rwkvquant.runtime.session import load
 from rwkvquant.runtime.tokenizer import load_tokenizer
 from tests.helpers import random_state_dict, write_pth
-from tests.pipeline.toys import Notes, calibration_text, checkpoint_file, few_of, opened
+from tests.pipeline.toys import Notes, calibration_text, checkpoint_file, fewest_of, opened
 
 
 @pytest.fixture
 def calibration(tmp_path: Path) -> CalibrationConfig:
-    return calibration_text(tmp_path)
+    return calibration_text(tmp_path, rows=4)
 
 
 ODD_SHAPES = {
@@ -42,7 +42,7 @@ ODD_SHAPES = {
 @pytest.mark.parametrize("arch", ["rwkv6", "rwkv7"])
 def test_any_shape_is_quantised_and_runs_as_torch_does(tmp_path: Path, calibration: CalibrationConfig, arch: str, shape: dict) -> None:
     source = checkpoint_file(tmp_path, arch, **shape)
-    result = quantize(source, tmp_path / "out.safetensors", few_of(calibration=calibration))
+    result = quantize(source, tmp_path / "out.safetensors", fewest_of(calibration=calibration))
     packed = opened(tmp_path / "out.safetensors")
     assert result.file_bytes == (tmp_path / "out.safetensors").stat().st_size
 
@@ -159,7 +159,7 @@ def test_tensor_bits_override_the_plan(tmp_path: Path) -> None:
 def test_same_command_gives_the_same_bytes(tmp_path: Path, calibration: CalibrationConfig) -> None:
     source = checkpoint_file(tmp_path, "rwkv7", layers=2, width=64)
     for name in ("a", "b"):
-        quantize(source, tmp_path / name, few_of(calibration=calibration))
+        quantize(source, tmp_path / name, fewest_of(calibration=calibration))
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,9 +20,10 @@ from rwkvquant.pipeline.tasks import Matrix, Task, perform
 from rwkvquant.quantizers import QuantizerOptions
 from rwkvquant.quantizers.shared.loss import hessian_error
 from rwkvquant.recipes import Recipe, Setting, recipe_for
+from rwkvquant.results import QuantizeResult
 from rwkvquant.runtime.session import load
 from rwkvquant.transforms import transform_named
-from tests.pipeline.toys import TINY, calibration_text, checkpoint_file, few_of
+from tests.pipeline.toys import TINY, calibration_text, checkpoint_file, fewest_of
 from tests.quantizers.examples import matrix_and_hessian
 
 EIGHT = Setting("gptq", GridConfig(8, 32))
@@ -33,7 +35,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def rotated(folder: Path, **changes: object) -> Recipe:
-    calibration = calibration_text(folder)
+    calibration = calibration_text(folder, rows=4)
     recipe = recipe_for(QuantizeRequest(method="gptq", code_bits=8, head_bits=16, emb_bits=16, vector_bits=16, calibration=calibration))
     return replace(recipe, candidates=(EIGHT,), transform="hadamard", **changes)
 
@@ -110,27 +112,36 @@ def test_transforms_that_do_not_fit_a_recipe_are_refused(tmp_path: Path) -> None
     assert rotated(tmp_path, measured=True, balanced=True).transform_for("image") == "hadamard"
 
 
-def test_the_default_method_rotates_all_but_the_head_and_what_is_stored_by_columns(tmp_path: Path, source: Path) -> None:
-    recipe = few_of(bits=4, calibration=calibration_text(tmp_path))
-    result = quantize(source, tmp_path / "rotated.safetensors", recipe, work_dir=tmp_path / "work")
-    assert result.bits_per_weight == plan_only(source, recipe, work_dir=tmp_path / "work").bits_per_weight  # signs are counted
-    packed = open_packed(tmp_path / "rotated.safetensors")
+def default_of(folder: Path, **options: Any) -> Recipe:
+    return fewest_of(bits=4, calibration=calibration_text(folder, rows=4), **options)
+
+
+@pytest.fixture(scope="module")
+def default(tmp_path_factory: pytest.TempPathFactory, source: Path) -> tuple[Path, QuantizeResult]:
+    """A file of the default method, and its work directory."""
+    folder = tmp_path_factory.mktemp("default")
+    return folder, quantize(source, folder / "rotated.safetensors", default_of(folder), work_dir=folder / "work")
+
+
+def test_the_default_method_rotates_all_but_the_head_and_what_is_stored_by_columns(
+    source: Path, default: tuple[Path, QuantizeResult]
+) -> None:
+    folder, result = default
+    assert result.bits_per_weight == plan_only(source, default_of(folder), work_dir=folder / "work").bits_per_weight  # signs are counted
+    packed = open_packed(folder / "rotated.safetensors")
     plain = {name for name in packed.tensors if packed.input_transform(name).name == "none"}
     matrices = {name for name, entry in packed.tensors.items() if entry.role in ("projection", "lora")}
     assert matrices & plain == {name for name in matrices if name.endswith("ffn.value.weight")} and "head.weight" in plain
     assert {packed.input_transform(name).name for name in matrices - plain} == {"hadamard"}
 
 
-def test_pass_1_measures_rotated_matrices(tmp_path: Path, source: Path) -> None:
+def test_pass_1_measures_rotated_matrices(tmp_path: Path, source: Path, default: tuple[Path, QuantizeResult]) -> None:
     """What it says a candidate costs is what the candidate of the rotated matrix costs, not that of the plain one."""
-    found = {}
-    for own in ((), ("rotate=no",)):
-        recipe = few_of(bits=4, calibration=calibration_text(tmp_path), own_options=own)
-        work = tmp_path / f"work{len(own)}"
-        plan_only(source, recipe, work_dir=work)
-        (plan,) = work.glob("plan.json")
-        found[own] = {name: each["candidates"] for name, each in json.loads(plan.read_text())["state"]["tensors"].items()}
-    changed, plain = found.values()
+    plan_only(source, default_of(tmp_path, own_options=("rotate=no",)), work_dir=tmp_path / "work")
+    changed, plain = (
+        {name: each["candidates"] for name, each in json.loads((folder / "work/plan.json").read_text())["state"]["tensors"].items()}
+        for folder in (default[0], tmp_path)
+    )
     same = {name for name in plain if plain[name] == changed[name]}
     assert same == {name for name in plain if name.endswith("ffn.value.weight")}
 

@@ -85,6 +85,13 @@ def few_of(**options: Any) -> Recipe:
     return few(recipe_of(**options))
 
 
+def fewest_of(**options: Any) -> Recipe:
+    """Two grids and one codebook, where a test is not about candidates."""
+    recipe = few_of(**options)
+    kept = (GridConfig(2, 64), GridConfig(4, 64), CodebookConfig(2, 16))
+    return replace(recipe, candidates=tuple(setting for setting in recipe.candidates if setting.codec in kept))
+
+
 def projections(packed: PackedFile) -> dict[str, str]:
     """Name -> method of everything a budget is about."""
     return {name: str(entry.method) for name, entry in packed.tensors.items() if entry.role in ("projection", "lora")}

@@ -37,7 +37,7 @@ def test_levels_are_those_of_lloyd_and_max(bits: int) -> None:
     part = np.searchsorted((c[1:] + c[:-1]) / 2, r)
     means = np.bincount(part, r) / np.bincount(part)
     assert np.abs(means - c).max() < 0.01
-    assert stored(bits) == LEVELS[bits]
+    assert stored(bits) == LEVELS[bits] and largest(bits) == pytest.approx(c[-1], rel=1e-12)
     np.testing.assert_allclose(levels(bits).numpy(), c, atol=1e-3)
 
 
