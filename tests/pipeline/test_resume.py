@@ -33,7 +33,7 @@ def two_candidates(**options: Any) -> Recipe:
     recipe = recipe_of(**options)
     if not recipe.measured or len(recipe.candidates) == 2:
         return recipe
-    return replace(recipe, candidates=(Setting("gptq", GridConfig(3)), Setting("kmeans", CodebookConfig(2, 16))))
+    return replace(recipe, candidates=(Setting("gptq", GridConfig(3)), Setting("gptvq", CodebookConfig(2, 16))))
 
 
 class Job:

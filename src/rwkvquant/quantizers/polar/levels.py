@@ -7,7 +7,6 @@
 
 with G the gamma function and P the regularised lower incomplete gamma function. The density is log-concave, so there is one solution, and
 the iteration finds it. kernels/gemv_polar.py has it as whole numbers, which all readers share; this is where they come from.
-LARGEST has the last level of each: all that a job needs, and the iteration takes nearly a second.
 """
 
 from __future__ import annotations
@@ -22,7 +21,6 @@ from rwkvquant.kernels.directions import LENGTH, ONE
 from rwkvquant.kernels.gemv_polar import LEVELS
 
 ROUNDS = 5000  # with 16 levels; nothing changes any more
-LARGEST = {1: 3.355688295741057, 2: 3.91653149770706, 3: 4.432097978132122, 4: 4.907311741050967}
 
 
 @cache
@@ -43,9 +41,10 @@ def levels(bits: int) -> Tensor:
     return stored * (largest(bits) / stored[-1])
 
 
+@cache
 def largest(bits: int) -> float:
     """The last level."""
-    return LARGEST[bits]
+    return float(lloyd_max(bits)[-1])
 
 
 def stored(bits: int) -> tuple[int, ...]:
