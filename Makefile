@@ -22,8 +22,10 @@ demo-vision: setup
 	mkdir -p out
 	$(BIN)/rwkvquant demo --checkpoint demo/vrwkv-fashion/vrwkv-fashion.pth --images demo/vrwkv-fashion/images --calib demo/vrwkv-fashion/calib.npz --report out/demo-vision.html
 
+# Where the environment says that Python shall write no bytecode, each of some 200 processes would compile the package again, and each
+# run all tests.
 test: check
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 2 --dist worksteal
 
 test-lm-eval: setup
 	$(BIN)/pip install --quiet $(PIP_ARGS) -c constraints.txt -e '.[eval]' 'lm-eval[api]' accelerate
