@@ -9,6 +9,9 @@ transform takes is counted in four ways:
     each        the fast transform, once for each product
     dense       each product's input times a full n x n matrix, 2 n^2
     square      the same, but not for ffn.value, whose input is four times as wide
+
+"blocked" is another count: the share of the weights of projections and LoRA factors whose input's scale cannot be folded into what makes
+the input (docs/methods/awq.md), so that AWQ applies it at run time.
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ from rwkvquant.transforms import transform_named
 def counted(shape: str) -> dict[str, Any]:
     arch, dims = RELEASED[shape]
     own, hadamard = architecture(arch), transform_named("hadamard")
-    products = each = dense = square = 0
+    products = each = dense = square = weights = folded = 0
     shared: dict[Any, int] = {}
     for _, spec, layer in own.used(dims.layers):
         if spec.role not in (*QUANTIZED_ROLES, Role.HEAD):
@@ -36,12 +39,13 @@ def counted(shape: str) -> dict[str, Any]:
             products += 2 * out * width
             if spec.role not in QUANTIZED_ROLES:
                 continue
+            weights, folded = weights + out * width, folded + (out * width if spec.input in own.producers else 0)
             fast = hadamard.flops(width, {})
             shared[layer, spec.input or part] = fast
             each, dense = each + fast, dense + 2 * width * width
             square += 2 * width * width if width <= dims.width else 0
     shares = {"shared": sum(shared.values()), "each": each, "dense": dense, "square": square}
-    return {"products": products, **{name: flops / products for name, flops in shares.items()}}
+    return {"products": products, **{name: flops / products for name, flops in shares.items()}, "blocked": 1 - folded / weights}
 
 
 def main() -> None:
@@ -51,7 +55,7 @@ def main() -> None:
     found = {shape: counted(shape) for shape, (arch, _) in sorted(RELEASED.items()) if architecture(arch).modality == "text"}
     for shape, row in found.items():
         ways = "  ".join(f"{name} {100 * row[name]:7.2f} %" for name in ("shared", "each", "dense", "square"))
-        print(f"{shape:12} {row['products'] / 1e9:8.3f} GFLOPs a token  {ways}")
+        print(f"{shape:12} {row['products'] / 1e9:8.3f} GFLOPs a token  {ways}  blocked {100 * row['blocked']:.0f} %")
     if options.json:
         options.json.write_text(json.dumps({"shapes": found}, indent=1) + "\n")
 
