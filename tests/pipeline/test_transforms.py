@@ -52,6 +52,25 @@ def test_a_task_is_that_of_the_transformed_input() -> None:
     assert hessian_error(W, done["rotated"].quantised.decode(), H) > 0.5  # without undoing it
 
 
+@pytest.mark.parametrize("seed", [0, 2])
+def test_rotated_gptq_is_gptq_of_the_rotated_matrix(seed: int) -> None:
+    """QuaRot's definition, code for code: W T^T and T H T^T with T = diag(H_16, H_16, H_16) D / 4 written out."""
+    W, H = (torch.from_numpy(part) for part in matrix_and_hessian(1, 24, 48))
+    applied, sylvester = transform_named("hadamard").make(48, seed), np.ones((1, 1))
+    for _ in range(4):
+        sylvester = np.block([[sylvester, sylvester], [sylvester, -sylvester]])
+    signs = 1.0 - 2.0 * np.unpackbits(applied.arrays["signs"], bitorder="little")[:48]
+    T = torch.from_numpy(np.kron(np.eye(3), sylvester) * signs / 4)
+    turned = (W.double() @ T.T).to(W), (T @ H.double() @ T.T).to(H)
+    codes = []
+    for (weights, moments), transform in (((W, H), applied), (turned, transform_named("none").make(48, seed))):
+        (done,) = perform(
+            Task((Matrix("W", weights, Setting("gptq", GridConfig(3, 32))),), QuantizerOptions(), H=moments, transform=transform)
+        )
+        codes.append(done.quantised.codes)  # type: ignore[attr-defined]
+    assert np.array_equal(*codes) and np.abs(np.diff(codes[0].astype(int))).sum() > 0
+
+
 def test_earlier_errors_are_corrected_in_the_transformed_space_too() -> None:
     """A correction that asks for another W* gets it, whatever the transform: with 8 bits, W* itself is what is left."""
     W, H = (torch.from_numpy(part) for part in matrix_and_hessian(1, 6, 48))
