@@ -17,7 +17,7 @@ def limits(x: Tensor, g: Tensor | None = None) -> Tensor:
 
     Losses to second order mean something only where changes are small. Where a norm divides by almost nothing, a gradient has no bound: the
     output of the first token of a row is r . k times v, and r . k may be near 0. One such token of 16,384 outweighed all others by
-    hundreds, while its true divergence is like theirs. Most matrices have no token that is limited (docs/methods/selection.md).
+    hundreds. In most matrices less than one token of 1,000 is limited (docs/methods/selection.md).
     """
     sizes = torch.linalg.vector_norm(x, dim=-1).square()
     if g is not None:
