@@ -24,11 +24,13 @@ def stuck(task):
     time.sleep(3600)
 tasks.perform = stuck
 """
-# A worker with another NumPy, on another kind of CPU.
+# A worker with another NumPy and another torch, on another kind of CPU.
 OTHER = """
 import numpy
+import torch
 from rwkvquant.pipeline import environment
 numpy.__version__ = "0.1"
+torch.__version__ = "2.0"
 environment.cpu_name = lambda: "an older one"
 """
 

@@ -167,7 +167,8 @@ def test_a_worker_that_would_give_other_bytes_is_refused(tmp_path: Path, capsys:
         assert run(["quantize", str(source), "-o", str(tmp_path / "out.safetensors"), "--method", "rtn", "--cluster", local.address]) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert "the worker at tcp://127.0.0.1:" in error
-    assert "would give other bytes: it has NumPy 0.1 (here" in error and "CPU an older one (here" in error
+    assert "would give other bytes: it has torch 2.0 (here" in error
+    assert "NumPy 0.1 (here" in error and "CPU an older one (here" in error
     assert not (tmp_path / "out.safetensors").exists()
 
 
