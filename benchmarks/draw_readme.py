@@ -23,6 +23,13 @@ KINDS = {  # in the results -> in the picture, its colour and its marker
 }
 SERIES = {  # of lab/frontier.yaml -> in the picture, its colour and its marker
     "rtn": ("rounded to nearest", "#b9b9b9", "s"),
+    "awq": ("AWQ", "#c9a0b8", "p"),
+    "kmeans": ("k-means", "#9a8fc0", "<"),
+    "vptq": ("VPTQ", "#6d6d6d", "*"),
+    "lnq": ("LNQ with GuidedQuant", "#5f9ea0", ">"),
+    "qronos": ("Qronos", "#d98880", "X"),
+    "gptaq": ("GPTAQ, a quarter of its correction", "#c0ca33", "P"),
+    "gptvq": ("GPTVQ", "#8d6e63", "h"),
     "llama.cpp": ("llama.cpp, with an importance matrix", "#b5651d", "v"),
     "gptq": ("GPTQ", "#e3a857", "^"),
     "rotated gptq": ("GPTQ, rotated inputs (QuaRot)", "#7aa874", "D"),

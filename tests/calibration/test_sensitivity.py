@@ -153,10 +153,13 @@ def test_a_token_counts_at_most_four_times_the_99th_percentile_of_its_row() -> N
     x[0, 17] *= 100
     g[1, 0] *= 1e6
     g[1, 299] *= 30
-    sizes = (x.double().square().sum(2) * g.double().square().sum(2)).numpy()
+    squares = x.double().square()
+    sizes = ((squares / squares.mean(1, keepdim=True)).sum(2) * g.double().square().sum(2)).numpy()
     most = 4 * np.percentile(sizes, 99, axis=1, keepdims=True)
     assert [int(n) for n in (sizes > most).sum(1)] == [1, 2]
-    np.testing.assert_allclose(limits(x, g), np.minimum(1, most / sizes), rtol=1e-5)
+    np.testing.assert_allclose(limits(g, x), np.minimum(1, most / sizes), rtol=1e-5)
+    np.testing.assert_allclose(limits(g, x * torch.tensor([1, 4096, 0.125, 1])), limits(g, x), rtol=1e-6)
+    np.testing.assert_allclose(limits(g, x * torch.tensor([1, 0, 0, 0])), limits(g, x[..., :1]), rtol=1e-6)
     result, expected = Sensitivity(6, 4), Sensitivity(6, 4, groups=1)
     result.add(x, g)
     factors = torch.from_numpy(np.minimum(1, most / sizes)).float()

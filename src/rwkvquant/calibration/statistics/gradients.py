@@ -12,16 +12,19 @@ from rwkvquant.calibration.statistics.inputs import InputStatistics
 PERCENTILE, TIMES = 0.99, 4.0
 
 
-def limits(x: Tensor, g: Tensor | None = None) -> Tensor:
-    """x (.., length, in), g (.., length, out) -> factors (.., length); |x|^2 |g|^2 times it is at most 4 times the row's 99th percentile.
+def limits(g: Tensor, x: Tensor | None = None) -> Tensor:
+    """g (.., length, out), x (.., length, in) -> factors (.., length); a token's |g|^2 |x|^2 times it is at most 4 times the row's 99th
+    percentile. In |x|^2 each channel has its mean square of the row as its unit, so a channel that is large in all tokens does not decide.
 
     Losses to second order mean something only where changes are small. Where a norm divides by almost nothing, a gradient has no bound: the
     output of the first token of a row is r . k times v, and r . k may be near 0. One such token of 16,384 outweighed all others by
     hundreds. In most matrices less than one token of 1,000 is limited (docs/methods/selection.md).
     """
-    sizes = torch.linalg.vector_norm(x, dim=-1).square()
-    if g is not None:
-        sizes *= torch.linalg.vector_norm(g, dim=-1).square()
+    sizes = torch.linalg.vector_norm(g, dim=-1).square()
+    if x is not None:
+        squares = x.square()
+        means = squares.mean(-2, keepdim=True)
+        sizes *= squares.div_(means.where(means > 0, 1.0)).sum(-1)
     most = TIMES * torch.quantile(sizes, PERCENTILE, dim=-1, keepdim=True)
     return torch.where((sizes > most) & (most > 0), most / sizes, 1.0)
 
@@ -48,7 +51,7 @@ class Sensitivity:
         """x (..., in) and g (..., out): inputs, and the gradient by outputs. Of images (images, patches, ...)."""
         if self._rows_of_images is not None:
             self._of_images.append(g[..., self._rows_of_images].transpose(1, 2) @ x)  # (images, rows, in)
-        factors = limits(x, g).reshape(-1, 1) if self._limited else 1.0
+        factors = limits(g, x).reshape(-1, 1) if self._limited else 1.0
         x, g = x.reshape(-1, x.shape[-1]), g.reshape(-1, g.shape[-1])
         self.inputs.add(x)
         squares = g.square().mul_(factors)
