@@ -70,19 +70,24 @@ def _better(W: Tensor, H: Tensor, codes: Tensor, tables: Tensor, scale: Tensor, 
 def descend(residual: Residual, codes: Tensor, values: Tensor, passes: int) -> None:
     """`passes` times over all columns; `codes` (rows, in) and `residual` are changed. values (rows, K)."""
     diagonal = residual.H.diagonal()
+    curvature, seen = diagonal.unbind(), (diagonal > 0).tolist()
     by_column = codes.T.contiguous()
+    Q = values.gather(1, codes).T.contiguous()
 
     def choose(columns: slice, G: Tensor) -> Tensor:
         j = columns.start
-        if diagonal[j] <= 0:  # the input was always 0: every entry loses the same
+        if not seen[j]:  # the input was always 0: every entry loses the same
             return torch.zeros_like(G)
-        now = values.gather(1, by_column[j][:, None])[:, 0]
-        target = now + G[0] / diagonal[j]
+        now = Q[j]
+        target = now + G[0] / curvature[j]
         code = (values - target[:, None]).abs().argmin(1)
         new = values.gather(1, code[:, None])[:, 0]
-        code = torch.where((new - target).abs() < (now - target).abs(), code, by_column[j])  # a tie changes nothing
-        by_column[j] = code
-        return (values.gather(1, code[:, None])[:, 0] - now)[None]
+        better = (new - target).abs() < (now - target).abs()  # a tie changes nothing
+        by_column[j] = torch.where(better, code, by_column[j])
+        new = torch.where(better, new, now)
+        change = (new - now)[None]
+        Q[j] = new
+        return change
 
     for _ in range(passes):
         residual.sweep(1, choose)
