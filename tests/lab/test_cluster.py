@@ -24,7 +24,7 @@ def test_cells_are_those_of_a_run_alone_also_when_a_worker_is_killed(folder: Pat
     Path("spec.yaml").write_text(SPEC + "  damped: {method: gptq, bits: 4.5, damping: 0.2}\n")
     begun = folder / "begun"
     victim = local.add_worker(STUCK.format(begun=str(begun)))
-    killer = threading.Thread(target=lambda: (wait_for(begun), victim.send_signal(signal.SIGKILL)))
+    killer = threading.Thread(target=lambda: (wait_for(begun), victim.kill()))
     killer.start()
     said: list[str] = []
     with Cluster(local.address) as cluster:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import multiprocessing
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -12,7 +13,6 @@ from pathlib import Path
 
 from rwkvquant.pipeline.cluster import Cluster
 
-ROOT = Path(__file__).parents[2]
 LONG = 60.0  # seconds that anything may take on a busy machine
 
 # A worker that begins a task, says so in a file, and never ends it: its test knows when to kill it.
@@ -35,13 +35,34 @@ environment.cpu_name = lambda: "an older one"
 """
 
 
+# Its children begin with these imported, which takes seconds each time.
+_server = multiprocessing.get_context("forkserver")
+_server.set_forkserver_preload(["distributed.cli.dask_worker", "distributed.cli.dask_scheduler", "rwkvquant.pipeline.tasks"])
+
+
+class Process(_server.Process):  # type: ignore[name-defined, misc]
+    def wait(self) -> int | None:
+        """The exit status; negative is the signal that ended it."""
+        self.join()
+        return self.exitcode
+
+
+def dask(what: str, arguments: list[str], log: Path) -> None:
+    """`python -m distributed.cli.dask_...`, in this process."""
+    with open(log, "wb") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    sys.argv = [what, *arguments]
+    importlib.import_module(f"distributed.cli.dask_{what}").main()
+
+
 class LocalCluster:
     """A scheduler on the loopback device. A context: all processes are killed at its end."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         folder.mkdir(exist_ok=True)
-        self.processes: list[subprocess.Popen[bytes]] = []
+        self.processes: list[Process] = []
         self._start("scheduler", "--host", "127.0.0.1", "--port", "0", "--scheduler-file", str(folder / "scheduler.json"))
         self.address: str = json.loads(wait_for(folder / "scheduler.json"))["address"]
 
@@ -54,19 +75,19 @@ class LocalCluster:
         for process in self.processes:
             process.wait()
 
-    def add_worker(self, preload: str = "") -> subprocess.Popen[bytes]:
+    def add_worker(self, preload: str = "") -> Process:
         """`preload`: Python that the worker runs first."""
         module = self.folder / f"preload{len(self.processes)}.py"
         module.write_text(preload)
         where = ["--local-directory", str(self.folder), "--preload", str(module)]
         return self._start("worker", self.address, "--no-nanny", "--nthreads", "1", "--memory-limit", "0", *where)
 
-    def _start(self, what: str, *arguments: str) -> subprocess.Popen[bytes]:
-        environment = os.environ | {"PYTHONPATH": str(ROOT)}
-        command = [sys.executable, "-m", f"distributed.cli.dask_{what}", "--no-dashboard", *arguments]
-        with open(self.folder / f"{what}{len(self.processes)}.log", "wb") as log:
-            self.processes.append(subprocess.Popen(command, stdout=log, stderr=log, env=environment))
-        return self.processes[-1]
+    def _start(self, what: str, *arguments: str) -> Process:
+        log = self.folder / f"{what}{len(self.processes)}.log"
+        process = Process(target=dask, args=(what, ["--no-dashboard", *arguments], log))
+        process.start()
+        self.processes.append(process)
+        return process
 
 
 def wait_for(path: Path) -> str:

@@ -87,7 +87,7 @@ def test_a_worker_that_is_killed_changes_no_byte(tmp_path: Path, local: LocalClu
 
     def kill() -> None:
         wait_for(begun)
-        victim.send_signal(signal.SIGKILL)
+        victim.kill()
 
     killer = threading.Thread(target=kill)
     killer.start()
@@ -104,7 +104,7 @@ def test_without_workers_a_job_ends_and_can_be_continued_alone(tmp_path: Path, g
     work, output = tmp_path / "work", tmp_path / "cluster.safetensors"
     with LocalCluster(tmp_path / "dask") as local:
         worker = local.add_worker()
-        after_block = AfterBlock(lambda: worker.send_signal(signal.SIGKILL))
+        after_block = AfterBlock(lambda: worker.kill())
         with (
             Cluster(local.address) as cluster,
             pytest.raises(ClusterError, match=r"no worker of \S+ could be used for 2 s\. Start workers"),
