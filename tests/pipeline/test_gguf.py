@@ -19,6 +19,7 @@ from rwkvquant.models import CheckpointSource, TorchModel
 from rwkvquant.quantizers.gguf.gptq import nearest
 from rwkvquant.quantizers.gguf.grids import GRIDS
 from rwkvquant.runtime.tokenizer import load_tokenizer
+from tests.pipeline.toys import first_blocks
 
 DATA = Path(__file__).parents[1] / "data"
 SMALL = ["--calib-rows", "8", "--calib-len", "64", "--tokenizer", str(DATA / "tokenizer.json")]
@@ -29,10 +30,7 @@ def export(source: Path, target: Path, kind: str, *more: str) -> int:
 
 
 def two_blocks(name: str, folder: Path) -> Path:
-    """The first two blocks of a trained model."""
-    weights = torch.load(DATA / name, weights_only=True)
-    torch.save({name: W for name, W in weights.items() if not name.startswith("blocks.") or int(name.split(".")[1]) < 2}, folder / "m.pth")
-    return folder / "m.pth"
+    return first_blocks(DATA / name, 2, folder / "m.pth")
 
 
 @pytest.mark.parametrize("kind", GGUF_TYPES)

@@ -6,6 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from rwkvquant import CalibrationConfig, QuantizeRequest
 from rwkvquant.codecs import CodebookConfig, GridConfig, RowTablesConfig
 from rwkvquant.formats.container import PackedFile, open_packed
@@ -53,6 +55,12 @@ class Notes(Progress):
 
 def checkpoint_file(tmp_path: Path, arch: str, **shape: object) -> Path:
     return write_pth(tmp_path / f"{arch}.pth", random_state_dict(arch, **shape))  # type: ignore[arg-type]
+
+
+def first_blocks(source: Path, blocks: int, out: Path) -> Path:
+    """The first blocks of a trained model, which still predict something."""
+    weights = torch.load(source, weights_only=True)
+    return write_pth(out, {name: W for name, W in weights.items() if not name.startswith("blocks.") or int(name.split(".")[1]) < blocks})
 
 
 def calibration_text(tmp_path: Path, rows: int = 6, length: int = 96) -> CalibrationConfig:
