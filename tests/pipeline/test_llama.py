@@ -16,7 +16,7 @@ from rwkvquant.runtime.session import load
 from tests.llama import CONFIG, write_llama
 from tests.pipeline.toys import calibration_text, few_of
 
-BITS = {"lnq": {"code_bits": 3}, "gptq": {"bits": 4, "group_size": 32}, "rtn": {"bits": 4.5}}
+BITS = {"lnq": {"code_bits": 3, "own_options": ("groups=2",)}, "gptq": {"bits": 4, "group_size": 32}, "rtn": {"bits": 4.5}}
 
 
 @pytest.mark.parametrize("method", METHODS)

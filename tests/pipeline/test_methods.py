@@ -34,7 +34,7 @@ BOTH: list[Options] = [
     {"method": "quarot"},
     {"method": "gptaq", "code_bits": 3},
     {"method": "qronos", "code_bits": 3},
-    {"method": "lnq"},
+    {"method": "lnq", "own_options": ("groups=2",)},
     {"method": "vptq"},
     {"method": "pcdvq", "own_options": DIRECTIONS},
 ]
