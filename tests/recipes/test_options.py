@@ -73,7 +73,7 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return open_checkpoint(checkpoint_file(tmp_path_factory.mktemp("tiny"), "rwkv7", **TINY | {"layers": 1}))
 
 
-@pytest.mark.parametrize("method", [*METHODS, "awq", ""])
+@pytest.mark.parametrize("method", [*METHODS, "awr", ""])
 def test_any_two_options_make_a_recipe_or_one_sentence(method: str, shapes: Any) -> None:
     names = list(quantized_shapes(shapes))
     recipes: set[str] = set()
