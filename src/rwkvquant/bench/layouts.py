@@ -8,8 +8,9 @@ like a real one.
 from __future__ import annotations
 
 import math
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Mapping
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 
@@ -88,7 +89,8 @@ def choose(
     return fit_budget(candidates, weights, bits, explicit=True)[0]
 
 
-def _settings(preset: str, shape: Shape, sparse_input: bool, images: bool) -> Iterator[tuple[int, float, Packing]]:
+@cache  # a model has many matrices and few shapes
+def _settings(preset: str, shape: Shape, sparse_input: bool, images: bool) -> list[tuple[int, float, Packing]]:
     """Stored bytes, loss and packing of each candidate of a matrix."""
     settings: list[tuple[Packing, float]] = []
     if preset == "default" and sparse_input:
@@ -102,5 +104,4 @@ def _settings(preset: str, shape: Shape, sparse_input: bool, images: bool) -> It
         settings += [(codebook(shape, *table), error) for table, error in CODEBOOK_ERRORS.items() if preset == "rows" or table[2]]
     if preset == "pairs":
         settings += [(pairs(shape, bits), 2.0**-bits) for bits in range(4, 9)]
-    for packing, error in settings:
-        yield packing.stored_bytes, error, packing
+    return [(packing.stored_bytes, error, packing) for packing, error in settings]
