@@ -25,6 +25,12 @@ PARAMETERS = {"x070-0.1b": 191.0, "x070-0.4b": 450.8, "x070-1.5b": 1527.4, "x070
 SMALL = Dims(2, 320, 640, 256, 5, 64, {"Rw": 32, "Ra": 32, "Rv": 32, "Rg": 64})
 
 
+@pytest.fixture(autouse=True)
+def quickly_tuned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Random models find their density from few texts: how exact it is, test_density.py asks."""
+    monkeypatch.setattr("rwkvquant.bench.density.TUNING_VALUES", 1 << 14)
+
+
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_shapes_are_the_released_ones(name: str) -> None:
     arch, dims = released(name)
@@ -124,6 +130,7 @@ def test_int8_operations_of_a_token_are_two_for_each_quantised_weight_of_the_blo
 
 def test_bench_reports_what_it_promises(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rwkvquant.bench.measure.SECONDS", 0.01)
+    monkeypatch.setattr("rwkvquant.bench.density.LENGTH", 12)
     path = tmp_path / "m.safetensors"
     write_random_model(path, "rwkv7", SMALL, bits=4.0)
     assert (

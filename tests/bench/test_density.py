@@ -25,8 +25,8 @@ from rwkvquant.runtime.weights import Weights, packed_weights
 from rwkvquant.transforms.hadamard import HADAMARD
 
 DIMS = {
-    "rwkv7": Dims(4, 320, 1280, 256, 5, 64, {"Rw": 32, "Ra": 32, "Rv": 32, "Rg": 64}),
-    "rwkv6": Dims(4, 320, 1120, 256, 5, 64, {"Rm": 32, "Rd": 64}),
+    "rwkv7": Dims(2, 320, 1280, 256, 5, 64, {"Rw": 32, "Ra": 32, "Rv": 32, "Rg": 64}),
+    "rwkv6": Dims(2, 320, 1120, 256, 5, 64, {"Rm": 32, "Rd": 64}),
 }
 ALLOWED = 0.005
 TEXTS = np.random.default_rng(7).integers(0, 256, (64, 8))
