@@ -60,11 +60,11 @@ def test_files_are_found_by_their_names_next_to_a_file_and_in_a_directory(tmp_pa
 
 @pytest.mark.parametrize("name", ["tokenizer.json", "20B_tokenizer.json"])
 def test_the_one_that_fits_is_used(tmp_path: Path, name: str) -> None:
-    path = tokenizer_json(tmp_path / name, 50277, merges=2)
-    found = beside(tmp_path, 50304)
+    path = tokenizer_json(tmp_path / name, 5277, merges=2)
+    found = beside(tmp_path, 5304)
     assert (found.source, found.encode("the")) == (str(path), [257])
     world_txt(tmp_path / "rwkv_vocab_v20230424.txt")  # more ids than the model
-    assert beside(tmp_path, 50304).source == str(path)
+    assert beside(tmp_path, 5304).source == str(path)
     assert beside(tmp_path, 65536).encode("the") == load_tokenizer("world", 65536).encode("the")
 
 
@@ -74,37 +74,37 @@ def test_a_world_vocabulary_next_to_a_checkpoint_is_used(tmp_path: Path) -> None
 
 
 def test_two_that_fit_are_named_and_the_user_chooses(tmp_path: Path) -> None:
-    one, other = tokenizer_json(tmp_path / "tokenizer.json", 50277), tokenizer_json(tmp_path / "20B_tokenizer.json", 50277, merges=2)
+    one, other = tokenizer_json(tmp_path / "tokenizer.json", 5277), tokenizer_json(tmp_path / "20B_tokenizer.json", 5277, merges=2)
     for own in (False, True):
         with pytest.raises(TokenizerError) as caught:
-            beside(tmp_path, 50304, own)
-        for part in (str(one), str(other), "50304", "--tokenizer FILE"):
+            beside(tmp_path, 5304, own)
+        for part in (str(one), str(other), "5304", "--tokenizer FILE"):
             assert part in str(caught.value)
-    assert load_tokenizer(str(other), 50304).encode("the") == [257]
+    assert load_tokenizer(str(other), 5304).encode("the") == [257]
 
 
 def test_copies_of_one_tokenizer_are_one(tmp_path: Path) -> None:
-    path = tokenizer_json(tmp_path / "tokenizer.json", 50277)
+    path = tokenizer_json(tmp_path / "tokenizer.json", 5277)
     (tmp_path / "20B_tokenizer.json").write_text(json.dumps(json.loads(path.read_text()), indent=1))  # other bytes, the same tokenizer
-    assert beside(tmp_path, 50304).source == str(path)
+    assert beside(tmp_path, 5304).source == str(path)
 
 
 def test_a_close_fit_wins_over_a_loose_one_and_a_loose_one_over_none(tmp_path: Path) -> None:
     loose = tokenizer_json(tmp_path / "a_tokenizer.json", 300)
-    assert beside(tmp_path, 50304).source == str(loose)
-    close = tokenizer_json(tmp_path / "b_tokenizer.json", 50304 - 1023)
-    assert beside(tmp_path, 50304).source == str(close)
+    assert beside(tmp_path, 5304).source == str(loose)
+    close = tokenizer_json(tmp_path / "b_tokenizer.json", 5304 - 1023)
+    assert beside(tmp_path, 5304).source == str(close)
     close.unlink()
-    tokenizer_json(tmp_path / "b_tokenizer.json", 50304 - 1024, merges=1)
+    tokenizer_json(tmp_path / "b_tokenizer.json", 5304 - 1024, merges=1)
     with pytest.raises(TokenizerError, match="both fit"):
-        beside(tmp_path, 50304)
+        beside(tmp_path, 5304)
 
 
 def test_a_world_model_takes_world_unless_a_file_fits_closely_or_is_its_own(tmp_path: Path) -> None:
     """20B_tokenizer.json is in many folders with World models."""
     world = load_tokenizer("world", 65536).encode("the")
     assert load_tokenizer(None, 65536).encode("the") == world
-    path = tokenizer_json(tmp_path / "20B_tokenizer.json", 50277, merges=2)
+    path = tokenizer_json(tmp_path / "20B_tokenizer.json", 5277, merges=2)
     assert beside(tmp_path, 65536).encode("the") == world
     assert beside(tmp_path, 65536, own=True).source == str(path)
     tokenizer_json(path, 65536, merges=2)
