@@ -42,7 +42,7 @@ def test_the_default_method_runs_from_the_command_line(folder: Path, capsys: pyt
     """On a model whose shapes can hold the default's bits, with a short calibration text."""
     ranks = {"Rw": 32, "Ra": 32, "Rv": 32, "Rg": 32}
     write_pth(folder / "model.pth", random_state_dict("rwkv7", layers=1, width=192, head_size=64, hidden=768, ranks=ranks))
-    short = ["--calib", "some.txt", "--calib-len", "128", "--calib-rows", "8"]
+    short = ["--calib", "some.txt", "--calib-len", "64", "--calib-rows", "2"]
     result = answer(capsys, "quantize", "model.pth", "-o", "model.safetensors", "--bits", "3.275", *short)
     assert 3.2 < result["bits_per_weight"] <= 3.275
 

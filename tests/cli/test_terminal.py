@@ -19,8 +19,8 @@ from tests.helpers import random_state_dict, write_pth
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    write_pth(tmp_path / "model.pth", random_state_dict("rwkv7", layers=1, width=64))
-    (tmp_path / "some.txt").write_text("A text to calibrate on, and to compare on. " * 60)
+    write_pth(tmp_path / "model.pth", random_state_dict("rwkv7", layers=1, width=64, hidden=64))
+    (tmp_path / "some.txt").write_text("A text to calibrate on, and to compare on. " * 20)
     return tmp_path
 
 
@@ -38,7 +38,7 @@ def on_a_terminal(folder: Path, *arguments: str) -> tuple[int, str]:
     return os.waitstatus_to_exitcode(status), shown.decode(errors="replace")
 
 
-SMALL = ("--calib", "some.txt", "--calib-rows", "2", "--calib-len", "64")
+SMALL = ("--calib", "some.txt", "--calib-rows", "2", "--calib-len", "32")
 
 
 @pytest.mark.parametrize(

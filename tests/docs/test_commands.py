@@ -45,17 +45,17 @@ PAGES = [
 ]
 RUN = ["README.md", "docs/quickstart.md", "docs/recipes.md"]
 TOO_LARGE = re.compile(r"rwkvquant (bench --random|demo)")  # a released shape is hundreds of megabytes; `make demo` and others test demo
-TEXT = "The quick brown fox jumps over the lazy dog, and the dog does not mind. " * 60
-WIDTH = 256
+TEXT = "The quick brown fox jumps over the lazy dog, and the dog does not mind. " * 20
+WIDTH = 256  # the least that the k-quants of GGUF hold
 
 
 def write_files(folder: Path) -> None:
     """What a reader has: checkpoints, texts, an adapter, a tuned state."""
     ranks = {"Rw": 32, "Ra": 32, "Rv": 32, "Rg": 32}
-    model = random_state_dict("rwkv7", layers=1, width=WIDTH, head_size=64, ranks=ranks)
+    model = random_state_dict("rwkv7", layers=1, width=WIDTH, hidden=WIDTH, head_size=64, ranks=ranks)
     for name in ("model.pth", "RWKV-x070-World-0.4B-v2.9-20250107-ctx4096.pth"):
         write_pth(folder / name, model)
-    write_pth(folder / "other.pth", random_state_dict("rwkv7", layers=1, width=WIDTH, head_size=64, ranks=ranks, vocab=4096))
+    write_pth(folder / "other.pth", random_state_dict("rwkv7", layers=1, width=WIDTH, hidden=WIDTH, head_size=64, ranks=ranks, vocab=4096))
     (folder / "tokenizer.json").write_bytes((ROOT / "tests/data/tokenizer.json").read_bytes())
     for name in ("some.txt", "mine.txt", "prompt.txt"):
         (folder / name).write_text(TEXT[:600] if name == "prompt.txt" else TEXT)
@@ -79,7 +79,7 @@ def fast(work: Callable[..., Any]) -> Callable[..., Any]:
         request: QuantizeRequest = rest[place]
         recipe_for(request)
         few = dataclasses.replace(request.calibration, rows=2, length=32)
-        quick = QuantizeRequest(method="rtn", bits=4.5, calibration=few, tokenizer=request.tokenizer, adapter=request.adapter)
+        quick = QuantizeRequest(method="rtn", code_bits=4, calibration=few, tokenizer=request.tokenizer, adapter=request.adapter)
         named.pop("work_dir", None)
         return work(source, *rest[:place], quick, *rest[place + 1 :][:1], **named)
 
