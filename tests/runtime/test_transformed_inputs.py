@@ -66,9 +66,14 @@ def make(request: pytest.FixtureRequest) -> Callable[[int, int], Applied]:
     return function
 
 
-@pytest.fixture(params=list(SIZES))
-def weights(request: pytest.FixtureRequest, tmp_path: Path, make: Callable[[int, int], Applied]) -> Weights:
-    return transformed(random_weights(tmp_path, request.param, seed=1, columns=False), make)
+@pytest.fixture(scope="module", params=list(SIZES))
+def stored(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Weights:
+    return random_weights(tmp_path_factory.mktemp("stored"), request.param, seed=1, columns=False)
+
+
+@pytest.fixture
+def weights(stored: Weights, make: Callable[[int, int], Applied]) -> Weights:
+    return transformed(stored, make)
 
 
 def test_logits_are_those_of_the_model_with_the_transform_undone(weights: Weights) -> None:
