@@ -18,7 +18,7 @@ from rwkvquant.errors import CheckpointError
 from rwkvquant.pipeline.matrices import quantize_matrix, sampled_rows
 from rwkvquant.pipeline.transforms import Change, through
 from rwkvquant.quantizers import QuantizerOptions
-from rwkvquant.quantizers.shared.correction import corrected
+from rwkvquant.quantizers.shared.correction import balanced_target
 from rwkvquant.quantizers.shared.factor import is_finite
 from rwkvquant.quantizers.shared.hessian import Hessian
 from rwkvquant.quantizers.shared.loss import hessian_error, hessian_loss
@@ -146,7 +146,7 @@ def _quantise(matrix: Matrix, hessian: Hessian | None, task: Task) -> Done:
             )
     target = W
     if hessian is not None and matrix.cross_moment is not None:
-        target = corrected(hessian.factor(task.options), W, matrix.cross_moment, task.correction)
+        target = balanced_target(W, hessian, matrix.cross_moment, task.correction, task.options)
     quantised, fell_back = quantize_matrix(setting, task.options, target, hessian), False
     if setting.feedback and hessian is not None and task.H_kept_out is not None:
         plain = _better_plain(W, setting.plain, task.options, hessian, quantised, task.H_kept_out.to(W.dtype))

@@ -7,8 +7,10 @@ import pytest
 import torch
 
 from rwkvquant.calibration.statistics import CrossStatistics
-from rwkvquant.quantizers.shared.correction import corrected
+from rwkvquant.quantizers import QuantizerOptions
+from rwkvquant.quantizers.shared.correction import balanced_target, corrected
 from rwkvquant.quantizers.shared.factor import factorize
+from rwkvquant.quantizers.shared.hessian import Hessian
 
 TOKENS, WIDTH, INPUTS = 60, 7, 5
 DAMPING = 0.05
@@ -66,3 +68,20 @@ def test_inputs_that_are_always_zero_leave_the_weight() -> None:
     W, x, h, full_x, _ = streams(7)
     zero = np.zeros_like(h)
     assert np.array_equal(computed_target(W, x, zero, full_x, zero, 1.0), W)
+
+
+def test_a_channel_that_is_far_out_of_line_changes_no_target() -> None:
+    """Channel c of the input times 2^e_c and column c over it: the same model. So the target is the same with its column c over 2^e_c."""
+    W, x, h, full_x, full_h = streams(3)
+    W /= np.sqrt(np.mean(W**2, 0))
+    power = np.exp2([0.0, 6, 0, -7, 0])
+
+    def target(W: np.ndarray, h: np.ndarray, full_h: np.ndarray) -> np.ndarray:
+        cross = CrossStatistics(torch.from_numpy(W))
+        cross.add(*(torch.from_numpy(a)[None] for a in (full_x - x, full_h - h, h)))
+        hessian = Hessian(torch.from_numpy(h.T @ h / TOKENS), torch.float64)
+        return balanced_target(cross.W, hessian, cross.moment, 0.5, QuantizerOptions(damping=DAMPING)).numpy()
+
+    plain = target(W, h, full_h)
+    assert plain == pytest.approx(computed_target(W, x, h, full_x, full_h, 0.5), rel=1e-9)
+    assert target(W / power, h * power, full_h * power) * power == pytest.approx(plain, rel=1e-9)

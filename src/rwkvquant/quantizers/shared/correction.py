@@ -18,9 +18,13 @@ Half of it helps in the two products of a block that write to the residual strea
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
+from rwkvquant.quantizers.options import QuantizerOptions
+from rwkvquant.quantizers.shared.balance import balance
 from rwkvquant.quantizers.shared.factor import InverseFactor
+from rwkvquant.quantizers.shared.hessian import Hessian
 
 
 def corrected(factor: InverseFactor, W: Tensor, cross_moment: Tensor, strength: float) -> Tensor:
@@ -32,3 +36,15 @@ def corrected(factor: InverseFactor, W: Tensor, cross_moment: Tensor, strength: 
     change = (cross_moment.to(W)[:, factor.order] @ factor.U.T) @ factor.U  # H^-1 = U^T U, in the factor's order
     target[:, factor.order] += strength * change
     return target
+
+
+def balanced_target(W: Tensor, hessian: Hessian, cross_moment: Tensor, strength: float, options: QuantizerOptions) -> Tensor:
+    """`corrected` with input channels that are far out of line scaled to the size of the others (balance.py), and back.
+
+    Damping is a share of the mean of diag(H). A few channels that are far larger would decide it, and W would stay as it is in all others.
+    """
+    exponents = balance([W.cpu().numpy()])
+    if exponents is None:
+        return corrected(hessian.factor(options), W, cross_moment, strength)
+    power = torch.exp2(torch.from_numpy(exponents).to(W))
+    return corrected(hessian.divided(exponents).factor(options), W * power, cross_moment / power, strength) / power
