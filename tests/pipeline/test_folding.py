@@ -14,6 +14,8 @@ from torch import Tensor
 from rwkvquant.architectures import ARCHITECTURES
 from rwkvquant.checkpoints import open_checkpoint
 from rwkvquant.codecs import DenseTensor, GridConfig, UniformTensor, codec_of
+from rwkvquant.codecs.base import Codec
+from rwkvquant.codecs.registry import codecs
 from rwkvquant.formats.container import PackedFile, open_packed
 from rwkvquant.models import CheckpointSource, PackedSource, QuantizedMatrix, TorchModel, forward_of
 from rwkvquant.pipeline import folding, tasks, tensors
@@ -242,3 +244,8 @@ def test_llama_folds_all_but_attentions_output(tmp_path: Path) -> None:
     packed = open_packed(tmp_path / "out")
     left = {name.split(".", 3)[3] for name in packed.tensors if packed.input_transform(name).name != "none"}
     assert left == {"self_attn.o_proj.weight"}
+
+
+def test_a_codec_says_whether_it_can_scale_rows() -> None:
+    """Callers ask `scales_rows` first, so it must be true of every codec."""
+    assert all(codec.scales_rows == (type(codec).rows_scaled is not Codec.rows_scaled) for codec in codecs())

@@ -244,7 +244,7 @@ def test_a_job_with_images_that_is_killed_continues_to_the_same_bytes(tmp_path: 
     expected, draw, kills = out.read_bytes(), random.Random(0), 0
     assert calls is not None
     (work / "plan.json").unlink()
-    while kills < 3:
+    while kills < 6:
         out.unlink(missing_ok=True)
         died = killed_at(draw.randrange(1, calls), run) is None
         if not died or out.exists():

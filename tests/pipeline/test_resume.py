@@ -24,12 +24,12 @@ from rwkvquant.recipes import Recipe, Setting
 from tests.helpers import killed_at, random_state_dict, write_pth
 from tests.pipeline.toys import Notes, calibration_text, checkpoint_file, recipe_of
 
-KILLS = 12
+KILLS = 20
 SMALL = {"layers": 2, "width": 32, "head_size": 8, "hidden": 64, "ranks": dict.fromkeys(("Rw", "Ra", "Rv", "Rg"), 8)}
 
 
 FED_BACK = Setting("gptq", GridConfig(3)), Setting("gptvq", CodebookConfig(2, 16))
-NEAREST = Setting("rtn", GridConfig(3)), Setting("kmeans", CodebookConfig(2, 16))  # the same files in half of the time
+NEAREST = Setting("rtn", GridConfig(3)), Setting("kmeans", CodebookConfig(2, 16))  # the same kinds of layouts in half of the time
 
 
 def two_candidates(candidates: tuple[Setting, ...], **options: Any) -> Recipe:
@@ -79,7 +79,7 @@ class NothingLost(Progress):
             os._exit(3)
 
 
-def test_kills_at_random_moments_change_no_byte(tmp_path: Path) -> None:
+def test_twenty_kills_at_random_moments_change_no_byte(tmp_path: Path) -> None:
     job, draw = Job(tmp_path, NEAREST), random.Random(0)
     expected = job.run(work_dir=None)
     calls = killed_at(-1, lambda: job.run())
