@@ -27,12 +27,14 @@ demo-vision: setup
 test: check
 	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 2 --dist worksteal
 
+# The targets below name the package that set-up has installed, and pip adds what their extra needs. With `-e '.[eval]'` it would compile the
+# native module again.
 test-lm-eval: setup
-	$(BIN)/pip install --quiet $(PIP_ARGS) -c constraints.txt -e '.[eval]' 'lm-eval[api]' accelerate
+	$(BIN)/pip install --quiet $(PIP_ARGS) -c constraints.txt 'rwkv-hybridquant[eval]' 'lm-eval[api]' accelerate
 	$(BIN)/python -m pytest tests/evaluation/test_lm_eval.py tests/evaluation/test_lm_eval_tasks.py tests/evaluation/check_lm_eval_server.py
 
 test-serve: setup
-	$(BIN)/pip install --quiet $(PIP_ARGS) -c constraints.txt -e '.[clients]'
+	$(BIN)/pip install --quiet $(PIP_ARGS) -c constraints.txt 'rwkv-hybridquant[clients]'
 	RWKVQUANT_HOSTILE=10000 $(BIN)/python -m pytest tests/serve/clients/check_*.py tests/serve/test_hostile.py
 
 test-cpus: setup
@@ -42,14 +44,14 @@ test-arm: setup
 	tests/arm/run.sh
 
 test-browser: setup
-	$(BIN)/pip install --quiet $(PIP_ARGS) -c constraints.txt -e '.[browser]'
+	$(BIN)/pip install --quiet $(PIP_ARGS) -c constraints.txt 'rwkv-hybridquant[browser]'
 	tests/browser/run.sh
 
 sanitize: setup
 	tests/sanitize/run.sh
 
 fuzz: setup
-	$(BIN)/pip install --quiet $(PIP_ARGS) -c constraints.txt -e '.[fuzz]'
+	$(BIN)/pip install --quiet $(PIP_ARGS) -c constraints.txt 'rwkv-hybridquant[fuzz]'
 	tests/fuzz/run.sh $(FUZZ_SECONDS)
 
 check: setup
