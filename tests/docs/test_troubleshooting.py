@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 
 import pytest
@@ -23,6 +24,7 @@ def text_of(node: ast.AST) -> str:
     return GAP
 
 
+@functools.cache
 def strings_of_the_source() -> list[str]:
     found = []
     for path in SOURCE.rglob("*.py"):
@@ -30,9 +32,6 @@ def strings_of_the_source() -> list[str]:
             if isinstance(node, ast.JoinedStr) or (isinstance(node, ast.Constant) and isinstance(node.value, str)):
                 found.append(text_of(node))
     return found
-
-
-STRINGS = strings_of_the_source()
 
 
 def messages(page: str) -> list[str]:
@@ -44,7 +43,7 @@ def messages(page: str) -> list[str]:
 def is_in_the_source(message: str) -> bool:
     parts = [re.escape(part.strip()) for part in re.split(r"\.\.\.(?!\")", message)]
     pattern = re.compile(f"[^{GAP}]*?{GAP}.*?".join(parts), re.DOTALL)
-    return any(pattern.search(string) for string in STRINGS)
+    return any(pattern.search(string) for string in strings_of_the_source())
 
 
 @pytest.mark.parametrize("message", messages(PAGE))

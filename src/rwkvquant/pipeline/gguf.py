@@ -35,7 +35,7 @@ from rwkvquant.quantizers.gguf.blocks import pack
 from rwkvquant.quantizers.gguf.gptq import BlockCodes, gptq
 from rwkvquant.quantizers.gguf.grids import GRIDS, BlockGrid
 from rwkvquant.quantizers.shared.correction import corrected
-from rwkvquant.quantizers.shared.factor import factorize, is_finite
+from rwkvquant.quantizers.shared.factor import factorize_balanced, is_finite
 from rwkvquant.recipes import Recipe, recipe_for
 from rwkvquant.runtime.tokenizer import Tokenizer
 
@@ -130,7 +130,7 @@ class _Job:
             H = _checked(collected.inputs[str(spec.input)].H, name)
             target, missing = W, collected.missing.get(name)
             if missing is not None:
-                factor = factorize(H.to(W).clone(), damping=CORRECTION_DAMPING, act_order=True)
+                factor = factorize_balanced(H.to(W), W, damping=CORRECTION_DAMPING, act_order=True)
                 target = corrected(factor, W, missing.moment, CORRECTION)
             after[spec.name] = self._keep(name, gptq(target, H, self._grid(self._kind, W)))
         return after

@@ -71,6 +71,19 @@ def test_error_feedback_loses_at_most_two_thirds_of_nearest_values(case: tuple[T
     assert loss(W, gptq(W, H, GRIDS[name]).decode(), H) < fed_back  # descent
 
 
+@pytest.mark.parametrize("name", GRIDS)
+def test_a_channel_far_out_of_line_does_not_switch_error_feedback_off(case: tuple[Tensor, Tensor], name: str) -> None:
+    """Channel 300 times 4096 and its column over it: the codes of a half that does not depend on its half are those of the plain model."""
+    W, H = case[0].clone(), case[1].clone()
+    H[:256, 256:] = H[256:, :256] = 0
+    plain = gptq(W, H, GRIDS[name])
+    power = torch.ones(COLS)
+    power[300] = 4096
+    edited = gptq(W / power, H * power * power[:, None], GRIDS[name])
+    assert torch.equal(edited.codes[:, :256], plain.codes[:, :256])
+    assert not torch.equal(nearest(W, GRIDS[name], H.diagonal().float()).codes[:, :256], plain.codes[:, :256])
+
+
 def test_scales_are_never_zero_and_finite() -> None:
     for grid in GRIDS.values():
         for W in (torch.zeros(2, 512), torch.full((2, 512), -0.3), torch.full((2, 512), 1e-9), 1e4 * torch.ones(2, 512)):

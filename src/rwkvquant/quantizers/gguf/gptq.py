@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from rwkvquant.quantizers.gguf.grids import BlockGrid, Scales, find_scales
-from rwkvquant.quantizers.shared.factor import InverseFactor, factorize
+from rwkvquant.quantizers.shared.factor import InverseFactor, factorize_balanced
 
 BLOCK = 128  # columns that are corrected at once
 PASSES = 2  # of descent
@@ -49,7 +49,7 @@ def nearest(W: Tensor, grid: BlockGrid, weights: Tensor) -> BlockCodes:
 def gptq(W: Tensor, H: Tensor, grid: BlockGrid, damping: float = 0.01, passes: int = PASSES) -> BlockCodes:
     """W (out, in) float32 and H (in, in): an error E (out, in) costs tr(E H E^T)."""
     H = H.to(W)
-    factor = factorize(H.clone(), damping=damping, act_order=True)
+    factor = factorize_balanced(H, W, damping=damping, act_order=True)
     weights = torch.empty_like(factor.diagonal)
     weights[factor.order] = factor.U.diagonal().square().reciprocal()
     scales = find_scales(W, grid, weights)

@@ -8,11 +8,12 @@ One factor serves all products with the same input, and all grids and codebooks 
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from rwkvquant.quantizers.shared.balance import balance
 from rwkvquant.quantizers.shared.inverse import inverse_cholesky
 
 log = logging.getLogger(__name__)
@@ -57,6 +58,19 @@ def factorize(H: Tensor, *, damping: float, act_order: bool) -> InverseFactor:
     if used > damping:
         log.warning("[gptq] H is singular with damping %g; used %g instead", damping, used)
     return InverseFactor(U, order, diagonal, used)
+
+
+def factorize_balanced(H: Tensor, W: Tensor, *, damping: float, act_order: bool) -> InverseFactor:
+    """`factorize`, but channels that are far out of line in W (out, in) are damped and ordered as if they had the size of the others.
+
+    With D = diag(2^e) of balance.py, D^-1 H D^-1 is what is damped: its U gives (D (D^-1 H D^-1 + damping) D)^-1 = (U D^-1)^T (U D^-1).
+    """
+    exponents = balance([W.cpu().numpy()])
+    if exponents is None:
+        return factorize(H.clone(), damping=damping, act_order=act_order)
+    power = torch.exp2(torch.from_numpy(exponents).to(H))
+    factor = factorize(H / power / power[:, None], damping=damping, act_order=act_order)
+    return replace(factor, U=factor.U / power[factor.order], diagonal=H.diagonal().clone())
 
 
 def _inverse_factor(H: Tensor) -> Tensor | None:
