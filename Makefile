@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP_ARGS ?=
 
-.PHONY: setup demo demo-vision test test-lm-eval test-serve test-cpus test-arm test-browser sanitize fuzz check clean
+.PHONY: setup demo demo-vision test test-long test-lm-eval test-serve test-cpus test-arm test-browser sanitize fuzz check clean
 
 setup: $(VENV)/.ready
 
@@ -26,6 +26,9 @@ demo-vision: setup
 # run all tests.
 test: check
 	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 2 --dist worksteal
+
+test-long: setup
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 2 --dist worksteal -m long
 
 # The targets below name the package that set-up has installed, and pip adds what their extra needs. With `-e '.[eval]'` it would compile the
 # native module again.

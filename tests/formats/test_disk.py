@@ -25,6 +25,7 @@ from tests.helpers import killed_at
 DATA = Path(__file__).parents[1] / "data"
 
 
+@pytest.mark.long
 def test_a_kill_at_any_call_leaves_the_old_file_or_the_new_one(tmp_path: Path) -> None:
     path, old, new = tmp_path / "journal.json", b"old" * 9, b"new" * 99
     contents, died = [], True

@@ -50,6 +50,7 @@ def test_taking_apart_and_putting_together_changes_nothing_that_matters(original
     use_everything(path)
 
 
+@pytest.mark.long
 def test_a_false_header_is_refused_or_harmless(original: bytes, tmp_path: Path) -> None:
     header, data = take_apart(original)
     path, rng, refused = tmp_path / "m.safetensors", random.Random(2), 0

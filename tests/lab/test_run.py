@@ -70,6 +70,7 @@ def test_another_text_or_model_is_another_question(done: Path) -> None:
     assert run_spec(read_spec("spec.yaml"), "work").kept == 0
 
 
+@pytest.mark.long
 def test_a_run_that_is_killed_goes_on_and_ends_with_the_same_cells(folder: Path, prepared: Path) -> None:
     spec = read_spec("spec.yaml")
     calls = killed_at(0, lambda: run_spec(spec, "counted"))

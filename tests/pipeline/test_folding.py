@@ -162,6 +162,7 @@ def test_later_blocks_are_quantised_for_what_the_file_gives(tmp_path: Path, arch
             assert torch.equal(decoded(weights[key]), decoded(stored[key])), key
 
 
+@pytest.mark.long
 def test_a_killed_job_writes_the_same_file(tmp_path: Path) -> None:
     source, recipe = (
         checkpoint_file(tmp_path, "rwkv7", **TINY),

@@ -70,6 +70,7 @@ def _nearest(W: torch.Tensor, kind: str) -> torch.Tensor:
     return nearest(W, GRIDS[kind], torch.ones(W.shape[1])).decode()
 
 
+@pytest.mark.long
 def test_a_trained_model_diverges_less_than_by_rounding_to_nearest(tmp_path: Path) -> None:
     source = open_checkpoint(two_blocks("rwkv6-8m.pth", tmp_path))
     assert export(tmp_path / "m.pth", tmp_path / "m.gguf", "q4_0") == 0

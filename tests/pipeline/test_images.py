@@ -231,6 +231,7 @@ def test_images_are_needed_and_others_give_another_file(tmp_path: Path) -> None:
     assert files[0].tensors == files[1].tensors != files[2].tensors
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("post_norm", [False, True])
 def test_a_job_with_images_that_is_killed_continues_to_the_same_bytes(tmp_path: Path, post_norm: bool) -> None:
     source, out, work = write_vrwkv(tmp_path, post_norm=post_norm), tmp_path / "out.safetensors", tmp_path / "work"

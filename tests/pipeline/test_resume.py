@@ -79,6 +79,7 @@ class NothingLost(Progress):
             os._exit(3)
 
 
+@pytest.mark.long
 def test_twenty_kills_at_random_moments_change_no_byte(tmp_path: Path) -> None:
     job, draw = Job(tmp_path, NEAREST), random.Random(0)
     expected = job.run(work_dir=None)

@@ -101,6 +101,7 @@ def test_channels_out_of_line_are_scaled_before_they_are_rotated(pair: tuple[Pat
     np.testing.assert_allclose(rounded, exact, atol=0.05 * np.abs(exact).max())
 
 
+@pytest.mark.long
 def test_an_edited_model_loses_what_the_plain_one_loses(tmp_path: Path) -> None:
     """The bar is 1.1 times on the models of 8 million weights; this one is smaller and reads little text. GPTQ does lose more."""
     plain = first_blocks(TRAINED, 2, tmp_path / "plain.pth")

@@ -73,6 +73,7 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return open_checkpoint(checkpoint_file(tmp_path_factory.mktemp("tiny"), "rwkv7", **TINY | {"layers": 1}))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("method", [*METHODS, "awr", ""])
 def test_any_two_options_make_a_recipe_or_one_sentence(method: str, shapes: Any) -> None:
     names = list(quantized_shapes(shapes))
@@ -113,6 +114,7 @@ def works_on(recipe: Recipe, names: list[str], checkpoint: Any) -> None:
     assert {tensor.name for tensor in plan if tensor.spec.role in QUANTIZED_ROLES} == set(names)
 
 
+@pytest.mark.long
 def test_recipes_drawn_at_random_run(tmp_path: Path) -> None:
     """Three random options at a time, with valid values, through the whole job."""
     draw, text = random.Random(3), calibration_text(tmp_path, rows=4, length=32)
