@@ -34,15 +34,17 @@ from rwkvquant.pipeline.tensors import Collected
 from rwkvquant.quantizers.gguf.blocks import pack
 from rwkvquant.quantizers.gguf.gptq import BlockCodes, gptq
 from rwkvquant.quantizers.gguf.grids import GRIDS, BlockGrid
-from rwkvquant.quantizers.shared.correction import corrected
-from rwkvquant.quantizers.shared.factor import factorize_balanced, is_finite
+from rwkvquant.quantizers.options import QuantizerOptions
+from rwkvquant.quantizers.shared.correction import balanced_target
+from rwkvquant.quantizers.shared.factor import is_finite
+from rwkvquant.quantizers.shared.hessian import Hessian
 from rwkvquant.recipes import Recipe, recipe_for
 from rwkvquant.runtime.tokenizer import Tokenizer
 
 IN_BLOCKS_OF_32 = {"q6_K": "q8_0", "q4_K": "q5_0", "q3_K": "q4_0"}  # llama.cpp's choice for other lengths of rows
 CPU = torch.device("cpu")
 CORRECTION = 0.5  # as in the method rwkvquant
-CORRECTION_DAMPING = 0.05
+CORRECTION_OPTIONS = QuantizerOptions(damping=0.05, act_order=True)
 SHRINKAGE = 4.0  # by so much times width / tokens: few tokens have most of the gradient, and moments of few tokens have large errors
 
 
@@ -130,8 +132,7 @@ class _Job:
             H = _checked(collected.inputs[str(spec.input)].H, name)
             target, missing = W, collected.missing.get(name)
             if missing is not None:
-                factor = factorize_balanced(H.to(W), W, damping=CORRECTION_DAMPING, act_order=True)
-                target = corrected(factor, W, missing.moment, CORRECTION)
+                target = balanced_target(W, Hessian(H, W.dtype), missing.moment, CORRECTION, CORRECTION_OPTIONS)
             after[spec.name] = self._keep(name, gptq(target, H, self._grid(self._kind, W)))
         return after
 

@@ -67,7 +67,7 @@ def factorize_balanced(H: Tensor, W: Tensor, *, damping: float, act_order: bool)
     """
     exponents = balance([W.cpu().numpy()])
     if exponents is None:
-        return factorize(H.clone(), damping=damping, act_order=act_order)
+        return factorize(H, damping=damping, act_order=act_order)
     power = torch.exp2(torch.from_numpy(exponents).to(H))
     factor = factorize(H / power / power[:, None], damping=damping, act_order=act_order)
     return replace(factor, U=factor.U / power[factor.order], diagonal=H.diagonal().clone())
