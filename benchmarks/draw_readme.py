@@ -88,7 +88,8 @@ def save_frontier() -> None:
     for axes, model in zip(panels[0], models, strict=True):
         draw_frontier(axes, [row for row in rows if row.model == model])
     panels[0, 0].set_ylabel("KL to the original, 1/1000 nats per token")
-    panels[0, 0].legend(reverse=True, fontsize=8, loc="lower left")
+    series = {label: line for axes in panels[0] for line, label in zip(*axes.get_legend_handles_labels(), strict=True)}  # of any model
+    panels[0, 0].legend(series.values(), series.keys(), reverse=True, fontsize=8, loc="lower left")
     figure.suptitle("What is lost for a file of a given size: down and left is better", fontsize=10)
     figure.tight_layout()
     figure.savefig(ROOT / "docs" / "frontier.svg", metadata={"Date": None})

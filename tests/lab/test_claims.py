@@ -97,6 +97,19 @@ def test_the_ratios_of_two_models_are_compared(work: Path, below: float, found: 
     assert other == "| C |  |  |  | not measured |"
 
 
+def test_a_row_of_one_model_is_compared_with_a_row_of_another(work: Path) -> None:
+    keys = {("edited", "x"): "b", ("plain", "y"): "a", ("plain", "x"): "c"}
+    rows = [{"key": k, "model": m, "row": n, "series": n, "label": n, "bits": None, "seed": 0} for (m, n), k in keys.items()]
+    Store(work).write_spec("two", {"title": "t", "reference": None, "plot": "file_bytes", "rows": rows})
+    path = work / "claims.yaml"
+    claim = "claim: C, rows: [two/x, two/y], below: 2.1, across"
+    path.write_text(f"title: T\nclaims:\n  - {{{claim}: {{edited: plain}}}}\n  - {{{claim}: {{edited: other, other: plain}}}}\n")
+    assert claims_text(work, path).splitlines()[4:6] == [
+        "| C |  | edited over plain | KL x 2.000 [2.000, 2.000] | holds |",
+        "| C |  |  |  | not measured |",
+    ]
+
+
 def test_a_number_is_divided_by_another_one_of_the_file(work: Path) -> None:
     (work / "numbers.json").write_text(json.dumps({"all": [{"ours": {"value": 6.0, "ci95": [5.0, 8.0]}, "theirs": 2}, {"ours": 6}]}))
     names = "values: {one: [all, 0, ours], two: [all, 1, ours]}, over: {one: [all, 0, theirs]}"
@@ -127,6 +140,10 @@ def test_the_command_writes_the_page(work: Path, capsys: pytest.CaptureFixture[s
         "title: T\nclaims: [{claim: C, rows: [a/b, c/d], models: [m]}]",
         "title: T\nclaims: [{claim: C, rows: [a/b, c/d], models: [1, 2]}]",
         "title: T\nclaims: [{claim: C, models: [m, n]}]",
+        "title: T\nclaims: [{claim: C, across: {m: n}}]",
+        "title: T\nclaims: [{claim: C, rows: [a/b, c/d], across: [m, n]}]",
+        "title: T\nclaims: [{claim: C, rows: [a/b, c/d], across: {m: 1}}]",
+        "title: T\nclaims: [{claim: C, rows: [a/b, c/d], models: [m, n], across: {m: n}}]",
         "title: T\nclaims: [{claim: C, json: none.json, values: {m: a}, below: 1}]",
         "title: T\nclaims: [{claim: C, json: numbers.json, values: {m: [a, c]}, below: 1}]",
         "title: T\nclaims: [{claim: C, json: numbers.json, values: {m: [a, b]}}]",

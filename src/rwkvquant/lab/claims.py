@@ -7,6 +7,7 @@
         rows: [methods/awq, methods/rtn]         # SPECIFICATION/LABEL, twice
         below: 1                                 # the claim: KL of the first over KL of the second is below this
         models: [rwkv7-tiny, rwkv7-8m]           # or: that ratio of the first model over that of the second is below it
+        across: {rwkv7-8m-edited: rwkv7-8m}      # or: the first row of one model over the second row of the other is below it
 
 A claim holds if the whole paired 95 % interval of the ratio is below, does not if the whole interval is above, and else the cells cannot
 tell. Each model that has both cells is judged by itself. With `models`, the interval goes from the least to the largest quotient of numbers
@@ -44,7 +45,7 @@ from rwkvquant.lab.studies.tables import study_lines
 from rwkvquant.lab.yaml_file import read_yaml
 
 WIDTH = 120  # of a line
-KEYS = ("claim", "paper", "rows", "models", "below", "note", "json", "values", "over", "number", "of", "above", "unit")
+KEYS = ("claim", "paper", "rows", "models", "across", "below", "note", "json", "values", "over", "number", "of", "above", "unit")
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,8 @@ class Number:
 
 @dataclass(frozen=True)
 class Claim:
-    """`rows`: (specification, label) of the two cells, or None; `models`: two whose ratios are compared, or None.
+    """`rows`: (specification, label) of the two cells, or None; `models`: two whose ratios are compared, or None; `across`: the model of
+    the second cell for each model of the first, or None where it is the same.
     `numbers`: those of a benchmark's file, or None.
     `column`: (specification, column) of a study, or None; `of`: labels of its lines, empty for all.
 
@@ -70,6 +72,7 @@ class Claim:
     paper: str
     rows: tuple[tuple[str, str], tuple[str, str]] | None
     models: tuple[str, str] | None
+    across: Mapping[str, str] | None
     numbers: tuple[Number, ...] | None
     column: tuple[str, str] | None
     of: tuple[str, ...]
@@ -105,17 +108,17 @@ def claims_text(work_dir: str | Path, path: str | Path) -> str:
 
 
 def judged(claim: Claim, rows: Mapping[str, list[TableRow]]) -> list[tuple[str, str, str]]:
-    """(model, ratio with its interval, verdict) for each model that has both cells, or for the two models of the claim."""
+    """(model, ratio with its interval, verdict) for each model that has both cells, or for the models of the claim."""
     if claim.numbers is not None:
         return [(each.label, _shown(each, claim.unit), claim.verdict(each.low, each.high)) for each in claim.numbers]
     if claim.rows is None:
         return []
     ours, others = ({row.model: row for row in reversed(rows.get(spec, [])) if row.label == label} for spec, label in claim.rows)
     found = []
-    for model in dict.fromkeys(ours):
-        if model in others and (against := compared(ours[model], others[model]).against):
+    for model, other in (claim.across or {model: model for model in ours}).items():
+        if model in ours and other in others and (against := compared(ours[model], others[other]).against):
             low, high = against["ratio_ci95"] or (against["ratio"], against["ratio"])
-            found.append(Number(model, against["ratio"], low, high))
+            found.append(Number(model if model == other else f"{model} over {other}", against["ratio"], low, high))
     if claim.models is not None:
         ratios = {ratio.label: ratio for ratio in found}
         found = [_quotient(*(ratios[model] for model in claim.models))] if ratios.keys() >= set(claim.models) else []
@@ -175,6 +178,9 @@ def _claim(entry: Any, path: Path) -> Claim:
     models: Any = entry.get("models")
     if models is not None and not (sources == ["rows"] and isinstance(models, list) and len(models) == 2 and all(map(_is_name, models))):
         raise ConfigError(f"{where}: models are the names of two models, and need rows")
+    across: Any = entry.get("across")
+    if across is not None and not (sources == ["rows"] and models is None and isinstance(across, Mapping) and _are_names(across)):
+        raise ConfigError(f"{where}: across has names of models by names of models, and needs rows without models")
     if sources == ["number"] and not (_is_pair(column) and isinstance(of, list) and all(map(_is_name, of))):
         raise ConfigError(f"{where}: number is SPECIFICATION/COLUMN, and of is a list of labels")
     return Claim(
@@ -182,6 +188,7 @@ def _claim(entry: Any, path: Path) -> Claim:
         paper=str(entry.get("paper", "")),
         rows=(_pair(rows[0]), _pair(rows[1])) if sources == ["rows"] else None,
         models=(models[0], models[1]) if models is not None else None,
+        across=across,
         numbers=_numbers(entry, path, where) if sources == ["json"] else None,
         column=_pair(column) if sources == ["number"] else None,
         of=tuple(of) if sources == ["number"] else (),
@@ -194,6 +201,10 @@ def _claim(entry: Any, path: Path) -> Claim:
 
 def _is_name(value: Any) -> bool:
     return isinstance(value, str)
+
+
+def _are_names(values: Mapping[Any, Any]) -> bool:
+    return all(map(_is_name, values)) and all(map(_is_name, values.values()))
 
 
 def _is_pair(value: Any) -> bool:
