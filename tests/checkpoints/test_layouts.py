@@ -209,6 +209,7 @@ def test_wrong_shapes_and_names_of_any_kind_are_refused_in_a_sentence(arch: str,
     once = {re.sub(r"\b[01]\b", "", name, count=1): name for name in good}  # of both layers the second; and what only the first has
     for name, info in ((name, good[name]) for name in once.values()):
         shapes = [(1,), (5,), info.shape[1:], (*info.shape, 2), (2, *info.shape), tuple(n + 1 for n in info.shape), info.shape[:1] * 8]
+        shapes.append((2, math.prod(info.shape) // 2))  # for most, as many values as there should be
         for shape in {*shapes} - {info.shape, ()}:  # readers refuse a tensor without axes
             wrong = TensorInfo(name, "float16", shape)
             # A vector may come with any axes of length 1, and layer 0 may lack v.
