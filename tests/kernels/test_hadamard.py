@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from rwkvquant import _native
+from rwkvquant.kernels import workshop
 from rwkvquant.kernels.hadamard import block, hadamard
 from tests.kernels.guarded import assert_same_bits, at_offset, on_every_body
 
@@ -24,7 +25,7 @@ def test_every_body_has_the_bits_of_the_definition(width: int) -> None:
     wanted = hadamard(x[None], signs)[0]
     for offset in (0, 4):
         moved, bits = at_offset(x, offset), at_offset(signs, offset // 4)
-        assert_same_bits(on_every_body(lambda out, moved=moved, bits=bits: _native.hadamard(moved, bits, out), width), wanted)
+        assert_same_bits(on_every_body(lambda out, moved=moved, bits=bits: _native.hadamard(moved[None], bits, out[None]), width), wanted)
     assert np.abs(np.linalg.norm(wanted.astype(np.float64)) / np.linalg.norm(x.astype(np.float64)) - 1) < 1e-6
     assert (block(width) == 1) == (width % 2 == 1)
 
@@ -35,13 +36,30 @@ def test_the_result_may_replace_the_input(width: int) -> None:
 
     def in_place(out: np.ndarray) -> None:
         out[:] = x
-        _native.hadamard(out, signs, out)
+        _native.hadamard(out[None], signs, out[None])
 
     assert_same_bits(on_every_body(in_place, width), hadamard(x[None], signs)[0])
 
 
 def test_wrong_sizes_are_refused() -> None:
     x, signs = inputs(24)
-    for arguments in ((x, signs[:-1], np.empty_like(x)), (x, signs, np.empty(23, np.float32)), (x[:0], signs, np.empty(0, np.float32))):
+    for values, bits, size in ((x, signs[:-1], 24), (x, signs, 23), (x[:0], signs, 0)):
         with pytest.raises(ValueError, match=r"\[hadamard\]"):
-            _native.hadamard(*arguments)
+            _native.hadamard(values[None], bits, np.empty((1, size), np.float32))
+
+
+@pytest.mark.parametrize("width", [3, 24, 512])
+def test_rows_are_transformed_one_by_one(width: int) -> None:
+    x = np.stack([inputs(width)[0] * size for size in (1, -3, 0, 1e-20, 1e20)])
+    signs = inputs(width)[1]
+    for rows in (x, x[:1], x[:0], x[:, ::-1], np.asfortranarray(x)):
+        fast = workshop.hadamard(rows, signs)
+        assert fast is not None
+        assert_same_bits({"native": fast}, hadamard(rows, signs))
+
+
+def test_the_definition_is_used_for_float64_and_without_the_native_module(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, signs = inputs(24)
+    assert workshop.hadamard(x[None].astype(np.float64), signs) is None
+    monkeypatch.setattr(workshop, "native_module", lambda: None)
+    assert workshop.hadamard(x[None], signs) is None

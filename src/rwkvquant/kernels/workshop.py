@@ -1,4 +1,5 @@
-"""Native versions of the slowest loops of quantising. Their definitions are in quantizers/, and run where there is no native module.
+"""Native versions of the slowest loops of quantising. Their definitions are in quantizers/ and kernels/, and run where there is no
+native module.
 
 Results do not depend on `threads`.
 """
@@ -11,6 +12,16 @@ from numpy.typing import NDArray
 from rwkvquant.kernels.dispatch import native_module
 
 Array = NDArray[np.float32] | NDArray[np.float64]
+
+
+def hadamard(x: Array, bits: NDArray[np.uint8]) -> NDArray[np.float32] | None:
+    """hadamard of kernels/hadamard.py, or None where there is no native module, and for float64."""
+    native = native_module()
+    if native is None or x.dtype != np.float32:
+        return None
+    out = np.empty(x.shape, np.float32)
+    native.hadamard(np.ascontiguousarray(x), bits, out)
+    return out
 
 
 def exact_kmeans(

@@ -18,6 +18,8 @@ namespace rwkvquant {
 namespace {
 
 using Read = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using ReadRows = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using OutputRows = nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using ReadBytes = nb::ndarray<const std::uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using OutputBytes = nb::ndarray<std::uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 
@@ -140,10 +142,13 @@ std::uint32_t seed_of_rows(const ReadBytes& rows, std::size_t size) {
     return operations().seed_of_rows(rows.data(), size);
 }
 
-void hadamard(const Read& x, const ReadBytes& signs, const Output& y) {
-    check_rule("hadamard", x.size() > 0 && signs.size() >= (x.size() + 7) / 8, "signs must have a bit for each of at least one value");
+// Vectors of one width, one after the other.
+void hadamard(const ReadRows& x, const ReadBytes& signs, const OutputRows& y) {
+    const std::size_t count = x.shape(0), width = x.shape(1);
+    check_rule("hadamard", width > 0 && signs.size() >= (width + 7) / 8, "signs must have a bit for each of at least one value");
     check_sizes("hadamard", x.size(), {y.size()});
-    operations().hadamard(x.data(), signs.data(), x.size(), y.data());
+    const nb::gil_scoped_release released;
+    for (std::size_t i = 0; i < count; ++i) operations().hadamard(x.data() + i * width, signs.data(), width, y.data() + i * width);
 }
 
 template <std::size_t (*chosen)(const float*, std::size_t, const Filters&, double)>
