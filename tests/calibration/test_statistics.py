@@ -57,6 +57,21 @@ def test_wide_inputs_are_multiplied_out_by_half(monkeypatch: pytest.MonkeyPatch,
     np.testing.assert_allclose(statistics.mean_square, expected.diagonal(), rtol=1e-5)
 
 
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("width", [40, 1100])
+def test_rounded_sums_are_those_of_values_of_bfloat16(monkeypatch: pytest.MonkeyPatch, width: int, weighted: bool) -> None:
+    """And nothing else is rounded: products are exact in float32. The precision of other products stays."""
+    monkeypatch.setattr(module, "WIDE", 1030)
+    rng = np.random.default_rng(width)
+    X = torch.from_numpy(rng.standard_normal((12, width)).astype(np.float32))
+    weights = torch.from_numpy(rng.random((12, 1)).astype(np.float32)) if weighted else None
+    statistics, before = InputStatistics(width, rounded=True), torch.get_float32_matmul_precision()
+    statistics.add(X, weights)
+    assert torch.get_float32_matmul_precision() == before
+    values = (X if weights is None else X * weights.sqrt()).bfloat16().double()
+    np.testing.assert_allclose(statistics.H, values.T @ values / 12, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("wide", [False, True])
 def test_the_drift_is_the_mean_product_of_what_is_missing_and_what_is_there(monkeypatch: pytest.MonkeyPatch, wide: bool) -> None:
     monkeypatch.setattr(drift_module, "WIDE", 7 if wide else 8)

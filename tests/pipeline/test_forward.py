@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from rwkvquant import ConfigError, QuantizeRequest, quantize
+from rwkvquant.calibration.statistics import CrossStatistics
 from rwkvquant.checkpoints import open_checkpoint
 from rwkvquant.formats.container import open_packed
 from rwkvquant.models import RoundedMatrix
@@ -97,7 +98,16 @@ def test_every_run_of_the_text_multiplies_in_the_same_type(tmp_path: Path, monke
         products.append("with a gradient" if x.requires_grad else "without")
         return real(self, x)
 
+    real_add = CrossStatistics.add
+
+    def add(self: CrossStatistics, *parts: Tensor) -> None:
+        before = len(products)
+        real_add(self, *parts)
+        assert products[before:] == ["without"] * isinstance(self.W, RoundedMatrix)
+        del products[before:]
+
     monkeypatch.setattr(RoundedMatrix, "product", product)
+    monkeypatch.setattr(CrossStatistics, "add", add)
     source, text = checkpoint_file(tmp_path, arch, **TINY), calibration_text(tmp_path)
     files = {}
     for dtype in ("float32", "bfloat16"):

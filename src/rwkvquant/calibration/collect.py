@@ -122,9 +122,9 @@ def collect_block(
     """Statistics of the block's product inputs, by name, over all rows or some, `batch` rows at a time. The hidden states stay as they are.
 
     A sliced input, (slices, batch, length, width), gives "<name>.0", "<name>.1" ... A second `tap` gets the same activations, and
-    `reference` runs the same rows through the full-precision block.
+    `reference` runs the same rows through the full-precision block. If products are computed in bfloat16, so are the sums.
     """
-    collector = Collector(architecture.product_inputs)
+    collector = Collector(architecture.product_inputs, any(isinstance(W, RoundedMatrix) for W in weights.values()))
     taps: list[Tap] = [each for each in (collector, tap, reference) if each is not None]
 
     def hear(name: str, x: Tensor) -> None:
@@ -204,10 +204,10 @@ def _parts(name: str, x: Tensor, sliced: bool) -> list[tuple[str, Tensor]]:
 
 
 class Collector:
-    """A tap that adds the named activations to statistics, and does not keep their values."""
+    """A tap that adds the named activations, `rounded` to bfloat16 or not, to statistics, and does not keep their values."""
 
-    def __init__(self, inputs: dict[str, bool]) -> None:
-        self.inputs = inputs
+    def __init__(self, inputs: dict[str, bool], rounded: bool = False) -> None:
+        self.inputs, self._rounded = inputs, rounded
         self.statistics: dict[str, InputStatistics] = {}
 
     def __call__(self, name: str, x: Tensor) -> None:
@@ -215,5 +215,5 @@ class Collector:
             return
         for key, part in _parts(name, x, self.inputs[name]):
             if key not in self.statistics:
-                self.statistics[key] = InputStatistics(part.shape[-1], part.device)
+                self.statistics[key] = InputStatistics(part.shape[-1], part.device, self._rounded)
             self.statistics[key].add(part)

@@ -251,5 +251,6 @@ class _Watched:
         if self._key not in self._sensitivities:
             out, width = self._W.shape
             rows = self._parts.rows_of_images(self._W.shape) if self._parts.rows_of_images else None
-            self._sensitivities[self._key] = Sensitivity(out, width, x.device, rows, self._parts.groups)
+            rounded = isinstance(self._W, RoundedMatrix)
+            self._sensitivities[self._key] = Sensitivity(out, width, x.device, rows, self._parts.groups, rounded)
         self._sensitivities[self._key].add(x, g)

@@ -114,7 +114,7 @@ class CalibrationRun(NoRun):
             if self._drift:
                 drift = {name: DriftStatistics() for name in self._architecture.input_parts}
             else:
-                sums = {name: CrossStatistics(block[key]) for key, name in writers.items()}
+                sums = {name: CrossStatistics(run[key]) for key, name in writers.items()}
             reference = ReferenceRun(make, run, {**sums, **drift}, self._reference)
         seen = collect_block(make, run, self._architecture, self._stream, self._batch, self._seen, tap, reference)
         tests = {}

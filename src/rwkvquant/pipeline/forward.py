@@ -1,7 +1,8 @@
 """In which numbers the text runs through the blocks: float32, or bfloat16 where that is faster and the model is large.
 
-Only the products of projections are rounded (models/rounded.py), forward and backward. LoRA factors are too small to gain, and the head
-gives the probabilities that tokens are drawn by. Norms, the recurrence, statistics and quantisers always compute in float32.
+The products of projections are rounded (models/rounded.py), forward and backward, and the activations whose products are added up
+(statistics/rounded.py). LoRA factors are too small to gain, and the head gives the probabilities that tokens are drawn by. Norms, the
+recurrence and quantisers always compute in float32.
 
 "auto" times one product in both types, on one thread and in its processor time, which other programs change little. A CPU with AVX512-BF16
 was 1.6 to 2.1 times as fast, busy or not; without these instructions it had a third of float32's speed or less. FASTER is between the two,

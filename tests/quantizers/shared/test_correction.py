@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from rwkvquant.calibration.statistics import CrossStatistics
+from rwkvquant.models import RoundedMatrix
 from rwkvquant.quantizers import QuantizerOptions
 from rwkvquant.quantizers.shared.correction import balanced_target, corrected
 from rwkvquant.quantizers.shared.factor import factorize
@@ -85,3 +86,16 @@ def test_a_channel_that_is_far_out_of_line_changes_no_target() -> None:
     plain = target(W, h, full_h)
     assert plain == pytest.approx(computed_target(W, x, h, full_x, full_h, 0.5), rel=1e-9)
     assert target(W / power, h * power, full_h * power) * power == pytest.approx(plain, rel=1e-9)
+
+
+def test_with_products_in_bfloat16_the_sums_are_those_of_rounded_values() -> None:
+    """What is missing is x' - x + (h' - h) W^T with a product of RoundedMatrix; then it and h are rounded, and nothing else is."""
+    W, x, h, full_x, full_h = (torch.from_numpy(each).float() for each in streams(7))
+    matrix = RoundedMatrix(W)
+    cross = CrossStatistics(matrix)
+    for part in (slice(0, 20), slice(20, TOKENS)):
+        cross.add((full_x - x)[part], (full_h - h)[part], h[part])
+    missing = (matrix.product(full_h - h) + full_x - x).bfloat16().double()
+    expected = missing.T @ h.bfloat16().double() / TOKENS
+    assert cross.moment.numpy() == pytest.approx(expected.numpy(), rel=2e-2, abs=2e-4)
+    assert float((cross.moment - expected).norm() / expected.norm()) < 1e-3

@@ -11,22 +11,37 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from rwkvquant.calibration.statistics.rounded import bfloat16_factors, to_bfloat16
+from rwkvquant.models import RoundedMatrix
+
 
 class CrossStatistics:
-    """Running sums of (x' - x + (h' - h) W^T)^T h, in float64."""
+    """Running sums of (x' - x + (h' - h) W^T)^T h, in float64.
 
-    def __init__(self, W: Tensor) -> None:
+    With a RoundedMatrix for W, its product is in bfloat16, and what is missing and h are rounded to it.
+    """
+
+    def __init__(self, W: Tensor | RoundedMatrix) -> None:
         self.W, self.tokens = W, 0
-        self._sum = torch.zeros(W.shape, dtype=torch.float64, device=W.device)
+        self._sum: Tensor | None = None  # made at the first `add`, which tells the device
 
     def add(self, missing_x: Tensor, missing_h: Tensor, h: Tensor) -> None:
         """x' - x (..., out), h' - h and h (..., in) of some more tokens."""
-        missing_x, missing_h, h = (part.reshape(-1, part.shape[-1]).to(self.W.dtype) for part in (missing_x, missing_h, h))
-        missing = torch.addmm(missing_x, missing_h, self.W.T)
-        self._sum += missing.T @ h
+        dtype = self.W.dtype if isinstance(self.W, Tensor) else torch.float32
+        missing_x, missing_h, h = (part.reshape(-1, part.shape[-1]).to(dtype) for part in (missing_x, missing_h, h))
+        if isinstance(self.W, Tensor):
+            product = torch.addmm(missing_x, missing_h, self.W.T).T @ h
+        else:
+            missing = self.W.product(missing_h).add_(missing_x)
+            with bfloat16_factors():
+                product = to_bfloat16(missing).T @ to_bfloat16(h)
+        if self._sum is None:
+            self._sum = torch.zeros(self.W.shape, dtype=torch.float64, device=h.device)
+        self._sum += product
         self.tokens += len(h)
 
     @property
     def moment(self) -> Tensor:
         """The sum divided by the number of tokens, (out, in) float64."""
+        assert self._sum is not None, "moment of no tokens"
         return self._sum / self.tokens

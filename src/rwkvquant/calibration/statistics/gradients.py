@@ -37,15 +37,22 @@ class Sensitivity:
     """
 
     def __init__(
-        self, out: int, width: int, device: torch.device | str = "cpu", rows_of_images: Tensor | None = None, groups: int = 0
+        self,
+        out: int,
+        width: int,
+        device: torch.device | str = "cpu",
+        rows_of_images: Tensor | None = None,
+        groups: int = 0,
+        rounded: bool = False,
     ) -> None:
-        """`rows_of_images`: for images, indices of the rows whose errors `loss` will be asked for. `groups`: of rows, for `of_groups`."""
-        self.inputs = InputStatistics(width, device)
+        """`rows_of_images`: for images, indices of the rows whose errors `loss` will be asked for. `groups`: of rows, for `of_groups`.
+        `rounded`: see InputStatistics."""
+        self.inputs = InputStatistics(width, device, rounded)
         self._squares = torch.zeros(out, dtype=torch.float64, device=device)
-        self._weighted = InputStatistics(width, device)
+        self._weighted = InputStatistics(width, device, rounded)
         self._rows_of_images, self._of_images = rows_of_images, list[Tensor]()
         self._limited = rows_of_images is None and not groups
-        self._groups = [InputStatistics(width, device) for _ in range(min(groups, out))]
+        self._groups = [InputStatistics(width, device, rounded) for _ in range(min(groups, out))]
 
     def add(self, x: Tensor, g: Tensor) -> None:
         """x (..., in) and g (..., out): inputs, and the gradient by outputs. Of images (images, patches, ...)."""

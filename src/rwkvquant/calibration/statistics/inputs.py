@@ -14,14 +14,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from rwkvquant.calibration.statistics.rounded import bfloat16_factors, to_bfloat16
+
 WIDE = 2048
 
 
 class InputStatistics:
-    """H of one activation, added up batch by batch; or, with weights, sum_t weight_t x_t^T x_t / tokens."""
+    """H of one activation, added up batch by batch; or, with weights, sum_t weight_t x_t^T x_t / tokens.
 
-    def __init__(self, width: int, device: torch.device | str = "cpu") -> None:
-        self.tokens, self._finished = 0, False
+    With `rounded`, x is rounded to bfloat16 first; with weights, x sqrt(weight) is.
+    """
+
+    def __init__(self, width: int, device: torch.device | str = "cpu", rounded: bool = False) -> None:
+        self.tokens, self._finished, self._rounded = 0, False, rounded
         self._sum = torch.zeros(width, width, dtype=torch.float64 if width < WIDE else torch.float32, device=device)
         self._block = width if width < WIDE else max(512, width // 8)
 
@@ -29,13 +34,17 @@ class InputStatistics:
         """x (..., width): the activation of some more tokens; weights (tokens, 1)."""
         assert not self._finished, "H has been taken"
         x = x.reshape(-1, x.shape[-1]).float()
-        left = x if weights is None else x * weights
-        for start in range(0, x.shape[1], self._block):
-            rows = slice(start, start + self._block)
-            if self._sum.dtype is x.dtype:
-                self._sum[rows, start:].addmm_(left[:, rows].T, x[:, start:])
-            else:
-                self._sum[rows, start:] += left[:, rows].T @ x[:, start:]
+        if self._rounded:
+            left = x = to_bfloat16(x if weights is None else x * weights.sqrt())
+        else:
+            left = x if weights is None else x * weights
+        with bfloat16_factors(self._rounded):
+            for start in range(0, x.shape[1], self._block):
+                rows = slice(start, start + self._block)
+                if self._sum.dtype is x.dtype:
+                    self._sum[rows, start:].addmm_(left[:, rows].T, x[:, start:])
+                else:
+                    self._sum[rows, start:] += left[:, rows].T @ x[:, start:]
         self.tokens += len(x)
 
     @property
