@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from rwkvquant import ConfigError, QuantizeRequest, quantize
-from rwkvquant.calibration.statistics import CrossStatistics
+from rwkvquant.calibration.statistics import CrossStatistics, cross, inputs, rounded
 from rwkvquant.checkpoints import open_checkpoint
 from rwkvquant.formats.container import open_packed
 from rwkvquant.models import RoundedMatrix
@@ -126,6 +127,32 @@ def test_every_run_of_the_text_multiplies_in_the_same_type(tmp_path: Path, monke
     assert kept == {"float32": "float32", "bfloat16": "bfloat16"}
     assert "forward_dtype" not in packed["float32"].quantization_config["recipe"]  # as in files that were made before
     assert files["float32"].read_bytes() != files["bfloat16"].read_bytes()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_sums_over_the_text_are_rounded_as_the_products_of_the_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str) -> None:
+    """H of pass 1 and of pass 2, and what is missing from the residual stream. Inputs of LoRA factors are not rounded in pass 1."""
+    notes, real = Notes(), rounded.to_bfloat16
+    phases: dict[str, set[str]] = {"inputs": set(), "cross": set()}
+
+    def recorded(where: str) -> Callable[[Tensor], Tensor]:
+        def to_bfloat16(x: Tensor) -> Tensor:
+            phases[where].add(notes.phases[-1])
+            return real(x)
+
+        return to_bfloat16
+
+    for module in (inputs, cross):
+        name = module.__name__.rpartition(".")[2]
+        monkeypatch.setattr(module, "to_bfloat16", recorded(name))
+    recipe = dataclasses.replace(few_of(bits=4.0, calibration=calibration_text(tmp_path)), forward_dtype=dtype)
+    quantize(checkpoint_file(tmp_path, "rwkv7", **TINY), tmp_path / "out.safetensors", recipe, progress=notes)
+    reading = {phase for phase in notes.phases if phase.endswith("reading the text")}
+    backward = {phase for phase in notes.phases if phase.endswith("sensitivities")}
+    if dtype == "float32":
+        assert phases == {"inputs": set(), "cross": set()}
+    else:
+        assert phases == {"inputs": reading | backward, "cross": reading - {next(p for p in notes.phases if p in reading)}}
 
 
 @pytest.mark.usefixtures("large")
