@@ -131,7 +131,7 @@ def test_every_run_of_the_text_multiplies_in_the_same_type(tmp_path: Path, monke
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_sums_over_the_text_are_rounded_as_the_products_of_the_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str) -> None:
-    """H of pass 1 and of pass 2, and what is missing from the residual stream. Inputs of LoRA factors are not rounded in pass 1."""
+    """H of pass 1 and of pass 2, and what is missing from the residual stream."""
     notes, real = Notes(), rounded.to_bfloat16
     phases: dict[str, set[str]] = {"inputs": set(), "cross": set()}
 
