@@ -88,8 +88,9 @@ class SectionsTensor:
 
     def decode(self) -> NDArray[np.float32]:
         """(rows, cols) float32 weights."""
-        weights = self.row_scale.astype(np.float32)[:, None] * self.numbers.astype(np.float32)
-        weights *= self.col_scale.astype(np.float32)
+        with np.errstate(invalid="ignore"):  # scales that are not finite, in a damaged file, which `verify` refuses
+            weights = self.row_scale.astype(np.float32)[:, None] * self.numbers.astype(np.float32)
+            weights *= self.col_scale.astype(np.float32)
         return weights
 
 
