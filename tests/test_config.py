@@ -249,8 +249,10 @@ def test_replacing_one_field_of_a_recipe_changes_that_field_alone(method: str) -
         try:
             changed = dataclasses.replace(recipe, **{field.name: other[field.name]})
         except ConfigError as error:  # such as candidates with feedback in a recipe that reads no text, or a pass 1 with a fitted transform
-            reads_no_text, fitted = not recipe.calibrated, recipe.transform == "column-scale"
-            clashes = ("measured", "balanced", "transform") if fitted else ("folded",)
+            reads_no_text = not recipe.calibrated
+            clashes = {"column-scale": ("measured", "balanced", "transform"), "hadamard": ("folded", "transform")}.get(
+                recipe.transform, ("folded",)
+            )
             assert ("needs" in str(error) and reads_no_text) or ("transform" in str(error) and field.name in clashes)
         same = [each.name for each in dataclasses.fields(Recipe) if getattr(changed, each.name) == getattr(recipe, each.name)]
         assert set(same) >= {each.name for each in dataclasses.fields(Recipe)} - {field.name}

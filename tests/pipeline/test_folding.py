@@ -237,6 +237,12 @@ def test_the_table_of_producers_is_right(tmp_path: Path, arch: str) -> None:
         result, _, _ = module.block(changed, x, None, carry, lambda key, y, to=taps[1]: to.__setitem__(key, y))
         assert readers and torch.allclose(result, plain, rtol=1e-10, atol=1e-10)
         assert torch.allclose(taps[1][name], taps[0][name] * c, rtol=1e-9, atol=1e-10)
+        if producer.mixes:  # the same for any matrix in place of diag(c)
+            M = torch.randn(len(c), len(c), generator=draws).double()
+            turned = weights | {key: M @ weights[key] for key in producer.tensors} | {key: weights[key] @ M.inverse() for key in readers}
+            result, _, _ = module.block(turned, x, None, carry, lambda key, y, to=taps[1]: to.__setitem__(key, y))
+            assert torch.allclose(result, plain, rtol=1e-9, atol=1e-9)
+            assert torch.allclose(taps[1][name], taps[0][name] @ M.T, rtol=1e-9, atol=1e-9)
 
 
 def test_llama_folds_all_but_attentions_output(tmp_path: Path) -> None:

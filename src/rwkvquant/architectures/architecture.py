@@ -49,10 +49,13 @@ class Producer:
 
     With row j of each of `tensors` (element j of a vector) times c_j ** power, the input is x_j c_j in place of x_j, exactly, for any
     c_j > 0. Only products with this input notice: with column j of their matrices divided by c_j, the block computes the same.
+
+    mixes: nothing at all stands between, so with M times `tensors` (a matrix each) the input is M x, for any square M.
     """
 
     tensors: tuple[str, ...]
     power: float = 1.0
+    mixes: bool = False
 
 
 @dataclass(frozen=True, eq=False)

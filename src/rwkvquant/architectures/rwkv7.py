@@ -38,8 +38,8 @@ TABLE = (
 
 # The norm before the time mix has six readers, each with a scale of its own; tanh and sigmoid are before w2 and g2.
 PRODUCERS = {
-    "att.a_hidden": Producer(("att.a1",)),
-    "att.v_hidden": Producer(("att.v1",)),
+    "att.a_hidden": Producer(("att.a1",), mixes=True),
+    "att.v_hidden": Producer(("att.v1",), mixes=True),
     "att.out": Producer(("att.g2",)),  # the gate, which multiplies the sum of the norm and the bonus
     "ffn.xk": Producer(("ln2.weight", "ln2.bias")),  # the token shift mixes channel j with channel j, from a state that begins with 0
     "ffn.hidden": Producer(("ffn.key.weight",), 0.5),  # relu(c k)^2 = c^2 relu(k)^2

@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rwkvquant.checkpoints.checkpoint import Checkpoint, LogicalMatrix
+    from rwkvquant.checkpoints.checkpoint import Checkpoint, Edit, LogicalMatrix
     from rwkvquant.checkpoints.gguf_tokenizer import EmbeddedTokenizer
     from rwkvquant.checkpoints.open import open_checkpoint, open_text_checkpoint
     from rwkvquant.checkpoints.tensor_info import TensorInfo
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 _HOME_OF = {
     "Checkpoint": "checkpoint",
+    "Edit": "checkpoint",
     "EmbeddedTokenizer": "gguf_tokenizer",
     "LogicalMatrix": "checkpoint",
     "TensorInfo": "tensor_info",
@@ -25,7 +26,16 @@ _HOME_OF = {
     "open_text_checkpoint": "open",
 }
 
-__all__ = ["Checkpoint", "EmbeddedTokenizer", "LogicalMatrix", "TensorInfo", "TokenizerFiles", "open_checkpoint", "open_text_checkpoint"]
+__all__ = [
+    "Checkpoint",
+    "Edit",
+    "EmbeddedTokenizer",
+    "LogicalMatrix",
+    "TensorInfo",
+    "TokenizerFiles",
+    "open_checkpoint",
+    "open_text_checkpoint",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -30,6 +30,8 @@ from rwkvquant.checkpoints.tied_head import WithHead
 from rwkvquant.checkpoints.tokenizer_files import TokenizerFiles, tokenizer_files
 from rwkvquant.checkpoints.translate import TranslatedFile
 from rwkvquant.errors import CheckpointError
+
+Edit = Callable[[NDArray[np.float32]], NDArray[np.float32]]  # of a matrix (out, in), which keeps its shape
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,7 @@ class Checkpoint:
         if self.architecture.modality == "image":
             self.image = image_settings(meta or {}, self.dims, self.tensors)
         self.adapter: Adapter | None = None
+        self._edits: Mapping[str, Edit] = {}
 
     def adapt(self, adapter: Adapter) -> None:
         """Merge `adapter` into what is read from now on. Raises CheckpointError if it changes a tied head."""
@@ -99,6 +102,10 @@ class Checkpoint:
         for name in sorted(filter(None, ends)):
             raise CheckpointError(f"the adapter {adapter.path}: it changes {name}, but in this checkpoint the head is the embedding")
         self.adapter = adapter
+
+    def edit(self, edits: Mapping[str, Edit]) -> None:
+        """Change logical matrices, by name, when they are read from now on. All together must leave what the model computes."""
+        self._edits = edits
 
     def read(self, name: str) -> NDArray[np.float32]:
         """A tensor in its stored shape. Raises CheckpointError if it was altered, or holds NaN or infinity."""
@@ -124,7 +131,8 @@ class Checkpoint:
             values = values[matrix.index]
         if matrix.spec.kernel:
             values = values.reshape(matrix.shape)
-        return np.ascontiguousarray(values.T if matrix.spec.transposed else values)
+        W = np.ascontiguousarray(values.T if matrix.spec.transposed else values)
+        return self._edits[name](W) if name in self._edits else W
 
     @cached_property
     def _matrices(self) -> dict[str, LogicalMatrix]:

@@ -1,8 +1,14 @@
-"""Fold the scale of an input into the tensors that make the input, after all tensors of a block are quantised (docs/methods/awq.md).
+"""Fold the transform of an input into the tensors that make the input, so that it costs nothing at run time (docs/methods/awq.md).
+
+Scales, after all tensors of a block are quantised:
 
     x' = x / s is what a matrix was quantised for        c = s ** -power is what row j of each producer is multiplied by
 
 The codes of all matrices stay. What scales a producer's codes, or the values of a norm, is multiplied and rounded as the file keeps it.
+
+Rotations, when the matrices are read, because codes of rotated rows are other codes:
+
+    x = W1 z,  y = W2 x        T W1 and W2 T^-1 are quantised in place of W1 and W2
 """
 
 from __future__ import annotations
@@ -14,10 +20,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rwkvquant.architectures.architecture import Producer
+from rwkvquant.checkpoints import Checkpoint, Edit
 from rwkvquant.codecs import QTensor, codec_of
 from rwkvquant.pipeline.plan import PlannedTensor
-from rwkvquant.pipeline.transforms import input_name
-from rwkvquant.transforms import NONE
+from rwkvquant.pipeline.transforms import input_name, rotated_inside
+from rwkvquant.recipes import Recipe
+from rwkvquant.transforms import NONE, transform_named
 from rwkvquant.transforms.diagonal import Diagonal
 
 LOST = 2.0**-10  # of the largest number of a row that is not in codes: float16 rounds by half of that, unless it becomes subnormal
@@ -33,6 +41,16 @@ class Finished:
     method: str
     error: float | None = None
     folded_into: tuple[str, ...] = ()
+
+
+def fold_rotations(checkpoint: Checkpoint, recipe: Recipe) -> None:
+    """From now on `checkpoint` reads pairs of matrices with the recipe's rotation between them, where the recipe wants that."""
+    edits: dict[str, Edit] = {}
+    for matrix, producers in rotated_inside(checkpoint, recipe):
+        T = transform_named(recipe.transform).make(matrix.shape[1], recipe.seed)
+        edits[matrix.name] = T.weights
+        edits |= {name: lambda W, T=T: np.ascontiguousarray(T.activations(np.ascontiguousarray(W.T)).T) for name in producers}  # type: ignore[misc]
+    checkpoint.edit(edits)
 
 
 def folded(block: Mapping[str, Finished], producers: Mapping[str, Producer]) -> dict[str, Finished]:

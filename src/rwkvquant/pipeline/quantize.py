@@ -29,6 +29,7 @@ from rwkvquant.pipeline import record
 from rwkvquant.pipeline.blocks import calibration_run
 from rwkvquant.pipeline.executor import HERE, Executor
 from rwkvquant.pipeline.fingerprint import of_pass_2
+from rwkvquant.pipeline.folding import fold_rotations
 from rwkvquant.pipeline.forward import settled
 from rwkvquant.pipeline.guides import guides_for
 from rwkvquant.pipeline.materials import materials_for
@@ -82,6 +83,7 @@ def _quantize(
     checkpoint, device = open_checkpoint(source, recipe.adapter), _device(recipe)
     check_output(output, *checkpoint.inputs(), *(checkpoint.adapter.files if checkpoint.adapter else ()))
     recipe = settled(recipe, checkpoint, device, progress)
+    fold_rotations(checkpoint, recipe)
     materials = materials_for(checkpoint, recipe, progress)
     calibrated, kept = materials.calibration, materials.tokenizer_data or materials.image
     transforms = transforms_of(checkpoint, recipe)
@@ -151,6 +153,7 @@ def plan_only(
         with fast_products(_device(recipe)), work_directory(work_dir, None, resume, stop, progress) as work:
             checkpoint, device = open_checkpoint(source, recipe.adapter), _device(recipe)
             recipe = settled(recipe, checkpoint, device, progress)
+            fold_rotations(checkpoint, recipe)
             materials = materials_for(checkpoint, recipe, progress)  # a file that is not text is refused now, not only by the real run
             transforms = transforms_of(checkpoint, recipe)
             chosen = choose(checkpoint, recipe, materials.calibration, transforms, work, device, progress, executor)

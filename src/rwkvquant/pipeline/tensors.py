@@ -25,7 +25,7 @@ from rwkvquant.pipeline.matrices import quantize_matrix
 from rwkvquant.pipeline.plan import PlannedTensor
 from rwkvquant.pipeline.progress import Progress, TensorReport
 from rwkvquant.pipeline.tasks import Done, Matrix, Task, plain_error
-from rwkvquant.pipeline.transforms import input_name
+from rwkvquant.pipeline.transforms import input_name, rotated_inside
 from rwkvquant.quantizers.elementwise.codebooks import vector_codebook
 from rwkvquant.recipes import Recipe
 
@@ -63,6 +63,7 @@ class TensorWriter:
     ) -> None:
         self._checkpoint, self._plan, self._recipe, self._guides = checkpoint, plan, recipe, guides or Guides()
         self._writer, self._progress, self._executor = writer, progress, executor
+        self._rotated = {matrix.name: producers for matrix, producers in rotated_inside(checkpoint, recipe)}
         self.fallen_back: list[str] = []  # tensors that had more error on text kept out with error feedback than without
 
     def write(self, weights: Mapping[str, Any], layer: int | None, roles: set[Role], collected: Collected = NOTHING) -> dict[str, Any]:
@@ -162,6 +163,8 @@ class TensorWriter:
         extra: dict[str, Any] = {"relative_error": error} if error is not None and math.isfinite(error) else {}
         if finished.folded_into:
             extra["scale_folded_into"] = list(finished.folded_into)
+        if tensor.name in self._rotated:
+            extra["rotation_folded_into"] = list(self._rotated[tensor.name])
         entry = self._writer.add(
             tensor.name,
             finished.quantised,

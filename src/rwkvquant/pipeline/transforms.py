@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -46,16 +46,28 @@ def transforms_of(checkpoint: Checkpoint, recipe: Recipe) -> Transforms:
     named = transform_named(recipe.transform_for(checkpoint.architecture.modality))
     found: dict[str, Applied] = {}
     if named is not NONE.transform:
+        inside = {matrix.name for matrix, _ in rotated_inside(checkpoint, recipe)}
         found |= {
             each.name: _to_be_folded(named.make(each.shape[1], recipe.seed), checkpoint, each)
             if recipe.folded and _can_be_folded(checkpoint, recipe, each)
             else named.make(each.shape[1], recipe.seed)
             for each in matrices
-            if each.spec.role in QUANTIZED_ROLES
+            if each.spec.role in QUANTIZED_ROLES and each.name not in inside
         }
     if recipe.balanced:
         found |= _scaled(checkpoint, matrices, found, recipe.seed)
     return found
+
+
+def rotated_inside(checkpoint: Checkpoint, recipe: Recipe) -> Iterator[tuple[LogicalMatrix, tuple[str, ...]]]:
+    """Matrices whose rotation becomes part of other matrices, with the names of those (folding.py)."""
+    if not (recipe.folded and transform_named(recipe.transform).mixes):
+        return
+    architecture = checkpoint.architecture
+    for matrix in checkpoint.logical_matrices():
+        producer = architecture.producers.get(matrix.spec.input or "")
+        if producer is not None and producer.mixes and matrix.layer is not None:
+            yield matrix, tuple(architecture.full_name(matrix.layer, key) for key in producer.tensors)
 
 
 def _to_be_folded(transform: Applied, checkpoint: Checkpoint, matrix: LogicalMatrix) -> Applied:
@@ -70,7 +82,7 @@ def _to_be_folded(transform: Applied, checkpoint: Checkpoint, matrix: LogicalMat
 def _can_be_folded(checkpoint: Checkpoint, recipe: Recipe, matrix: LogicalMatrix) -> bool:
     """Whether the transform of its input can become part of the tensors that make the input. Each of them may have any candidate."""
     producer = checkpoint.architecture.producers.get(input_name(matrix) or "")
-    if producer is None or matrix.layer is None:
+    if producer is None or matrix.layer is None or transform_named(recipe.transform).mixes:
         return False
     there = all(checkpoint.architecture.full_name(matrix.layer, key) in checkpoint.tensors for key in producer.tensors)
     return there and all(codec_of(setting.codec).scales_rows for setting in (*recipe.candidates, *recipe.own_candidates))

@@ -8,11 +8,13 @@ from rwkvquant.recipes.options import ACT_ORDER, CLIP_SEARCH, FALL_BACK, YES_NO,
 from rwkvquant.recipes.recipe import Recipe
 
 FEEDBACK = Option("feedback", YES_NO, "Feed errors back to later columns, as GPTQ does", True)
+FOLD = Option("fold", YES_NO, "Fold rotations into the matrix that makes the input, where nothing stands between", True)
 
 
 def build(said: Said) -> Recipe:
-    candidates, chooser = uniform.candidates(said, "gptq" if said.feedback else "rtn")
-    return Recipe(candidates=candidates, chooser=chooser, transform="hadamard", **shared(said, "gptq" if said.feedback else "rtn"))
+    quantizer = "gptq" if said.feedback else "rtn"
+    candidates, chooser = uniform.candidates(said, quantizer)
+    return Recipe(candidates=candidates, chooser=chooser, transform="hadamard", folded=said.fold, **shared(said, quantizer))
 
 
-METHOD = Method("quarot", "GPTQ of rotated inputs", (FEEDBACK, *uniform.OPTIONS, CLIP_SEARCH, ACT_ORDER, FALL_BACK), build)
+METHOD = Method("quarot", "GPTQ of rotated inputs", (FEEDBACK, FOLD, *uniform.OPTIONS, CLIP_SEARCH, ACT_ORDER, FALL_BACK), build)

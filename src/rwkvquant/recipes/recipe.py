@@ -71,8 +71,8 @@ class Recipe:
     """What runs. `head`, `embedding` and `vectors` hold one setting each, or none: then 16 bits stay.
 
     candidates: what a matrix may become, uniform grids first. transform: of the inputs of projections and LoRA factors; text_transform: the
-    same in language models alone. folded: whether a transform that is fitted becomes part of what makes the input, where the architecture
-    says that it can; elsewhere it is applied at run time. balanced: whether input channels that are far out of line are scaled to the size
+    same in language models alone. folded: whether a transform becomes part of what makes the input, where the architecture says that it
+    can; elsewhere it is applied at run time. balanced: whether input channels that are far out of line are scaled to the size
     of the others first (quantizers/shared/balance.py).
     sparse_input: candidates for matrices whose input is never negative and mostly zero; none: they are like the others. nonnegative_input:
     the same for matrices whose input is never negative, but not mostly zero. for_images: more candidates of models for images.
@@ -144,8 +144,8 @@ class Recipe:
             raise ConfigError(f"calibrated must be true: {' and '.join(name for name, reads in readers.items() if reads)} needs text")
         if self.transform != "none" and self.text_transform != "none":
             raise ConfigError(f"text_transform must be none where there is a transform: an input has one; got {self.text_transform}")
-        if self.folded and not transform_named(self.transform).fitted:
-            raise ConfigError(f"folded must be false where the transform is not fitted, such as column-scale; got {self.transform}")
+        if self.folded and not (transform_named(self.transform).fitted or transform_named(self.transform).mixes):
+            raise ConfigError(f"folded must be false where the transform is not one that is fitted or mixes channels; got {self.transform}")
         for name in (self.transform, self.text_transform):
             if self.measured and transform_named(name).fitted:
                 raise ConfigError(f"measured must be false with the transform {name}: it is fitted in pass 2, so a pass 1 cannot know it")

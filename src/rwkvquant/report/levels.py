@@ -30,7 +30,8 @@ def level_plots(sources: Sources) -> list[Plot]:
 
 def _histogram(sources: Sources, packed: PackedFile, name: str, error: float, index: int) -> Plot:
     stored = packed.decode(name).ravel()
-    original = sources.original.read_matrix(name).ravel() if sources.original is not None else None
+    changed = name in _changed(packed)
+    original = sources.original.read_matrix(name).ravel() if sources.original is not None and not changed else None
     both = [stored] if original is None else [stored, original]
     low, high = min(float(values.min()) for values in both), max(float(values.max()) for values in both)
     if not high > low:
@@ -46,7 +47,8 @@ def _histogram(sources: Sources, packed: PackedFile, name: str, error: float, in
     names = ["stored: bars"] + ([] if of_original is None else ["original: line"])
     parts += [text(WIDTH - RIGHT - 8, TOP + 18 + 20 * i, words, "end", "legend") for i, words in enumerate(names)]
     which = "largest" if index == 0 else "smallest"
-    against = "next to those of the original (line)" if of_original is not None else "; the original was not given"
+    missing = "; the original's are others, as a transform is folded into these" if changed else "; the original was not given"
+    against = "next to those of the original (line)" if of_original is not None else missing
     different = len(np.unique(stored))
     about = (
         f"{name} has the {which} relative error of all matrices, {error:.3g}. The bars are its {len(stored):,} stored weights, "
@@ -60,6 +62,16 @@ def _histogram(sources: Sources, packed: PackedFile, name: str, error: float, in
     )
     key = f"levels-{which}"
     return Plot(key, title, about, drawing(key, title, about, parts), head, rows)
+
+
+def _changed(packed: PackedFile) -> set[str]:
+    """Tensors that are not those of the original, even without rounding: the transform of an input was folded into them."""
+    found: set[str] = set()
+    for name, entry in packed.tensors.items():
+        for key in ("scale_folded_into", "rotation_folded_into"):
+            if key in entry.extra:
+                found |= {name, *entry.extra[key]}
+    return found
 
 
 def _steps(edges: NDArray[np.float64], counts: NDArray[np.int64]) -> list[tuple[float, float, int]]:

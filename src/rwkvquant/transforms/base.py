@@ -30,6 +30,7 @@ class Transform(ABC):
     name: ClassVar[str]
     keys: ClassVar[Mapping[str, type[int]]] = {}  # keys of the table -> their JSON types
     fitted: ClassVar[bool] = False  # whether T depends on the weights and their input, so that `make` is only where it begins
+    mixes: ClassVar[bool] = False  # whether T is a rotation, which what makes the input can apply only if nothing stands between
 
     def make(self, width: int, seed: int) -> Applied:
         """T for inputs of this width, for a quantiser that knows nothing else of it. `seed`: of what T draws at random."""

@@ -34,6 +34,7 @@ class Hadamard(Transform):
 
     name = "hadamard"
     keys: ClassVar = {"seed": int}
+    mixes = True
 
     def make(self, width: int, seed: int) -> Applied:
         bits = np.random.default_rng([seed, width]).integers(0, 2, width, dtype=np.uint8)
