@@ -3,7 +3,7 @@
     python benchmarks/transform_flops.py --json benchmarks/results/transform_flops.json
 
 A product with a matrix of `out` x `n` takes 2 out n operations a token; all projections, LoRA factors and the head are counted. What its
-transform takes is counted in four ways:
+transform takes is counted in four ways. Inputs whose rotation is folded into the matrix before (a2 and v2 of RWKV-7) take nothing.
 
     shared      the fast transform, once for all products with the same input: what the engine does, and `inspect` counts
     each        the fast transform, once for each product
@@ -39,7 +39,10 @@ def counted(shape: str) -> dict[str, Any]:
             products += 2 * out * width
             if spec.role not in QUANTIZED_ROLES:
                 continue
-            weights, folded = weights + out * width, folded + (out * width if spec.input in own.producers else 0)
+            producer = own.producers.get(spec.input or "")
+            weights, folded = weights + out * width, folded + (out * width if producer else 0)
+            if producer and producer.mixes:
+                continue
             fast = hadamard.flops(width, {})
             shared[layer, spec.input or part] = fast
             each, dense = each + fast, dense + 2 * width * width
