@@ -2,10 +2,14 @@
 
     python benchmarks/cluster.py --checkpoint MODEL.pth --tokenizer tokenizer.json --calib calib.txt --json OUT.json
     python benchmarks/cluster.py --random x070-0.4b --layers 2 --method gptq --code-bits 3 --json OUT.json
+    python benchmarks/cluster.py --random x060-14b --layers 1 --bits 3.275 --calib-rows 4 --tasks --json OUT.json
 
-The command, the scheduler and the workers share this machine, so two workers need two cores; nothing else should run. First all three files
-are compared byte for byte. Seconds are wall time, by phase; processor seconds are those of the command, and of the workers together. The
-bytes of all tasks are counted, as they are sent.
+With --tasks there is no cluster: the job runs alone, and each task is timed. So the estimated cost, by which a cluster gives out tasks, is
+compared with processor seconds, and the time of eight machines is computed from them. This one may run beside other programs.
+
+Without it, the command, the scheduler and the workers share this machine, so two workers need two cores; nothing else should run. First
+all three files are compared byte for byte. Seconds are wall time, by phase; processor seconds are those of the command, and of the workers
+together. The bytes of all tasks are counted, as they are sent.
 """
 
 from __future__ import annotations
@@ -21,8 +25,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -35,9 +40,15 @@ from rwkvquant import CalibrationConfig, QuantizeRequest
 from rwkvquant.bench.shapes import released
 from rwkvquant.pipeline import workers
 from rwkvquant.pipeline.cluster import Cluster
+from rwkvquant.pipeline.executor import Work
+from rwkvquant.pipeline.measure import Trial
 from rwkvquant.pipeline.progress import Progress
+from rwkvquant.pipeline.tasks import Task
 
+T = TypeVar("T")
 SENT = {"tasks": 0, "bytes": 0}
+KINDS = {Trial: "pass 1, candidates", Task: "pass 2, quantising"}
+MACHINES = 8
 
 
 def counted(work: Any) -> Any:
@@ -84,6 +95,50 @@ def job(source: Path, request: QuantizeRequest, folder: Path, processes: list[ps
     }
 
 
+class Timed:
+    """One task after the other, in this process, with the processor seconds of each beside its estimated cost."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, list[dict[str, Any]]] = {}
+
+    def run(self, tasks: Iterable[Work[T]]) -> Iterator[T]:
+        for task in tasks:
+            start, cost = time.process_time(), task.cost
+            result = task.perform()
+            kept = self.found.setdefault(KINDS[type(task)], [])
+            settings: list[str] = [str(one.setting) for one in task.matrices] if isinstance(task, Task) else []
+            kept.append({"name": task.name, "cost": cost, "processor_seconds": time.process_time() - start, "settings": settings})
+            yield result
+
+
+def summed_up(tasks: list[dict[str, Any]]) -> dict[str, Any]:
+    """Seconds of a cluster are those of its busiest machine. A task goes to the one with the least cost so far, the biggest first."""
+    tasks = sorted(tasks, key=lambda one: -one["cost"])
+    loads = [[0.0, 0.0] for _ in range(MACHINES)]
+    for one in tasks:
+        least = min(loads)
+        least[:] = [least[0] + one["cost"], least[1] + one["processor_seconds"]]
+    cost, seconds = (sum(one[key] for one in tasks) for key in ("cost", "processor_seconds"))
+    return {
+        "tasks": len(tasks),
+        "processor_seconds": seconds,
+        f"processor_seconds_of_{MACHINES}": max(load[1] for load in loads),
+        "largest": tasks[0]["name"],
+        "share_by_cost": tasks[0]["cost"] / cost,
+        "share_by_seconds": tasks[0]["processor_seconds"] / seconds,
+    }
+
+
+def timed_tasks(source: Path, request: QuantizeRequest, folder: Path) -> dict[str, Any]:
+    executor = Timed()
+    shown("alone", job(source, request, folder, [], executor))
+    found: dict[str, Any] = {}
+    for kind, tasks in executor.found.items():
+        found[kind] = summed_up(tasks) | {"each": tasks}
+        print(kind, {key: value for key, value in found[kind].items() if key != "each"}, flush=True)
+    return found
+
+
 def processor_seconds(processes: list[psutil.Process]) -> float:
     return sum(sum(process.cpu_times()[:2]) for process in processes)
 
@@ -123,6 +178,14 @@ def shown(label: str, found: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
+def compared(source: Path, request: QuantizeRequest, folder: Path, counts: list[int]) -> dict[str, Any]:
+    found = {"alone": shown("alone", job(source, request, folder, [], None))}
+    for count in counts:
+        found[f"{count} workers"] = shown(f"{count} workers", with_workers(count, source, request, folder))
+    assert len({each["sha256"] for each in found.values()}) == 1, "the files differ"
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint")
@@ -135,6 +198,7 @@ def main() -> None:
     parser.add_argument("--bits", type=float)
     parser.add_argument("--code-bits", type=int)
     parser.add_argument("--workers", type=int, nargs="*", default=[1, 2])
+    parser.add_argument("--tasks", action="store_true", help="time the tasks of a job alone, without a cluster")
     parser.add_argument("--json")
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that no worker is left
@@ -151,11 +215,8 @@ def main() -> None:
             write_random_pth(source, arch, dataclasses.replace(dims, layers=arguments.layers or dims.layers, vocab=256))
         else:
             source = Path(arguments.checkpoint)
-        found = {"alone": shown("alone", job(source, request, folder, [], None))}
-        for count in arguments.workers:
-            found[f"{count} workers"] = shown(f"{count} workers", with_workers(count, source, request, folder))
-        assert len({each["sha256"] for each in found.values()}) == 1, "the files differ"
-    result = {"arguments": vars(arguments), "conditions": conditions(), "runs": found}
+        found = timed_tasks(source, request, folder) if arguments.tasks else compared(source, request, folder, arguments.workers)
+    result = {"arguments": vars(arguments), "conditions": conditions(), "tasks" if arguments.tasks else "runs": found}
     if arguments.json:
         Path(arguments.json).write_text(json.dumps(result, indent=1) + "\n")
 

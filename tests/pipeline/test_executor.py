@@ -17,7 +17,7 @@ from rwkvquant.calibration.statistics import InputStatistics
 from rwkvquant.pipeline.executor import Executor, SerialExecutor, T, Work, arithmetic, set_arithmetic
 from rwkvquant.pipeline.quantize import quantize
 from rwkvquant.pipeline.tasks import Matrix, Task
-from rwkvquant.recipes import Recipe
+from rwkvquant.recipes import Recipe, Setting
 from tests.pipeline.toys import TINY, calibration_text, checkpoint_file, fewest_of, recipe_of
 
 
@@ -95,3 +95,17 @@ def test_one_hessian_at_a_time() -> None:
         return Task((Matrix("a", torch.ones(16, 32), setting),), recipe_of(method="gptq").quantizer, H=statistics.H)
 
     assert len(list(SerialExecutor().run(tasks()))) == 4
+
+
+def test_the_estimated_cost_of_a_task() -> None:
+    """Each row against the Hessian four times, what else its weights take, and the factor; codebooks take longer than grids."""
+    grid, codebook = (recipe_of(method=method, code_bits=3).candidates[0] for method in ("gptq", "gptvq"))
+    options, H = recipe_of(method="gptq").quantizer, torch.eye(32, dtype=torch.float64)
+
+    def cost(setting: Setting, rows: int, H: torch.Tensor | None) -> float:
+        return Task((Matrix("a", torch.ones(rows, 32), setting), Matrix("b", torch.ones(8, 32), grid)), options, H=H).cost
+
+    assert grid.work < codebook.work
+    for setting in (grid, codebook):
+        assert cost(setting, 16, None) == 16 * 32 * setting.work + 8 * 32 * grid.work
+        assert cost(setting, 16, H) - cost(setting, 16, None) == 4 * (16 + 8) * 32**2 + 32**3

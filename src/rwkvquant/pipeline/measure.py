@@ -61,8 +61,9 @@ class Trial:
     @property
     def cost(self) -> float:
         """Multiply-adds, about: the factor of the Hessian, and a sample of rows for each candidate."""
-        rows, cols = self.W.shape
-        return float(cols**3 + ROUNDS * len(self.settings) * min(SAMPLED_WEIGHTS, rows * cols) * cols)
+        cols = self.W.shape[1]
+        sampled = min(SAMPLED_WEIGHTS, self.W.numel())
+        return float(cols**3 + sampled * sum(ROUNDS * cols + setting.work for setting in self.settings))
 
     def perform(self) -> Measured:
         return _measure_matrix(self)

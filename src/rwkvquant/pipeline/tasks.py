@@ -68,10 +68,11 @@ class Task:
 
     @property
     def cost(self) -> float:
-        """Multiply-adds, about: each row against the Hessian some times, and the factor of the Hessian once."""
+        """Multiply-adds, about: each row against the Hessian some times, what else its weights take, and the factor of the Hessian."""
         cols = self.matrices[0].W.shape[1]
-        rows = sum(len(matrix.W) for matrix in self.matrices)
-        return float(rows * cols if self.H is None else (ROUNDS * rows + cols) * cols**2)
+        products = 0 if self.H is None else ROUNDS * cols
+        weights = sum(matrix.W.numel() * (products + matrix.setting.work) for matrix in self.matrices)
+        return float(weights + (0 if self.H is None else cols**3))
 
     def perform(self) -> tuple[Done, ...]:
         """Raises CheckpointError for an input that overflows."""

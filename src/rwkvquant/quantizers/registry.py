@@ -17,6 +17,7 @@ from typing import Any
 from rwkvquant.errors import ConfigError
 from rwkvquant.quantizers.options import QuantizerOptions
 
+WORK = 10_000  # of grids with error feedback
 Quantize = Callable[[Any, Any, Any, QuantizerOptions], Any]
 Errors = Callable[[Any, Sequence[Any], QuantizerOptions], list[float]]
 
@@ -29,7 +30,8 @@ class Quantizer:
     drift: whether it also needs to know how far that input has moved from the full-precision model's (shared/drift.py).
     plain: the method of the same codec without error feedback, which a tensor falls back to; a method without feedback names itself.
     errors: W (rows, cols) and many parameters -> sum (W - Q)^2 for each, without a Hessian; for methods that can do this faster
-    than by one Q after the other.
+    than by one Q after the other. work: the time that a weight takes besides products with the Hessian, in multiply-adds
+    of such products, about (docs/cluster.md). It only says which tasks of a cluster are long.
     """
 
     name: str
@@ -39,6 +41,7 @@ class Quantizer:
     plain: str
     errors: Errors | str | None = None
     drift: bool = False
+    work: int = WORK
 
     def __call__(self, W: Any, hessian: Any, params: Any, options: QuantizerOptions) -> Any:
         assert hessian is not None or not self.feedback, f"{self.name} needs the Hessian of the input"
@@ -73,13 +76,14 @@ def register(
     plain: str | None = None,
     errors: Errors | str | None = None,
     drift: bool = False,
+    work: int = WORK,
 ) -> Quantizer:
     """Make `name` a method for matrices whose codec has the parameters `params`. A method with feedback names its plain one.
 
     A second registration of the same name and parameters replaces the first.
     """
     assert not feedback or plain is not None, f"{name} chooses codes with feedback: name the plain method"
-    _QUANTIZERS[name, params] = quantizer = Quantizer(name, params, function, feedback, plain or name, errors, drift)
+    _QUANTIZERS[name, params] = quantizer = Quantizer(name, params, function, feedback, plain or name, errors, drift, work)
     return quantizer
 
 

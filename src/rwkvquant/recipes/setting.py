@@ -32,6 +32,11 @@ class Setting:
         return quantizer_for(self.method, self.codec).drift
 
     @property
+    def work(self) -> int:
+        """What a weight takes besides products with the Hessian, in multiply-adds, about."""
+        return quantizer_for(self.method, self.codec).work
+
+    @property
     def plain(self) -> Setting:
         """The same grid or codebooks without error feedback: what a tensor falls back to."""
         return Setting(quantizer_for(self.method, self.codec).plain, self.codec)

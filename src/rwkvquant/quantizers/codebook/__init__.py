@@ -12,5 +12,5 @@ table_map.py            the linear map from tables to weights
 from rwkvquant.codecs import CodebookConfig
 from rwkvquant.quantizers.registry import register
 
-register("kmeans", CodebookConfig, "rwkvquant.quantizers.codebook.methods:quantize_kmeans")
-register("gptvq", CodebookConfig, "rwkvquant.quantizers.codebook.methods:quantize_gptvq", feedback=True, plain="kmeans")
+register("kmeans", CodebookConfig, "rwkvquant.quantizers.codebook.methods:quantize_kmeans", work=57_000)
+register("gptvq", CodebookConfig, "rwkvquant.quantizers.codebook.methods:quantize_gptvq", feedback=True, plain="kmeans", work=57_000)

@@ -9,5 +9,5 @@ columns.py       blocks of columns in the native module   table_map.py   the lin
 from rwkvquant.codecs import PairConfig
 from rwkvquant.quantizers.registry import register
 
-register("kmeans", PairConfig, "rwkvquant.quantizers.pairs.methods:quantize_kmeans")
-register("gptvq", PairConfig, "rwkvquant.quantizers.pairs.methods:quantize_gptvq", feedback=True, plain="kmeans")
+register("kmeans", PairConfig, "rwkvquant.quantizers.pairs.methods:quantize_kmeans", work=25_000)
+register("gptvq", PairConfig, "rwkvquant.quantizers.pairs.methods:quantize_gptvq", feedback=True, plain="kmeans", work=25_000)

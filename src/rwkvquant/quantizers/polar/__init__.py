@@ -8,5 +8,5 @@ plain.py      codes and row scales without feedback                      feedbac
 from rwkvquant.codecs import PolarConfig
 from rwkvquant.quantizers.registry import register
 
-register("pcdvq", PolarConfig, "rwkvquant.quantizers.polar.methods:quantize_plain")
-register("ldlq", PolarConfig, "rwkvquant.quantizers.polar.methods:quantize_feedback", feedback=True, plain="pcdvq")
+register("pcdvq", PolarConfig, "rwkvquant.quantizers.polar.methods:quantize_plain", work=57_000)
+register("ldlq", PolarConfig, "rwkvquant.quantizers.polar.methods:quantize_feedback", feedback=True, plain="pcdvq", work=57_000)

@@ -7,4 +7,4 @@ from rwkvquant.codecs import RowTablesConfig
 from rwkvquant.quantizers.registry import register
 
 register("kmeans", RowTablesConfig, "rwkvquant.quantizers.rowtables.methods:quantize_kmeans")
-register("lnq", RowTablesConfig, "rwkvquant.quantizers.rowtables.methods:quantize_lnq", feedback=True, plain="kmeans")
+register("lnq", RowTablesConfig, "rwkvquant.quantizers.rowtables.methods:quantize_lnq", feedback=True, plain="kmeans", work=120_000)
