@@ -16,7 +16,7 @@ import rwkvquant
 from rwkvquant.cli.main import run
 from rwkvquant.formats.container import ContainerWriter, open_packed
 from rwkvquant.images import png_bytes
-from rwkvquant.report import svg
+from rwkvquant.report import levels, svg
 from rwkvquant.report.kinds import kind_of
 from rwkvquant.report.page import html, plots
 from rwkvquant.report.sources import Sources, gather
@@ -174,6 +174,21 @@ def test_histograms_count_every_weight(folder: Path) -> None:
             name = plot.title.rpartition(" ")[2]
             assert sum(int(row[2]) for row in plot.rows) == sum(int(row[3]) for row in plot.rows) == packed.entry(name).weights
             assert float(plot.rows[0][0]) == pytest.approx(min(packed.decode(name).min(), original.read_matrix(name).min()), rel=1e-4)
+
+
+@pytest.mark.parametrize(("method", "key", "into"), [("awq", "att.a2", "att.a1"), ("quarot", "att.v2", "att.v1")])
+def test_weights_with_a_folded_transform_are_not_compared_with_the_original(tmp_path: Path, method: str, key: str, into: str) -> None:
+    shape = {"layers": 2, "width": 64, "hidden": 96, "vocab": 256, "ranks": dict.fromkeys(("Rw", "Ra", "Rv", "Rg"), 8)}
+    source, output = write_pth(tmp_path / "model.pth", random_state_dict("rwkv7", **shape)), tmp_path / "out.safetensors"
+    request = rwkvquant.QuantizeRequest(
+        method=method, code_bits=4, tokenizer="bytes", calibration=rwkvquant.CalibrationConfig(None, rows=2, length=64)
+    )
+    rwkvquant.quantize(source, output, request)
+    sources = gather(str(output), original=str(source))
+    assert sources.packed is not None
+    for name, of_original in ((f"blocks.1.{key}", False), (f"blocks.1.{into}", False), ("blocks.1.att.w1", True)):
+        plot = levels._histogram(sources, sources.packed, name, 0.1, 0)
+        assert ("original" in plot.head) == of_original and ("folded into these" in plot.about) != of_original
 
 
 def test_thresholds_are_those_of_algorithm_1(folder: Path) -> None:
